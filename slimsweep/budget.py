@@ -1,0 +1,356 @@
+"""From gates to structures: one fixed removal path, of which every budget's structure is a prefix.
+
+Gates leave in one order for all budgets, so structures are nested and a hundred budgets cost one sort and a hundred
+binary searches. Each family gives up its share at the same rate along the path, because raw gate values do not compare
+across families: any single token or MLP unit looks useless beside the others of its kind.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, overload
+
+import numpy as np
+import torch
+
+from slimsweep.structure import FAMILIES, Shape, Structure
+
+Budget = float | str
+Scores = Mapping[str, Sequence[Any]]
+NEVER = np.iinfo(np.int64).max
+
+SUFFIXES = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+
+
+class BudgetError(ValueError):
+    """A budget that means nothing, or that no structure of this model can meet."""
+
+
+def absolute(budget: Budget, dense: int) -> int:
+    """A budget in the dense model's own unit: a fraction (0.5) of `dense`, or text with a suffix ("2.3G", "350M").
+
+    Raises:
+        BudgetError: not a fraction in (0, 1] and no such text.
+    """
+    if isinstance(budget, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([KMGT]?)\s*", budget, re.IGNORECASE)
+        if match is None:
+            raise BudgetError(f"budget {budget!r} is neither a fraction of the dense model (0.5) nor an absolute number (2.3G, 350M)")
+        if match[2]:
+            return round(float(match[1]) * SUFFIXES[match[2].upper()])
+        budget = float(match[1])
+    if not 0 < budget <= 1:
+        raise BudgetError(f"budget {budget!r} is not a fraction between 0 and 1 of the dense model; write absolute budgets with a suffix, as in '2.3G'")
+    return int(budget * dense)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The order in which one family's gates leave: a step is what leaves together (a group of units, a dim of every kept head)."""
+
+    layer: np.ndarray  # (steps,)
+    removed: np.ndarray  # (steps,) attention dims, MLP units or tokens that leave
+    heads: np.ndarray  # (steps,) heads that leave
+    leave: list[np.ndarray]  # a layer: each gate's step, NEVER for those of the floor; shapes of the gates
+    total: int  # dims, units or tokens of the dense model
+
+    @property
+    def progress(self) -> np.ndarray:
+        """(steps,) share of the family that is gone after each step."""
+        return np.cumsum(self.removed) / max(self.total, 1)
+
+
+class RemovalPath:
+    """The order in which gates leave, and what is left to pay after each step.
+
+    Args:
+        shape: of the dense model.
+        scores: for each family a value a gate, in the gates' shapes: the smallest leaves first. Usually `gated.gates`.
+        floors: for each family the share of every layer that never leaves.
+        round_to: kept head dims and MLP units of a layer are multiples of this (the dense sizes excepted).
+    """
+
+    def __init__(self, shape: Shape, scores: Scores, floors: Mapping[str, float] | None = None, round_to: int = 1) -> None:
+        if round_to < 1:
+            raise ValueError(f"round_to is {round_to}; it must be at least 1")
+        self.shape = shape
+        self.families: dict[str, Steps] = {}
+        for family in (f for f in FAMILIES if f in scores):
+            values = [np.abs(np.asarray(torch.as_tensor(s).detach().cpu(), dtype=np.float64)) for s in scores[family]]
+            if not all(np.isfinite(v).all() for v in values):
+                raise ValueError(f"{family} gates hold values that are not finite; the search that made them went wrong")
+            floor = (floors or {}).get(family, 0.0)
+            if not 0 <= floor < 1:
+                raise ValueError(f"the floor of {family} gates is {floor}; it must be at least 0 and below 1")
+            make = {"attention": _attention_steps, "mlp": _mlp_steps, "token": _token_steps}[family]
+            self.families[family] = make(shape, values, floor, round_to)
+        self._merge()
+
+    def _merge(self) -> None:
+        """Interleave the families by progress, and price every prefix."""
+        names = list(self.families)
+        progress = np.concatenate([self.families[f].progress for f in names]) if names else np.zeros(0)
+        family = np.concatenate([np.full(len(self.families[f].layer), i) for i, f in enumerate(names)]) if names else np.zeros(0)
+        order = np.lexsort((family, progress))
+        self.position = {f: np.empty(len(self.families[f].layer), dtype=np.int64) for f in names}  # of a family's steps on the path, from 1
+        for index, name in enumerate(names):
+            mine = family[order] == index
+            self.position[name][:] = np.flatnonzero(mine) + 1
+        self.length = len(order)
+        self.macs, self.params = self._costs()
+
+    def _costs(self) -> tuple[np.ndarray, np.ndarray]:
+        """(length + 1,) MACs and parameters left after each prefix."""
+        shape = self.shape
+        gone = {f: np.zeros((self.length + 1, len(shape.layers)), dtype=np.int64) for f in (*FAMILIES, "heads")}
+        for name, steps in self.families.items():
+            np.add.at(gone[name], (self.position[name], steps.layer), steps.removed)
+            if name == "attention":
+                np.add.at(gone["heads"], (self.position[name], steps.layer), steps.heads)
+        gone = {name: np.cumsum(g, axis=0) for name, g in gone.items()}
+        macs = np.full(self.length + 1, shape.fixed_macs, dtype=np.int64)
+        params = np.full(self.length + 1, shape.fixed_params, dtype=np.int64)
+        tokens: Any = 0
+        for index, layer in enumerate(shape.layers):
+            tokens = layer.tokens - gone["token"][:, index]
+            units = layer.hidden - gone["mlp"][:, index]
+            dims = layer.heads * layer.head_dim - gone["attention"][:, index]
+            heads = layer.heads - gone["heads"][:, index]
+            macs += layer.attention_macs(dims, 1, tokens) + layer.mlp_macs(units, tokens)
+            params += dims * layer.attention_params_per_dim + heads * layer.attention_params_per_head + (dims > 0) * layer.attention_params_fixed
+            params += units * layer.mlp_params_per_unit + (units > 0) * layer.mlp_params_fixed
+        macs += shape.pool_macs_per_token * (tokens + shape.layers[-1].prefix)
+        return macs, params
+
+    def prefix(self, length: int) -> Structure:
+        """The structure left after `length` steps."""
+        masks = {}
+        for name, steps in self.families.items():
+            # Steps of one family keep their order on the path, so the prefix of the path is a prefix of the family.
+            taken = int(np.searchsorted(self.position[name], length, side="right"))
+            masks[name] = [torch.from_numpy(leave >= taken) for leave in steps.leave]
+        return Structure(self.shape, masks)
+
+    def solve(self, budget: Budget, metric: Literal["macs", "params"] = "macs") -> Structure:
+        """The longest structure within the budget: below it by less than the path's next step.
+
+        Raises:
+            BudgetError: the budget means nothing, or is below what is left at the path's end; says the least there is.
+        """
+        left = self.macs if metric == "macs" else self.params
+        limit = absolute(budget, int(left[0]))
+        if left[-1] > limit:
+            least = int(left[-1])
+            raise BudgetError(
+                f"budget {budget!r} cannot be reached: the least this model can be cut to is {least / left[0]:.4f} of its {metric} "
+                f"({least:,}); give a larger budget, more families to cut, or lower floors"
+            )
+        return self.prefix(int(np.searchsorted(-left, -limit, side="left")))
+
+    def shares(self, shares: Mapping[str, float]) -> Structure:
+        """The structure that keeps, over the whole network, a share of each named family's gates; the others stay whole.
+
+        The paper's way (section 4): it promises nothing about MACs.
+
+        Raises:
+            BudgetError: a share outside (0, 1], or below what the floors leave.
+            ValueError: a family without gates.
+        """
+        masks = {}
+        for name, share in shares.items():
+            if name not in self.families:
+                raise ValueError(f"this model has no {name} gates; it has {', '.join(self.families)}")
+            if not 0 < share <= 1:
+                raise BudgetError(f"the share of {name} is {share}; it must be above 0 and at most 1")
+            steps = self.families[name]
+            kept = np.concatenate([[1.0], 1 - steps.progress])
+            taken = int(np.argmin(np.abs(kept - share)))
+            if taken == len(kept) - 1 and kept[-1] - share > 0.01:
+                raise BudgetError(f"a share of {share} of the {name} gates cannot be reached: the floors keep {kept[-1]:.4f}")
+            masks[name] = [torch.from_numpy(leave >= taken) for leave in steps.leave]
+        return Structure(self.shape, masks)
+
+
+@overload
+def solve(gated: Any, budget: Budget, **options: Any) -> Structure: ...
+@overload
+def solve(gated: Any, budget: Sequence[Budget], **options: Any) -> list[Structure]: ...
+@overload
+def solve(gated: Any, budget: None = None, *, per_family: Mapping[str, float], **options: Any) -> Structure: ...
+
+
+def solve(
+    gated: Any,
+    budget: Budget | Sequence[Budget] | None = None,
+    *,
+    per_family: Mapping[str, float] | None = None,
+    metric: Literal["macs", "params"] = "macs",
+    scores: Scores | None = None,
+    floors: Mapping[str, float] | None = None,
+    round_to: int = 1,
+) -> Structure | list[Structure]:
+    """The structure that a budget leaves of a gated model; for a list of budgets a list.
+
+    Args:
+        gated: what `add_gates` returned.
+        budget: a fraction of the dense model (0.5), an absolute number ("2.3G"), or a list of both.
+        per_family: instead of a budget, the share of gates to keep in each family ({"attention": 0.7, "mlp": 0.7}).
+        metric: what the budget counts: "macs", or "params", which leaves tokens alone, since they cost none.
+        scores: other values than the gates to rank by, in the gates' shapes.
+        floors: for each family the share of every layer that never leaves ({"mlp": 0.1}); none where not given.
+        round_to: kept head dims and MLP units of a layer are multiples of this.
+
+    Raises:
+        BudgetError: a budget that means nothing or cannot be reached; says the least that can.
+    """
+    if metric not in ("macs", "params"):
+        raise ValueError(f"metric is {metric!r}; it can be 'macs' or 'params'")
+    if (budget is None) == (per_family is None):
+        raise ValueError("give either a budget or per_family shares")
+    ranked = dict(gated.gates if scores is None else scores)
+    if metric == "params":
+        ranked.pop("token", None)
+    path = RemovalPath(gated.shape, ranked, floors, round_to)
+    if per_family is not None:
+        return path.shares(per_family)
+    if isinstance(budget, float | int | str):
+        return path.solve(budget, metric)
+    return [path.solve(b, metric) for b in budget or ()]
+
+
+# The order within one family. Ties go by rank within the layer and then by layer, so gates that are all alike leave every layer evenly.
+
+
+def _order(layer: list[np.ndarray], score: list[np.ndarray], rank: list[np.ndarray]) -> np.ndarray:
+    """The family's order of all layers' steps: by score, then relative rank within the layer, then layer."""
+    return np.lexsort((np.concatenate(layer), np.concatenate(rank), np.concatenate(score)))
+
+
+def _mlp_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: int) -> Steps:
+    layers, values, ranks, removed, groups = [], [], [], [], []
+    for index, score in enumerate(scores):
+        size = len(score)
+        order = np.argsort(score, kind="stable")
+        least = _rounded_up(floor * size, round_to)
+        # The first group may be smaller, so that all later sizes are multiples.
+        ends = np.arange(size - least, 0, -round_to)[::-1]
+        if least >= size:
+            ends = np.zeros(0, dtype=np.int64)
+        starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
+        group = np.full(size, NEVER)
+        for number, (start, end) in enumerate(zip(starts, ends, strict=True)) if round_to > 1 else ():
+            group[order[start:end]] = number
+        if round_to == 1:
+            group[order[: len(ends)]] = np.arange(len(ends))
+        cumulative = np.concatenate([[0.0], np.cumsum(score[order])])
+        layers.append(np.full(len(ends), index))
+        values.append((cumulative[ends] - cumulative[starts]) / np.maximum(ends - starts, 1))
+        removed.append(ends - starts)
+        ranks.append(ends / size)
+        groups.append(group)
+    return _assemble(layers, values, ranks, removed, [np.zeros_like(r) for r in removed], groups, sum(len(s) for s in scores))
+
+
+def _attention_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: int) -> Steps:
+    """Dims and heads of each layer, so that its kept heads always have one width, each with its own best dims.
+
+    A step takes either the worst dim of every kept head or the worst head, whichever loses less a dim.
+    """
+    layers, values, ranks, removed, lost, groups = [], [], [], [], [], []
+    for index, score in enumerate(scores):
+        layer = shape.layers[index]
+        rows, columns = score.shape  # (heads, head_dim), (heads, 1) or (1, head_dim)
+        dims_per_gate = layer.heads * layer.head_dim // (rows * columns)
+        order = np.argsort(-score, axis=1, kind="stable")  # best dims first
+        best = np.cumsum(np.take_along_axis(score, order, axis=1), axis=1)
+        best = np.concatenate([np.zeros((rows, 1)), best], axis=1)  # best[h, w]: what the w best dims of head h add up to
+        heads, width = list(range(rows)), columns
+        least = max(floor * rows * columns, 0)
+        group = np.full(score.shape, NEVER)
+        steps: list[tuple[float, int, int]] = []
+        while heads and width:
+            # A narrower width must be a multiple of round_to; the first step to one may be smaller.
+            narrower = (width - 1) // round_to * round_to if columns > 1 else width
+            options = []
+            if columns > 1 and len(heads) * narrower >= least:
+                loss = sum(best[h, width] - best[h, narrower] for h in heads) / (len(heads) * (width - narrower))
+                options.append((loss, 0, narrower))
+            if rows > 1 and (len(heads) - 1) * width >= least:
+                worst = min(heads, key=lambda h: (best[h, width], h))
+                options.append((best[worst, width] / width, 1, worst))
+            if not options:
+                break
+            loss, kind, which = min(options)
+            number = len(steps)
+            if kind == 0:
+                for head in heads:
+                    group[head, order[head, which:width]] = number
+                steps.append((loss, len(heads) * (width - which), len(heads) if which == 0 else 0))
+                width = which
+            else:
+                group[which, order[which, :width]] = number
+                steps.append((loss, width, 1))
+                heads.remove(which)
+        # Heads of the uniform granularity are all the layer's heads.
+        lost_heads = [s[2] * (layer.heads if rows == 1 else 1) for s in steps]
+        size = rows * columns
+        layers.append(np.full(len(steps), index))
+        values.append(np.maximum.accumulate([s[0] for s in steps]) if steps else np.zeros(0))
+        removed.append(np.array([s[1] * dims_per_gate for s in steps], dtype=np.int64))
+        ranks.append(np.cumsum([s[1] for s in steps]) / size if steps else np.zeros(0))
+        lost.append(np.array(lost_heads, dtype=np.int64))
+        groups.append(group)
+    return _assemble(layers, values, ranks, removed, lost, groups, sum(x.heads * x.head_dim for x in shape.layers))
+
+
+def _token_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: int) -> Steps:
+    """Tokens one by one; a token leaves the last layer first, so its rank in a layer is its best one there or later."""
+    score = np.stack(scores)  # (layers, patches)
+    depth, patches = score.shape
+    lasting = np.maximum.accumulate(score[::-1], axis=0)[::-1]
+    least = max(int(np.ceil(floor * patches - 1e-9)), shape.least_tokens)
+    # Equal tokens leave from the border inwards; all layers agree on that order, so that what left stays away.
+    rows, columns = shape.grid
+    row, column = np.divmod(np.arange(patches), columns)
+    outwards = np.maximum(np.abs(row - (rows - 1) / 2), np.abs(column - (columns - 1) / 2))
+    tie = np.empty(patches, dtype=np.int64)
+    tie[np.lexsort((np.arange(patches), -outwards))] = np.arange(patches)
+    layer_of, patch_of = np.divmod(np.arange(depth * patches), patches)
+    order = np.lexsort((-layer_of, tie[patch_of], lasting.reshape(-1)))
+    # The floor: each layer's last `least` tokens in that order. Nested, since a layer's order agrees with the next one's on what stays.
+    stays = np.zeros(depth * patches, dtype=bool)
+    for index in range(depth):
+        mine = order[layer_of[order] == index]
+        stays[mine[patches - least :]] = True
+    for index in range(depth - 2, -1, -1):
+        stays[index * patches : (index + 1) * patches] |= stays[(index + 1) * patches : (index + 2) * patches]
+    order = order[~stays[order]]
+    leave = np.full(depth * patches, NEVER)
+    leave[order] = np.arange(len(order))
+    ones = np.ones(len(order), dtype=np.int64)
+    return Steps(layer_of[order], ones, np.zeros_like(ones), list(leave.reshape(depth, patches)), depth * patches)
+
+
+def _assemble(
+    layers: list[np.ndarray],
+    values: list[np.ndarray],
+    ranks: list[np.ndarray],
+    removed: list[np.ndarray],
+    heads: list[np.ndarray],
+    groups: list[np.ndarray],
+    total: int,
+) -> Steps:
+    """One order over all layers, and each gate's place in it from its place in its layer."""
+    order = _order(layers, values, ranks)
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    leave, start = [], 0
+    for layer, group in zip(layers, groups, strict=True):
+        mine = np.append(place[start : start + len(layer)], NEVER)
+        leave.append(mine[np.minimum(group, len(layer))])
+        start += len(layer)
+    return Steps(np.concatenate(layers)[order], np.concatenate(removed)[order], np.concatenate(heads)[order], leave, total)
+
+
+def _rounded_up(size: float, multiple: int) -> int:
+    return int(-(-np.ceil(size - 1e-9) // multiple) * multiple)

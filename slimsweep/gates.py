@@ -1,0 +1,280 @@
+"""Learnable gates on every attention dim, MLP unit and token position of a timm vision transformer.
+
+Attention and MLP gates sit on the weights (rows of the query, key and value projections, columns of fc2) through torch's
+parametrizations, so a gated forward is the dense forward. A token gate z acts as log z on that key's attention logits:
+at z = 0 the token is exactly absent, and the cut model computes the same. ViT-Slim (arXiv 2201.00814, section 3)
+multiplies features instead, which leaves a zero token in the softmax.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from slimsweep.families import attention_rows, family_of, measure, model_name, refusals, whole_heads
+from slimsweep.structure import FAMILIES, Shape, macs, params
+
+Gates = dict[str, list[Tensor]]
+
+
+def add_gates(
+    model: nn.Module,
+    granularity: Literal["dim", "head", "uniform"] = "dim",
+    families: Sequence[str] | None = None,
+    token_gate: Literal["linear", "tanh"] = "linear",
+) -> "GatedModel":
+    """A copy of `model` with a gate on everything that can be cut; the given model is left alone.
+
+    Args:
+        model: a timm VisionTransformer (DeiT, CLIP, SigLIP, DINOv2, ...), Eva (EVA-02, DINOv3) or SwinTransformer.
+        granularity: of attention gates: "dim" one a head and dim, "head" one a head, "uniform" one a dim, shared by the
+            layer's heads. Families that can only lose whole heads (rotary embeddings, qk-norm) get "head" for "dim".
+        families: of gates: "attention", "mlp", "token"; all that this model can lose exactly where not given.
+        token_gate: how a token gate is stored: as it is, from 1, or as the tanh of a parameter that starts at 3 (the paper's).
+
+    Raises:
+        ValueError: the model, or a family asked for by name, cannot be cut exactly; says why.
+    """
+    if granularity not in ("dim", "head", "uniform"):
+        raise ValueError(f"granularity is {granularity!r}; it can be 'dim', 'head' or 'uniform'")
+    reasons = refusals(model)
+    for family in families or ():
+        if family not in FAMILIES:
+            raise ValueError(f"{family!r} is no family of gates; they are {', '.join(FAMILIES)}")
+        if family in reasons:
+            raise ValueError(f"{model_name(model)} cannot have {family} gates: {reasons[family]}; leave {family!r} out of families")
+    if (reason := whole_heads(model)) and granularity != "head":
+        if granularity == "uniform":
+            raise ValueError(f"{model_name(model)} cannot have uniform attention gates: {reason}; use granularity='head'")
+        granularity = "head"
+    chosen = tuple(f for f in FAMILIES if (f in families if families is not None else f not in reasons))
+
+    shape = measure(model, granularity, chosen)
+    gated = copy.deepcopy(model)
+    for index, block in enumerate(family_of(gated).blocks(gated)):
+        place = next(gated.parameters()).device
+        gates = {f: nn.Parameter(torch.ones(shape.gate_shapes[f][index], device=place)) for f in chosen}
+        if "attention" in gates:
+            block.attention_gate = gates["attention"]
+            sizes = shape.layers[index]
+            for name, stacks in attention_rows(block.attn).items():
+                if not name.startswith(("gate.", "k_bias")):  # neither is read once q, k and v are zero
+                    parametrize_rows(block.attn, name, RowGate(block.attention_gate, sizes.heads, sizes.head_dim, stacks))
+        if "mlp" in gates:
+            block.mlp_gate = gates["mlp"]
+            parametrize.register_parametrization(block.mlp.fc2, "weight", ColumnGate(block.mlp_gate))
+        if "token" in gates:
+            if token_gate == "tanh":
+                gates["token"].data.fill_(3.0)
+            block.token_gate = gates["token"]
+            block.token_bias = TokenBias(block.token_gate, gated.num_prefix_tokens, token_gate)
+            subclass(block, TokenGatedBlock)
+    subclass(gated, GatedModel)
+    gated.shape = shape
+    gated.granularity = granularity
+    return gated
+
+
+def subclass(module: nn.Module, mixin: type[nn.Module]) -> None:
+    """Give a module's class `mixin`'s methods by a subclass of both, as torch's parametrizations do; weights and names stay."""
+    base = type(module)
+    module.__class__ = type(f"{mixin.__name__}[{base.__name__}]", (mixin, base), {"__module__": mixin.__module__, "timm_class": base})
+
+
+def parametrize_rows(module: nn.Module, name: str, gate: nn.Module) -> None:
+    """Parametrize the tensor of a dotted name below `module`."""
+    *path, tensor = name.split(".")
+    for part in path:
+        module = getattr(module, part)
+    parametrize.register_parametrization(module, tensor, gate)
+
+
+class RowGate(nn.Module):
+    """Multiplies the rows of a projection to q, k and v, stacked `stacks` times, by the gate of their head and dim."""
+
+    def __init__(self, gate: nn.Parameter, heads: int, head_dim: int, stacks: int) -> None:
+        super().__init__()
+        self.gate = gate
+        self.heads, self.head_dim, self.stacks = heads, head_dim, stacks
+
+    def forward(self, rows: Tensor) -> Tensor:
+        gate = self.gate.expand(self.heads, self.head_dim).reshape(-1).repeat(self.stacks)
+        return rows * gate.view(-1, *[1] * (rows.ndim - 1))
+
+
+class ColumnGate(nn.Module):
+    """Multiplies the columns of fc2, (embed_dim, hidden), by the gate of their MLP unit: the unit, after its activation."""
+
+    def __init__(self, gate: nn.Parameter) -> None:
+        super().__init__()
+        self.gate = gate
+
+    def forward(self, columns: Tensor) -> Tensor:
+        return columns * self.gate
+
+
+class GuardedLog(torch.autograd.Function):
+    """log z with log 0 = -inf, and a gradient that is finite there too: 1 / max(z, 1e-4).
+
+    The true gradient of the attention output is finite at z = 0 as well, but is 0 x inf in two separate backward steps.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor) -> Tensor:
+        ctx.save_for_backward(gate)
+        return gate.log()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (gate,) = ctx.saved_tensors
+        return gradients[0] / gate.clamp(min=1e-4)
+
+
+class TokenBias(nn.Module):
+    """A layer's token gates as a bias on the attention logits of its keys, prefix tokens first.
+
+    `power` moves kept tokens to where the cut will have them: weights are z ** power, so at power 0 every gate above 0
+    acts as 1 while a gate of 0 still removes its token.
+    """
+
+    power: Tensor
+
+    def __init__(self, gate: nn.Parameter, prefix: int, kind: str) -> None:
+        super().__init__()
+        self.gate = gate
+        self.prefix, self.kind = prefix, kind
+        self.register_buffer("power", torch.ones(()))
+
+    def effective(self) -> Tensor:
+        """The gates z, (patches,), at least 0."""
+        return (self.gate.tanh() if self.kind == "tanh" else self.gate).clamp(min=0)
+
+    def forward(self, dtype: torch.dtype) -> Tensor:
+        """(1, 1, 1, prefix + patches), -inf for an absent token."""
+        log = GuardedLog.apply(self.effective())
+        # 0 x -inf is NaN: an absent token stays absent at power 0.
+        bias = torch.where(log == -torch.inf, log, log * self.power)
+        return nn.functional.pad(bias, (self.prefix, 0)).to(dtype).view(1, 1, 1, -1)
+
+
+class TokenGatedBlock(nn.Module):
+    """Before timm's block class: the layer's token gates as its attention mask."""
+
+    token_bias: TokenBias
+
+    def forward(self, x: Tensor, *args: Any, attn_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
+        if attn_mask is not None:
+            raise ValueError("a model with token gates makes its own attention mask; call it without attn_mask")
+        return super().forward(x, *args, attn_mask=self.token_bias(x.dtype), **kwargs)
+
+
+class GatedModel(nn.Module):
+    """Before timm's model class: the gates of the whole network.
+
+    Attributes:
+        shape: the dense sizes and costs (`slimsweep.structure.Shape`).
+        granularity: of the attention gates.
+    """
+
+    shape: Shape
+    granularity: str
+
+    def gated_blocks(self) -> list[nn.Module]:
+        return family_of(self).blocks(self)
+
+    @property
+    def gates(self) -> Gates:
+        """The effective gates, detached: attention (heads, head_dim), (heads, 1) or (1, head_dim); mlp (hidden,); token (patches,)."""
+        with torch.no_grad():
+            return {f: [effective(b, f).detach().clone() for b in self.gated_blocks()] for f in self.shape.gate_shapes}
+
+    def set_gates(self, gates: Mapping[str, Sequence[Tensor]]) -> None:
+        """Set effective gates, in the shapes of `gates`; a family that is not given stays.
+
+        Raises:
+            ValueError: an unknown family, or values of another shape.
+        """
+        for family, values in gates.items():
+            if family not in self.shape.gate_shapes:
+                raise ValueError(f"this model has no {family} gates; it has {', '.join(self.shape.gate_shapes)}")
+            got, wanted = [tuple(v.shape) for v in values], list(self.shape.gate_shapes[family])
+            if got != wanted:
+                raise ValueError(f"{family} gates of shapes {got} were given, the model's have {wanted}")
+            for block, value in zip(self.gated_blocks(), values, strict=True):
+                gate = getattr(block, f"{family}_gate")
+                with torch.no_grad():
+                    gate.copy_(value.atanh() if family == "token" and block.token_bias.kind == "tanh" else value)
+
+    def gate_parameters(self) -> dict[str, list[nn.Parameter]]:
+        """The parameters behind the gates, a list a family, in the order of the layers."""
+        return {f: [getattr(b, f"{f}_gate") for b in self.gated_blocks()] for f in self.shape.gate_shapes}
+
+    def set_token_power(self, power: float) -> None:
+        """1: token gates act as they are. 0: every token gate above 0 acts as 1, as it will after the cut."""
+        for block in self.gated_blocks():
+            if hasattr(block, "token_bias"):
+                block.token_bias.power.fill_(power)
+
+    def pool(self, x: Tensor, pool_type: str | None = None) -> Tensor:
+        """timm's pooling over what is left in the last layer: (batch, prefix + patches, embed_dim) to (batch, embed_dim)."""
+        pool_type = self.global_pool if pool_type is None else pool_type
+        last = self.gated_blocks()[-1]
+        if not hasattr(last, "token_bias") or pool_type in ("token", ""):
+            return super().pool(x, pool_type)
+        bias = last.token_bias(x.dtype)
+        # Eva pools prefix tokens by attention too, but not by mean; VisionTransformer says so in an attribute.
+        with_prefix = getattr(self, "pool_include_prefix", self.attn_pool is not None)
+        skip = 0 if with_prefix else self.num_prefix_tokens
+        x, bias = x[:, skip:], bias[..., skip:]
+        if self.attn_pool is not None:
+            return self.attn_pool(x, attn_mask=bias)
+        mean = (x * bias.exp().view(1, -1, 1)).sum(1) / bias.exp().sum()
+        largest = (x + bias.view(1, -1, 1)).amax(1)
+        return {"avg": mean, "max": largest, "avgmax": 0.5 * (mean + largest)}[pool_type]
+
+
+@macs.register
+def _(what: GatedModel) -> int:
+    return what.shape.full().macs()
+
+
+@params.register
+def _(what: GatedModel) -> int:
+    return what.shape.full().params()
+
+
+def effective(block: nn.Module, family: str) -> Tensor:
+    """One layer's gates of one family as they act."""
+    return block.token_bias.effective() if family == "token" else getattr(block, f"{family}_gate")
+
+
+def fold_gates(gated: GatedModel) -> nn.Module:
+    """A copy as timm built it: attention and MLP gates multiplied into the weights, token gates gone, gate parameters gone."""
+    model = copy.deepcopy(gated)
+    for block in family_of(model).blocks(model):
+        for module in [m for m in block.modules() if parametrize.is_parametrized(m)]:
+            unparametrize(module)
+        for name in ("attention_gate", "mlp_gate", "token_gate", "token_bias"):
+            if hasattr(block, name):
+                delattr(block, name)
+        block.__class__ = getattr(block, "timm_class", type(block))
+    model.__class__ = model.timm_class
+    del model.shape, model.granularity
+    return model
+
+
+def unparametrize(module: nn.Module) -> None:
+    """Make a parametrized module plain, with the values it computes.
+
+    torch's own remove_parametrizations deletes the property from the class, which a deep copy shares with its original.
+    """
+    with torch.no_grad():
+        values = {name: getattr(module, name).clone() for name in module.parametrizations}
+    trained = {name: p.original.requires_grad for name, p in module.parametrizations.items()}
+    del module.parametrizations
+    module.__class__ = type(module).__bases__[0]
+    for name, value in values.items():
+        module.register_parameter(name, nn.Parameter(value, requires_grad=trained[name]))

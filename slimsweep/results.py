@@ -1,0 +1,142 @@
+"""The tables of a run, typed here and nowhere else: results (a row a point), curves (a row an epoch), gates.
+
+`pandas.read_parquet(RUN + "/results")` is the whole table; each row is a file of its own, so trials on many nodes
+write without a lock and a kill loses at most the row that was being written.
+"""
+
+from datetime import datetime, timezone
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from slimsweep.storage import Folder
+
+SCHEMA_VERSION = "1"
+
+METHODS = ("searched", "dense", "uniform", "random", "taylor", "scratch", "small", "torch-pruning")
+
+RESULTS = pa.schema(
+    [
+        ("run", pa.string()),
+        ("point", pa.string()),
+        ("model", pa.string()),  # timm name
+        ("data", pa.string()),
+        ("method", pa.string()),  # one of METHODS
+        ("seed", pa.int64()),
+        ("budget", pa.float64()),  # fraction of the dense model's MACs asked for; 1.0 for dense
+        ("status", pa.string()),  # ok or failed
+        ("error", pa.string()),
+        ("macs", pa.int64()),  # multiply-accumulates of one image
+        ("macs_dense", pa.int64()),
+        ("params", pa.int64()),
+        ("params_dense", pa.int64()),
+        ("model_bytes", pa.int64()),  # model.safetensors on disk
+        ("val_top1_cut", pa.float64()),  # percent, after the cut and before any retraining
+        ("val_top1", pa.float64()),  # percent
+        ("test_top1", pa.float64()),  # percent
+        ("test_top5", pa.float64()),  # percent
+        ("test_loss", pa.float64()),  # nats
+        ("test_top1_untouched", pa.float64()),  # percent, of the dense model that the search started from
+        ("epochs", pa.int64()),
+        ("samples_seen", pa.int64()),
+        ("train_seconds", pa.float64()),
+        ("device", pa.string()),
+        ("structure", pa.string()),  # Structure.to_json()
+        ("model_path", pa.string()),  # inside the run folder
+        ("point_hash", pa.string()),
+        ("created_at", pa.timestamp("us", tz="UTC")),
+        ("slimsweep_version", pa.string()),
+        ("torch_version", pa.string()),
+        ("timm_version", pa.string()),
+        ("ray_version", pa.string()),
+    ],
+    metadata={"slimsweep_schema": SCHEMA_VERSION},
+)
+
+CURVES = pa.schema(
+    [
+        ("stage", pa.string()),  # dense, search or retrain
+        ("point", pa.string()),  # empty for dense and search
+        ("epoch", pa.int64()),  # epochs finished; 0 is before any training
+        ("loss", pa.float64()),  # mean training loss of the epoch, nats; null at epoch 0
+        ("val_top1", pa.float64()),  # percent
+        ("seconds", pa.float64()),  # of this epoch
+        ("learning_rate", pa.float64()),
+        ("gates_kept", pa.float64()),  # share of all gates at or above 1e-2; null outside the search
+        (
+            "gates",  # a family and layer each; null outside the search
+            pa.list_(
+                pa.struct([("family", pa.string()), ("layer", pa.int64()), ("mean", pa.float64()), ("below_1e-2", pa.float64())])
+            ),
+        ),
+    ],
+    metadata={"slimsweep_schema": SCHEMA_VERSION},
+)
+
+GATES = pa.schema(
+    [("family", pa.string()), ("layer", pa.int64()), ("index", pa.int64()), ("value", pa.float64())],
+    metadata={"slimsweep_schema": SCHEMA_VERSION},
+)
+
+
+def write_row(run: Folder, row: dict[str, Any]) -> None:
+    """Write one point's row to results/POINT.parquet, whole or not at all, over an older row of the same point.
+
+    Raises:
+        KeyError: a key is not a column of RESULTS.
+    """
+    unknown = set(row) - set(RESULTS.names)
+    if unknown:
+        raise KeyError(f"not columns of the results table: {sorted(unknown)}")
+    row = {"status": "ok", "error": "", "created_at": datetime.now(timezone.utc), **row}
+    _write(run, f"results/{row['point']}.parquet", [row], RESULTS)
+
+
+def read_rows(run: Folder) -> pd.DataFrame:
+    """All rows of a run, by budget (largest first), method and seed; an empty table where there is none."""
+    return _read(run, "results", RESULTS).sort_values(["budget", "method", "seed"], ascending=[False, True, True], ignore_index=True)
+
+
+def write_curve(run: Folder, name: str, rows: list[dict[str, Any]]) -> None:
+    """Write the epochs of one stage or point so far to curves/NAME.parquet."""
+    _write(run, f"curves/{name}.parquet", rows, CURVES)
+
+
+def read_curve(run: Folder, name: str) -> list[dict[str, Any]]:
+    """The epochs of one stage or point as `write_curve` took them; empty where nothing was written."""
+    path = f"curves/{name}.parquet"
+    return pq.read_table(pa.BufferReader(run.read_bytes(path))).to_pylist() if run.exists(path) else []
+
+
+def read_curves(run: Folder) -> pd.DataFrame:
+    """All epochs of all stages and points."""
+    return _read(run, "curves", CURVES)
+
+
+def write_gates(run: Folder, rows: list[dict[str, Any]]) -> None:
+    """Write the final gates to search/gates.parquet; `index` counts heads and dims in row-major order."""
+    _write(run, "search/gates.parquet", rows, GATES)
+
+
+def read_gates(run: Folder) -> pd.DataFrame:
+    """The final gates; an empty table before the search has ended."""
+    path = "search/gates.parquet"
+    return pq.read_table(pa.BufferReader(run.read_bytes(path))).to_pandas() if run.exists(path) else GATES.empty_table().to_pandas()
+
+
+def _write(run: Folder, path: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink, compression="zstd")
+    run.write_bytes(path, sink.getvalue().to_pybytes())
+
+
+def _read(run: Folder, folder: str, schema: pa.Schema) -> pd.DataFrame:
+    tables = [
+        pq.read_table(pa.BufferReader(run.read_bytes(f"{folder}/{name}")))
+        for name in run.list(folder)
+        if name.endswith(".parquet")
+    ]
+    # "default" fills a column that an older version did not have with nulls.
+    return pa.concat_tables([schema.empty_table(), *tables], promote_options="default").to_pandas()

@@ -1,0 +1,270 @@
+"""What is kept of a vision transformer, and what that costs in multiply-accumulates and parameters.
+
+A `Shape` holds a dense model's sizes, a `Structure` adds what is kept of it: one boolean mask a gate family and layer.
+Both are plain data (no weights), so budgets can be solved, stored and priced without building a model.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import singledispatch
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+FAMILIES = ("attention", "mlp", "token")
+
+Masks = Mapping[str, Sequence[Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One block's dense sizes and what a unit of each kind costs."""
+
+    name: str
+    embed_dim: int
+    heads: int
+    head_dim: int
+    hidden: int  # MLP units
+    tokens: int  # patch positions at its input
+    prefix: int  # tokens that never leave: class, distillation, registers
+    window: int  # keys a query sees; 0 where attention is over all tokens
+    attention_rows: int  # tokens that windowed attention computes, its padding included; 0 where it is over all tokens
+    attention_matrices: int  # projections of width (heads x head_dim): q, k, v, output, and one for gated attention
+    mlp_matrices: int  # projections of width hidden: 2, or 3 for gated MLPs
+    attention_params_per_dim: int
+    attention_params_per_head: int  # Swin's table of relative positions
+    attention_params_fixed: int  # go with the whole branch: its norm, norms of queries and keys
+    mlp_params_per_unit: int
+    mlp_params_fixed: int
+
+    def attention_macs(self, heads: int | np.ndarray, head_dim: int | np.ndarray, tokens: int | np.ndarray) -> int | np.ndarray:
+        """MACs of attention with `heads` heads of `head_dim` dims over `tokens` patch tokens and the prefix."""
+        rows = self.attention_rows or tokens + self.prefix
+        keys = self.window or tokens + self.prefix
+        return heads * head_dim * rows * (self.attention_matrices * self.embed_dim + 2 * keys)
+
+    def mlp_macs(self, units: int | np.ndarray, tokens: int | np.ndarray) -> int | np.ndarray:
+        """MACs of the MLP with `units` hidden units over `tokens` patch tokens and the prefix."""
+        return units * (tokens + self.prefix) * self.mlp_matrices * self.embed_dim
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """A dense model's sizes, layer by layer, and the costs that no gate changes."""
+
+    layers: tuple[Layer, ...]
+    grid: tuple[int, int]  # patches: rows, columns
+    gate_shapes: dict[str, tuple[tuple[int, ...], ...]]  # the families that can be cut: a shape a layer
+    fixed_macs: int  # patch embedding, head, everything outside the blocks that does not depend on the tokens kept
+    fixed_params: int
+    pool_macs_per_token: int  # what a token left after the last layer costs the pooling
+    least_tokens: int  # patch tokens that must stay: 1 where no prefix token is there to pool
+
+    def full(self) -> "Structure":
+        """The structure that keeps everything."""
+        return Structure(self, {family: [torch.ones(s, dtype=torch.bool) for s in shapes] for family, shapes in self.gate_shapes.items()})
+
+    @staticmethod
+    def from_dict(data: dict) -> "Shape":
+        return Shape(
+            **{
+                **data,
+                "layers": tuple(Layer(**layer) for layer in data["layers"]),
+                "grid": (data["grid"][0], data["grid"][1]),
+                "gate_shapes": {f: tuple(tuple(s) for s in shapes) for f, shapes in data["gate_shapes"].items()},
+            }
+        )
+
+
+class Structure:
+    """What is kept: `masks` in bool, of the shapes of the gates.
+
+    Heads of one layer have one width, that of its widest head: masks from the solver never differ in width; in masks
+    made by hand the narrower heads are padded with zeros, and the zeros are counted.
+
+    Args:
+        shape: the dense model's sizes.
+        masks: for each family that can be cut, a bool tensor a layer: attention (heads, head_dim), mlp (hidden,),
+            token (patches,). A family without a key is kept whole.
+
+    Raises:
+        ValueError: a mask of the wrong shape, a token kept after a layer that dropped it, or too few tokens left.
+    """
+
+    def __init__(self, shape: Shape, masks: Masks) -> None:
+        self.shape = shape
+        self.masks: dict[str, list[Tensor]] = {family: [m.bool().cpu() for m in masks[family]] for family in FAMILIES if family in masks}
+        self.validate()
+
+    def validate(self) -> None:
+        """Raise ValueError, in one sentence, where the masks do not describe a model that can be cut."""
+        for family, masks in self.masks.items():
+            wanted = self.shape.gate_shapes.get(family)
+            if wanted is None:
+                raise ValueError(f"this model has no {family} gates, so no {family} masks can apply; it has {sorted(self.shape.gate_shapes)}")
+            got = tuple(tuple(m.shape) for m in masks)
+            if got != wanted:
+                raise ValueError(f"{family} masks have the shapes {got}, the model's gates have {wanted}")
+        for index, (earlier, later) in enumerate(zip(self.masks.get("token", []), self.masks.get("token", [])[1:], strict=False)):
+            if (later & ~earlier).any():
+                back = int((later & ~earlier).nonzero()[0])
+                raise ValueError(f"token {back} is kept in layer {index + 1} but dropped in layer {index}; a token that left cannot come back")
+        if "token" in self.masks and int(self.masks["token"][-1].sum()) < self.shape.least_tokens:
+            raise ValueError("the last layer keeps no token, but this model pools over patch tokens: keep at least one")
+
+    # Per layer: what is kept.
+
+    def attention_mask(self, layer: int) -> Tensor:
+        """Kept dims of one layer, (heads, head_dim), whatever the granularity."""
+        sizes = self.shape.layers[layer]
+        mask = self.masks["attention"][layer] if "attention" in self.masks else torch.ones(1, 1, dtype=torch.bool)
+        return mask.expand(sizes.heads, sizes.head_dim)
+
+    def mlp_mask(self, layer: int) -> Tensor:
+        """Kept MLP units of one layer, (hidden,)."""
+        return self.masks["mlp"][layer] if "mlp" in self.masks else torch.ones(self.shape.layers[layer].hidden, dtype=torch.bool)
+
+    def token_mask(self, layer: int) -> Tensor:
+        """Kept patch tokens of one layer, (patches,)."""
+        return self.masks["token"][layer] if "token" in self.masks else torch.ones(self.shape.layers[layer].tokens, dtype=torch.bool)
+
+    def sizes(self, layer: int) -> tuple[int, int, int, int]:
+        """(heads, head dim, MLP units, patch tokens) that one layer keeps."""
+        dims = self.attention_mask(layer).sum(1)
+        return int((dims > 0).sum()), int(dims.max()), int(self.mlp_mask(layer).sum()), int(self.token_mask(layer).sum())
+
+    def summary(self) -> list[dict[str, int | str]]:
+        """A dict a layer: heads, head_dim, mlp_units, tokens (patches) kept, and each beside its dense size (*_dense)."""
+        rows: list[dict[str, int | str]] = []
+        for index, layer in enumerate(self.shape.layers):
+            heads, head_dim, units, tokens = self.sizes(index)
+            rows.append(
+                {
+                    "layer": layer.name,
+                    "heads": heads,
+                    "heads_dense": layer.heads,
+                    "head_dim": head_dim,
+                    "head_dim_dense": layer.head_dim,
+                    "mlp_units": units,
+                    "mlp_units_dense": layer.hidden,
+                    "tokens": tokens,
+                    "tokens_dense": layer.tokens,
+                }
+            )
+        return rows
+
+    # Costs.
+
+    def macs(self) -> int:
+        """Multiply-accumulates of one image through the cut model."""
+        total = self.shape.fixed_macs
+        tokens = 0
+        for index, layer in enumerate(self.shape.layers):
+            heads, head_dim, units, tokens = self.sizes(index)
+            total += int(layer.attention_macs(heads, head_dim, tokens)) + int(layer.mlp_macs(units, tokens))
+        return total + self.shape.pool_macs_per_token * (tokens + self.shape.layers[-1].prefix)
+
+    def params(self) -> int:
+        """Parameters of the cut model."""
+        total = self.shape.fixed_params
+        for index, layer in enumerate(self.shape.layers):
+            heads, head_dim, units, _ = self.sizes(index)
+            total += heads * (head_dim * layer.attention_params_per_dim + layer.attention_params_per_head)
+            total += layer.attention_params_fixed if heads else 0
+            total += units * layer.mlp_params_per_unit + (layer.mlp_params_fixed if units else 0)
+        return total
+
+    # Text.
+
+    def to_json(self) -> str:
+        """Text that `from_json` takes: the shape, and each mask as its bits in hex, row-major."""
+        masks = {f: [np.packbits(m.numpy().reshape(-1)).tobytes().hex() for m in ms] for f, ms in self.masks.items()}
+        return json.dumps({"version": 1, "shape": asdict(self.shape), "masks": masks}, separators=(",", ":"))
+
+    @staticmethod
+    def from_json(text: str) -> "Structure":
+        """The structure that `to_json` wrote.
+
+        Raises:
+            ValueError: the text is not such a structure.
+        """
+        try:
+            data = json.loads(text)
+            if data["version"] != 1:
+                raise ValueError(f"version {data['version']}")
+            shape = Shape.from_dict(data["shape"])
+            masks = {}
+            for family, texts in data["masks"].items():
+                masks[family] = []
+                for bits, size in zip(texts, shape.gate_shapes[family], strict=True):
+                    flat = np.unpackbits(np.frombuffer(bytes.fromhex(bits), dtype=np.uint8), count=int(np.prod(size)))
+                    masks[family].append(torch.from_numpy(flat.astype(bool)).reshape(size))
+        except (KeyError, TypeError, ValueError) as problem:
+            raise ValueError(f"this text is not a structure that slimsweep wrote ({problem!r})") from problem
+        return Structure(shape, masks)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Structure) and self.to_json() == other.to_json()
+
+    def __hash__(self) -> int:
+        return hash(self.to_json())
+
+    def __repr__(self) -> str:
+        rows = ", ".join(f"{r['heads']}x{r['head_dim']}/{r['mlp_units']}/{r['tokens']}" for r in self.summary())
+        return f"Structure({self.macs() / 1e6:.1f} MMACs; heads x dims/units/tokens: {rows})"
+
+
+@singledispatch
+def macs(what: Structure | nn.Module) -> int:
+    """Multiply-accumulates of one image: analytic for a Structure, counted operator by operator for a model.
+
+    ViT papers call this number FLOPs. Counts matrix products, convolutions and attention, as
+    torch.utils.flop_counter does (whose count is twice this one), not element-wise work.
+    """
+    raise TypeError(f"macs() takes a Structure or a model, not {type(what).__name__}")
+
+
+@macs.register
+def _(what: Structure) -> int:
+    return what.macs()
+
+
+@macs.register
+def _(what: nn.Module) -> int:
+    meta = torch.device("meta")
+    tensors = {name: t.detach().to(meta) for name, t in [*what.named_parameters(), *what.named_buffers()]}
+    image = torch.zeros(1, *image_size(what), device=meta)
+    training = what.training
+    what.eval()
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            torch.func.functional_call(what, tensors, (image,))
+    finally:
+        what.train(training)
+    return counter.get_total_flops() // 2
+
+
+@singledispatch
+def params(what: Structure | nn.Module) -> int:
+    """Number of parameters of a model, or of the model that a Structure describes."""
+    raise TypeError(f"params() takes a Structure or a model, not {type(what).__name__}")
+
+
+@params.register
+def _(what: Structure) -> int:
+    return what.params()
+
+
+@params.register
+def _(what: nn.Module) -> int:
+    return sum(p.numel() for p in what.parameters())
+
+
+def image_size(model: nn.Module) -> tuple[int, int, int]:
+    """(channels, height, width) of the image that a timm model takes."""
+    embed = model.patch_embed
+    height, width = embed.img_size if embed.img_size is not None else model.pretrained_cfg["input_size"][1:]
+    return model.in_chans, height, width

@@ -1,0 +1,328 @@
+"""The cut: a model of smaller matrices and fewer tokens that computes what the gated one computes, and its folder on disk.
+
+The blocks stay timm's own, with smaller linear layers. The folder is in timm's hub format, so that after
+`import slimsweep` plain timm loads it: `timm.create_model("local-dir:PATH", pretrained=True)`.
+"""
+
+import copy
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.layers import AttentionRope
+from timm.models import build_model_with_cfg, register_model, save_for_hf
+from timm.models.eva import EvaAttention
+from torch import Tensor, nn
+
+from slimsweep.families import MLP_ROWS, QUERY_FIRST, attention_rows, family_of, model_name
+from slimsweep.gates import GatedModel, fold_gates, subclass
+from slimsweep.structure import Structure
+
+ARCHITECTURE = "slimmed_vit"
+
+
+def slim(gated: nn.Module, structure: Structure) -> nn.Module:
+    """The cut model: gate values folded into the weights, what the structure drops gone.
+
+    Args:
+        gated: what `add_gates` returned, or a plain timm model; left alone.
+        structure: what to keep.
+
+    Raises:
+        ValueError: the structure is of another model, or is none (see `Structure.validate`).
+    """
+    model = fold_gates(gated) if isinstance(gated, GatedModel) else copy.deepcopy(gated)
+    base, args = model_name(model), dict(getattr(model, "_model_args", {}))
+    cut(model, structure)
+    model._model_args = {"base": base, "base_args": args}
+    if getattr(model, "pretrained_cfg", None):
+        model.pretrained_cfg = {**model.pretrained_cfg, "architecture": ARCHITECTURE}
+        model.default_cfg = model.pretrained_cfg
+    return model
+
+
+def cut(model: nn.Module, structure: Structure) -> None:
+    """Cut a plain timm model in place. What is kept of its weights is kept exactly."""
+    structure.validate()
+    blocks = family_of(model).blocks(model)
+    if len(blocks) != len(structure.shape.layers):
+        raise ValueError(f"the structure has {len(structure.shape.layers)} layers, {model_name(model)} has {len(blocks)}")
+    before = None
+    lost_tokens = False
+    with torch.no_grad():
+        for index, (block, layer) in enumerate(zip(blocks, structure.shape.layers, strict=True)):
+            attention, sizes = block.attn, (block.attn.proj.out_features, block.attn.num_heads, block.attn.proj.in_features, block.mlp.fc2.in_features)
+            if sizes != (layer.embed_dim, layer.heads, layer.heads * layer.head_dim, layer.hidden):
+                raise ValueError(f"the structure is of another model: its {layer.name} does not have the sizes of this one's")
+            tokens = structure.token_mask(index)
+            heads = cut_attention(block, structure.attention_mask(index))
+            cut_mlp(block, structure.mlp_mask(index))
+            came = before if before is not None and structure.masks.get("token") else torch.ones_like(tokens)
+            if not torch.equal(tokens, came) or (not tokens.all() and isinstance(attention, EvaAttention | AttentionRope)) or heads is not None:
+                subclass(block, SelectingBlock)
+                block.select(came, tokens, getattr(model, "num_prefix_tokens", 0), heads if getattr(model, "rope_mixed", False) else None)
+            lost_tokens |= not bool(tokens.all())
+            before = tokens
+    if lost_tokens:
+        if len(before) != model.patch_embed.num_patches:
+            raise ValueError(f"the structure chooses among {len(before)} patches, this model has {model.patch_embed.num_patches}; keep its image size")
+        subclass(model, FewerTokens)
+    model.structure = structure
+
+
+def cut_attention(block: nn.Module, mask: Tensor) -> Tensor | None:
+    """Keep the dims of `mask`, (heads, head_dim). Returns the kept heads where heads left a rotary attention, else None."""
+    attention = block.attn
+    if bool(mask.all()):
+        return None
+    heads = mask.any(1).nonzero().flatten()
+    if len(heads) == 0:
+        block.attn = Removed(attention.proj.bias)
+        block.norm1 = nn.Identity()
+        return None
+    width = int(mask.sum(1).max())
+    # A head narrower than the widest (only in masks made by hand) is padded by -1: a row of zeros.
+    order = torch.stack([F.pad(mask[h].nonzero().flatten() + h * mask.shape[1], (0, width - int(mask[h].sum())), value=-mask.numel()) for h in heads])
+    # timm's attention divides logits by sqrt(width); the gated one divided them by sqrt(head_dim).
+    stretch = math.sqrt(width / mask.shape[1])
+    old = mask.numel()
+    for name, stacks in attention_rows(attention).items():
+        rows = torch.cat([order.flatten() + stack * old for stack in range(stacks)])
+        *path, tensor = name.split(".")
+        module = attention.get_submodule(".".join(path))
+        value = take(getattr(module, tensor), rows)
+        if name in QUERY_FIRST:
+            value[: order.numel()] *= stretch
+        put(module, tensor, value)
+    put(attention.proj, "weight", take(attention.proj.weight.T, order.flatten()).T.contiguous())
+    if hasattr(attention, "relative_position_bias_table"):
+        put(attention, "relative_position_bias_table", attention.relative_position_bias_table[:, heads].clone())
+    attention.num_heads, attention.head_dim, attention.attn_dim = len(heads), width, order.numel()
+    attention.scale = width**-0.5
+    if isinstance(attention, EvaAttention):
+        block.attn = rotary(attention)
+    elif isinstance(attention, AttentionRope):
+        attention.num_kv_heads, attention.kv_dim = len(heads), order.numel()
+    return heads if isinstance(attention, EvaAttention | AttentionRope) else None
+
+
+def cut_mlp(block: nn.Module, mask: Tensor) -> None:
+    """Keep the MLP units of `mask`, (hidden,)."""
+    mlp = block.mlp
+    if bool(mask.all()):
+        return
+    units = mask.nonzero().flatten()
+    if len(units) == 0:
+        block.mlp = Removed(mlp.fc2.bias)
+        block.norm2 = nn.Identity()
+        return
+    for name, stacks in MLP_ROWS[type(mlp)].items():
+        linear = getattr(mlp, name)
+        rows = torch.cat([units + stack * len(mask) for stack in range(stacks)])
+        put(linear, "weight", take(linear.weight, rows))
+        if linear.bias is not None:
+            put(linear, "bias", take(linear.bias, rows))
+    put(mlp.fc2, "weight", mlp.fc2.weight[:, units].clone())
+
+
+def take(tensor: Tensor, rows: Tensor) -> Tensor:
+    """Rows of a tensor in a copy; zeros for a negative row."""
+    rows = rows.to(tensor.device)
+    return tensor[rows.clamp(min=0)] * (rows >= 0).to(tensor.dtype).view(-1, *[1] * (tensor.ndim - 1))
+
+
+def put(module: nn.Module, name: str, value: Tensor) -> None:
+    """Replace a parameter or buffer by one of another size, and the sizes that a linear layer tells."""
+    old = getattr(module, name)
+    if isinstance(old, nn.Parameter):
+        setattr(module, name, nn.Parameter(value, requires_grad=old.requires_grad))
+    else:
+        setattr(module, name, value)
+    if isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+
+
+class Removed(nn.Module):
+    """What a branch without units still adds: the bias of its last projection, (embed_dim,), to every token."""
+
+    def __init__(self, bias: nn.Parameter | None) -> None:
+        super().__init__()
+        self.bias = bias
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return torch.zeros_like(x) if self.bias is None else self.bias.to(x.dtype).expand_as(x)
+
+
+class QueryValueLinear(nn.Linear):
+    """EVA's projection to q, k and v: queries and values have a bias, keys have none."""
+
+    def __init__(self, linear: nn.Linear, q_bias: nn.Parameter, v_bias: nn.Parameter) -> None:
+        super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
+        self.weight, self.q_bias, self.v_bias = linear.weight, q_bias, v_bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias]))
+
+
+def rotary(attention: EvaAttention) -> AttentionRope:
+    """The same attention as timm's AttentionRope, which unlike EvaAttention can be narrower than the model."""
+    new = AttentionRope(
+        attention.proj.out_features,
+        num_heads=attention.num_heads,
+        attn_head_dim=attention.head_dim,
+        qkv_fused=attention.qkv is not None,
+        num_prefix_tokens=attention.num_prefix_tokens,
+        attn_drop=attention.attn_drop.p,
+        proj_drop=attention.proj_drop.p,
+        rotate_half=attention.rotate_half,
+        device="meta",
+    )
+    if attention.qkv is not None and attention.q_bias is not None:
+        new.qkv = QueryValueLinear(attention.qkv, attention.q_bias, attention.v_bias)
+    else:
+        new.qkv = attention.qkv
+    for name in ("q_proj", "k_proj", "v_proj", "q_norm", "k_norm", "gate", "proj"):
+        setattr(new, name, getattr(attention, name))
+    return new.train(attention.training)
+
+
+class SelectingBlock(nn.Module):
+    """Before timm's block class: drops the tokens that leave here, and picks the rotary embeddings of those that stay."""
+
+    token_index: Tensor
+    patch_index: Tensor
+    head_index: Tensor | None
+
+    def select(self, came: Tensor, kept: Tensor, prefix: int, heads: Tensor | None) -> None:
+        """Set what to keep: `came` and `kept`, (patches,) in bool, on the dense grid; `heads` where each head has its own embedding."""
+        among = kept[came].nonzero().flatten()  # positions among the tokens that arrive
+        place = next(self.parameters()).device
+        index = torch.cat([torch.arange(prefix), among + prefix]) if not torch.equal(came, kept) else torch.arange(0)
+        self.register_buffer("token_index", index.to(place), persistent=False)
+        self.register_buffer("patch_index", kept.nonzero().flatten().to(place), persistent=False)
+        self.register_buffer("head_index", None if heads is None else heads.to(place), persistent=False)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if len(self.token_index):
+            x = x.index_select(1, self.token_index)
+        rope = kwargs.get("rope")
+        if rope is not None:  # (patches, dims), or (heads, patches, dims) where each head has its own
+            if len(self.patch_index) < rope.shape[-2]:
+                rope = rope.index_select(-2, self.patch_index)
+            if self.head_index is not None:
+                rope = rope.index_select(0, self.head_index)
+            kwargs["rope"] = rope
+        return super().forward(x, *args, **kwargs)
+
+
+class FewerTokens(nn.Module):
+    """Before timm's model class: what a model that lost tokens can no longer give."""
+
+    def forward_intermediates(self, x: Tensor, *args: Any, output_fmt: str = "NCHW", **kwargs: Any) -> Any:
+        if output_fmt == "NCHW":
+            raise ValueError("this model lost tokens, so its features are no full grid: ask for output_fmt='NLC'")
+        return super().forward_intermediates(x, *args, output_fmt=output_fmt, **kwargs)
+
+
+# On disk.
+
+
+@register_model
+def slimmed_vit(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """timm's entry point of every cut model: builds the dense architecture and cuts it to the structure in its arguments."""
+    return build_model_with_cfg(_build, ARCHITECTURE, pretrained, **kwargs)
+
+
+def _build(base: str = "", base_args: Mapping[str, Any] | None = None, structure: Mapping[str, Any] | None = None, **kwargs: Any) -> nn.Module:
+    if not base or structure is None:
+        raise ValueError(f"{ARCHITECTURE} needs a structure: load a folder with timm.create_model('local-dir:PATH', pretrained=True)")
+    arguments = {**(base_args or {}), **kwargs}
+    model = timm.create_model(base, pretrained=False, **{k: _decode(v) for k, v in arguments.items()})
+    model_args = {k: v for k, v in model._model_args.items() if k not in kwargs}
+    cut(model, Structure.from_json(json.dumps(structure)))
+    model._model_args = {"base": base, "base_args": {k: _encode(v) for k, v in model_args.items()}}
+    return model
+
+
+def _encode(value: Any) -> Any:
+    """A model argument as JSON: timm's layer classes by their name."""
+    if isinstance(value, type) and value.__module__.startswith("timm.layers"):
+        return {"timm.layers": value.__name__}
+    return value
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, dict) and set(value) == {"timm.layers"}:
+        found = getattr(timm.layers, str(value["timm.layers"]), None)
+        if not isinstance(found, type):
+            raise ValueError(f"timm has no layer {value['timm.layers']!r}")
+        return found
+    return value
+
+
+def save(
+    small: nn.Module,
+    folder: str | os.PathLike[str],
+    *,
+    preprocessing: Mapping[str, Any] | None = None,
+    labels: list[str] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a model as model.safetensors + config.json in timm's hub format.
+
+    Args:
+        small: what `slim` or `load` returned, or a dense model that timm.create_model made.
+        folder: a local folder, made where it is missing.
+        preprocessing: mean, std, input_size, interpolation, crop_pct of the images it was trained on; the model's own where not given.
+        labels: class names.
+        metrics: numbers to keep beside it, such as top-1.
+
+    Raises:
+        ValueError: timm did not make the model, so its architecture has no name and arguments to build it again.
+    """
+    if not getattr(small, "pretrained_cfg", None) or not hasattr(small, "_model_args"):
+        raise ValueError(f"this {type(small).__name__} was not made by timm.create_model, so nothing names its architecture; make it with timm.create_model(name, **arguments)")
+    structure = getattr(small, "structure", None)
+    arguments = dict(small._model_args)
+    if structure is not None:
+        arguments["base_args"] = {k: _encode(v) for k, v in arguments["base_args"].items()}
+        arguments["structure"] = json.loads(structure.to_json())
+    else:
+        arguments = {k: _encode(v) for k, v in arguments.items()}
+    config: dict[str, Any] = {"model_args": arguments}
+    if labels:
+        config["label_names"] = list(labels)
+    if metrics:
+        config["metrics"] = dict(metrics)
+    save_for_hf(small, str(folder), model_config=config, safe_serialization=True, data_config=dict(preprocessing or {}) or None)
+
+
+def load(folder: str | os.PathLike[str]) -> nn.Module:
+    """The model that `save` wrote, in eval mode; it needs nothing but the folder.
+
+    Raises:
+        ValueError: the folder is missing, damaged, or of something else; says what is wrong.
+    """
+    path = Path(folder)
+    for name in ("config.json", "model.safetensors"):
+        if not (path / name).is_file():
+            raise ValueError(f"{path} is not a model that slimsweep saved: it has no {name}")
+    try:
+        config = json.loads((path / "config.json").read_text())
+        architecture = config["architecture"]
+    except (json.JSONDecodeError, KeyError, TypeError) as problem:
+        raise ValueError(f"{path}/config.json does not describe a model ({problem!r}); save it again, or restore it from a copy") from problem
+    if not timm.is_model(architecture):
+        raise ValueError(f"{path} holds a {architecture!r}, which timm {timm.__version__} does not know")
+    try:
+        model = timm.create_model(f"local-dir:{path}", pretrained=True)
+    except Exception as problem:
+        reason = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
+        raise ValueError(f"{path} cannot be loaded, its weights and its config.json do not go together or are damaged: {reason}") from problem
+    return model.eval()
