@@ -35,18 +35,23 @@ def absolute(budget: Budget, dense: int) -> int:
     if isinstance(budget, str):
         match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([KMGT]?)\s*", budget, re.IGNORECASE)
         if match is None:
-            raise BudgetError(f"budget {budget!r} is neither a fraction of the dense model (0.5) nor an absolute number (2.3G, 350M)")
+            raise BudgetError(
+                f"budget {budget!r} is neither a fraction of the dense model (0.5) nor an absolute number (2.3G, 350M)"
+            )
         if match[2]:
             return round(float(match[1]) * SUFFIXES[match[2].upper()])
         budget = float(match[1])
     if not 0 < budget <= 1:
-        raise BudgetError(f"budget {budget!r} is not a fraction between 0 and 1 of the dense model; write absolute budgets with a suffix, as in '2.3G'")
+        raise BudgetError(
+            f"budget {budget!r} is not a fraction between 0 and 1 of the dense model; "
+            "write absolute budgets with a suffix, as in '2.3G'"
+        )
     return int(budget * dense)
 
 
 @dataclass(frozen=True)
 class Steps:
-    """The order in which one family's gates leave: a step is what leaves together (a group of units, a dim of every kept head)."""
+    """The order in which one family's gates leave; a step is what leaves together (units, or a dim of every kept head)."""
 
     layer: np.ndarray  # (steps,)
     removed: np.ndarray  # (steps,) attention dims, MLP units or tokens that leave
@@ -75,10 +80,16 @@ class RemovalPath:
             raise ValueError(f"round_to is {round_to}; it must be at least 1")
         self.shape = shape
         self.families: dict[str, Steps] = {}
+        for given in (scores, floors or {}):
+            if unknown := sorted(set(given) - set(FAMILIES)):
+                raise ValueError(f"{unknown[0]!r} is no family of gates; they are {', '.join(FAMILIES)}")
         for family in (f for f in FAMILIES if f in scores):
             values = [np.abs(np.asarray(torch.as_tensor(s).detach().cpu(), dtype=np.float64)) for s in scores[family]]
             if not all(np.isfinite(v).all() for v in values):
                 raise ValueError(f"{family} gates hold values that are not finite; the search that made them went wrong")
+            got, wanted = tuple(v.shape for v in values), shape.gate_shapes.get(family, ())
+            if got != wanted:
+                raise ValueError(f"{family} scores have the shapes {got}, the model's gates have {wanted}")
             floor = (floors or {}).get(family, 0.0)
             if not 0 <= floor < 1:
                 raise ValueError(f"the floor of {family} gates is {floor}; it must be at least 0 and below 1")
@@ -90,12 +101,10 @@ class RemovalPath:
         """Interleave the families by progress, and price every prefix."""
         names = list(self.families)
         progress = np.concatenate([self.families[f].progress for f in names]) if names else np.zeros(0)
-        family = np.concatenate([np.full(len(self.families[f].layer), i) for i, f in enumerate(names)]) if names else np.zeros(0)
+        family = np.repeat(np.arange(len(names)), [len(self.families[f].layer) for f in names])
         order = np.lexsort((family, progress))
-        self.position = {f: np.empty(len(self.families[f].layer), dtype=np.int64) for f in names}  # of a family's steps on the path, from 1
-        for index, name in enumerate(names):
-            mine = family[order] == index
-            self.position[name][:] = np.flatnonzero(mine) + 1
+        # Where on the path a family's steps lie, from 1.
+        self.position = {name: np.flatnonzero(family[order] == index) + 1 for index, name in enumerate(names)}
         self.length = len(order)
         self.macs, self.params = self._costs()
 
@@ -117,14 +126,27 @@ class RemovalPath:
             dims = layer.heads * layer.head_dim - gone["attention"][:, index]
             heads = layer.heads - gone["heads"][:, index]
             macs += layer.attention_macs(dims, 1, tokens) + layer.mlp_macs(units, tokens)
-            params += dims * layer.attention_params_per_dim + heads * layer.attention_params_per_head + (dims > 0) * layer.attention_params_fixed
+            params += (
+                dims * layer.attention_params_per_dim
+                + heads * layer.attention_params_per_head
+                + (dims > 0) * layer.attention_params_fixed
+            )
             params += units * layer.mlp_params_per_unit + (units > 0) * layer.mlp_params_fixed
         macs += shape.pool_macs_per_token * (tokens + shape.layers[-1].prefix)
         return macs, params
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """For each gate, in the gates' shapes, the step at which it leaves (-1: never), and what each prefix costs."""
+        found = {"macs": torch.from_numpy(self.macs), "params": torch.from_numpy(self.params)}
+        for name, steps in self.families.items():
+            position = np.append(self.position[name], -1)
+            for index, leave in enumerate(steps.leave):
+                found[f"{name}.{index}"] = torch.from_numpy(position[np.minimum(leave, len(steps.layer))])
+        return found
+
     def prefix(self, length: int) -> Structure:
         """The structure left after `length` steps."""
-        masks = {}
+        masks = self.shape.full().masks
         for name, steps in self.families.items():
             # Steps of one family keep their order on the path, so the prefix of the path is a prefix of the family.
             taken = int(np.searchsorted(self.position[name], length, side="right"))
@@ -142,8 +164,8 @@ class RemovalPath:
         if left[-1] > limit:
             least = int(left[-1])
             raise BudgetError(
-                f"budget {budget!r} cannot be reached: the least this model can be cut to is {least / left[0]:.4f} of its {metric} "
-                f"({least:,}); give a larger budget, more families to cut, or lower floors"
+                f"budget {budget!r} cannot be reached: the least this model can be cut to is {least / left[0]:.4f} "
+                f"of its {metric} ({least:,}); give a larger budget, more families to cut, or lower floors"
             )
         return self.prefix(int(np.searchsorted(-left, -limit, side="left")))
 
@@ -156,7 +178,7 @@ class RemovalPath:
             BudgetError: a share outside (0, 1], or below what the floors leave.
             ValueError: a family without gates.
         """
-        masks = {}
+        masks = self.shape.full().masks
         for name, share in shares.items():
             if name not in self.families:
                 raise ValueError(f"this model has no {name} gates; it has {', '.join(self.families)}")
@@ -172,11 +194,36 @@ class RemovalPath:
 
 
 @overload
-def solve(gated: Any, budget: Budget, **options: Any) -> Structure: ...
+def solve(
+    gated: Any,
+    budget: Budget,
+    *,
+    metric: Literal["macs", "params"] = "macs",
+    scores: Scores | None = None,
+    floors: Mapping[str, float] | None = None,
+    round_to: int = 1,
+) -> Structure: ...
 @overload
-def solve(gated: Any, budget: Sequence[Budget], **options: Any) -> list[Structure]: ...
+def solve(
+    gated: Any,
+    budget: Sequence[Budget],
+    *,
+    metric: Literal["macs", "params"] = "macs",
+    scores: Scores | None = None,
+    floors: Mapping[str, float] | None = None,
+    round_to: int = 1,
+) -> list[Structure]: ...
 @overload
-def solve(gated: Any, budget: None = None, *, per_family: Mapping[str, float], **options: Any) -> Structure: ...
+def solve(
+    gated: Any,
+    budget: None = None,
+    *,
+    per_family: Mapping[str, float],
+    metric: Literal["macs", "params"] = "macs",
+    scores: Scores | None = None,
+    floors: Mapping[str, float] | None = None,
+    round_to: int = 1,
+) -> Structure: ...
 
 
 def solve(
@@ -218,7 +265,8 @@ def solve(
     return [path.solve(b, metric) for b in budget or ()]
 
 
-# The order within one family. Ties go by rank within the layer and then by layer, so gates that are all alike leave every layer evenly.
+# The order within one family. Ties go by rank within the layer and then by layer, so gates that are all alike leave every
+# layer evenly. A step of several gates counts their mean, rounded to float32: alike stay alike however they are summed.
 
 
 def _order(layer: list[np.ndarray], score: list[np.ndarray], rank: list[np.ndarray]) -> np.ndarray:
@@ -234,21 +282,20 @@ def _mlp_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: i
         least = _rounded_up(floor * size, round_to)
         # The first group may be smaller, so that all later sizes are multiples.
         ends = np.arange(size - least, 0, -round_to)[::-1]
-        if least >= size:
-            ends = np.zeros(0, dtype=np.int64)
         starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
+        units = ends - starts
         group = np.full(size, NEVER)
-        for number, (start, end) in enumerate(zip(starts, ends, strict=True)) if round_to > 1 else ():
-            group[order[start:end]] = number
-        if round_to == 1:
-            group[order[: len(ends)]] = np.arange(len(ends))
-        cumulative = np.concatenate([[0.0], np.cumsum(score[order])])
+        group[order[: units.sum()]] = np.repeat(np.arange(len(ends)), units)
+        leaving = score[order[: units.sum()]]
+        mean = np.add.reduceat(leaving, starts) / units if len(ends) else np.zeros(0)
         layers.append(np.full(len(ends), index))
-        values.append((cumulative[ends] - cumulative[starts]) / np.maximum(ends - starts, 1))
-        removed.append(ends - starts)
+        values.append(np.maximum.accumulate(mean.astype(np.float32)))
+        removed.append(units)
         ranks.append(ends / size)
         groups.append(group)
-    return _assemble(layers, values, ranks, removed, [np.zeros_like(r) for r in removed], groups, sum(len(s) for s in scores))
+    heads = [np.zeros_like(r) for r in removed]
+    total = sum(len(s) for s in scores)
+    return _assemble(layers, values, ranks, removed=removed, heads=heads, groups=groups, total=total)
 
 
 def _attention_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: int) -> Steps:
@@ -273,11 +320,11 @@ def _attention_steps(shape: Shape, scores: list[np.ndarray], floor: float, round
             narrower = (width - 1) // round_to * round_to if columns > 1 else width
             options = []
             if columns > 1 and len(heads) * narrower >= least:
-                loss = sum(best[h, width] - best[h, narrower] for h in heads) / (len(heads) * (width - narrower))
-                options.append((loss, 0, narrower))
+                loss = (best[heads, width] - best[heads, narrower]).mean() / (width - narrower)
+                options.append((float(np.float32(loss)), 0, narrower))
             if rows > 1 and (len(heads) - 1) * width >= least:
                 worst = min(heads, key=lambda h: (best[h, width], h))
-                options.append((best[worst, width] / width, 1, worst))
+                options.append((float(np.float32(best[worst, width] / width)), 1, worst))
             if not options:
                 break
             loss, kind, which = min(options)
@@ -300,7 +347,8 @@ def _attention_steps(shape: Shape, scores: list[np.ndarray], floor: float, round
         ranks.append(np.cumsum([s[1] for s in steps]) / size if steps else np.zeros(0))
         lost.append(np.array(lost_heads, dtype=np.int64))
         groups.append(group)
-    return _assemble(layers, values, ranks, removed, lost, groups, sum(x.heads * x.head_dim for x in shape.layers))
+    total = sum(x.heads * x.head_dim for x in shape.layers)
+    return _assemble(layers, values, ranks, removed=removed, heads=lost, groups=groups, total=total)
 
 
 def _token_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: int) -> Steps:
@@ -317,7 +365,7 @@ def _token_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to:
     tie[np.lexsort((np.arange(patches), -outwards))] = np.arange(patches)
     layer_of, patch_of = np.divmod(np.arange(depth * patches), patches)
     order = np.lexsort((-layer_of, tie[patch_of], lasting.reshape(-1)))
-    # The floor: each layer's last `least` tokens in that order. Nested, since a layer's order agrees with the next one's on what stays.
+    # The floor: each layer's last `least` tokens in that order, and those that a later layer's floor needs.
     stays = np.zeros(depth * patches, dtype=bool)
     for index in range(depth):
         mine = order[layer_of[order] == index]
@@ -335,6 +383,7 @@ def _assemble(
     layers: list[np.ndarray],
     values: list[np.ndarray],
     ranks: list[np.ndarray],
+    *,
     removed: list[np.ndarray],
     heads: list[np.ndarray],
     groups: list[np.ndarray],

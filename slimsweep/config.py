@@ -53,7 +53,10 @@ class Section(BaseModel):
     @classmethod
     def _from_text(cls, value: Any, info: ValidationInfo) -> Any:
         """Environment and command line give text: 'null' is None, lists and mappings may be JSON, lists also commas."""
-        kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        kinds = _kinds(annotation)
+        if value is False and "off" in _choices(annotation):
+            return "off"  # YAML reads an unquoted off as false
         if isinstance(value, bool) and bool not in kinds and Any not in kinds:
             raise ValueError(f"must not be {str(value).lower()}")  # pydantic would read true as 1
         if not isinstance(value, str):
@@ -175,7 +178,7 @@ class DataConfig(Section):
     interpolation: Literal["bilinear", "bicubic", "nearest"] | None = None
     """How images are resized; null takes the model's way."""
     crop_pct: float | None = Field(None, gt=0, le=1)
-    """Share of the side that evaluation looks at; null takes the model's, or all where the image size is not the model's own."""
+    """Share of the side that evaluation looks at; null takes the model's, or all where the size is not the model's own."""
     augment: Augment = Augment()
     """What happens to training images."""
 
@@ -205,7 +208,7 @@ class ModelConfig(Section):
     checkpoint: str | None = None
     """Start from these weights: a .safetensors file, or a file of torch.save."""
     kwargs: dict[str, Any] = {}
-    """Arguments of timm.create_model, such as {"img_size": 160}; given again, they replace the earlier ones as a whole."""
+    """Arguments of timm.create_model, such as {"img_size": 160}; --model.kwargs.depth 6 changes one of the file's."""
 
     @field_validator("kwargs")
     @classmethod
@@ -455,11 +458,12 @@ class Config(Section):
 
     @field_validator("budgets", mode="before")
     @classmethod
-    def _budgets(cls, value: Any) -> Any:
-        if isinstance(value, (int, float)):
-            value = [value]
-        if not isinstance(value, (list, tuple)):
-            return value
+    def _one_budget(cls, value: Any) -> Any:
+        return [value] if isinstance(value, (int, float)) else value
+
+    @field_validator("budgets")
+    @classmethod
+    def _budgets(cls, value: list[float | str]) -> list[float | str]:
         if not value:
             raise ValueError("must hold at least one budget, such as [0.7, 0.5]")
         return _once([_budget(v) for v in value], key=_amount)
@@ -485,27 +489,28 @@ class Config(Section):
     def _fits_together(self) -> Self:
         if self.dense.epochs == 0 and not (self.model.pretrained or self.model.checkpoint):
             raise ValueError(
-                "dense.epochs is 0 and there are no weights to start from: set model.pretrained, model.checkpoint or dense.epochs"
+                "dense.epochs is 0 without weights to start from: set model.pretrained, model.checkpoint or dense.epochs"
             )
         for stage in ("dense", "search", "retrain"):
             recipe: Recipe = getattr(self, stage)
             if recipe.warmup_epochs and recipe.warmup_epochs >= recipe.epochs > 0:
                 raise ValueError(
-                    f"{stage}.warmup_epochs is {recipe.warmup_epochs}, not shorter than {stage}.epochs, which is {recipe.epochs}: lower it"
+                    f"{stage}.warmup_epochs is {recipe.warmup_epochs}, not below {stage}.epochs, {recipe.epochs}: lower it"
                 )
             if recipe.min_lr > recipe.lr:
                 raise ValueError(f"{stage}.min_lr is {recipe.min_lr}, above {stage}.lr, which is {recipe.lr}: lower it")
-        for field, workers in (
-            ("resources.search_workers", self.resources.search_workers),
-            ("retrain.workers_per_trial", self.retrain.workers_per_trial),
-        ):
-            share = workers * (2 if self.data.augment.mixes else 1)
+            parallel = "retrain.workers_per_trial" if stage == "retrain" else "resources.search_workers"
+            workers = self.retrain.workers_per_trial if stage == "retrain" else self.resources.search_workers
+            factors = {parallel: workers, f"{stage}.accumulate": recipe.accumulate}
+            if self.data.augment.mixes:
+                factors["2 for Mixup and CutMix, which take pairs"] = 2
+            share = math.prod(factors.values())
             if self.data.batch_size % share:
-                why = f" x 2, as Mixup and CutMix take pairs ({share})" if share > workers else ""
-                raise ValueError(
-                    f"data.batch_size is {self.data.batch_size}, which does not divide by {field}, which is {workers}{why}: "
-                    f"take {max(1, round(self.data.batch_size / share)) * share}"
+                names = " x ".join(
+                    f"{name} ({n})" if n != 2 or "Mixup" not in name else name for name, n in factors.items() if n > 1
                 )
+                near = max(1, round(self.data.batch_size / share)) * share
+                raise ValueError(f"data.batch_size is {self.data.batch_size}, which does not divide by {names}: take {near}")
         return self
 
     @property
@@ -519,10 +524,10 @@ class Config(Section):
         Raises:
             ConfigError: as for a configuration file.
         """
-        changes: dict[str, Any] = {}
+        values = self.model_dump()
         for name, value in dotted.items():
-            _put(changes, name.split("."), value)
-        return Config(**_merge(self.model_dump(), changes, Config))
+            _put(values, name.split("."), value)
+        return Config(**values)
 
     def smoke(self) -> "Config":
         """A copy that does everything in about a minute: the same model and stages, few images, one epoch or two."""
@@ -531,6 +536,7 @@ class Config(Section):
         batch = min(self.data.batch_size, -(-16 // share) * share)
         budgets = self.sorted_budgets
         quick = {"warmup_epochs": 0, "accumulate": 1, "compile": False}
+        stages = {"dense": min(self.dense.epochs, 1), "search": min(self.search.epochs, 2), "retrain": 1}
         return self.changed(
             **{
                 "name": f"{self.name.removesuffix('-smoke')[:94]}-smoke",
@@ -539,9 +545,8 @@ class Config(Section):
                 "data.limit": min(self.data.limit or 2**62, max(64, 2 * batch)),
                 "data.batch_size": batch,
                 "data.eval_batch_size": min(self.data.eval_batch_size or 64, 64),
-                "dense": {"epochs": min(self.dense.epochs, 1), **quick},
-                "search": {"epochs": min(self.search.epochs, 2), **quick},
-                "retrain": {"epochs": 1, "seeds": self.retrain.seeds[:1], **quick},
+                "retrain.seeds": self.retrain.seeds[:1],
+                **{f"{stage}.{key}": v for stage, n in stages.items() for key, v in {"epochs": n, **quick}.items()},
             }
         )
 
@@ -648,7 +653,7 @@ def _read(source: str) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"{source} must hold keys and values such as 'budgets: [0.5]', not a {type(content).__name__}")
-    return content
+    return {str(key): value for key, value in content.items()}
 
 
 def _environment() -> dict[str, Any]:
@@ -700,28 +705,36 @@ def _command_line(argv: Sequence[str]) -> tuple[dict[str, Any], set[str], str]:
         if name == "config":
             source = value
         else:
-            _put(said, name.split("."), yaml.safe_load(value) if free else value)
+            _put(said, name.split("."), value)
     return said, flags, source
 
 
 def _put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
     for index, key in enumerate(path[:-1]):
-        tree = tree.setdefault(key, {})
+        if tree.get(key) is None:
+            tree[key] = {}
+        tree = tree[key]
         if not isinstance(tree, dict):
-            name = ".".join(path[: index + 1])
-            raise ConfigError(f"{name} and {'.'.join(path)} are both given; say one of them")
+            raise ConfigError(f"{'.'.join(path[: index + 1])} and {'.'.join(path)} are both given; say one of them")
     tree[path[-1]] = value
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any], section: type[BaseModel]) -> dict[str, Any]:
-    """`above` over `below`: sections key by key; other values, mappings too, as a whole."""
+    """`above` over `below`: sections key by key; any other value replaces what is below it."""
     merged = dict(below)
     for key, value in above.items():
-        field = section.model_fields.get(key)
-        inner = _section(field.annotation) if field else None
-        new, old = _mapping(value) if inner else value, merged.get(key)
-        both = inner and isinstance(new, Mapping) and isinstance(old, Mapping)
-        merged[key] = _merge(old, new, inner) if both else new
+        annotation = section.model_fields[key].annotation if key in section.model_fields else None
+        inner, old = _section(annotation), merged.get(key)
+        if inner:
+            new = _mapping(value)
+            if new is None and type(None) not in _kinds(annotation):
+                continue  # 'search:' with all its keys commented out
+            merged[key] = _merge(old if isinstance(old, Mapping) else {}, new, inner) if isinstance(new, Mapping) else new
+        elif dict in _kinds(annotation) and isinstance(value, Mapping) and isinstance(old, Mapping):
+            # Single keys of a free mapping, from environment or command line: as a whole it would be text.
+            merged[key] = {**old, **{k: yaml.safe_load(v) if isinstance(v, str) else v for k, v in value.items()}}
+        else:
+            merged[key] = value
     return merged
 
 
@@ -812,14 +825,14 @@ def _budget(value: Any) -> float | str:
         text = value.strip()
         if re.fullmatch(r"[0-9]*\.?[0-9]+([eE][+-]?[0-9]+)?\s*[KMGTkmgt]", text):
             if _amount(text) < 1:
-                raise ValueError(f"{value!r}: {mend}")
+                raise ValueError(f"{value!r} {mend}")
             return text
         try:
             value = float(text)
         except ValueError:
-            raise ValueError(f"{value!r}: {mend}") from None
+            raise ValueError(f"{value!r} {mend}") from None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
-        raise ValueError(f"{value!r}: {mend}")
+        raise ValueError(f"{value!r} {mend}")
     return float(value)
 
 
@@ -859,6 +872,7 @@ _WANTED = {
     "float": "must be a number",
     "bool": "must be true or false",
     "string": "must be text (in quotes where it looks like a number)",
+    "finite": "must be a finite number",
     "list": "must be a list",
     "tuple": "must be a list of numbers",
     "dict": 'must be a mapping, such as {"img_size": 160}',
@@ -875,55 +889,47 @@ _LIMITS = {
 def _sentence(problem: ValidationError, layers: Mapping[str, Mapping[str, Any]]) -> str:
     """One sentence for the first thing that is wrong: the field, its value, where it was said, and the mend."""
     error = problem.errors(include_url=False)[0]
-    kind = error["type"]
-    context = error.get("ctx", {})
     section: type[BaseModel] = Config
     path: list[str] = []
     annotation: Any = Config
     for part in error["loc"]:
-        if not isinstance(part, str) or section is None:
-            break  # an element of a list, or pydantic's label of a union's branch
+        if not isinstance(part, str):
+            break  # an element of a list
         path.append(part)
         if part not in section.model_fields:
             break
         annotation = section.model_fields[part].annotation
         if (inner := _section(annotation)) is None:
-            break
+            break  # what follows are pydantic's labels of a union's branches
         section = inner
-    name = ".".join(path)
-    if kind == "extra_forbidden":
-        above = name.rpartition(".")[0]
+    name, origin = ".".join(path), _origin(path, layers)
+    if error["type"] == "extra_forbidden":
+        above = ".".join(path[:-1])
         known = [n for n, _, _ in _fields(Config)]
-        siblings = list(section.model_fields)
-        near = did_you_mean(path[-1], siblings) or did_you_mean(
-            name, known, f"{above or 'the configuration'} takes {', '.join(siblings)}"
-        )
-        return f"unknown key {name}{_origin(path, layers)}; {near}"
-    text = error["msg"].removeprefix("Value error, ")
-    if kind == "value_error" and _section(annotation) and isinstance(error["input"], (Mapping, BaseModel)):
-        return text  # about several fields: a sentence of its own
-    value = _value(path, layers, error["input"])
-    if kind == "value_error":
-        pass
-    elif kind == "literal_error":
+        near = did_you_mean(path[-1], list(section.model_fields))
+        near = near.replace("mean ", f"mean {above}.", 1) if near and above else near
+        takes = f"{above or 'the configuration'} takes {', '.join(section.model_fields)}"
+        return f"unknown key {name}{origin}; {near or did_you_mean(path[-1], known, takes)}"
+    if error["type"] == "value_error" and _section(annotation) and isinstance(error["input"], (Mapping, BaseModel)):
+        return error["msg"].removeprefix("Value error, ")  # about several fields: a sentence of its own
+    return f"{name} is {_value(path, layers, error['input'])!r}{origin}: {_complaint(error, annotation)}"
+
+
+def _complaint(error: Any, annotation: Any) -> str:
+    kind: str = error["type"]
+    if kind == "literal_error":
         choices = [str(v) for v in _choices(annotation)]
-        text = f"must be one of {', '.join(choices)}"
-        if near := did_you_mean(str(error["input"]), choices):
-            text += f"; {near}"
-    elif kind in _LIMITS:
+        near = did_you_mean(str(error["input"]), choices)
+        return f"it must be one of {', '.join(choices)}" + (f"; {near}" if near else "")
+    if kind in _LIMITS:
         limit, words = _LIMITS[kind]
-        text = f"{words} {context[limit]:g}"
-    elif kind in ("missing", "too_short", "too_long"):
-        text = f"must be {len(get_args(next(a for a in _parts(annotation) if get_origin(a) is tuple)))} numbers"
-    elif (base := kind.split("_")[0]) in _WANTED:
-        text = _WANTED[base]
-    elif kind == "finite_number":
-        text = "must be a finite number"
-    return (
-        f"{name} is {value!r}{_origin(path, layers)}: it {text}"
-        if text.startswith("must")
-        else f"{name}{_origin(path, layers)}: {text}"
-    )
+        return f"it {words} {error['ctx'][limit]:g}"
+    if kind in ("missing", "too_short", "too_long"):
+        return f"it must be {len(get_args(next(a for a in _parts(annotation) if get_origin(a) is tuple)))} numbers"
+    if kind != "value_error" and (base := kind.split("_", maxsplit=1)[0]) in _WANTED:
+        return f"it {_WANTED[base]}"
+    text = error["msg"].removeprefix("Value error, ")
+    return f"it {text}" if text.startswith("must") else text
 
 
 def _parts(annotation: Any) -> tuple[Any, ...]:

@@ -3,8 +3,10 @@
 Everything that differs between families stands in the tables below; gates and the cut read them and know no family.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 from timm.layers import Attention, AttentionRope, GluMlp, Mlp, SwiGLU
 from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
@@ -19,9 +21,12 @@ from timm.models.vision_transformer import (
 )
 from torch import Tensor, nn
 
-from slimsweep.structure import FAMILIES, Layer, Shape, Structure, macs
+from slimsweep.structure import FAMILIES, Layer, Shape, Structure, macs, params
 
 Granularity = str  # "dim", "head" or "uniform"
+
+# timm ships without types and torch types every attribute of a Module as Tensor | Module: timm's models and blocks are Any.
+Timm = Any
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Family:
     model: type[nn.Module]
     block: type[nn.Module]
     attention: tuple[type[nn.Module], ...]
-    blocks: Callable[[nn.Module], list[nn.Module]]
+    blocks: Callable[[Timm], list[Timm]]
     whole_heads: str = ""  # why attention can only lose whole heads, where it can only lose whole heads
     no_tokens: str = ""  # why tokens cannot leave, where they cannot
 
@@ -89,7 +94,7 @@ MLP_ROWS: dict[type[nn.Module], dict[str, int]] = {
 }
 
 
-def family_of(model: nn.Module) -> Family:
+def family_of(model: Timm) -> Family:
     """The family of a timm model.
 
     Raises:
@@ -105,13 +110,15 @@ def family_of(model: nn.Module) -> Family:
         if reason is not None or not isinstance(block, family.block):
             raise ValueError(f"{name} cannot be cut: {reason or f'its blocks are {type(block).__name__}'}")
         if not isinstance(block.attn, family.attention):
-            raise ValueError(f"{name} cannot be cut: its attention is {type(block.attn).__name__}, not {family.attention[0].__name__}")
+            raise ValueError(
+                f"{name} cannot be cut: its attention is {type(block.attn).__name__}, not {family.attention[0].__name__}"
+            )
         if type(block.mlp) not in MLP_ROWS:
             raise ValueError(f"{name} cannot be cut: its MLP is {type(block.mlp).__name__}, which has units of another kind")
     return family
 
 
-def refusals(model: nn.Module) -> dict[str, str]:
+def refusals(model: Timm) -> dict[str, str]:
     """The gate families that this model cannot lose exactly, and why."""
     family = family_of(model)
     blocks = family.blocks(model)
@@ -134,7 +141,7 @@ def refusals(model: nn.Module) -> dict[str, str]:
     return reasons
 
 
-def whole_heads(model: nn.Module) -> str:
+def whole_heads(model: Timm) -> str:
     """Why attention can only lose whole heads; empty where single dims can leave."""
     family = family_of(model)
     if any(not isinstance(getattr(b.attn, "q_norm", nn.Identity()), nn.Identity) for b in family.blocks(model)):
@@ -142,10 +149,11 @@ def whole_heads(model: nn.Module) -> str:
     return family.whole_heads
 
 
-def measure(model: nn.Module, granularity: Granularity, families: tuple[str, ...]) -> Shape:
+def measure(model: Timm, granularity: Granularity, families: tuple[str, ...]) -> Shape:
     """The sizes of a dense model whose `families` carry gates of `granularity`, and its costs."""
     family = family_of(model)
     windowed = family.model is SwinTransformer
+    patches = model.patch_embed.num_patches
     layers = []
     names = {block: name for name, block in model.named_modules()}
     for block in family.blocks(model):
@@ -155,7 +163,7 @@ def measure(model: nn.Module, granularity: Granularity, families: tuple[str, ...
         hidden = mlp.fc2.in_features
         rows = [owned(attention, name) for name in attention_rows(attention)]
         attention_params = sum(r.numel() for r in rows if isinstance(r, nn.Parameter)) + attention.proj.weight.numel()
-        mlp_params = mlp.fc2.weight.numel() + sum(p.numel() for name in MLP_ROWS[type(mlp)] for p in getattr(mlp, name).parameters())
+        mlp_params = mlp.fc2.weight.numel() + _size(*(getattr(mlp, name) for name in MLP_ROWS[type(mlp)]))
         tables = attention.relative_position_bias_table.numel() if windowed else 0
         layers.append(
             Layer(
@@ -164,7 +172,7 @@ def measure(model: nn.Module, granularity: Granularity, families: tuple[str, ...
                 heads=heads,
                 head_dim=inner // heads,
                 hidden=hidden,
-                tokens=int(block.input_resolution[0] * block.input_resolution[1]) if windowed else model.patch_embed.num_patches,
+                tokens=math.prod(block.input_resolution) if windowed else patches,
                 prefix=0 if windowed else model.num_prefix_tokens,
                 window=block.window_area if windowed else 0,
                 attention_rows=_padded_positions(block) if windowed else 0,
@@ -177,10 +185,12 @@ def measure(model: nn.Module, granularity: Granularity, families: tuple[str, ...
                 mlp_params_fixed=_size(block.norm2),
             )
         )
-    pool = getattr(model, "attn_pool", None)
+    pool: Timm = getattr(model, "attn_pool", None)
     pooled = 2 * pool.kv.in_features * (pool.kv.out_features // 2 + pool.latent_len) if hasattr(pool, "kv") else 0
     shapes = {
-        "attention": tuple({"dim": (x.heads, x.head_dim), "head": (x.heads, 1), "uniform": (1, x.head_dim)}[granularity] for x in layers),
+        "attention": tuple(
+            (1 if granularity == "uniform" else x.heads, 1 if granularity == "head" else x.head_dim) for x in layers
+        ),
         "mlp": tuple((x.hidden,) for x in layers),
         "token": tuple((x.tokens,) for x in layers),
     }
@@ -193,24 +203,21 @@ def measure(model: nn.Module, granularity: Granularity, families: tuple[str, ...
         fixed_macs=0,
         fixed_params=0,
         pool_macs_per_token=pooled,
-        least_tokens=0 if windowed or model.num_prefix_tokens and getattr(model, "global_pool", "") == "token" else 1,
+        least_tokens=0 if windowed or (model.num_prefix_tokens and getattr(model, "global_pool", "") == "token") else 1,
     )
-    gated = Structure(draft, {})
-    total = sum(p.numel() for p in model.parameters())
-    return Shape(**{**draft.__dict__, "fixed_macs": macs(model) - gated.macs(), "fixed_params": total - gated.params()})
+    blocks = Structure(draft, {})
+    return replace(draft, fixed_macs=macs(model) - blocks.macs(), fixed_params=params(model) - blocks.params())
 
 
-def attention_rows(attention: nn.Module) -> dict[str, int]:
+def attention_rows(attention: Timm) -> dict[str, int]:
     """The entries of ATTENTION_ROWS that this attention has."""
     return {name: stacks for name, stacks in ATTENTION_ROWS.items() if owned(attention, name) is not None}
 
 
-def owned(module: nn.Module, name: str) -> Tensor | None:
+def owned(module: Timm, name: str) -> Tensor | None:
     """The tensor of a dotted name, or None where the module has none."""
     for part in name.split("."):
         module = getattr(module, part, None)
-        if module is None:
-            return None
     return module
 
 
@@ -219,16 +226,11 @@ def model_name(model: nn.Module) -> str:
     return (getattr(model, "pretrained_cfg", None) or {}).get("architecture") or type(model).__name__
 
 
-def named_blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """(dotted name, block), in order."""
-    names = {block: name for name, block in model.named_modules()}
-    for block in family_of(model).blocks(model):
-        yield names[block], block
-
-
-def _padded_positions(block: nn.Module) -> int:
+def _padded_positions(block: Timm) -> int:
     """Positions that windowed attention computes: the resolution, padded to whole windows."""
-    rows, columns = (-(-size // window) * window for size, window in zip(block.input_resolution, block.window_size, strict=True))
+    rows, columns = (
+        -(-size // window) * window for size, window in zip(block.input_resolution, block.window_size, strict=True)
+    )
     return rows * columns
 
 

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from slimsweep.families import attention_rows, family_of, measure, model_name, refusals, whole_heads
+from slimsweep.families import Timm, attention_rows, family_of, measure, model_name, refusals, whole_heads
 from slimsweep.structure import FAMILIES, Shape, macs, params
 
 Gates = dict[str, list[Tensor]]
 
 
 def add_gates(
-    model: nn.Module,
+    model: Timm,
     granularity: Literal["dim", "head", "uniform"] = "dim",
     families: Sequence[str] | None = None,
     token_gate: Literal["linear", "tanh"] = "linear",
@@ -38,25 +38,12 @@ def add_gates(
     Raises:
         ValueError: the model, or a family asked for by name, cannot be cut exactly; says why.
     """
-    if granularity not in ("dim", "head", "uniform"):
-        raise ValueError(f"granularity is {granularity!r}; it can be 'dim', 'head' or 'uniform'")
-    reasons = refusals(model)
-    for family in families or ():
-        if family not in FAMILIES:
-            raise ValueError(f"{family!r} is no family of gates; they are {', '.join(FAMILIES)}")
-        if family in reasons:
-            raise ValueError(f"{model_name(model)} cannot have {family} gates: {reasons[family]}; leave {family!r} out of families")
-    if (reason := whole_heads(model)) and granularity != "head":
-        if granularity == "uniform":
-            raise ValueError(f"{model_name(model)} cannot have uniform attention gates: {reason}; use granularity='head'")
-        granularity = "head"
-    chosen = tuple(f for f in FAMILIES if (f in families if families is not None else f not in reasons))
-
-    shape = measure(model, granularity, chosen)
-    gated = copy.deepcopy(model)
+    chosen, finest = _what_to_gate(model, granularity, families)
+    shape = measure(model, finest, chosen)
+    gated: Timm = copy.deepcopy(model)
+    weight = next(gated.parameters())
     for index, block in enumerate(family_of(gated).blocks(gated)):
-        place = next(gated.parameters()).device
-        gates = {f: nn.Parameter(torch.ones(shape.gate_shapes[f][index], device=place)) for f in chosen}
+        gates = {f: nn.Parameter(weight.new_ones(shape.gate_shapes[f][index])) for f in chosen}
         if "attention" in gates:
             block.attention_gate = gates["attention"]
             sizes = shape.layers[index]
@@ -70,21 +57,46 @@ def add_gates(
             if token_gate == "tanh":
                 gates["token"].data.fill_(3.0)
             block.token_gate = gates["token"]
-            block.token_bias = TokenBias(block.token_gate, gated.num_prefix_tokens, token_gate)
+            block.token_bias = TokenBias(block.token_gate, gated.num_prefix_tokens, token_gate, shape.least_tokens > 0)
             subclass(block, TokenGatedBlock)
     subclass(gated, GatedModel)
     gated.shape = shape
-    gated.granularity = granularity
+    gated.granularity = finest
     return gated
 
 
-def subclass(module: nn.Module, mixin: type[nn.Module]) -> None:
+def _what_to_gate(model: Timm, granularity: str, families: Sequence[str] | None) -> tuple[tuple[str, ...], str]:
+    """The families that get gates and the granularity that this model allows; raises ValueError as `add_gates` says."""
+    if hasattr(model, "structure"):
+        raise ValueError(
+            f"this {model_name(model)} has been cut already; add gates to its dense model, and solve for a smaller budget"
+        )
+    if granularity not in ("dim", "head", "uniform"):
+        raise ValueError(f"granularity is {granularity!r}; it can be 'dim', 'head' or 'uniform'")
+    reasons = refusals(model)
+    for family in families or ():
+        if family not in FAMILIES:
+            raise ValueError(f"{family!r} is no family of gates; they are {', '.join(FAMILIES)}")
+        if family in reasons:
+            raise ValueError(
+                f"{model_name(model)} cannot have {family} gates: {reasons[family]}; leave {family!r} out of families"
+            )
+    if (reason := whole_heads(model)) and granularity != "head":
+        if granularity == "uniform":
+            raise ValueError(f"{model_name(model)} cannot have uniform attention gates: {reason}; use granularity='head'")
+        granularity = "head"
+    chosen = tuple(f for f in FAMILIES if (f in families if families is not None else f not in reasons))
+    return chosen, granularity
+
+
+def subclass(module: Timm, mixin: type[nn.Module]) -> None:
     """Give a module's class `mixin`'s methods by a subclass of both, as torch's parametrizations do; weights and names stay."""
     base = type(module)
-    module.__class__ = type(f"{mixin.__name__}[{base.__name__}]", (mixin, base), {"__module__": mixin.__module__, "timm_class": base})
+    body = {"__module__": mixin.__module__, "timm_class": base}
+    module.__class__ = type(f"{mixin.__name__}[{base.__name__}]", (mixin, base), body)
 
 
-def parametrize_rows(module: nn.Module, name: str, gate: nn.Module) -> None:
+def parametrize_rows(module: Timm, name: str, gate: nn.Module) -> None:
     """Parametrize the tensor of a dotted name below `module`."""
     *path, tensor = name.split(".")
     for part in path:
@@ -137,15 +149,16 @@ class TokenBias(nn.Module):
     """A layer's token gates as a bias on the attention logits of its keys, prefix tokens first.
 
     `power` moves kept tokens to where the cut will have them: weights are z ** power, so at power 0 every gate above 0
-    acts as 1 while a gate of 0 still removes its token.
+    acts as 1 while a gate of 0 still removes its token. With `never_empty`, for models that pool patches and have no
+    value without one, the gates of a layer act as 1 while all of them are 0.
     """
 
     power: Tensor
 
-    def __init__(self, gate: nn.Parameter, prefix: int, kind: str) -> None:
+    def __init__(self, gate: nn.Parameter, prefix: int, kind: str, never_empty: bool) -> None:
         super().__init__()
         self.gate = gate
-        self.prefix, self.kind = prefix, kind
+        self.prefix, self.kind, self.never_empty = prefix, kind, never_empty
         self.register_buffer("power", torch.ones(()))
 
     def effective(self) -> Tensor:
@@ -154,7 +167,10 @@ class TokenBias(nn.Module):
 
     def forward(self, dtype: torch.dtype) -> Tensor:
         """(1, 1, 1, prefix + patches), -inf for an absent token."""
-        log = GuardedLog.apply(self.effective())
+        gate = self.effective()
+        if self.never_empty:
+            gate = gate + (gate.amax() == 0)
+        log = GuardedLog.apply(gate)
         # 0 x -inf is NaN: an absent token stays absent at power 0.
         bias = torch.where(log == -torch.inf, log, log * self.power)
         return nn.functional.pad(bias, (self.prefix, 0)).to(dtype).view(1, 1, 1, -1)
@@ -181,13 +197,18 @@ class GatedModel(nn.Module):
 
     shape: Shape
     granularity: str
+    timm_class: type[nn.Module]
+    # timm's own attributes that are read here.
+    global_pool: str
+    attn_pool: nn.Module | None
+    num_prefix_tokens: int
 
-    def gated_blocks(self) -> list[nn.Module]:
+    def gated_blocks(self) -> list[Timm]:
         return family_of(self).blocks(self)
 
     @property
     def gates(self) -> Gates:
-        """The effective gates, detached: attention (heads, head_dim), (heads, 1) or (1, head_dim); mlp (hidden,); token (patches,)."""
+        """Effective gates, copied: attention (heads, head_dim), (heads, 1) or (1, head_dim); mlp (units,); token (patches,)."""
         with torch.no_grad():
             return {f: [effective(b, f).detach().clone() for b in self.gated_blocks()] for f in self.shape.gate_shapes}
 
@@ -195,7 +216,8 @@ class GatedModel(nn.Module):
         """Set effective gates, in the shapes of `gates`; a family that is not given stays.
 
         Raises:
-            ValueError: an unknown family, or values of another shape.
+            ValueError: an unknown family, values of another shape, or token gates below 0 (or above 1, as a tanh). Nothing
+                is set then.
         """
         for family, values in gates.items():
             if family not in self.shape.gate_shapes:
@@ -203,10 +225,18 @@ class GatedModel(nn.Module):
             got, wanted = [tuple(v.shape) for v in values], list(self.shape.gate_shapes[family])
             if got != wanted:
                 raise ValueError(f"{family} gates of shapes {got} were given, the model's have {wanted}")
-            for block, value in zip(self.gated_blocks(), values, strict=True):
-                gate = getattr(block, f"{family}_gate")
-                with torch.no_grad():
-                    gate.copy_(value.atanh() if family == "token" and block.token_bias.kind == "tanh" else value)
+        for block, value in zip(self.gated_blocks(), gates.get("token", ()), strict=False):
+            most = 1.0 if block.token_bias.kind == "tanh" else torch.inf
+            if not ((value >= 0) & (value <= most)).all():
+                raise ValueError(
+                    f"token gates are at least 0 and at most {most}; got {float(value.min())} to {float(value.max())}"
+                )
+        with torch.no_grad():
+            for family, values in gates.items():
+                for block, value in zip(self.gated_blocks(), values, strict=True):
+                    tanh = family == "token" and block.token_bias.kind == "tanh"
+                    # The tanh of 10 is 1 in float32; the parameter behind a gate of 1 has to be finite to be trained.
+                    getattr(block, f"{family}_gate").copy_(value.atanh().clamp(max=10) if tanh else value)
 
     def gate_parameters(self) -> dict[str, list[nn.Parameter]]:
         """The parameters behind the gates, a list a family, in the order of the layers."""
@@ -220,11 +250,11 @@ class GatedModel(nn.Module):
 
     def pool(self, x: Tensor, pool_type: str | None = None) -> Tensor:
         """timm's pooling over what is left in the last layer: (batch, prefix + patches, embed_dim) to (batch, embed_dim)."""
-        pool_type = self.global_pool if pool_type is None else pool_type
+        kind = self.global_pool if pool_type is None else pool_type
         last = self.gated_blocks()[-1]
-        if not hasattr(last, "token_bias") or pool_type in ("token", ""):
-            return super().pool(x, pool_type)
-        bias = last.token_bias(x.dtype)
+        if not hasattr(last, "token_bias") or kind in ("token", ""):
+            return super().pool(x, pool_type)  # type: ignore[misc]  # timm's class comes next
+        bias: Tensor = last.token_bias(x.dtype)
         # Eva pools prefix tokens by attention too, but not by mean; VisionTransformer says so in an attribute.
         with_prefix = getattr(self, "pool_include_prefix", self.attn_pool is not None)
         skip = 0 if with_prefix else self.num_prefix_tokens
@@ -233,7 +263,7 @@ class GatedModel(nn.Module):
             return self.attn_pool(x, attn_mask=bias)
         mean = (x * bias.exp().view(1, -1, 1)).sum(1) / bias.exp().sum()
         largest = (x + bias.view(1, -1, 1)).amax(1)
-        return {"avg": mean, "max": largest, "avgmax": 0.5 * (mean + largest)}[pool_type]
+        return {"avg": mean, "max": largest, "avgmax": 0.5 * (mean + largest)}[kind]
 
 
 @macs.register
@@ -246,14 +276,15 @@ def _(what: GatedModel) -> int:
     return what.shape.full().params()
 
 
-def effective(block: nn.Module, family: str) -> Tensor:
+def effective(block: Timm, family: str) -> Tensor:
     """One layer's gates of one family as they act."""
     return block.token_bias.effective() if family == "token" else getattr(block, f"{family}_gate")
 
 
 def fold_gates(gated: GatedModel) -> nn.Module:
     """A copy as timm built it: attention and MLP gates multiplied into the weights, token gates gone, gate parameters gone."""
-    model = copy.deepcopy(gated)
+    model: Timm = copy.deepcopy(gated)
+    model.zero_grad(set_to_none=True)  # a deep copy takes the search's last gradients along
     for block in family_of(model).blocks(model):
         for module in [m for m in block.modules() if parametrize.is_parametrized(m)]:
             unparametrize(module)
@@ -266,7 +297,7 @@ def fold_gates(gated: GatedModel) -> nn.Module:
     return model
 
 
-def unparametrize(module: nn.Module) -> None:
+def unparametrize(module: Timm) -> None:
     """Make a parametrized module plain, with the values it computes.
 
     torch's own remove_parametrizations deletes the property from the class, which a deep copy shares with its original.

@@ -4,14 +4,16 @@
 write without a lock and a kill loses at most the row that was being written.
 """
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from slimsweep.storage import Folder
+from slimsweep.structure import Shape
 
 SCHEMA_VERSION = "1"
 
@@ -68,7 +70,9 @@ CURVES = pa.schema(
         (
             "gates",  # a family and layer each; null outside the search
             pa.list_(
-                pa.struct([("family", pa.string()), ("layer", pa.int64()), ("mean", pa.float64()), ("below_1e-2", pa.float64())])
+                pa.struct(
+                    [("family", pa.string()), ("layer", pa.int64()), ("mean", pa.float64()), ("below_1e-2", pa.float64())]
+                )
             ),
         ),
     ],
@@ -90,13 +94,15 @@ def write_row(run: Folder, row: dict[str, Any]) -> None:
     unknown = set(row) - set(RESULTS.names)
     if unknown:
         raise KeyError(f"not columns of the results table: {sorted(unknown)}")
-    row = {"status": "ok", "error": "", "created_at": datetime.now(timezone.utc), **row}
+    row = {"status": "ok", "error": "", "created_at": datetime.now(UTC), **row}
     _write(run, f"results/{row['point']}.parquet", [row], RESULTS)
 
 
 def read_rows(run: Folder) -> pd.DataFrame:
     """All rows of a run, by budget (largest first), method and seed; an empty table where there is none."""
-    return _read(run, "results", RESULTS).sort_values(["budget", "method", "seed"], ascending=[False, True, True], ignore_index=True)
+    return _read(run, "results", RESULTS).sort_values(
+        ["budget", "method", "seed"], ascending=[False, True, True], ignore_index=True
+    )
 
 
 def write_curve(run: Folder, name: str, rows: list[dict[str, Any]]) -> None:
@@ -123,7 +129,21 @@ def write_gates(run: Folder, rows: list[dict[str, Any]]) -> None:
 def read_gates(run: Folder) -> pd.DataFrame:
     """The final gates; an empty table before the search has ended."""
     path = "search/gates.parquet"
-    return pq.read_table(pa.BufferReader(run.read_bytes(path))).to_pandas() if run.exists(path) else GATES.empty_table().to_pandas()
+    return (
+        pq.read_table(pa.BufferReader(run.read_bytes(path))).to_pandas()
+        if run.exists(path)
+        else GATES.empty_table().to_pandas()
+    )
+
+
+def read_gates_tensors(run: Folder, shape: Shape) -> dict[str, list[torch.Tensor]]:
+    """The final gates in their shapes, a list of layers a family, as `gated.gates` gives them."""
+    table = read_gates(run)
+    gates: dict[str, list[torch.Tensor]] = {}
+    for family, shapes in shape.gate_shapes.items():
+        values = table[table.family == family].sort_values(["layer", "index"]).groupby("layer")["value"]
+        gates[family] = [torch.tensor(values.get_group(i).to_numpy()).reshape(s) for i, s in enumerate(shapes)]
+    return gates
 
 
 def _write(run: Folder, path: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:

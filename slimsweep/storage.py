@@ -8,9 +8,10 @@ import os
 import shutil
 import tempfile
 import uuid
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import pyarrow.fs as pafs
 
@@ -30,7 +31,9 @@ class Folder:
         try:
             fs, path = pafs.FileSystem.from_uri(text) if "://" in text else (pafs.LocalFileSystem(), os.path.abspath(text))
         except Exception as problem:
-            raise ValueError(f"cannot open {text!r} as a folder ({problem}); give a local path, s3://..., gs://... or hdfs://...") from problem
+            raise ValueError(
+                f"cannot open {text!r} as a folder ({problem}); give a local path, s3://..., gs://... or hdfs://..."
+            ) from problem
         self.uri = text.rstrip("/") if "://" in text else path
         self._fs = fs
         self._path = path

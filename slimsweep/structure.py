@@ -4,10 +4,13 @@ A `Shape` holds a dense model's sizes, a `Structure` adds what is kept of it: on
 Both are plain data (no weights), so budgets can be solved, stored and priced without building a model.
 """
 
+import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import singledispatch
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,7 +68,7 @@ class Shape:
 
     def full(self) -> "Structure":
         """The structure that keeps everything."""
-        return Structure(self, {family: [torch.ones(s, dtype=torch.bool) for s in shapes] for family, shapes in self.gate_shapes.items()})
+        return Structure(self, {f: [torch.ones(s, dtype=torch.bool) for s in shapes] for f, shapes in self.gate_shapes.items()})
 
     @staticmethod
     def from_dict(data: dict) -> "Shape":
@@ -95,8 +98,11 @@ class Structure:
     """
 
     def __init__(self, shape: Shape, masks: Masks) -> None:
+        unknown = sorted(set(masks) - set(FAMILIES))
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} is no family of gates; they are {', '.join(FAMILIES)}")
         self.shape = shape
-        self.masks: dict[str, list[Tensor]] = {family: [m.bool().cpu() for m in masks[family]] for family in FAMILIES if family in masks}
+        self.masks: dict[str, list[Tensor]] = {f: [m.bool().cpu() for m in masks[f]] for f in FAMILIES if f in masks}
         self.validate()
 
     def validate(self) -> None:
@@ -104,15 +110,21 @@ class Structure:
         for family, masks in self.masks.items():
             wanted = self.shape.gate_shapes.get(family)
             if wanted is None:
-                raise ValueError(f"this model has no {family} gates, so no {family} masks can apply; it has {sorted(self.shape.gate_shapes)}")
+                raise ValueError(
+                    f"this model has no {family} gates, so no {family} masks can apply; it has {sorted(self.shape.gate_shapes)}"
+                )
             got = tuple(tuple(m.shape) for m in masks)
             if got != wanted:
                 raise ValueError(f"{family} masks have the shapes {got}, the model's gates have {wanted}")
-        for index, (earlier, later) in enumerate(zip(self.masks.get("token", []), self.masks.get("token", [])[1:], strict=False)):
-            if (later & ~earlier).any():
-                back = int((later & ~earlier).nonzero()[0])
-                raise ValueError(f"token {back} is kept in layer {index + 1} but dropped in layer {index}; a token that left cannot come back")
-        if "token" in self.masks and int(self.masks["token"][-1].sum()) < self.shape.least_tokens:
+        tokens = self.masks.get("token", [])
+        for index, (earlier, later) in enumerate(itertools.pairwise(tokens)):
+            back = (later & ~earlier).nonzero()
+            if len(back):
+                raise ValueError(
+                    f"token {int(back[0])} is kept in layer {index + 1} but dropped in layer {index}; "
+                    "a token that left cannot come back"
+                )
+        if tokens and int(tokens[-1].sum()) < self.shape.least_tokens:
             raise ValueError("the last layer keeps no token, but this model pools over patch tokens: keep at least one")
 
     # Per layer: what is kept.
@@ -125,11 +137,13 @@ class Structure:
 
     def mlp_mask(self, layer: int) -> Tensor:
         """Kept MLP units of one layer, (hidden,)."""
-        return self.masks["mlp"][layer] if "mlp" in self.masks else torch.ones(self.shape.layers[layer].hidden, dtype=torch.bool)
+        whole = torch.ones(self.shape.layers[layer].hidden, dtype=torch.bool)
+        return self.masks["mlp"][layer] if "mlp" in self.masks else whole
 
     def token_mask(self, layer: int) -> Tensor:
         """Kept patch tokens of one layer, (patches,)."""
-        return self.masks["token"][layer] if "token" in self.masks else torch.ones(self.shape.layers[layer].tokens, dtype=torch.bool)
+        whole = torch.ones(self.shape.layers[layer].tokens, dtype=torch.bool)
+        return self.masks["token"][layer] if "token" in self.masks else whole
 
     def sizes(self, layer: int) -> tuple[int, int, int, int]:
         """(heads, head dim, MLP units, patch tokens) that one layer keeps."""
@@ -196,15 +210,13 @@ class Structure:
             if data["version"] != 1:
                 raise ValueError(f"version {data['version']}")
             shape = Shape.from_dict(data["shape"])
-            masks = {}
+            masks: dict[str, list[Tensor]] = {}
             for family, texts in data["masks"].items():
-                masks[family] = []
-                for bits, size in zip(texts, shape.gate_shapes[family], strict=True):
-                    flat = np.unpackbits(np.frombuffer(bytes.fromhex(bits), dtype=np.uint8), count=int(np.prod(size)))
-                    masks[family].append(torch.from_numpy(flat.astype(bool)).reshape(size))
-        except (KeyError, TypeError, ValueError) as problem:
+                sizes = shape.gate_shapes[family]
+                masks[family] = [_unpack(bits, size) for bits, size in zip(texts, sizes, strict=True)]
+            return Structure(shape, masks)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as problem:
             raise ValueError(f"this text is not a structure that slimsweep wrote ({problem!r})") from problem
-        return Structure(shape, masks)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Structure) and self.to_json() == other.to_json()
@@ -215,6 +227,15 @@ class Structure:
     def __repr__(self) -> str:
         rows = ", ".join(f"{r['heads']}x{r['head_dim']}/{r['mlp_units']}/{r['tokens']}" for r in self.summary())
         return f"Structure({self.macs() / 1e6:.1f} MMACs; heads x dims/units/tokens: {rows})"
+
+
+def _unpack(bits: str, size: tuple[int, ...]) -> Tensor:
+    """A mask of a shape from its bits in hex, row-major."""
+    packed = np.frombuffer(bytes.fromhex(bits), dtype=np.uint8)
+    count = math.prod(size)
+    if len(packed) != -(-count // 8):
+        raise ValueError(f"{len(packed)} bytes for a mask of {count} bits")
+    return torch.from_numpy(np.unpackbits(packed, count=count).astype(bool)).reshape(size)
 
 
 @singledispatch
@@ -236,14 +257,15 @@ def _(what: Structure) -> int:
 def _(what: nn.Module) -> int:
     meta = torch.device("meta")
     tensors = {name: t.detach().to(meta) for name, t in [*what.named_parameters(), *what.named_buffers()]}
-    image = torch.zeros(1, *image_size(what), device=meta)
-    training = what.training
+    image = torch.zeros(1, *image_size(what), device=meta, dtype=next(what.parameters()).dtype)
+    training = {module: module.training for module in what.modules()}
     what.eval()
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             torch.func.functional_call(what, tensors, (image,))
     finally:
-        what.train(training)
+        for module, mode in training.items():
+            module.training = mode
     return counter.get_total_flops() // 2
 
 
@@ -263,7 +285,7 @@ def _(what: nn.Module) -> int:
     return sum(p.numel() for p in what.parameters())
 
 
-def image_size(model: nn.Module) -> tuple[int, int, int]:
+def image_size(model: Any) -> tuple[int, int, int]:
     """(channels, height, width) of the image that a timm model takes."""
     embed = model.patch_embed
     height, width = embed.img_size if embed.img_size is not None else model.pretrained_cfg["input_size"][1:]

@@ -20,7 +20,7 @@ from timm.models import build_model_with_cfg, register_model, save_for_hf
 from timm.models.eva import EvaAttention
 from torch import Tensor, nn
 
-from slimsweep.families import MLP_ROWS, QUERY_FIRST, attention_rows, family_of, model_name
+from slimsweep.families import MLP_ROWS, QUERY_FIRST, Timm, attention_rows, family_of, model_name
 from slimsweep.gates import GatedModel, fold_gates, subclass
 from slimsweep.structure import Structure
 
@@ -35,9 +35,12 @@ def slim(gated: nn.Module, structure: Structure) -> nn.Module:
         structure: what to keep.
 
     Raises:
-        ValueError: the structure is of another model, or is none (see `Structure.validate`).
+        ValueError: the structure is of another model, or the model has been cut already.
     """
-    model = fold_gates(gated) if isinstance(gated, GatedModel) else copy.deepcopy(gated)
+    if hasattr(gated, "structure"):
+        raise ValueError(f"this {model_name(gated)} has been cut already; cut its dense model instead")
+    model: Timm = fold_gates(gated) if isinstance(gated, GatedModel) else copy.deepcopy(gated)
+    model.zero_grad(set_to_none=True)  # a deep copy takes the last gradients along
     base, args = model_name(model), dict(getattr(model, "_model_args", {}))
     cut(model, structure)
     model._model_args = {"base": base, "base_args": args}
@@ -47,37 +50,51 @@ def slim(gated: nn.Module, structure: Structure) -> nn.Module:
     return model
 
 
-def cut(model: nn.Module, structure: Structure) -> None:
-    """Cut a plain timm model in place. What is kept of its weights is kept exactly."""
+def cut(model: Timm, structure: Structure) -> None:
+    """Cut a plain timm model in place. What is kept of its weights is kept exactly.
+
+    Raises:
+        ValueError: the structure is of another model.
+    """
     structure.validate()
     blocks = family_of(model).blocks(model)
-    if len(blocks) != len(structure.shape.layers):
-        raise ValueError(f"the structure has {len(structure.shape.layers)} layers, {model_name(model)} has {len(blocks)}")
-    before = None
-    lost_tokens = False
+    check_sizes(model, blocks, structure)
+    came = structure.token_mask(0).new_ones(())
     with torch.no_grad():
-        for index, (block, layer) in enumerate(zip(blocks, structure.shape.layers, strict=True)):
-            attention, sizes = block.attn, (block.attn.proj.out_features, block.attn.num_heads, block.attn.proj.in_features, block.mlp.fc2.in_features)
-            if sizes != (layer.embed_dim, layer.heads, layer.heads * layer.head_dim, layer.hidden):
-                raise ValueError(f"the structure is of another model: its {layer.name} does not have the sizes of this one's")
+        for index, block in enumerate(blocks):
+            rope = isinstance(block.attn, EvaAttention | AttentionRope)
             tokens = structure.token_mask(index)
+            if came.shape != tokens.shape:  # the first layer, and Swin's stages, which lose no tokens but merge them
+                came = torch.ones_like(tokens)
             heads = cut_attention(block, structure.attention_mask(index))
             cut_mlp(block, structure.mlp_mask(index))
-            came = before if before is not None and structure.masks.get("token") else torch.ones_like(tokens)
-            if not torch.equal(tokens, came) or (not tokens.all() and isinstance(attention, EvaAttention | AttentionRope)) or heads is not None:
+            rope_heads = heads if getattr(model, "rope_mixed", False) else None
+            if not torch.equal(tokens, came) or rope_heads is not None or (rope and not tokens.all()):
                 subclass(block, SelectingBlock)
-                block.select(came, tokens, getattr(model, "num_prefix_tokens", 0), heads if getattr(model, "rope_mixed", False) else None)
-            lost_tokens |= not bool(tokens.all())
-            before = tokens
-    if lost_tokens:
-        if len(before) != model.patch_embed.num_patches:
-            raise ValueError(f"the structure chooses among {len(before)} patches, this model has {model.patch_embed.num_patches}; keep its image size")
+                block.select(came, tokens, model.num_prefix_tokens, rope_heads)
+            came = tokens
+    if not came.all():
         subclass(model, FewerTokens)
     model.structure = structure
 
 
-def cut_attention(block: nn.Module, mask: Tensor) -> Tensor | None:
-    """Keep the dims of `mask`, (heads, head_dim). Returns the kept heads where heads left a rotary attention, else None."""
+def check_sizes(model: Timm, blocks: list[Timm], structure: Structure) -> None:
+    """Raise ValueError, in one sentence, where a structure's dense sizes are not this model's."""
+    layers = structure.shape.layers
+    if len(blocks) != len(layers):
+        raise ValueError(f"the structure has {len(layers)} layers, {model_name(model)} has {len(blocks)}")
+    for block, layer in zip(blocks, layers, strict=True):
+        attention = block.attn
+        sizes = attention.proj.out_features, attention.num_heads, attention.proj.in_features, block.mlp.fc2.in_features
+        if sizes != (layer.embed_dim, layer.heads, layer.heads * layer.head_dim, layer.hidden):
+            raise ValueError(f"the structure is of another model: its {layer.name} does not have the sizes of this one's")
+    patches, wanted = model.patch_embed.num_patches, structure.token_mask(0)
+    if not wanted.all() and len(wanted) != patches:
+        raise ValueError(f"the structure chooses among {len(wanted)} patches, this model has {patches}; keep its image size")
+
+
+def cut_attention(block: Timm, mask: Tensor) -> Tensor | None:
+    """Keep the dims of `mask`, (heads, head_dim). Returns the heads that are kept; None where all are, or none."""
     attention = block.attn
     if bool(mask.all()):
         return None
@@ -87,8 +104,9 @@ def cut_attention(block: nn.Module, mask: Tensor) -> Tensor | None:
         block.norm1 = nn.Identity()
         return None
     width = int(mask.sum(1).max())
-    # A head narrower than the widest (only in masks made by hand) is padded by -1: a row of zeros.
-    order = torch.stack([F.pad(mask[h].nonzero().flatten() + h * mask.shape[1], (0, width - int(mask[h].sum())), value=-mask.numel()) for h in heads])
+    # A head narrower than the widest (only in masks made by hand) is padded with rows of zeros: negative in every stack.
+    dims = [mask[h].nonzero().flatten() + h * mask.shape[1] for h in heads]
+    order = torch.stack([F.pad(d, (0, width - len(d)), value=-4 * mask.numel()) for d in dims])
     # timm's attention divides logits by sqrt(width); the gated one divided them by sqrt(head_dim).
     stretch = math.sqrt(width / mask.shape[1])
     old = mask.numel()
@@ -109,10 +127,10 @@ def cut_attention(block: nn.Module, mask: Tensor) -> Tensor | None:
         block.attn = rotary(attention)
     elif isinstance(attention, AttentionRope):
         attention.num_kv_heads, attention.kv_dim = len(heads), order.numel()
-    return heads if isinstance(attention, EvaAttention | AttentionRope) else None
+    return heads if len(heads) < len(mask) else None
 
 
-def cut_mlp(block: nn.Module, mask: Tensor) -> None:
+def cut_mlp(block: Timm, mask: Tensor) -> None:
     """Keep the MLP units of `mask`, (hidden,)."""
     mlp = block.mlp
     if bool(mask.all()):
@@ -200,7 +218,7 @@ class SelectingBlock(nn.Module):
     head_index: Tensor | None
 
     def select(self, came: Tensor, kept: Tensor, prefix: int, heads: Tensor | None) -> None:
-        """Set what to keep: `came` and `kept`, (patches,) in bool, on the dense grid; `heads` where each head has its own embedding."""
+        """What to keep: `came` and `kept`, (patches,) in bool, on the dense grid; `heads` where each has its own embedding."""
         among = kept[came].nonzero().flatten()  # positions among the tokens that arrive
         place = next(self.parameters()).device
         index = torch.cat([torch.arange(prefix), among + prefix]) if not torch.equal(came, kept) else torch.arange(0)
@@ -227,7 +245,7 @@ class FewerTokens(nn.Module):
     def forward_intermediates(self, x: Tensor, *args: Any, output_fmt: str = "NCHW", **kwargs: Any) -> Any:
         if output_fmt == "NCHW":
             raise ValueError("this model lost tokens, so its features are no full grid: ask for output_fmt='NLC'")
-        return super().forward_intermediates(x, *args, output_fmt=output_fmt, **kwargs)
+        return super().forward_intermediates(x, *args, output_fmt=output_fmt, **kwargs)  # type: ignore[misc]
 
 
 # On disk.
@@ -239,11 +257,16 @@ def slimmed_vit(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     return build_model_with_cfg(_build, ARCHITECTURE, pretrained, **kwargs)
 
 
-def _build(base: str = "", base_args: Mapping[str, Any] | None = None, structure: Mapping[str, Any] | None = None, **kwargs: Any) -> nn.Module:
-    if not base or structure is None:
-        raise ValueError(f"{ARCHITECTURE} needs a structure: load a folder with timm.create_model('local-dir:PATH', pretrained=True)")
+def _build(
+    base: str = "", base_args: Mapping[str, Any] | None = None, structure: Mapping[str, Any] | None = None, **kwargs: Any
+) -> nn.Module:
+    if not timm.is_model(base) or structure is None:
+        raise ValueError(
+            f"{ARCHITECTURE} needs a structure and the name of timm's dense model: "
+            "load a folder that has them with timm.create_model('local-dir:PATH', pretrained=True)"
+        )
     arguments = {**(base_args or {}), **kwargs}
-    model = timm.create_model(base, pretrained=False, **{k: _decode(v) for k, v in arguments.items()})
+    model: Timm = timm.create_model(base, pretrained=False, **{k: _decode(v) for k, v in arguments.items()})
     model_args = {k: v for k, v in model._model_args.items() if k not in kwargs}
     cut(model, Structure.from_json(json.dumps(structure)))
     model._model_args = {"base": base, "base_args": {k: _encode(v) for k, v in model_args.items()}}
@@ -267,7 +290,7 @@ def _decode(value: Any) -> Any:
 
 
 def save(
-    small: nn.Module,
+    small: Timm,
     folder: str | os.PathLike[str],
     *,
     preprocessing: Mapping[str, Any] | None = None,
@@ -279,7 +302,8 @@ def save(
     Args:
         small: what `slim` or `load` returned, or a dense model that timm.create_model made.
         folder: a local folder, made where it is missing.
-        preprocessing: mean, std, input_size, interpolation, crop_pct of the images it was trained on; the model's own where not given.
+        preprocessing: mean, std, input_size, interpolation, crop_pct of the images it was trained on; the model's own where
+            not given.
         labels: class names.
         metrics: numbers to keep beside it, such as top-1.
 
@@ -287,7 +311,10 @@ def save(
         ValueError: timm did not make the model, so its architecture has no name and arguments to build it again.
     """
     if not getattr(small, "pretrained_cfg", None) or not hasattr(small, "_model_args"):
-        raise ValueError(f"this {type(small).__name__} was not made by timm.create_model, so nothing names its architecture; make it with timm.create_model(name, **arguments)")
+        raise ValueError(
+            f"this {type(small).__name__} was not made by timm.create_model, so nothing names its architecture; "
+            "make it with timm.create_model(name, **arguments)"
+        )
     structure = getattr(small, "structure", None)
     arguments = dict(small._model_args)
     if structure is not None:
@@ -314,15 +341,18 @@ def load(folder: str | os.PathLike[str]) -> nn.Module:
         if not (path / name).is_file():
             raise ValueError(f"{path} is not a model that slimsweep saved: it has no {name}")
     try:
-        config = json.loads((path / "config.json").read_text())
-        architecture = config["architecture"]
-    except (json.JSONDecodeError, KeyError, TypeError) as problem:
-        raise ValueError(f"{path}/config.json does not describe a model ({problem!r}); save it again, or restore it from a copy") from problem
+        architecture = str(json.loads((path / "config.json").read_bytes())["architecture"])
+    except (ValueError, KeyError, TypeError) as problem:
+        raise ValueError(
+            f"{path}/config.json does not describe a model ({problem!r}); save it again, or restore it from a copy"
+        ) from problem
     if not timm.is_model(architecture):
         raise ValueError(f"{path} holds a {architecture!r}, which timm {timm.__version__} does not know")
     try:
         model = timm.create_model(f"local-dir:{path}", pretrained=True)
     except Exception as problem:
         reason = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
-        raise ValueError(f"{path} cannot be loaded, its weights and its config.json do not go together or are damaged: {reason}") from problem
+        raise ValueError(
+            f"{path} cannot be loaded, its weights and its config.json do not go together or are damaged: {reason}"
+        ) from problem
     return model.eval()

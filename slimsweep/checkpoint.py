@@ -1,0 +1,94 @@
+"""Training state on disk: one file an epoch, tensors and JSON in safetensors, the last two kept, never a pickle.
+
+A file appears whole or not at all, so the newest one is the last registered checkpoint. One that is damaged later falls
+back to the one before it.
+"""
+
+import json
+import logging
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from slimsweep.storage import Folder
+
+log = logging.getLogger(__name__)
+
+KEEP = 2
+
+
+class Checkpoints:
+    """The checkpoints of one stage or point, in checkpoints/NAME of a run folder."""
+
+    def __init__(self, run: Folder, name: str) -> None:
+        self.run = run
+        self.folder = f"checkpoints/{name}"
+
+    def save(self, epoch: int, state: dict[str, Any]) -> None:
+        """Register the state after `epoch` epochs: a nested dict of tensors and of what JSON can hold."""
+        tensors: dict[str, Tensor] = {}
+        rest = _split(state, "", tensors, {})
+        metadata = {"state": json.dumps(rest)}
+        self.run.write_bytes(f"{self.folder}/{_name(epoch)}", save_tensors(tensors, metadata))
+        for name in self._names()[:-KEEP]:
+            self.run.delete(f"{self.folder}/{name}")
+
+    def load(self) -> tuple[int, dict[str, Any]] | None:
+        """(epochs finished, state) of the newest checkpoint that can be read; None where there is none."""
+        for name in reversed(self._names()):
+            try:
+                data = self.run.read_bytes(f"{self.folder}/{name}")
+                tensors = load_tensors(data)
+                rest = json.loads(_metadata(data)["state"])
+            except (SafetensorError, OSError, KeyError, ValueError) as problem:
+                log.warning("checkpoint %s/%s cannot be read (%s); going on from the one before", self.folder, name, problem)
+                continue
+            return int(name[len("epoch-") : -len(".safetensors")]), _join(rest, tensors)
+        return None
+
+    def clear(self) -> None:
+        """Delete them: what they led to is saved elsewhere."""
+        self.run.delete(self.folder)
+
+    def _names(self) -> list[str]:
+        return [n for n in self.run.list(self.folder) if n.startswith("epoch-")]
+
+
+def _name(epoch: int) -> str:
+    return f"epoch-{epoch:05d}.safetensors"
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """The text that safetensors keeps in its header, which its own `load` leaves out."""
+    size = int.from_bytes(data[:8], "little")
+    return json.loads(data[8 : 8 + size])["__metadata__"]
+
+
+def _split(value: Any, path: str, tensors: dict[str, Tensor], names: dict[Any, str]) -> Any:
+    """`value` with its tensors moved to `tensors`, by path; one that is there already (a shared parameter) only once."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu().contiguous()
+        where = (value.data_ptr(), value.shape) if value.numel() else path
+        if where not in names:
+            names[where] = path
+            tensors[path] = value
+        return {"tensor": names[where]}
+    if isinstance(value, dict):
+        return {"dict": [[key, _split(item, f"{path}/{key}", tensors, names)] for key, item in value.items()]}
+    if isinstance(value, list | tuple):
+        return {"list": [_split(item, f"{path}/{index}", tensors, names) for index, item in enumerate(value)]}
+    return value
+
+
+def _join(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {key: _join(item, tensors) for key, item in content}
+    return [_join(item, tensors) for item in content]

@@ -1,0 +1,81 @@
+"""The Ray cluster: joining or starting one, and what it can hold."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+# Read by Ray when it is imported or started, so they come first. What a person set stays.
+for _name, _value in {
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon the end of a training is noticed; Ray's 2 s add up in short runs
+    "RAY_TRAIN_ENABLE_V2": "1",
+    "RAY_TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our rows and curves are the record
+}.items():
+    os.environ.setdefault(_name, _value)
+
+import ray  # noqa: E402
+
+from slimsweep.config import Config, ConfigError  # noqa: E402
+
+NOISY = ("ray", "ray.train", "ray.tune", "ray.data", "ray._private")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What the cluster's nodes hold."""
+
+    nodes: list[dict[str, float]]
+    started_here: bool
+
+    def workers(self, config: Config) -> int:
+        """How many training workers fit at the same time; each must fit on one node."""
+        cpus, gpus = config.resources.cpus_per_worker, config.resources.gpus_per_worker
+        return sum(
+            min(int(node.get("CPU", 0) / cpus + 1e-9), int(node.get("GPU", 0) / gpus + 1e-9) if gpus else 10**9) for node in self.nodes
+        )
+
+
+@contextmanager
+def connected(config: Config, verbose: bool = False) -> Iterator[Cluster]:
+    """Join the cluster that RAY_ADDRESS or `ray start` names, or start one on this machine while the block runs."""
+    if not verbose:
+        for name in NOISY:
+            logging.getLogger(name).setLevel(logging.ERROR)
+    already = ray.is_initialized()
+    if not already:
+        ray.init(log_to_driver=verbose, logging_level=logging.INFO if verbose else logging.ERROR)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    try:
+        yield Cluster(nodes, started_here=not already)
+    finally:
+        if not already:
+            ray.shutdown()
+
+
+def check_placement(config: Config, cluster: Cluster) -> None:
+    """Refuse what this cluster can never place, before it waits for it forever.
+
+    Raises:
+        ConfigError: names the field, what it asks for, and what there is.
+    """
+    fit = cluster.workers(config)
+    each = f"{config.resources.cpus_per_worker:g} CPUs" + (f" and {config.resources.gpus_per_worker:g} GPUs" if config.resources.gpus_per_worker else "")
+    for field, wanted in (
+        ("resources.search_workers", config.resources.search_workers),
+        ("retrain.workers_per_trial", config.retrain.workers_per_trial),
+    ):
+        if wanted > fit:
+            raise ConfigError(
+                f"{field} is {wanted}, but this cluster of {len(cluster.nodes)} nodes holds at most {fit} workers of {each} each: "
+                f"lower it, or resources.cpus_per_worker"
+            )
+
+
+def trials_at_once(config: Config, cluster: Cluster, points: int) -> int:
+    """How many points train at the same time: what fits, what was allowed, and no more than there are."""
+    fit = max(1, cluster.workers(config) // config.retrain.workers_per_trial)
+    return max(1, min(points, fit, config.resources.max_concurrent_trials or fit))

@@ -1,0 +1,134 @@
+"""Which points of a sweep are worth having: the Pareto frontier, its hypervolume and its knee, and means over seeds.
+
+Everything here is arithmetic on tables: no files, no figures.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+Numbers = np.ndarray  # of float64
+
+
+def frontier(
+    rows: pd.DataFrame, x: str = "macs", y: str = "test_top1", *, maximize_x: bool = False, maximize_y: bool = True
+) -> pd.DataFrame:
+    """The rows that no other row dominates, cheapest first.
+
+    A row dominates another when it is at least as good in both columns and better in one; equal rows both stay. Rows with a
+    missing number (failed points) are left out.
+
+    Args:
+        x: column of the cost; less is better unless `maximize_x` (throughput).
+        y: column of the quality; more is better unless `maximize_y` is False (a loss).
+
+    Raises:
+        KeyError: no such column.
+    """
+    known = rows[rows[x].notna() & rows[y].notna()]
+    if known.empty:
+        return known
+    cost, quality = _oriented(known, x, y, maximize_x, maximize_y)
+    order = np.lexsort((-quality, cost))
+    cost, quality = cost[order], quality[order]
+    first = np.concatenate([[True], cost[1:] != cost[:-1]])  # sorted so that the first of each cost is its best
+    best = quality[np.maximum.accumulate(np.where(first, np.arange(len(cost)), 0))]
+    cheaper = np.concatenate([[-np.inf], np.maximum.accumulate(quality)[:-1]])  # the best before a row, equal costs included
+    cheaper = cheaper[np.maximum.accumulate(np.where(first, np.arange(len(cost)), 0))]
+    return known.iloc[order[(quality == best) & (quality > cheaper)]]
+
+
+def hypervolume(points: Numbers, reference: tuple[float, float]) -> float:
+    """Area between a reference point and the stepped front of `points`, (n, 2): a cost to minimise, a quality to maximise.
+
+    Args:
+        reference: (largest cost, least quality) that count; a point beyond either adds nothing. Keep it fixed: areas against
+            different references do not compare.
+    """
+    points = np.asarray(points, dtype=np.float64).reshape(-1, 2)
+    inside = points[(points[:, 0] < reference[0]) & (points[:, 1] > reference[1])]  # NaN compares False and falls out
+    if len(inside) == 0:
+        return 0.0
+    inside = inside[np.argsort(inside[:, 0], kind="stable")]
+    best = np.maximum.accumulate(inside[:, 1]) - reference[1]  # what the money buys from this cost on
+    widths = np.diff(np.append(inside[:, 0], reference[0]))
+    return float(np.sum(widths * best))
+
+
+def knee(
+    front: pd.DataFrame, x: str = "macs", y: str = "test_top1", *, maximize_x: bool = False, maximize_y: bool = True
+) -> pd.Series | None:
+    """The row of a front from which more cost buys least and less cost loses most; None where the front has no bend.
+
+    It is the row farthest above the straight line between the front's two ends, both axes scaled to [0, 1] (the cheaper
+    one of equals). A front of fewer than three different points, or one that lies on or below that line, has none.
+    """
+    front = frontier(front, x, y, maximize_x=maximize_x, maximize_y=maximize_y)
+    if len(front) < 3:
+        return None
+    cost, quality = _oriented(front, x, y, maximize_x, maximize_y)
+    if cost[0] == cost[-1] or quality[0] == quality[-1]:
+        return None
+    above = (quality - quality[0]) / (quality[-1] - quality[0]) - (cost - cost[0]) / (cost[-1] - cost[0])
+    highest = int(np.argmax(above))
+    return front.iloc[highest] if above[highest] > 1e-9 else None
+
+
+def summarize(
+    rows: pd.DataFrame,
+    by: Sequence[str] = ("method", "budget"),
+    metrics: Sequence[str] = ("macs", "params", "val_top1", "test_top1", "test_top5", "test_loss"),
+) -> pd.DataFrame:
+    """Mean and standard error over seeds, a row for each group that has an ok point.
+
+    Args:
+        by: columns that make a group; add "run" where there are several runs.
+
+    Returns:
+        The columns of `by`, `count` (ok points), and METRIC_mean and METRIC_se for each metric. The standard error is NaN for
+        a group of one, for one number says nothing about spread.
+    """
+    ok = rows[rows["status"] == "ok"] if "status" in rows else rows
+    grouped = ok.groupby(list(by), sort=True, dropna=False)
+    columns = {"count": grouped.size()}
+    for metric in metrics:
+        values = grouped[metric]
+        columns[f"{metric}_mean"] = values.mean()
+        columns[f"{metric}_se"] = values.std(ddof=1) / np.sqrt(values.count())
+    return pd.DataFrame(columns).reset_index()
+
+
+def hypervolume_by_method(
+    rows: pd.DataFrame, reference: tuple[float, float], x: str = "macs", y: str = "test_top1"
+) -> pd.DataFrame:
+    """The hypervolume of each method of one run, mean and standard error over seeds.
+
+    Seeds are compared over the budgets that all seeds of their method have, so that a point that has not landed yet, or
+    failed, does not look like spread.
+
+    Args:
+        rows: of one run.
+        reference: as in `hypervolume`.
+
+    Returns:
+        A row a method: method, budgets, seeds, mean, se (NaN for one seed), in the unit of x times the unit of y.
+    """
+    found: list[dict[str, object]] = []
+    for method, group in rows[(rows["status"] == "ok") & rows[y].notna()].groupby("method"):
+        budgets = [set(g["budget"]) for _, g in group.groupby("seed")]
+        shared = set.intersection(*budgets)
+        kept = group[group["budget"].isin(shared)]
+        areas = np.array([hypervolume(g[[x, y]].to_numpy(), reference) for _, g in kept.groupby("seed")])
+        if len(areas) == 0:
+            continue  # its seeds have no budget in common yet
+        se = float(areas.std(ddof=1) / np.sqrt(len(areas))) if len(areas) > 1 else float("nan")
+        found.append({"method": method, "budgets": len(shared), "seeds": len(areas), "mean": float(areas.mean()), "se": se})
+    return pd.DataFrame(found, columns=["method", "budgets", "seeds", "mean", "se"])
+
+
+def _oriented(rows: pd.DataFrame, x: str, y: str, maximize_x: bool, maximize_y: bool) -> tuple[Numbers, Numbers]:
+    """Both columns as numbers, turned so that less cost and more quality are better."""
+    cost = rows[x].to_numpy(dtype=np.float64)
+    quality = rows[y].to_numpy(dtype=np.float64)
+    return (-cost if maximize_x else cost), (quality if maximize_y else -quality)

@@ -1,0 +1,112 @@
+"""What a person sees while a run goes on: a header a stage, progress bars or a live table, and the table at the end.
+
+It watches the run folder, not the workers, so it shows the same wherever the work happens; the report is rewritten from
+here as points land.
+"""
+
+import threading
+import time
+from types import TracebackType
+
+import pandas as pd
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from slimsweep.config import Config
+from slimsweep.points import Point
+from slimsweep.report import write_report
+from slimsweep.status import Part, Status, read_status, status_table
+from slimsweep.storage import Folder
+
+EVERY_SECONDS = 1.0
+
+
+class Progress:
+    """Shows a stage while the block runs: live in a terminal, a line for each change in a log."""
+
+    def __init__(self, run: Folder, config: Config, console: Console, title: str, points: list[Point] | None = None) -> None:
+        self.run, self.config, self.console, self.points = run, config, console, points
+        self.title = title
+        self.stop = threading.Event()
+        self.seen: dict[str, tuple[str, int]] = {}
+        self.bars = Bars(
+            TextColumn("{task.description:8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[top1]}"), console=console
+        )
+        self.tasks = {s.name: self.bars.add_task(s.name, total=max(s.epochs_total, 1), top1="") for s in self._read().stages} if points is None else {}
+        self.live = Live(console=console, refresh_per_second=4, transient=points is not None)
+        self.thread = threading.Thread(target=self._watch, daemon=True, name="progress")
+
+    def __enter__(self) -> "Progress":
+        self.console.rule(f"[bold]{self.title}", align="left")
+        if self.console.is_terminal:
+            self.live.start()
+        self.thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop.set()
+        self.thread.join()
+        self._show()
+        if self.console.is_terminal:
+            self.live.stop()
+
+    def _read(self) -> Status:
+        return read_status(self.run, self.config, self.points)
+
+    def _watch(self) -> None:
+        while not self.stop.wait(EVERY_SECONDS):
+            self._show()
+
+    def _show(self) -> None:
+        status = self._read()
+        landed = False
+        for part in [*status.stages, *status.points] if self.points is not None else status.stages:
+            before = self.seen.get(part.name)
+            self.seen[part.name] = (part.state, part.epochs)
+            landed |= part in status.points and part.state in ("done", "failed") and (before is None or before[0] != part.state)
+            if not self.console.is_terminal and before != self.seen[part.name] and self._worth_a_line(part, before):
+                top1 = "" if part.val_top1 is None else f", val top-1 {part.val_top1:.2f} %"
+                self.console.print(f"{time.strftime('%H:%M:%S')} {part.name}: {part.state}, epoch {part.epochs}/{part.epochs_total}{top1}")
+        if self.console.is_terminal:
+            self.live.update(self._picture(status))
+        if landed:
+            write_report(self.run, status)
+
+    def _worth_a_line(self, part: Part, before: tuple[str, int] | None) -> bool:
+        """In a log: every change of state, and about ten lines of progress a stage or point."""
+        if before is None or before[0] != part.state:
+            return part.state != "waiting" and not (self.points is not None and before is None and part.name in ("dense", "search"))
+        step = max(1, part.epochs_total // 10)
+        return part.epochs // step != before[1] // step
+
+    def _picture(self, status: Status) -> RenderableType:
+        if self.points is not None:
+            return status_table(status)
+        for stage in status.stages:
+            top1 = "" if stage.val_top1 is None else f"val top-1 {stage.val_top1:.2f} %"
+            epochs = stage.epochs if stage.state != "done" else max(stage.epochs_total, 1)
+            self.bars.update(self.tasks[stage.name], completed=epochs, top1=top1)
+        return Group(self.bars)
+
+
+def final_table(rows: pd.DataFrame, config: Config, run: Folder, seconds: float) -> Group:
+    """The points of a run as a short table, and where the report and the best models are."""
+    ok = rows[rows.status == "ok"].sort_values(["budget", "method", "seed"], ascending=[False, True, True])
+    table = Table(title=f"{config.name} in {seconds:.0f} s", title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ("method", "budget", "MMACs", "of dense", "params", "test top-1 %", "vs dense"):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    for row in ok.itertuples():
+        table.add_row(
+            f"{row.method}" + (f" (seed {row.seed})" if len(config.retrain.seeds) > 1 else ""),
+            f"{row.budget:.2f}",
+            f"{row.macs / 1e6:,.2f}",
+            f"{100 * row.macs / row.macs_dense:.1f} %",
+            f"{row.params:,}",
+            f"{row.test_top1:.2f}",
+            f"{row.test_top1 - row.test_top1_untouched:+.2f}",
+        )
+    untouched = f"The dense model before the sweep: {ok.test_top1_untouched.iloc[0]:.2f} % on test; 'vs dense' is against it." if len(ok) else ""
+    return Group("", table, "", untouched, f"Report: {run.uri}/report.html", f"Models: {run.uri}/models/", "")

@@ -1,0 +1,110 @@
+"""The whole pipeline: `python -m slimsweep.run [--config FILE] [--FIELD VALUE ...]`.
+
+Dense training and search, then the sweep over all budgets, then the report. What a run folder already holds is not done
+again, so the same command goes on after any end.
+"""
+
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+
+from slimsweep.cluster import check_placement, connected, trials_at_once
+from slimsweep.config import Config, ConfigError, changed_keys, load_config
+from slimsweep.data import check_data
+from slimsweep.lock import hold
+from slimsweep.model import check_model
+from slimsweep.points import plan_points, points_to_do
+from slimsweep.progress import Progress, final_table
+from slimsweep.report import write_report
+from slimsweep.results import read_rows
+from slimsweep.status import read_config, read_status
+from slimsweep.storage import Folder
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a sweep; the exit code is 0 when every point is done, 1 when some failed, 2 when the input was refused."""
+    console = Console(highlight=False)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        config, options = load_config(sys.argv[1:] if argv is None else argv)
+        run = open_run(config)
+        with hold(run):
+            return sweep(config, run, console, options.verbose)
+    except ValueError as problem:  # ConfigError, BudgetError, RunTaken: one sentence each
+        console.print(f"slimsweep: {problem}", style="red", soft_wrap=True, markup=False)
+        return 2
+    except KeyboardInterrupt:
+        console.print("\nslimsweep: stopped; what is done is kept, and the same command goes on from the last epoch", style="yellow")
+        return 130
+
+
+def sweep(config: Config, run: Folder, console: Console, verbose: bool = False) -> int:
+    """All stages that the run folder does not hold yet."""
+    from slimsweep.search import run_search
+    from slimsweep.sweep import run_sweep
+
+    began = time.time()
+    attempt = time.strftime("%Y%m%d-%H%M%S", time.gmtime(began))
+    searched = run.exists("search/search.json")
+    points = plan_points(config, run) if searched else None
+    if points is None or points_to_do(points, run):
+        with connected(config, verbose) as cluster:
+            check_placement(config, cluster)
+            if points is None:
+                with Progress(run, config, console, "Dense training and search"):
+                    run_search(config, run, attempt)
+                points = plan_points(config, run)
+            left = points_to_do(points, run)
+            with Progress(run, config, console, f"Sweep: {len(left)} points", points):
+                run_sweep(config, run, points, attempt, trials_at_once(config, cluster, len(left)))
+    write_report(run, read_status(run, config, points))
+    rows = read_rows(run)
+    console.print(final_table(rows, config, run, time.time() - began))
+    failed = points_to_do(points or [], run)
+    if failed:
+        console.print(f"{len(failed)} of {len(points or [])} points failed; the same command tries them again:", style="red")
+        for point in failed:
+            error = rows.loc[rows.point == point.name, "error"]
+            console.print(f"  {point.name}: {error.iloc[0] if len(error) else 'no row'}", markup=False)
+    return 1 if failed else 0
+
+
+def open_run(config: Config) -> Folder:
+    """The run's folder, checked before anything is started: it can be written, and what it holds goes with the configuration.
+
+    Raises:
+        ConfigError: in one sentence, what is wrong with the input.
+    """
+    check_model(config)
+    check_data(config)
+    run = Folder(config.output) / config.name
+    try:
+        if run.exists("config.yaml"):
+            compare(read_config(run), config, run)
+        run.write_bytes("config.yaml", config.to_yaml().encode())
+    except OSError as problem:
+        raise ConfigError(f"output is {config.output!r}, where nothing can be written ({problem}): give a folder that can") from problem
+    return run
+
+
+def compare(old: Config, new: Config, run: Folder) -> None:
+    """Refuse a change that would put results side by side that do not compare; budgets, seeds and resources may change."""
+    begun = [stage for stage in ("dense", "search") if run.exists(f"curves/{stage}.parquet") or run.exists(f"{stage}/config.json")]
+    stage: Any = "retrain" if run.list("results") else begun[-1] if begun else None
+    if stage is not None and (changed := changed_keys(old.identity(stage), new.identity(stage))):
+        raise ConfigError(
+            f"{', '.join(changed)} changed since {run.uri} was begun, so its results would not compare with new ones: "
+            "take another --name, or set it back"
+        )
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

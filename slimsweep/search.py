@@ -1,0 +1,133 @@
+"""The search: one Ray Train job that trains the dense model and then its gates, data parallel, in one group of workers."""
+
+import json
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from slimsweep.budget import RemovalPath
+from slimsweep.checkpoint import Checkpoints
+from slimsweep.config import Config
+from slimsweep.gates import GatedModel, add_gates
+from slimsweep.model import build_dense
+from slimsweep.results import write_gates
+from slimsweep.stage import data_for, load_model, save_model, set_threads, wait
+from slimsweep.storage import Folder
+from slimsweep.train import measure, train
+
+
+def run_search(config: Config, run: Folder, attempt: str) -> None:
+    """Train the dense model and search, as far as the run folder does not hold them yet.
+
+    Args:
+        attempt: a name that no earlier start used: Ray's own state is not gone on from, ours is.
+
+    Raises:
+        ray.train.v2.api.exceptions.TrainingFailedError: a worker raised, or died more often than resources.max_failures.
+    """
+    resources = config.resources
+    trainer = TorchTrainer(
+        search_worker,
+        train_loop_config={"config": config.model_dump(mode="json"), "run": run.uri},
+        scaling_config=ScalingConfig(
+            num_workers=resources.search_workers,
+            use_gpu=resources.gpus_per_worker > 0,
+            resources_per_worker=worker_resources(config),
+        ),
+        run_config=RunConfig(
+            name=f"search-{attempt}", storage_path=(run / "ray").uri, failure_config=FailureConfig(max_failures=resources.max_failures)
+        ),
+    )
+    trainer.fit()
+
+
+def worker_resources(config: Config) -> dict[str, float]:
+    """What one training worker holds, in Ray's names."""
+    resources = {"CPU": config.resources.cpus_per_worker}
+    return {**resources, "GPU": config.resources.gpus_per_worker} if config.resources.gpus_per_worker else resources
+
+
+def search_worker(arguments: dict[str, Any]) -> None:
+    """What each worker of the search runs."""
+    config, run = Config(**arguments["config"]), Folder(arguments["run"])
+    device = ray.train.torch.get_device()
+    set_threads(config)
+    rank = ray.train.get_context().get_world_rank()
+
+    if not run.exists("dense/config.json"):
+        train_dense(config, run, device, rank)
+    wait()
+    if not run.exists("search/search.json"):
+        search(config, run, device, rank)
+    wait()
+
+
+def train_dense(config: Config, run: Folder, device: torch.device, rank: int) -> None:
+    """Train the dense model by `config.dense` and save it in dense/, with its top-1 on validation and test."""
+    torch.manual_seed(config.seed)
+    data = data_for(config)
+    model = build_dense(config, data.num_classes)
+    model = train(model, data, config, config.dense, run=run, stage="dense", seed=config.seed, device=device)
+    val = measure(model, data.val, config, device, config.dense)
+    test = measure(model, data.test, config, device, config.dense)  # the split's one reading for this model
+    if rank == 0:
+        metrics = {"val_top1": val.top1, "test_top1": test.top1, "test_top5": test.top5, "test_loss": test.loss}
+        save_model(run, "dense", model, data, metrics)
+        Checkpoints(run, "dense").clear()
+
+
+def search(config: Config, run: Folder, device: torch.device, rank: int) -> None:
+    """Train gates and weights together and save them in search/."""
+    dense = load_model(run, "dense")
+    torch.manual_seed(config.seed)
+    data = data_for(config, dense)
+    settings = config.search
+    gated = add_gates(dense, settings.granularity, settings.families, settings.token_gate)
+    teacher = dense if settings.distill.alpha > 0 else None
+    gated = train(
+        gated,
+        data,
+        config,
+        settings,
+        run=run,
+        stage="search",
+        seed=config.seed,
+        device=device,
+        teacher=teacher,
+        distill=settings.distill,
+    )
+    if rank == 0:
+        gates = gated.gates
+        write_gates(
+            run,
+            [
+                {"family": f, "layer": i, "index": j, "value": v}
+                for f, layers in gates.items()
+                for i, g in enumerate(layers)
+                for j, v in enumerate(g.flatten().tolist())
+            ],
+        )
+        path = RemovalPath(gated.shape, gates, settings.floors.model_dump(), settings.round_to)
+        run.write_bytes("search/path.safetensors", save_tensors(path.tensors()))
+        # Shared parameters (a gate, under the names of all it multiplies) are written once.
+        run.write_bytes("search/model.safetensors", save_tensors({n: p.detach().cpu().contiguous() for n, p in gated.named_parameters()}))
+        run.write_json("search/search.json", {"shape": json.loads(gated.shape.full().to_json())["shape"], "fingerprint": config.fingerprint("search")})
+        Checkpoints(run, "search").clear()
+
+
+def load_gated(config: Config, run: Folder) -> GatedModel:
+    """The searched model with its gates, as the search left it."""
+    dense = load_model(run, "dense")
+    settings = config.search
+    gated = add_gates(dense, settings.granularity, settings.families, settings.token_gate)
+    state = load_tensors(run.read_bytes("search/model.safetensors"))
+    with torch.no_grad():
+        for name, parameter in gated.named_parameters():
+            parameter.copy_(state[name])
+    return gated

@@ -1,0 +1,48 @@
+"""What the search and every retraining share around the training loop: data for a model, threads, the saved model."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from slimsweep.config import Config
+from slimsweep.data import Data, load_data
+from slimsweep.model import check_model, input_size
+from slimsweep.storage import Folder
+from slimsweep.surgery import load, save
+
+
+def data_for(config: Config, model: nn.Module | None = None) -> Data:
+    """The splits as `model` takes them, or as the configured dense model will, where it is not built yet."""
+    if model is None:
+        model = check_model(config)
+    return load_data(config, input_size(model), model.pretrained_cfg)
+
+
+def set_threads(config: Config) -> None:
+    """Use the CPUs that this worker owns, and no others."""
+    torch.set_num_threads(max(1, int(config.resources.cpus_per_worker)))
+
+
+def wait() -> None:
+    """Until every rank is here."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.barrier()
+
+
+def save_model(run: Folder, name: str, model: nn.Module, data: Data, metrics: Mapping[str, Any]) -> int:
+    """Save a model with its preprocessing, labels and metrics as a folder of the run; returns the bytes of its weights."""
+    with tempfile.TemporaryDirectory(prefix="slimsweep-") as folder:
+        save(model.cpu(), folder, preprocessing=data.preprocessing, labels=data.class_names, metrics=metrics)
+        run.upload(Path(folder), name)
+        return (Path(folder) / "model.safetensors").stat().st_size
+
+
+def load_model(run: Folder, name: str) -> nn.Module:
+    """A model that `save_model` saved in the run, in eval mode."""
+    with run.local(name) as folder:
+        return load(folder)

@@ -1,0 +1,120 @@
+"""Where a run stands, read from its folder alone: stages and points done, running, failed, waiting, and what comes next."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pandas as pd
+import yaml
+from rich.table import Table
+
+from slimsweep.config import Config
+from slimsweep.lock import driver_alive
+from slimsweep.points import Point, plan_points
+from slimsweep.results import read_curve, read_rows
+from slimsweep.storage import Folder
+
+State = Literal["done", "running", "failed", "waiting"]
+COLOURS = {"done": "green", "running": "cyan", "failed": "red", "waiting": "dim"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One stage or point."""
+
+    name: str
+    state: State
+    epochs: int
+    epochs_total: int
+    val_top1: float | None = None  # percent
+    error: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """A run at one moment."""
+
+    name: str
+    alive: bool  # a driver is at work on it
+    stages: list[Part]
+    points: list[Part] = field(default_factory=list)  # empty before the search has ended
+
+    def count(self, state: State) -> int:
+        return sum(p.state == state for p in self.points)
+
+    @property
+    def finished(self) -> bool:
+        """Every point has been tried, none is waiting or running."""
+        return bool(self.points) and all(p.state in ("done", "failed") for p in self.points)
+
+    @property
+    def next(self) -> str:
+        """What comes next, in one sentence."""
+        for stage in self.stages:
+            if stage.state != "done":
+                return f"{stage.name} is at epoch {stage.epochs} of {stage.epochs_total}" + ("" if self.alive else "; start the same command again to go on")
+        if self.finished:
+            failed = self.count("failed")
+            return f"{failed} failed points are tried again by the same command" if failed else "all points are done; the report is report.html"
+        left = self.count("waiting") + self.count("running")
+        return f"{left} points are to be done" + ("" if self.alive else "; start the same command again to go on")
+
+
+def read_config(run: Folder) -> Config:
+    """The configuration that a run was started with.
+
+    Raises:
+        ValueError: the folder is no run.
+    """
+    if not run.exists("config.yaml"):
+        raise ValueError(f"{run.uri} is not a run of slimsweep: it has no config.yaml; give the folder that --output and --name made")
+    return Config(**yaml.safe_load(run.read_bytes("config.yaml")))
+
+
+def read_status(run: Folder, config: Config | None = None, points: list[Point] | None = None) -> Status:
+    """The status of a run.
+
+    Args:
+        config: read from the run where not given.
+        points: solved from the gates where not given.
+    """
+    config = config or read_config(run)
+    alive = driver_alive(run)
+    dense = _stage(run, "dense", run.exists("dense/config.json"), config.dense.epochs, alive)
+    search = _stage(run, "search", run.exists("search/search.json"), config.search.epochs, alive and dense.state == "done")
+    parts = []
+    if search.state == "done":
+        rows = read_rows(run).set_index("point")
+        curves = {n.removesuffix(".parquet") for n in run.list("curves")}
+        for point in points if points is not None else plan_points(config, run):
+            parts.append(_point(run, point, rows, curves, config.retrain.epochs, alive))
+    return Status(name=config.name, alive=alive, stages=[dense, search], points=parts)
+
+
+def _stage(run: Folder, name: str, done: bool, total: int, alive: bool) -> Part:
+    curve = read_curve(run, name)
+    last = curve[-1] if curve else None
+    state: State = "done" if done else "running" if alive else "waiting"
+    return Part(name=name, state=state, epochs=last["epoch"] if last else 0, epochs_total=total, val_top1=last["val_top1"] if last else None)
+
+
+def _point(run: Folder, point: Point, rows: pd.DataFrame, curves: set[str], total: int, alive: bool) -> Part:
+    if point.name in rows.index and rows.loc[point.name, "status"] == "ok":
+        return Part(name=point.name, state="done", epochs=total, epochs_total=total, val_top1=float(rows.loc[point.name, "val_top1"]))
+    curve = read_curve(run, point.name) if point.name in curves else []
+    epochs, top1 = (curve[-1]["epoch"], curve[-1]["val_top1"]) if curve else (0, None)
+    if point.name in rows.index:
+        return Part(name=point.name, state="failed", epochs=epochs, epochs_total=total, val_top1=top1, error=str(rows.loc[point.name, "error"]))
+    state: State = "running" if curve and alive else "waiting"
+    return Part(name=point.name, state=state, epochs=epochs, epochs_total=total, val_top1=top1)
+
+
+def status_table(status: Status) -> Table:
+    """The status for a terminal."""
+    table = Table(title=f"{status.name}: {status.next}", title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column, justify in (("stage or point", "left"), ("state", "left"), ("epoch", "right"), ("val top-1 %", "right"), ("", "left")):
+        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    for part in [*status.stages, *status.points]:
+        top1 = "" if part.val_top1 is None else f"{part.val_top1:.2f}"
+        colour = COLOURS[part.state]
+        table.add_row(part.name, f"[{colour}]{part.state}[/{colour}]", f"{part.epochs}/{part.epochs_total}", top1, part.error[:100])
+    return table

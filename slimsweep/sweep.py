@@ -1,0 +1,190 @@
+"""The sweep: every point (a budget, a method, a seed) cut and retrained, all of them side by side under Ray Tune.
+
+A trial writes its own row as it ends, and the rows are the truth: what is left to do is what has no ok row.
+"""
+
+import logging
+import time
+import traceback
+from dataclasses import asdict
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import ray.tune
+import timm
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+import slimsweep
+from slimsweep.checkpoint import Checkpoints
+from slimsweep.config import Config
+from slimsweep.points import Point, points_to_do
+from slimsweep.results import read_curve, write_row
+from slimsweep.search import load_gated, worker_resources
+from slimsweep.stage import data_for, load_model, save_model, set_threads
+from slimsweep.storage import Folder
+from slimsweep.structure import Structure, macs, params
+from slimsweep.surgery import slim
+from slimsweep.train import measure, train
+
+log = logging.getLogger(__name__)
+
+
+def run_sweep(config: Config, run: Folder, points: list[Point], attempt: str, concurrent: int) -> None:
+    """Retrain the points that have no ok row. A point that fails leaves a row that says why, and the others go on.
+
+    Args:
+        attempt: a name that no earlier start used.
+        concurrent: how many points train at the same time, at most.
+    """
+    todo = points_to_do(points, run)
+    if not todo:
+        return
+    alone = config.retrain.workers_per_trial == 1
+    # A trial of several workers is a Ray Train job: its own actor only waits, and must not take a worker's CPU.
+    resources = {k.lower(): v for k, v in worker_resources(config).items()} if alone else {"memory": 1e7}
+    arguments = {"config": config.model_dump(mode="json"), "run": run.uri, "attempt": attempt}
+    tuner = ray.tune.Tuner(
+        ray.tune.with_resources(ray.tune.with_parameters(trial, arguments=arguments), resources),
+        param_space={"point": ray.tune.grid_search([asdict(p) for p in todo])},
+        tune_config=ray.tune.TuneConfig(max_concurrent_trials=concurrent, reuse_actors=alone, trial_dirname_creator=trial_folder),
+        run_config=ray.tune.RunConfig(
+            name=f"sweep-{attempt}",
+            storage_path=(run / "ray").uri,
+            verbose=0,
+            failure_config=ray.tune.FailureConfig(max_failures=config.resources.max_failures),
+            callbacks=[],
+        ),
+    )
+    results = tuner.fit()
+    for result in results:
+        if result.error is not None:  # its process died, more often than it may: it could not write its row itself
+            point = Point(**result.config["point"])
+            if point.name in {p.name for p in points_to_do([point], run)}:
+                write_failed(run, config, point, f"the trial's process died: {str(result.error).strip().splitlines()[-1]}")
+
+
+def trial_folder(trial: Any) -> str:
+    return f"trial-{trial.trial_id}"
+
+
+def trial(parameters: dict[str, Any], arguments: dict[str, Any]) -> dict[str, float]:
+    """What Tune runs for each point: the retraining in this process, or as a Ray Train job of several workers."""
+    config, run, point = Config(**arguments["config"]), Folder(arguments["run"]), Point(**parameters["point"])
+    try:
+        if config.retrain.workers_per_trial == 1:
+            set_threads(config)
+            device = torch.device("cuda" if config.resources.gpus_per_worker > 0 else "cpu")
+            retrain(config, run, point, device, rank=0)
+        else:
+            TorchTrainer(
+                retrain_worker,
+                train_loop_config={**arguments, "point": parameters["point"]},
+                scaling_config=ScalingConfig(
+                    num_workers=config.retrain.workers_per_trial,
+                    use_gpu=config.resources.gpus_per_worker > 0,
+                    resources_per_worker=worker_resources(config),
+                ),
+                run_config=RunConfig(
+                    name=f"{point.name}-{arguments['attempt']}-{time.time_ns()}",
+                    storage_path=(run / "ray").uri,
+                    failure_config=FailureConfig(max_failures=config.resources.max_failures),
+                ),
+            ).fit()
+    except Exception as problem:
+        # Training this point went wrong, and would again: its row says why, and the other points go on.
+        log.warning("%s failed:\n%s", point.name, traceback.format_exc())
+        write_failed(run, config, point, f"{type(problem).__name__}: {problem}")
+        return {"ok": 0.0}
+    return {"ok": 1.0}
+
+
+def retrain_worker(arguments: dict[str, Any]) -> None:
+    """What each worker of a trial of several workers runs."""
+    config = Config(**arguments["config"])
+    set_threads(config)
+    rank = ray.train.get_context().get_world_rank()
+    retrain(config, Folder(arguments["run"]), Point(**arguments["point"]), ray.train.torch.get_device(), rank)
+
+
+def retrain(config: Config, run: Folder, point: Point, device: torch.device, rank: int) -> None:
+    """Cut a point's model, train it, save it, read the test split once, and write the row."""
+    dense = load_model(run, "dense")
+    structure = Structure.from_json(point.structure)
+    # The dense point starts from the dense weights: it shows what the retraining alone gives.
+    small = slim(dense if point.method == "dense" else load_gated(config, run), structure)
+    data = data_for(config, dense)
+    began = time.perf_counter()
+    small = train(
+        small,
+        data,
+        config,
+        config.retrain,
+        run=run,
+        stage="retrain",
+        point=point.name,
+        seed=point.seed,
+        device=device,
+        teacher=dense,
+        distill=config.retrain.distill,
+    )
+    seconds = time.perf_counter() - began
+    val = measure(small, data.val, config, device, config.retrain)
+    test = measure(small, data.test, config, device, config.retrain)
+    if rank != 0:
+        return
+    path = f"models/{point.name}"
+    size = save_model(run, path, small, data, {"val_top1": val.top1, "test_top1": test.top1, "budget": point.budget, "method": point.method})
+    curve = read_curve(run, point.name)
+    row = {
+        **described(run, config, point),
+        "macs": macs(small),
+        "params": params(small),
+        "model_bytes": size,
+        "val_top1_cut": curve[0]["val_top1"],
+        "val_top1": val.top1,
+        "test_top1": test.top1,
+        "test_top5": test.top5,
+        "test_loss": test.loss,
+        "epochs": config.retrain.epochs,
+        "samples_seen": config.retrain.epochs * (len(data.train) // config.data.batch_size) * config.data.batch_size,
+        "train_seconds": sum(r["seconds"] for r in curve) or seconds,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "model_path": path,
+    }
+    write_row(run, row)
+    Checkpoints(run, point.name).clear()
+
+
+def write_failed(run: Folder, config: Config, point: Point, error: str) -> None:
+    """The row of a point that went wrong; its next ok row replaces it."""
+    write_row(run, {**described(run, config, point), "status": "failed", "error": error})
+
+
+def described(run: Folder, config: Config, point: Point) -> dict[str, Any]:
+    """The columns that are known before training."""
+    structure = Structure.from_json(point.structure)
+    full = structure.shape.full()
+    return {
+        "run": config.name,
+        "point": point.name,
+        "model": config.model.name,
+        "data": config.data.name,
+        "method": point.method,
+        "seed": point.seed,
+        "budget": point.budget,
+        "macs": structure.macs(),
+        "macs_dense": full.macs(),
+        "params": structure.params(),
+        "params_dense": full.params(),
+        "test_top1_untouched": run.read_json("dense/config.json")["metrics"]["test_top1"],
+        "structure": point.structure,
+        "point_hash": point.hash,
+        "slimsweep_version": slimsweep.__version__,
+        "torch_version": torch.__version__,
+        "timm_version": timm.__version__,
+        "ray_version": ray.__version__,
+    }

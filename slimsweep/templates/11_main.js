@@ -1,0 +1,147 @@
+// From choices to a view, from a view to the page.
+
+let page = null;
+let view = null;
+
+const current = () => view;
+const inData = (from, p) => state.data === "all" || from.runs[p.run].dataset === state.data;
+
+function computeView() {
+  const metrics = metricsOf(page);
+  if (state.data !== "all" && !page.datasets[state.data]) state.data = 0;
+  const x = metrics.x.find((m) => m.key === state.x) || metrics.x[0] || { ...COSTS[0], of: (p) => p.macs };
+  const y = metrics.y.find((m) => m.key === state.y) || metrics.y[0] || { ...QUALITIES[0], of: (p) => p.test_top1 };
+  const shown = page.points.filter((p) => inData(page, p) && !state.off.has(`m:${p.method}`) && !state.off.has(`r:${page.runs[p.run].name}`));
+  const groups = groupsOf(shown, x, y);
+  const front = frontOf(groups, x, y);
+  const xs = groups.map((g) => g.x);
+  // Models of very different sizes share an axis only if it is a logarithmic one.
+  const wide = xs.length > 0 && Math.min(...xs) > 0 && Math.max(...xs) / Math.min(...xs) > 25;
+  const next = {
+    page, metrics, x, y, shown, groups, front,
+    fronted: new Set(front.flatMap((g) => g.members)),
+    knee: kneeOf(front),
+    runs: page.runs.map((_, r) => r).filter((r) => state.data === "all" || page.runs[r].dataset === state.data),
+    dense: page.runs.map((_, r) => denseOf(page, r)),
+    logx: state.xscale ? state.xscale === "log" : wide,
+    logy: state.yscale === "log" && groups.every((g) => g.y > 0),
+    mixed: state.data === "all" && page.datasets.length > 1,
+  };
+  next.answer = answerQuestion(next, state.question);
+  const chosen = state.point && shown.find((p) => p.point === state.point && page.runs[p.run].name === state.run);
+  next.selected = chosen || next.knee?.best || (front.length ? front[front.length - 1].best : null);
+  return next;
+}
+
+function update() {
+  view = computeView();
+  writeState();
+  drawHeadline(view);
+  drawMixing(view);
+  drawControls(view);
+  drawChips(view);
+  drawExamples(view);
+  drawAnswer(view);
+  drawFrontier(view);
+  byId("frontier-caption").textContent = frontierCaption(view);
+  byId("frontier-figure").setAttribute("aria-label", `Frontier: ${view.y.label} against ${view.x.label}, ${count(view.groups.length, "model")}, ${view.front.length} on the front. Left and right arrow keys open the models of the front, up and down all of them.`);
+  drawPoint(view);
+  drawMethods(view);
+  drawTable(view);
+  drawSearch(view);
+}
+
+// Open a point: everything else stays as it is.
+function choose(point) {
+  state.run = page.runs[point.run].name;
+  state.point = point.point;
+  const shown = view.shown.includes(point);
+  if (!shown) return update();
+  view.selected = point;
+  writeState();
+  moveRing(view);
+  drawPoint(view);
+  markRow(view);
+  drawSearch(view);
+}
+
+function ask(text) {
+  byId("question-text").value = text;
+  state.question = text;
+  view.answer = answerQuestion(view, text);
+  if (view.answer?.answer) {
+    state.run = page.runs[view.answer.answer.run].name;
+    state.point = view.answer.answer.point;
+  }
+  update();
+}
+
+function listen() {
+  const box = byId("question-text");
+  box.value = state.question;
+  let waiting = 0;
+  box.addEventListener("input", () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(() => ask(box.value), 200);
+  });
+  byId("question").addEventListener("submit", (event) => {
+    event.preventDefault();
+    clearTimeout(waiting);
+    ask(box.value);
+  });
+  byId("question-clear").addEventListener("click", () => {
+    ask("");
+    box.focus();
+  });
+  byId("frontier-figure").addEventListener("keydown", (event) => {
+    const cost = (g) => (view.x.more ? -g.x : g.x);
+    const along = event.key === "ArrowLeft" || event.key === "ArrowRight";
+    const order = along ? view.front : [...view.groups].sort((a, b) => cost(a) - cost(b) || a.y - b.y);
+    if (event.key === "Enter") return byId("point").scrollIntoView();
+    if (!["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Home", "End"].includes(event.key) || !order.length) return;
+    event.preventDefault();
+    const here = order.findIndex((g) => g.members.includes(view.selected));
+    const step = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1 }[event.key];
+    const to = event.key === "Home" ? 0 : event.key === "End" ? order.length - 1 : here < 0 ? 0 : Math.min(order.length - 1, Math.max(0, here + step));
+    choose(order[to].best);
+  });
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("button[data-figure]");
+    if (button) downloadFigure(button.dataset.figure, button.dataset.format);
+  });
+  document.querySelector(".skip").addEventListener("click", jump);
+  darkMode.addEventListener("change", () => {
+    byId("search").removeAttribute("data-run");
+    update();
+  });
+  let width = innerWidth;
+  addEventListener("resize", () => {
+    if (innerWidth === width) return; // a phone's address bar
+    width = innerWidth;
+    drawFrontier(view);
+  });
+}
+
+async function main() {
+  if (typeof DecompressionStream === "undefined") throw new Error("this page unpacks itself with DecompressionStream: open it in a browser of 2023 or later");
+  page = await unpackData();
+  readState();
+  drawLive(page);
+  drawFailed(page);
+  drawWritten();
+  refreshLater(page);
+  update(); // tables and text at once, figures when their library is unpacked
+  listen();
+  await unpackPlotly();
+  drawFrontier(view);
+  drawPoint(view);
+  drawSearch(view);
+  document.documentElement.dataset.ready = "yes";
+}
+
+main().catch((problem) => {
+  const node = byId("problem");
+  node.hidden = false;
+  node.textContent = `This page could not be drawn: ${problem.message}`;
+  console.error(problem);
+});

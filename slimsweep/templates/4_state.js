@@ -1,0 +1,43 @@
+// What the person has chosen, kept in the address: it survives the page's own refresh and can be sent as a link.
+
+const state = {
+  x: "macs",
+  y: "test_top1",
+  xscale: "", // "linear", "log", or "" for what suits the numbers
+  yscale: "",
+  dominated: true,
+  seeds: true,
+  colour: "", // "method", "run", or "" for what suits the page
+  data: 0, // index of the data set shown, or "all"
+  off: new Set(), // methods ("m:NAME") and runs ("r:INDEX") switched off
+  run: null, // the open point's run and name: names outlive a refresh, indices need not
+  point: null,
+  compare: "smaller",
+  question: "",
+  fits: false,
+  filter: "",
+  sort: "",
+};
+
+const DEFAULTS = { ...state };
+
+function readState() {
+  for (const [name, text] of new URLSearchParams(location.hash.slice(1))) {
+    if (!(name in state)) continue;
+    if (name === "off") state.off = new Set(text.split(",").filter(Boolean).map(decodeURIComponent));
+    else if (typeof DEFAULTS[name] === "boolean") state[name] = text === "1";
+    else if (name === "data") state.data = text === "all" ? "all" : Number(text) || 0;
+    else state[name] = text;
+  }
+}
+
+function writeState() {
+  const parameters = new URLSearchParams();
+  for (const [name, value] of Object.entries(state)) {
+    if (name === "off") {
+      if (value.size) parameters.set(name, [...value].map(encodeURIComponent).join(","));
+    } else if (value !== DEFAULTS[name] && value !== null) parameters.set(name, value === true ? "1" : value === false ? "0" : value);
+  }
+  const text = parameters.toString();
+  if (text !== location.hash.slice(1)) history.replaceState(null, "", text ? `#${text}` : "#");
+}

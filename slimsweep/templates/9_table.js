@@ -1,0 +1,182 @@
+// The table of points: sorts, filters, copies, downloads; its rows and the figure's points open the same thing.
+
+const FIRST_ROWS = 200; // rows drawn at once; the rest on demand
+
+function columnsOf(view) {
+  const { page } = view;
+  const several = page.runs.length > 1;
+  const delta = (p) => (known(p.test_top1) && known(view.dense[p.run].top1) ? p.test_top1 - view.dense[p.run].top1 : null);
+  const text = (key, title, of) => ({ key, title, of, show: of, text: true });
+  const number = (key, title, of, show) => ({ key, title, of, show: (p) => show(of(p)) });
+  const columns = [
+    { ...text("method", "Method", (p) => p.method), icon: true },
+    number("budget", "Budget", (p) => p.budget, (v) => share(v, 1)),
+    number("seed", "Seed", (p) => p.seed, (v) => (known(v) ? String(v) : DASH)),
+    number("macs", "MACs", (p) => p.macs, (v) => scaled(v, "")),
+    number("params", "Params", (p) => p.params, (v) => scaled(v, "")),
+    number("test_top1", "Test top-1", (p) => p.test_top1, percent),
+    number("delta", "vs dense", delta, (v) => signed(v)),
+    number("val_top1", "Val top-1", (p) => p.val_top1, percent),
+    number("test_top5", "Test top-5", (p) => p.test_top5, percent),
+    number("test_loss", "Loss", (p) => p.test_loss, (v) => fixed(v, 3)),
+    ...view.metrics.x.filter((m) => m.setting).map((m) => number(m.key, `${m.label.split(" (")[0]}`, m.of, (v) => show(m, v))),
+    number("model_bytes", "On disk", (p) => p.model_bytes, (v) => scaled(v, "B")),
+    number("train_seconds", "Training", (p) => p.train_seconds, duration),
+    text("point", "Point", (p) => p.point),
+  ];
+  if (several) columns.splice(0, 0, text("run", "Run", (p) => page.runs[p.run].name));
+  if (several && page.datasets.length > 1) columns.splice(1, 0, text("data", "Data", (p) => page.runs[p.run].data));
+  return columns;
+}
+
+function tableRows(view, columns) {
+  const words = state.filter.toLowerCase().split(/\s+/).filter(Boolean);
+  let rows = view.shown.filter((p) => p.status === "ok");
+  if (words.length) {
+    rows = rows.filter((p) => {
+      const text = [p.point, p.method, `seed ${p.seed}`, share(p.budget, 1).replace(" ", ""), p.device || "", view.page.runs[p.run].name, view.page.runs[p.run].model, view.page.runs[p.run].data, view.fronted.has(p) ? "front" : "dominated"].join(" ").toLowerCase();
+      return words.every((w) => text.includes(w));
+    });
+  }
+  if (state.fits && view.answer?.fits) rows = rows.filter((p) => view.answer.fits.has(p));
+  const [key, direction] = state.sort.split(":");
+  const column = columns.find((c) => c.key === key);
+  if (!column) return rows;
+  const sign = direction === "down" ? -1 : 1;
+  const value = new Map(rows.map((p) => [p, column.of(p)]));
+  return [...rows].sort((a, b) => {
+    const [u, v] = [value.get(a), value.get(b)];
+    if (column.text) return sign * String(u).localeCompare(String(v), "en", { numeric: true }) || a.i - b.i;
+    if (!known(u) || !known(v)) return known(u) ? -1 : known(v) ? 1 : a.i - b.i; // the unknown last, either way
+    return sign * (u - v) || a.i - b.i;
+  });
+}
+
+let allRows = false;
+
+function drawTable(view) {
+  const section = byId("table");
+  section.hidden = !view.page.points.length;
+  if (section.hidden) return;
+  const columns = columnsOf(view);
+  view.columns = columns;
+  if (!byId("filter")) buildTableFrame(section);
+  const rows = tableRows(view, columns);
+  view.rows = rows;
+  byId("fits").disabled = !view.answer?.fits;
+  byId("fits").checked = state.fits && Boolean(view.answer?.fits);
+  const total = view.shown.filter((p) => p.status === "ok").length;
+  byId("row-count").textContent = rows.length === total ? count(total, "point") : `${rows.length.toLocaleString("en")} of ${count(total, "point")}`;
+
+  const [key, direction] = state.sort.split(":");
+  const head = el("tr", {}, ...columns.map((c) => {
+    const sorted = c.key === key ? (direction === "down" ? "descending" : "ascending") : "none";
+    const arrow = sorted === "none" ? "" : sorted === "ascending" ? " ▲" : " ▼";
+    return el("th", { scope: "col", "aria-sort": sorted, class: c.text ? "text" : "" }, el("button", { type: "button", "data-sort": c.key, title: c.title }, c.title, el("span", { "aria-hidden": "true" }, arrow)));
+  }));
+  const body = el("tbody");
+  for (const p of allRows ? rows : rows.slice(0, FIRST_ROWS)) {
+    const row = el("tr", { tabindex: "0", "data-point": p.i, "aria-selected": String(p === view.selected), class: rowClass(view, p) });
+    for (const c of columns) {
+      const cell = el("td", { class: c.text ? "text" : "" }, c.show(p));
+      if (c.icon) cell.prepend(markerIcon(view.page, p.method, seriesStyle(view.page, p.run, p.method).colour), " ");
+      row.append(cell);
+    }
+    body.append(row);
+  }
+  byId("points").replaceChildren(el("thead", {}, head), body);
+  byId("more").hidden = allRows || rows.length <= FIRST_ROWS;
+  byId("more").textContent = `Show all ${rows.length.toLocaleString("en")} points`;
+}
+
+function rowClass(view, p) {
+  const classes = [];
+  if (!view.fronted.has(p)) classes.push("dominated");
+  if (view.answer?.fits?.has(p)) classes.push("fits");
+  if (view.answer?.answer === p) classes.push("answer");
+  return classes.join(" ");
+}
+
+// Which row is open changes often: only that is changed.
+function markRow(view) {
+  for (const row of document.querySelectorAll("#points tr[aria-selected=true]")) row.setAttribute("aria-selected", "false");
+  const row = view.selected && document.querySelector(`#points tr[data-point="${view.selected.i}"]`);
+  if (row) row.setAttribute("aria-selected", "true");
+}
+
+function buildTableFrame(section) {
+  const filter = el("input", { id: "filter", type: "search", placeholder: "Filter: searched, seed 0, front, …", "aria-label": "Filter the table", value: state.filter });
+  filter.addEventListener("input", () => {
+    state.filter = filter.value;
+    writeState();
+    drawTable(current());
+  });
+  const fits = el("input", { id: "fits", type: "checkbox" });
+  fits.addEventListener("change", () => {
+    state.fits = fits.checked;
+    writeState();
+    drawTable(current());
+  });
+  const copy = el("button", { type: "button", id: "copy-table" }, "Copy");
+  copy.addEventListener("click", () => copyText(asText(current(), "\t"), copy));
+  const table = el("table", { id: "points", class: "points" });
+  table.addEventListener("click", (event) => {
+    const sort = event.target.closest("button[data-sort]");
+    if (sort) {
+      const [key, direction] = state.sort.split(":");
+      // Once up, once down, then the order of the run again.
+      state.sort = key !== sort.dataset.sort ? `${sort.dataset.sort}:up` : direction === "up" ? `${key}:down` : "";
+      writeState();
+      drawTable(current());
+      document.querySelector(`#points button[data-sort="${CSS.escape(sort.dataset.sort)}"]`).focus();
+      return;
+    }
+    const row = event.target.closest("tr[data-point]");
+    if (row && !String(getSelection())) openFromTable(row);
+  });
+  table.addEventListener("keydown", (event) => {
+    const row = event.target.closest("tr[data-point]");
+    if (!row || event.target !== row) return;
+    if (event.key === "Enter" || event.key === " ") openFromTable(row);
+    else if (event.key === "ArrowDown") row.nextElementSibling?.focus();
+    else if (event.key === "ArrowUp") row.previousElementSibling?.focus();
+    else return;
+    event.preventDefault();
+  });
+  const more = el("button", { type: "button", id: "more", hidden: true });
+  more.addEventListener("click", () => {
+    allRows = true;
+    drawTable(current());
+  });
+  section.replaceChildren(
+    el("div", { class: "section-head" }, el("h2", { id: "table-title" }, "Points"), el("span", { class: "downloads" }, copy, el("button", { type: "button", id: "csv", onclick: () => saveFile("points.csv", asText(current(), ","), "text/csv") }, "CSV"))),
+    el("div", { class: "controls" }, filter, el("label", { class: "check" }, fits, "only what answers the question"), el("span", { id: "row-count", class: "muted", role: "status" })),
+    el("div", { class: "scroll", tabindex: "-1" }, table),
+    more,
+  );
+}
+
+function openFromTable(row) {
+  choose(current().page.points[Number(row.dataset.point)]);
+  const section = byId("point");
+  section.scrollIntoView({ block: "start", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+}
+
+// The rows that are shown, in their order, with plain numbers in base units: MACs, bytes, percent, seconds.
+function asText(view, separator) {
+  const { page } = view;
+  const own = ["run", "model", "data", "point", "method", "seed", "budget", "macs", "macs_dense", "params", "params_dense", "model_bytes", "val_top1_cut", "val_top1", "test_top1", "test_top5", "test_loss", "epochs", "train_seconds", "device", "model_path"];
+  const timed = view.metrics.x.filter((m) => m.setting);
+  const value = (p, key) => (["run", "model", "data"].includes(key) ? page.runs[p.run][key === "run" ? "name" : key] : p[key]);
+  const quote = (v) => {
+    if (v === null || v === undefined) return "";
+    let text = String(v);
+    // A spreadsheet would run text that begins like a formula.
+    if (typeof v === "string" && /^[=+\-@\t\r]/.test(text)) text = `'${text}`;
+    if (separator === "\t") return text.replace(/[\t\r\n]+/g, " ");
+    return /[",\r\n]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text;
+  };
+  const lines = [[...own, "on_front", ...timed.map((m) => m.label)].map(quote)];
+  for (const p of view.rows) lines.push([...own.map((key) => value(p, key)), view.fronted.has(p) ? 1 : 0, ...timed.map((m) => m.of(p))].map(quote));
+  return lines.map((cells) => cells.join(separator)).join("\r\n") + "\r\n";
+}

@@ -1,0 +1,315 @@
+"""One training loop for the dense model, the search and every retraining; and evaluation."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from timm.layers import DropPath
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Dataset
+
+from slimsweep.checkpoint import Checkpoints
+from slimsweep.config import Config, Distill, Recipe, Search
+from slimsweep.data import Data, eval_loader, mixup_fn, train_loader
+from slimsweep.families import family_of
+from slimsweep.gates import GatedModel
+from slimsweep.proximal import GateOptimizer
+from slimsweep.results import read_curve, write_curve
+from slimsweep.storage import Folder
+
+SMALL = 1e-2  # a gate below this counts as gone in the curves
+CHECK_EVERY = 50  # steps between looks at the losses: a look makes the host wait for the device
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss became NaN or infinite; the last checkpoint is from before it did."""
+
+
+class Metrics(NamedTuple):
+    """What `evaluate` measures: percent, percent, nats."""
+
+    top1: float
+    top5: float
+    loss: float
+
+
+def train(
+    model: nn.Module,
+    data: Data,
+    config: Config,
+    recipe: Recipe,
+    *,
+    run: Folder,
+    stage: str,
+    point: str = "",
+    seed: int = 0,
+    device: torch.device,
+    teacher: nn.Module | None = None,
+    distill: Distill | None = None,
+    on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
+) -> nn.Module:
+    """Train a model by a recipe and return it, or its moving average where the recipe asks for one.
+
+    Goes on from the last checkpoint of the same stage or point, registers one an epoch, and writes the curve. Every rank
+    of a process group calls it with the same arguments.
+
+    Args:
+        stage: dense, search (the model is gated: its gates learn too) or retrain.
+        teacher: model whose answers are learned from, as far as `distill` says.
+        on_epoch: called on rank 0 with each epoch's row of the curve.
+
+    Raises:
+        TrainingDiverged: a loss that is not finite; names stage, epoch and step.
+    """
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    name = point or stage
+    model.to(device)
+    set_drop_path(model, recipe.drop_path)
+    if recipe.grad_checkpointing:
+        model.set_grad_checkpointing(True)
+    gated = model if isinstance(model, GatedModel) else None
+    gates = GateOptimizer(gated, config.search) if gated is not None and isinstance(recipe, Search) else None
+
+    loader = train_loader(data, config, rank=rank, world=world, seed=seed)
+    optimizer = create_optimizer_v2(weights_of(model), opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, **betas(recipe))
+    steps = len(loader)
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        sched=recipe.scheduler,
+        num_epochs=max(recipe.epochs, 1),
+        warmup_epochs=recipe.warmup_epochs,
+        warmup_lr=recipe.min_lr,
+        min_lr=recipe.min_lr,
+        step_on_epochs=False,
+        updates_per_epoch=steps,
+    )
+    ema = ModelEmaV3(model, decay=recipe.ema_decay) if recipe.ema_decay else None
+    kept = ema.module if ema else model
+
+    # Where an earlier start of this stage stopped.
+    checkpoints = Checkpoints(run, name)
+    first, curve = 0, []
+    if (found := checkpoints.load()) is not None:
+        first, state = found
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        if gates is not None:
+            gates.load_state_dict(state["gates"])
+        if ema is not None:
+            ema.module.load_state_dict(state["ema"])
+        curve = [row for row in read_curve(run, name) if row["epoch"] <= first]
+    val = eval_loader(data.val, config, rank=rank, world=world)
+    if not curve and first == 0 and recipe.epochs:  # where it starts from: after a cut, what the cut alone costs
+        curve.append(curve_row(stage, point, 0, None, evaluate(kept, val, device, recipe).top1, 0.0, recipe.lr, gated))
+
+    parallel: nn.Module = model
+    if world > 1:
+        parallel = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+    if recipe.compile:
+        parallel = torch.compile(parallel)
+    criterion = Criterion(recipe, teacher, distill, mixup_fn(config, data.num_classes, label_smoothing=recipe.label_smoothing), device)
+
+    for epoch in range(first, recipe.epochs):
+        began = time.perf_counter()
+        # Each epoch draws from its own seed, so an epoch that is run again after a restart is the same epoch.
+        torch.manual_seed((seed * 1_000_003 + epoch) * 1_009 + rank)
+        loader.set_epoch(epoch)
+        model.train()
+        losses: list[Tensor] = []
+        for step, (images, labels) in enumerate(loader):
+            if gates is not None:
+                gates.anneal((epoch + step / steps) / recipe.epochs)
+            scheduler.step_update(epoch * steps + step)
+            loss = backward(parallel, images, labels, criterion, gates, recipe, device)
+            if recipe.clip_grad:
+                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_grad)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if gates is not None:
+                gates.step()
+            if ema is not None:
+                ema.update(model, step=epoch * steps + step)
+            losses.append(loss)
+            if len(losses) % CHECK_EVERY == 0 or step + 1 == steps:
+                check_finite(losses, stage, point, epoch, recipe)
+        if gates is not None:
+            gates.anneal((epoch + 1) / recipe.epochs)
+        loss = mean_over_ranks(torch.stack(losses).mean())
+        seconds = time.perf_counter() - began
+        top1 = evaluate(kept, val, device, recipe).top1
+        if rank == 0:
+            row = curve_row(stage, point, epoch + 1, float(loss), top1, seconds, optimizer.param_groups[0]["lr"], gated)
+            curve.append(row)
+            run.append_line("epochs.log", json.dumps({"stage": stage, "point": point, "epoch": epoch + 1, "pid": os.getpid(), "time": time.time()}))
+            write_curve(run, name, curve)
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            if gates is not None:
+                state["gates"] = gates.state_dict()
+            if ema is not None:
+                state["ema"] = ema.module.state_dict()
+            checkpoints.save(epoch + 1, state)
+            on_epoch(row)
+    return kept
+
+
+def backward(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    criterion: "Criterion",
+    gates: GateOptimizer | None,
+    recipe: Recipe,
+    device: torch.device,
+) -> Tensor:
+    """Gradients of one batch, in `recipe.accumulate` parts; returns its mean loss, detached."""
+    parts = zip(images.chunk(recipe.accumulate), labels.chunk(recipe.accumulate), strict=True)
+    total = torch.zeros((), device=device)
+    for index, (x, y) in enumerate(parts):
+        x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+        last = index == recipe.accumulate - 1
+        # Gradients are averaged over ranks once a batch, with the last part.
+        wait = model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext()
+        with wait:
+            with autocast(recipe, device):
+                loss = criterion(model, x, y)
+                if gates is not None:
+                    loss = loss + gates.penalty()
+            share = len(x) / len(images)
+            (loss * share).backward()
+        total += loss.detach() * share
+    return total
+
+
+class Criterion:
+    """The task's loss on a batch: cross entropy on labels, mixed or smoothed, and on the teacher's answers (Hinton et al. 2015)."""
+
+    def __init__(
+        self, recipe: Recipe, teacher: nn.Module | None, distill: Distill | None, mixup: Callable | None, device: torch.device
+    ) -> None:
+        self.smoothing = recipe.label_smoothing
+        self.teacher = teacher.to(device).eval() if teacher is not None and distill is not None and distill.alpha > 0 else None
+        self.distill = distill
+        self.mixup = mixup
+
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        if self.mixup is not None:
+            images, labels = self.mixup(images, labels)  # labels become (batch, classes), smoothed already
+        logits = model(images)
+        smoothing = 0.0 if labels.ndim == 2 else self.smoothing
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        if self.teacher is None or self.distill is None:
+            return loss
+        with torch.no_grad():
+            answers = self.teacher(images)
+        alpha, temperature = self.distill.alpha, self.distill.temperature
+        student = F.log_softmax(logits.float() / temperature, dim=1)
+        taught = F.kl_div(student, F.log_softmax(answers.float() / temperature, dim=1), reduction="batchmean", log_target=True)
+        return (1 - alpha) * loss + alpha * temperature**2 * taught
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, loader: DataLoader, device: torch.device, recipe: Recipe | None = None) -> Metrics:
+    """Top-1, top-5 and loss over all ranks' shares of a data set, each image once."""
+    training = model.training
+    model.eval()
+    sums = torch.zeros(4, dtype=torch.float64, device=device)
+    for images, labels in loader:
+        images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        with autocast(recipe, device):
+            logits = model(images)
+        best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+        loss = F.cross_entropy(logits.float(), labels, reduction="sum")
+        sums += torch.stack([best[:, 0].sum(), best.sum(), loss, torch.tensor(float(len(labels)), device=device)]).double()
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(sums)
+    model.train(training)
+    top1, top5, loss, count = sums.tolist()
+    return Metrics(100 * top1 / count, 100 * top5 / count, loss / count)
+
+
+def measure(model: nn.Module, dataset: Dataset, config: Config, device: torch.device, recipe: Recipe | None = None) -> Metrics:
+    """`evaluate` on a data set, each rank its share."""
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    return evaluate(model.to(device), eval_loader(dataset, config, rank=rank, world=world), device, recipe)
+
+
+def check_finite(losses: list[Tensor], stage: str, point: str, epoch: int, recipe: Recipe) -> None:
+    """Raise TrainingDiverged where a loss of this epoch is NaN or infinite."""
+    finite = torch.stack(losses[-CHECK_EVERY:]).isfinite()
+    if bool(finite.all()):
+        return
+    step = len(losses) - len(finite) + int((~finite).nonzero()[0]) + 1
+    where = f"{stage} of {point}" if point else stage
+    gate_lr = ", search.gate_lr" if isinstance(recipe, Search) else ""
+    raise TrainingDiverged(
+        f"the loss of {where} is not finite in epoch {epoch + 1}, step {step}; the last good checkpoint, after epoch {epoch}, is kept: "
+        f"lower {stage}.lr (now {recipe.lr:g}){gate_lr}, set {stage}.clip_grad (such as 1.0) or {stage}.warmup_epochs, and start again"
+    )
+
+
+def curve_row(
+    stage: str, point: str, epoch: int, loss: float | None, top1: float, seconds: float, lr: float, gated: GatedModel | None
+) -> dict[str, Any]:
+    """One epoch's row of `slimsweep.results.CURVES`."""
+    row = {"stage": stage, "point": point, "epoch": epoch, "loss": loss, "val_top1": top1, "seconds": seconds, "learning_rate": lr}
+    if gated is None:
+        return {**row, "gates_kept": None, "gates": None}
+    gates = gated.gates
+    table = [
+        {"family": f, "layer": i, "mean": float(g.abs().mean()), "below_1e-2": float((g.abs() < SMALL).float().mean())}
+        for f, layers in gates.items()
+        for i, g in enumerate(layers)
+    ]
+    everything = torch.cat([g.flatten() for layers in gates.values() for g in layers])
+    return {**row, "gates_kept": float((everything.abs() >= SMALL).float().mean()), "gates": table}
+
+
+def weights_of(model: nn.Module) -> nn.Module | list[dict[str, Any]]:
+    """What the weights' optimizer trains: everything, or everything but the gates; decay on matrices only."""
+    if not isinstance(model, GatedModel):
+        return model
+    gates = {id(g) for family in model.gate_parameters().values() for g in family}
+    named = [(n, p) for n, p in model.named_parameters() if id(p) not in gates and p.requires_grad]
+    skip = model.no_weight_decay()
+    plain = [p for n, p in named if p.ndim <= 1 or n in skip]
+    decayed = [p for n, p in named if not (p.ndim <= 1 or n in skip)]
+    return [{"params": plain, "weight_decay": 0.0}, {"params": decayed}]
+
+
+def betas(recipe: Recipe) -> dict[str, Any]:
+    """Adam's betas as an optimizer argument, for the optimizers that take them."""
+    return {"betas": recipe.betas} if "adam" in recipe.optimizer or "lamb" in recipe.optimizer else {}
+
+
+def set_drop_path(model: nn.Module, rate: float) -> None:
+    """Set the stochastic depth of a timm model's blocks: 0 in the first, `rate` in the last (Huang et al. 2016)."""
+    blocks = family_of(model).blocks(model)
+    for index, block in enumerate(blocks):
+        share = rate * index / max(len(blocks) - 1, 1)
+        for name in ("drop_path1", "drop_path2"):
+            setattr(block, name, DropPath(share) if share > 0 else nn.Identity())
+
+
+def autocast(recipe: Recipe | None, device: torch.device) -> Any:
+    """Mixed precision where the recipe asks for it."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=recipe is not None and recipe.amp == "bf16")
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """The mean of a scalar over the process group."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(value)
+        value = value / dist.get_world_size()
+    return value
+
+
