@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,9 +11,7 @@ from dataclasses import dataclass
 for _name, _value in {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon the end of a training is noticed; Ray's 2 s add up in short runs
-    "RAY_TRAIN_ENABLE_V2": "1",
-    "RAY_TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0 the old output is silent; the new one prints a banner
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our rows and curves are the record
 }.items():
     os.environ.setdefault(_name, _value)
@@ -47,7 +46,10 @@ def connected(config: Config, verbose: bool = False) -> Iterator[Cluster]:
             logging.getLogger(name).setLevel(logging.ERROR)
     already = ray.is_initialized()
     if not already:
+        # Ray's own SIGTERM handler ends the process where it stands; ours lets it say how to go on.
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         ray.init(log_to_driver=verbose, logging_level=logging.INFO if verbose else logging.ERROR)
+        signal.signal(signal.SIGTERM, on_sigterm)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     try:
         yield Cluster(nodes, started_here=not already)

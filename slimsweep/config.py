@@ -328,8 +328,8 @@ class Search(Recipe):
     """Pressure on the gates of each family."""
     granularity: Literal["dim", "head", "uniform"] = "dim"
     """One attention gate a head and dim, a head, or a dim of all heads."""
-    families: list[Family] = ["attention", "mlp", "token"]
-    """What has gates."""
+    families: list[Family] | None = None
+    """What has gates: of attention, mlp and token those named; null is all that the model can lose exactly."""
     token_gate: Literal["linear", "tanh"] = "linear"
     """Token gates as they are, or as the tanh of a parameter."""
     token_anneal: float = Field(0.3, ge=0, le=1)
@@ -343,9 +343,11 @@ class Search(Recipe):
 
     @field_validator("families")
     @classmethod
-    def _some(cls, value: list[str]) -> list[str]:
+    def _some(cls, value: list[str] | None) -> list[str] | None:
+        if value is None:
+            return None
         if not value:
-            raise ValueError("must name at least one of attention, mlp, token")
+            raise ValueError("must name at least one of attention, mlp, token, or be null for all")
         return _once(value)
 
 
@@ -375,8 +377,8 @@ class Retrain(Recipe):
     @field_validator("seeds")
     @classmethod
     def _distinct(cls, value: list[int]) -> list[int]:
-        if not value or min(value) < 0:
-            raise ValueError("must be at least one seed, each 0 or more, such as [0, 1, 2]")
+        if not value or min(value) < 0 or max(value) >= 2**32:
+            raise ValueError("must be at least one seed, each from 0 to below 2**32, such as [0, 1, 2]")
         return _once(value)
 
 
@@ -415,7 +417,7 @@ class Config(Section):
     """Name of the run: its folder is output/name."""
     output: str = "runs"
     """Where run folders lie: a local path, s3://..., gs://... or hdfs://..."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     """Seed of dense training and search."""
     budgets: list[float | str] = [0.7, 0.5, 0.35]
     """MACs that are allowed: fractions of the dense model's, or absolute such as 2.3G or 350M."""

@@ -7,6 +7,7 @@ affine warp works on whole batches of tensors, because that is what makes small 
 import functools
 import importlib
 import importlib.util
+import itertools
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ FOLDER_NAMES = ("", "folder", "imagefolder", "image_folder", "torch/folder", "to
 TORCH_TWO_SPLITS = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")
 TORCH_NAMES = (*TORCH_TWO_SPLITS, "imagenet", "places365", "inaturalist", "inat")
 STREAMS = ("wds", "hfids", "tfds")
-PACKAGES = {"hfds": "datasets", "hfids": "datasets", "wds": "webdataset", "tfds": "tensorflow-datasets"}
+PACKAGES = {"hfds": "datasets", "hfids": "datasets", "wds": "webdataset", "tfds": "tensorflow_datasets"}
 
 
 class Source(Protocol):
@@ -154,10 +155,7 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         images, labels = [], []
         with _random_state_kept():
             for item, seed in zip(items, seeds, strict=True):
-                # timm and torchvision draw from all three.
-                random.seed(seed)
-                np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002
-                torch.default_generator.manual_seed(seed)
+                _seed_all(seed)
                 image, label = self._one(item)
                 images.append(image)
                 labels.append(label)
@@ -178,28 +176,43 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
 
 
 class ImageStream(IterableDataset[tuple[Tensor, int]]):
-    """A streamed split (WebDataset and the like): timm's reader shards and shuffles it, this only transforms."""
+    """A streamed split (WebDataset and the like): timm's reader shards and shuffles it, this transforms and cuts it short.
 
-    def __init__(self, source: Any, view: View, seed: int) -> None:
+    Args:
+        source: timm's IterableImageDataset, without a transform.
+        view: how images become tensors.
+        seed: of augmentation, with the epoch and the place in the stream.
+        limit: images over all workers together, at most.
+    """
+
+    def __init__(self, source: Any, view: View, seed: int, limit: int | None) -> None:
         self.source = source
         self.view = view
         self.seed = seed
+        self.limit = limit
         self.epoch = 0
 
     def __len__(self) -> int:
-        return len(self.source)
+        """Images of one training worker."""
+        mine = len(self.source)
+        return mine if self.limit is None else min(mine, self.limit // _world())
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
         self.source.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[tuple[Tensor, int]]:
-        worker = torch.utils.data.get_worker_info()
+        process = torch.utils.data.get_worker_info()
+        loaders, loader = (process.num_workers, process.id) if process else (1, 0)
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-        draw = np.random.default_rng([self.seed, self.epoch, rank, worker.id if worker else 0])
-        for image, label in self.source:
-            tensor = self.view.tensor(image)
-            yield self.view.warp(tensor[None], draw.random((1, 5)))[0], int(label)
+        seeds = np.random.default_rng([self.seed, self.epoch, rank, loader])
+        most = None if self.limit is None else -(-self.limit // (_world() * loaders))
+        for image, label in itertools.islice(self.source, most):
+            seed = int(seeds.integers(2**63))
+            with _random_state_kept():
+                _seed_all(seed)
+                tensor = self.view.tensor(image)
+            yield self.view.warp(tensor[None], uniforms(np.array([seed], dtype=np.uint64), 5))[0], int(label)
 
 
 def load_data(config: Config, input_size: tuple[int, int, int], model_cfg: Mapping[str, Any] | None = None) -> Data:
@@ -227,9 +240,9 @@ def load_data(config: Config, input_size: tuple[int, int, int], model_cfg: Mappi
     train_view, eval_view = _views(config, preprocessing)
 
     if not isinstance(train, _Indexed):
-        streams = {
-            split: ImageStream(s, train_view if split == "train" else eval_view, config.seed) for split, s in sources.items()
-        }
+        views = {"train": train_view, "val": eval_view, "test": eval_view}
+        streams = {split: ImageStream(source, views[split], config.seed, wanted.limit) for split, source in sources.items()}
+        _check_batch(config, len(streams["train"]) * _world())
         return Data(**streams, num_classes=num_classes, class_names=class_names, preprocessing=preprocessing)
 
     for split, source in sources.items():
@@ -251,11 +264,7 @@ def load_data(config: Config, input_size: tuple[int, int, int], model_cfg: Mappi
             chosen = chosen[split_off(labels, len(chosen), wanted.limit)[1]]
         view = train_view if split == "train" else eval_view
         sets[split] = ImageSet(source, chosen, view, num_classes, cache=wanted.workers == 0)
-    if wanted.batch_size > len(sets["train"]):
-        raise ConfigError(
-            f"data.batch_size is {wanted.batch_size}, but {_called(config)} has {len(sets['train'])} training images"
-            f"{' under data.limit' if wanted.limit else ''}: lower it"
-        )
+    _check_batch(config, len(sets["train"]))
     return Data(**sets, num_classes=num_classes, class_names=class_names, preprocessing=preprocessing)
 
 
@@ -289,6 +298,8 @@ class TrainLoader(DataLoader[Any]):
     def set_epoch(self, epoch: int) -> None:
         ordered: Any = self.sampler if isinstance(self.sampler, _ShuffledBatches) else self.dataset
         ordered.set_epoch(epoch)
+        # Loading processes take their seeds from here, and streams shuffle by them.
+        self.generator.manual_seed(ordered.seed * 1_000_003 + epoch)
 
 
 def train_loader(data: Data, config: Config, rank: int = 0, world: int = 1, seed: int | None = None) -> TrainLoader:
@@ -313,11 +324,13 @@ def train_loader(data: Data, config: Config, rank: int = 0, world: int = 1, seed
     common: dict[str, Any] = {
         "num_workers": workers,
         "persistent_workers": workers > 0,
+        "generator": torch.Generator(),
         "pin_memory": torch.cuda.is_available(),
     }
     if isinstance(data.train, ImageStream):
         data.train.source.set_loader_cfg(num_workers=workers)
-        return TrainLoader(data.train, batch_size=batch // world, drop_last=True, **common)
+        # Fresh processes each epoch: ones that stay would not hear of the new epoch.
+        return TrainLoader(data.train, batch_size=batch // world, drop_last=True, **{**common, "persistent_workers": False})
     batches = _ShuffledBatches(
         size=len(data.train),
         batch=batch,
@@ -414,6 +427,17 @@ def uniforms(seeds: np.ndarray, count: int) -> np.ndarray:
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         z ^= z >> np.uint64(31)
     return (z >> np.uint64(11)).astype(np.float64) / 2.0**53
+
+
+def _seed_all(seed: int) -> None:
+    """timm's and torchvision's transforms draw from all three; not torch.manual_seed, which would reach the GPU's generator."""
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002
+    torch.default_generator.manual_seed(seed)
+
+
+def _world() -> int:
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
 
 @contextmanager
@@ -637,6 +661,9 @@ def _one_from_timm(config: Config, name: str, split: str, mode: str, folder: boo
                 f"data.val_split is not set, but {_called(config)} is a stream, of which no share can be kept: name one"
             )
         streamed = {"is_training": split == "train", "batch_size": config.data.batch_size, "seed": config.seed}
+    package = PACKAGES.get(prefix)
+    if package is not None and importlib.util.find_spec(package) is None:  # timm's readers print and raise, each its own way
+        raise ConfigError(f"{_called(config)} needs the package {package}: pip install {package.replace('_', '-')}")
     try:
         dataset = timm.data.create_dataset(
             "" if folder else config.data.name,
@@ -647,10 +674,7 @@ def _one_from_timm(config: Config, name: str, split: str, mode: str, folder: boo
             input_img_mode=mode,
             **streamed,
         )
-    except ImportError as problem:
-        package = PACKAGES.get(prefix, problem.name or "it")
-        raise ConfigError(f"{_called(config)} needs the package {package}: pip install {package}") from problem
-    except (RuntimeError, AssertionError, OSError, ValueError, KeyError) as problem:
+    except (ImportError, RuntimeError, AssertionError, OSError, ValueError, KeyError) as problem:
         where = f" under {root!r}" if root else ""
         said = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
         said = said.replace("You can use download=True to download it", "").strip(" .")
@@ -726,6 +750,14 @@ def _check_channels(source: Source, split: str, config: Config, channels: int) -
         raise ConfigError(
             f"the {split} images of {_called(config)} have {has} channel{'s' * (has != 1)}, but the model takes {channels}: "
             f"set model.kwargs.in_chans to {has}"
+        )
+
+
+def _check_batch(config: Config, images: int) -> None:
+    if config.data.batch_size > images:
+        under = " under data.limit" if config.data.limit else ""
+        raise ConfigError(
+            f"data.batch_size is {config.data.batch_size}, but {_called(config)} has {images} training images{under}: lower it"
         )
 
 

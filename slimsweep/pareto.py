@@ -32,11 +32,10 @@ def frontier(
     cost, quality = _oriented(known, x, y, maximize_x, maximize_y)
     order = np.lexsort((-quality, cost))
     cost, quality = cost[order], quality[order]
-    first = np.concatenate([[True], cost[1:] != cost[:-1]])  # sorted so that the first of each cost is its best
-    best = quality[np.maximum.accumulate(np.where(first, np.arange(len(cost)), 0))]
-    cheaper = np.concatenate([[-np.inf], np.maximum.accumulate(quality)[:-1]])  # the best before a row, equal costs included
-    cheaper = cheaper[np.maximum.accumulate(np.where(first, np.arange(len(cost)), 0))]
-    return known.iloc[order[(quality == best) & (quality > cheaper)]]
+    first = np.concatenate([[True], cost[1:] != cost[:-1]])  # of its cost, and so the best of its cost
+    best_of_cost = np.maximum.accumulate(np.where(first, np.arange(len(cost)), 0))
+    cheaper = np.concatenate([[-np.inf], np.maximum.accumulate(quality)[:-1]])[best_of_cost]  # the best that costs less
+    return known.iloc[order[(quality == quality[best_of_cost]) & (quality > cheaper)]]
 
 
 def hypervolume(points: Numbers, reference: tuple[float, float]) -> float:

@@ -76,10 +76,10 @@ class Progress:
             write_report(self.run, status)
 
     def _worth_a_line(self, part: Part, before: tuple[str, int] | None) -> bool:
-        """In a log: every change of state, and about ten lines of progress a stage or point."""
+        """In a log: every change of state, and a few lines of progress a stage or point."""
         if before is None or before[0] != part.state:
             return part.state != "waiting" and not (self.points is not None and before is None and part.name in ("dense", "search"))
-        step = max(1, part.epochs_total // 10)
+        step = max(1, part.epochs_total // (2 if self.points is not None else 5))
         return part.epochs // step != before[1] // step
 
     def _picture(self, status: Status) -> RenderableType:

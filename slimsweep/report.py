@@ -6,6 +6,7 @@ data and plotly.js, both deflated, and asks the network for nothing.
 
 import base64
 import hashlib
+import importlib
 import importlib.util
 import json
 import math
@@ -274,10 +275,9 @@ def _datasets(described: list[dict[str, Any]], runs: Sequence[RunTables]) -> lis
     datasets = []
     for place, (name, members) in enumerate(found.items()):
         largest = max((m for i in members for m in _plain(runs[i].results["macs_dense"]) if m is not None), default=None)
-        for nth, index in enumerate(members):
+        for index in members:
             table = hypervolume_by_method(runs[index].results, (float(largest or 0), 0.0))
             described[index]["dataset"] = place
-            described[index]["nth"] = nth
             described[index]["hypervolume"] = [
                 {
                     "method": row["method"],
@@ -533,30 +533,36 @@ def write_picture(run: Folder, tables: RunTables) -> str | None:
     """
     if tables.results["test_top1"].notna().sum() == 0:
         return "no static picture was written: no point has a result"
-    if importlib.util.find_spec("kaleido") is None:
+    if not kaleido_here():
         return "no static picture was written: it needs kaleido (pip install kaleido) and a Chrome or Chromium"
-    figure = frontier_figure(tables)
+    kaleido = importlib.import_module("kaleido")
+    figure = frontier_figure(tables).to_plotly_json()
     try:
-        for kind in ("svg", "png"):
-            run.write_bytes(
-                f"report.{kind}", figure.to_image(format=kind, width=900, height=520, scale=2 if kind == "png" else 1)
-            )
+        for kind, scale in (("svg", 1), ("png", 2)):
+            options = {"format": kind, "width": 900, "height": 520, "scale": scale}
+            # Without mathjax: kaleido would fetch it from the network.
+            run.write_bytes(f"report.{kind}", kaleido.calc_fig_sync(figure, opts=options, kopts={"mathjax": False}))
     except Exception as problem:  # whatever kaleido or the browser raise: a picture is no reason to lose a finished sweep
         lines = str(problem).strip().splitlines() or [type(problem).__name__]
         return f"no static picture was written: {lines[0]}"
     return None
 
 
+def kaleido_here() -> bool:
+    """Whether kaleido is installed; it is no dependency, for it needs a browser too."""
+    return importlib.util.find_spec("kaleido") is not None
+
+
 # Marker and colour of a method, as in the page (templates/6_figure.js).
 PICTURE_STYLE = {
     "searched": ("#0b62b0", "circle"),
     "dense": ("#1d2024", "diamond"),
-    "uniform": ("#d55e00", "square"),
-    "random": ("#8a8f96", "triangle-up"),
-    "taylor": ("#00856a", "triangle-down"),
-    "scratch": ("#b0407f", "cross"),
-    "small": ("#6b4fc0", "pentagon"),
-    "torch-pruning": ("#8f6c00", "star"),
+    "uniform": ("#e2500c", "square"),
+    "random": ("#7d7f83", "triangle-up"),
+    "taylor": ("#10a86c", "triangle-down"),
+    "scratch": ("#e368d0", "cross"),
+    "small": ("#6a1fd0", "pentagon"),
+    "torch-pruning": ("#5f3d12", "star"),
 }
 
 
@@ -614,9 +620,11 @@ def frontier_figure(tables: RunTables) -> go.Figure:
         title={
             "text": _plotly_text(f"{tables.name}: {_first(tables.results['model'])} on {_first(tables.results['data'])}"),
             "font": {"size": 17},
+            "x": 0,
+            "xref": "paper",
         },
-        font={"family": "Inter, system-ui, Noto Sans, Liberation Sans, sans-serif", "size": 14, "color": "#1d2024"},
-        margin={"l": 66, "r": 24, "t": 56, "b": 56},
+        font={"family": "Inter, Segoe UI, Helvetica Neue, Arial, Liberation Sans, sans-serif", "size": 14, "color": "#1d2024"},
+        margin={"l": 66, "r": 24, "t": 64, "b": 64},
         xaxis={**axis, "title": {"text": f"{unit} of one image"}},
         yaxis={**axis, "title": {"text": "test top-1, %"}},
         legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom"},

@@ -4,6 +4,7 @@
 write without a lock and a kill loses at most the row that was being written.
 """
 
+import uuid
 from datetime import UTC, datetime
 from typing import Any
 
@@ -85,6 +86,30 @@ GATES = pa.schema(
 )
 
 
+BENCH = pa.schema(
+    [
+        ("run", pa.string()),
+        ("point", pa.string()),  # a folder of models/, or dense: what the search started from
+        ("device", pa.string()),  # cpu or cuda
+        ("hardware", pa.string()),  # the processor's own name
+        ("threads", pa.int64()),  # of the CPU
+        ("batch_size", pa.int64()),
+        ("dtype", pa.string()),  # of weights and images: float32 or bfloat16
+        ("compile", pa.bool_()),  # by torch.compile
+        ("latency_p50_ms", pa.float64()),  # of one call with a whole batch
+        ("latency_p90_ms", pa.float64()),
+        ("images_per_second", pa.float64()),
+        ("peak_memory_bytes", pa.int64()),  # weights and activations; null on a CPU
+        ("macs", pa.int64()),  # multiply-accumulates of one image
+        ("repeats", pa.int64()),  # interleaved rounds
+        ("torch_version", pa.string()),
+        ("timm_version", pa.string()),
+        ("created_at", pa.timestamp("us", tz="UTC")),
+    ],
+    metadata={"slimsweep_schema": SCHEMA_VERSION},
+)
+
+
 def write_row(run: Folder, row: dict[str, Any]) -> None:
     """Write one point's row to results/POINT.parquet, whole or not at all, over an older row of the same point.
 
@@ -144,6 +169,18 @@ def read_gates_tensors(run: Folder, shape: Shape) -> dict[str, list[torch.Tensor
         values = table[table.family == family].sort_values(["layer", "index"]).groupby("layer")["value"]
         gates[family] = [torch.tensor(values.get_group(i).to_numpy()).reshape(s) for i, s in enumerate(shapes)]
     return gates
+
+
+def write_bench(run: Folder, rows: list[dict[str, Any]]) -> str:
+    """Write the rows of one benchmark to a file of its own in bench/; returns its name."""
+    name = f"bench/{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}.parquet"
+    _write(run, name, rows, BENCH)
+    return name
+
+
+def read_bench(run: Folder) -> pd.DataFrame:
+    """All benchmarks of a run, the latest last; an empty table where there is none."""
+    return _read(run, "bench", BENCH).sort_values("created_at", kind="stable", ignore_index=True)
 
 
 def _write(run: Folder, path: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:

@@ -10,13 +10,16 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from rich.console import Console
 
+from slimsweep.budget import RemovalPath
 from slimsweep.cluster import check_placement, connected, trials_at_once
 from slimsweep.config import Config, ConfigError, changed_keys, load_config
-from slimsweep.data import check_data
+from slimsweep.data import check_data, load_data
+from slimsweep.gates import add_gates
 from slimsweep.lock import hold
-from slimsweep.model import check_model
+from slimsweep.model import check_model, input_size
 from slimsweep.points import plan_points, points_to_do
 from slimsweep.progress import Progress, final_table
 from slimsweep.report import write_report
@@ -79,8 +82,7 @@ def open_run(config: Config) -> Folder:
     Raises:
         ConfigError: in one sentence, what is wrong with the input.
     """
-    check_model(config)
-    check_data(config)
+    check(config)
     run = Folder(config.output) / config.name
     try:
         if run.exists("config.yaml"):
@@ -89,6 +91,25 @@ def open_run(config: Config) -> Folder:
     except OSError as problem:
         raise ConfigError(f"output is {config.output!r}, where nothing can be written ({problem}): give a folder that can") from problem
     return run
+
+
+def check(config: Config) -> None:
+    """Refuse, without cluster time, a model, a data set or budgets that cannot work together.
+
+    Raises:
+        ConfigError: in one sentence, what is wrong with the input.
+        ValueError: the model cannot be cut, or not to these budgets.
+    """
+    model = check_model(config)
+    check_data(config)
+    load_data(config, input_size(model), model.pretrained_cfg)
+    settings = config.search
+    shape = add_gates(model, settings.granularity, settings.families, settings.token_gate).shape
+    # Which gates go first is not known yet, but what is left when all have gone is.
+    alike = {family: [torch.ones(s) for s in shapes] for family, shapes in shape.gate_shapes.items()}
+    path = RemovalPath(shape, alike, settings.floors.model_dump(), settings.round_to)
+    for budget in config.budgets:
+        path.solve(budget)
 
 
 def compare(old: Config, new: Config, run: Folder) -> None:

@@ -4,6 +4,7 @@ A `Shape` holds a dense model's sizes, a `Structure` adds what is kept of it: on
 Both are plain data (no weights), so budgets can be solved, stored and priced without building a model.
 """
 
+import copy
 import itertools
 import json
 import math
@@ -255,17 +256,14 @@ def _(what: Structure) -> int:
 
 @macs.register
 def _(what: nn.Module) -> int:
+    # A copy without weights: counting needs shapes only, costs no memory, and cannot touch the model.
     meta = torch.device("meta")
-    tensors = {name: t.detach().to(meta) for name, t in [*what.named_parameters(), *what.named_buffers()]}
+    weightless: dict[int, Any] = {id(b): torch.empty_like(b, device=meta) for b in what.buffers()}
+    weightless |= {id(p): nn.Parameter(torch.empty_like(p, device=meta), requires_grad=False) for p in what.parameters()}
+    model = copy.deepcopy(what, weightless).eval()
     image = torch.zeros(1, *image_size(what), device=meta, dtype=next(what.parameters()).dtype)
-    training = {module: module.training for module in what.modules()}
-    what.eval()
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            torch.func.functional_call(what, tensors, (image,))
-    finally:
-        for module, mode in training.items():
-            module.training = mode
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(image)
     return counter.get_total_flops() // 2
 
 

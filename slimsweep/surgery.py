@@ -273,6 +273,12 @@ def _build(
     return model
 
 
+def dense_like(small: Timm) -> nn.Module:
+    """The dense architecture that a cut model came from, with random weights."""
+    args: Mapping[str, Any] = small._model_args
+    return timm.create_model(args["base"], pretrained=False, **{k: _decode(v) for k, v in args["base_args"].items()})
+
+
 def _encode(value: Any) -> Any:
     """A model argument as JSON: timm's layer classes by their name."""
     if isinstance(value, type) and value.__module__.startswith("timm.layers"):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -123,6 +124,7 @@ def train(
         began = time.perf_counter()
         # Each epoch draws from its own seed, so an epoch that is run again after a restart is the same epoch.
         torch.manual_seed((seed * 1_000_003 + epoch) * 1_009 + rank)
+        np.random.seed(((seed * 1_000_003 + epoch) * 1_009 + rank) % 2**32)  # noqa: NPY002 (timm's Mixup draws from it)
         loader.set_epoch(epoch)
         model.train()
         losses: list[Tensor] = []

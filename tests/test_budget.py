@@ -1,5 +1,6 @@
 """The solver: nested structures, within their budgets and close to them, the same every time."""
 
+import itertools
 import time
 
 import pytest
@@ -66,7 +67,7 @@ def test_structures_keep_every_promise(data, granularity, floors, round_to):
             if granularity != "head":
                 assert width % round_to == 0
     # Nested.
-    for larger, smaller in zip(structures, structures[1:], strict=False):
+    for larger, smaller in itertools.pairwise(structures):
         assert not (kept(smaller) & ~kept(larger)).any()
 
 
@@ -221,7 +222,9 @@ def test_budgets_are_fractions_or_have_a_suffix(budget, expected):
     assert absolute(budget, 1_000_000) == expected
 
 
-@pytest.mark.parametrize("budget", [0, 1.5, -0.5, float("nan"), float("inf"), 2_300_000, "abc", "", "1.5", "50%", "2.3GB", "-1G", "1e9"])
+@pytest.mark.parametrize(
+    "budget", [0, 1.5, -0.5, float("nan"), float("inf"), 2_300_000, "abc", "", "1.5", "50%", "2.3GB", "-1G", "1e9"]
+)
 def test_budgets_that_mean_nothing_are_refused(budget):
     with pytest.raises(BudgetError, match="fraction"):
         absolute(budget, 1_000_000)

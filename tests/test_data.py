@@ -11,13 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import affine as torchvision_affine
 
 from slimsweep.config import Affine, ConfigError, load_config
 from slimsweep.data import (
     ImageSet,
+    ImageStream,
     affine_warp,
     check_data,
     eval_loader,
@@ -177,9 +178,7 @@ def test_augmentation_leaves_the_random_numbers_of_training_alone(config):
         random.seed(0)
         np.random.seed(0)  # noqa: NPY002
         torch.manual_seed(0)
-        batches = iter(train_loader(data, config))
-        torch.manual_seed(0)  # starting a DataLoader draws a number
-        next(batches)
+        next(iter(train_loader(data, config)))
         assert generator() == untouched
 
 
@@ -509,3 +508,42 @@ def test_names_are_checked_without_reading_data(config):
     check_data(config.changed(**{"data.name": "hfds/cifar10"}))
     with pytest.raises(ConfigError):
         check_data(config.changed(**{"data.name": "imagenett"}))
+
+
+class Stream(IterableDataset):
+    """What timm's IterableImageDataset is to a loader."""
+
+    def __len__(self):
+        return 40
+
+    def __iter__(self):
+        return iter([Pictures()[i] for i in range(40)])
+
+    def set_epoch(self, epoch):
+        pass
+
+    def set_loader_cfg(self, num_workers):
+        pass
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_is_augmented_the_same_way_after_a_resume_and_cut_short(config, workers):
+    asked = config.changed(**EVERYTHING, **{"data.name": f"{__name__}:coloured", "data.batch_size": 8, "data.workers": workers})
+    data = load_data(asked, (3, 12, 12))
+    streamed = replace(data, train=ImageStream(Stream(), data.train.view, seed=0, limit=16))
+    assert len(streamed.train) == 16
+    loader = train_loader(streamed, asked)
+    epochs = []
+    for epoch in (0, 1, 1):
+        loader.set_epoch(epoch)
+        epochs.append(list(loader))
+    assert len(epochs[0]) == 2
+    assert same(epochs[1], epochs[2])
+    assert not same(epochs[0], epochs[1])
+
+
+@pytest.mark.parametrize(("name", "package"), [("wds/x", "webdataset"), ("hfds/cifar10", "datasets")])
+def test_a_package_that_a_data_set_needs_is_named(config, tmp_path, monkeypatch, name, package):
+    monkeypatch.setattr("importlib.util.find_spec", lambda wanted: None)
+    text = refusal(config, (3, 12, 12), **{"data.name": name, "data.root": str(tmp_path), "data.val_split": "validation"})
+    assert f"pip install {package}" in text

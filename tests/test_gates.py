@@ -242,7 +242,7 @@ def test_coupled_dims_are_gated_by_heads(kind):
     gated = add_gates(build(kind))
     assert gated.granularity == "head"
     assert all(v.shape[1] == 1 for v in gated.gates["attention"])
-    with pytest.raises(ValueError, match="couple the dims|share statistics"):
+    with pytest.raises(ValueError, match=r"couple the dims|share statistics"):
         add_gates(build(kind), granularity="uniform")
 
 

@@ -28,7 +28,9 @@ def test_the_cut_model_computes_what_the_gated_one_computes(kind, tmp_path):
     gates = random_gates(gated)
     gated.set_gates(gates)
     structure = solve(gated, 0.6)
-    assert len({str(row | {"layer": ""}) for row in structure.summary()}) > 1, "the masks are not uneven, the test would be weak"
+    assert len({str(row | {"layer": ""}) for row in structure.summary()}) > 1, (
+        "the masks are not uneven, the test would be weak"
+    )
     close_gates(gated, gates, structure)
     small = slim(gated, structure)
 
@@ -47,7 +49,9 @@ def test_the_cut_model_computes_what_the_gated_one_computes(kind, tmp_path):
         layer = max(i for i, mask in enumerate(masks[family]) if mask.sum() > 1)
         kept = masks[family][layer].nonzero()[0]
         masks[family][layer][tuple(kept)] = False
-        assert difference(gated, slim(gated, Structure(structure.shape, masks))) > 3 * TOLERANCE, f"a lost {family} gate goes unseen"
+        assert difference(gated, slim(gated, Structure(structure.shape, masks))) > 3 * TOLERANCE, (
+            f"a lost {family} gate goes unseen"
+        )
 
 
 @pytest.mark.parametrize("granularity", ["dim", "head", "uniform"])
@@ -170,7 +174,9 @@ def test_blocks_of_the_cut_model_are_plain_timm_blocks():
     gated.set_gates(random_gates(gated))
     small = slim(gated, solve(gated, 0.5))
     assert {type(m).__module__.split(".")[0] for m in small.modules()} <= {"timm", "torch"}
-    assert {n.split(".")[-1] for n, _ in small.named_parameters()} == {n.split(".")[-1] for n, _ in small_vit().named_parameters()}
+    assert {n.split(".")[-1] for n, _ in small.named_parameters()} == {
+        n.split(".")[-1] for n, _ in small_vit().named_parameters()
+    }
 
 
 def test_a_dense_model_is_cut_without_gates():
@@ -219,7 +225,7 @@ def test_features_of_a_model_that_lost_tokens_are_no_grid():
     gated.set_gates(random_gates(gated))
     small = slim(gated, solve(gated, 0.5))
     x = images(small)
-    with pytest.raises(ValueError, match="lost tokens.*NLC"):
+    with pytest.raises(ValueError, match=r"lost tokens.*NLC"):
         small.forward_intermediates(x)
     final, features = small.forward_intermediates(x, output_fmt="NLC")
     assert [f.shape[1] for f in features] == [row["tokens"] for row in small.structure.summary()]

@@ -71,7 +71,10 @@ def close_gates(gated: nn.Module, gates: dict[str, list[Tensor]], structure: Any
     """Set the gates as the cut leaves them: 0 outside the masks, 1 for kept tokens, the others as they are."""
     gated.set_gates(
         {
-            f: [torch.where(m, torch.ones_like(v) if f == "token" else v, 0.0) for v, m in zip(vs, structure.masks[f], strict=True)]
+            f: [
+                torch.where(m, torch.ones_like(v) if f == "token" else v, 0.0)
+                for v, m in zip(vs, structure.masks[f], strict=True)
+            ]
             for f, vs in gates.items()
         }
     )

@@ -26,7 +26,13 @@ const DASH = "–";
 // Plotly reads a little HTML (and links) in its labels: this shows text as it is.
 const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 
-const PREFIXES = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"], [1, ""]];
+const PREFIXES = [
+  [1e12, "T"],
+  [1e9, "G"],
+  [1e6, "M"],
+  [1e3, "k"],
+  [1, ""],
+];
 const prefixOf = (value) => PREFIXES.find(([size]) => Math.abs(value) >= size) || [1, ""];
 
 function significant(value, digits = 3) {
@@ -37,7 +43,7 @@ function significant(value, digits = 3) {
 
 function scaled(value, unit, gap = " ") {
   if (!known(value)) return DASH;
-  const [size, prefix] = prefixOf(value);
+  const [size, prefix] = unit === "MACs" && Math.abs(value) < 1e6 ? [1e6, "M"] : prefixOf(value); // no one says kMACs
   return `${significant(value / size)}${gap}${prefix}${unit}`;
 }
 

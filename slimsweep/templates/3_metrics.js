@@ -24,7 +24,14 @@ const BENCH = [
 function metricsOf(page) {
   const plainMetric = (m) => ({ ...m, of: (p) => p[m.key] });
   const timed = page.settings.flatMap((setting, s) =>
-    BENCH.map((m) => ({ ...m, key: `${m.key}:${s}`, kind: m.key, setting, label: `${m.label} (${setting})`, of: (p) => p.bench[s]?.[m.field] ?? null })),
+    BENCH.map((m) => ({
+      ...m,
+      key: `${m.key}:${s}`,
+      kind: m.key,
+      setting,
+      label: `${m.label} (${setting})`,
+      of: (p) => p.bench[s]?.[m.field] ?? null,
+    })),
   );
   const has = (m) => page.points.some((p) => known(m.of(p)));
   return { x: [...COSTS.map(plainMetric), ...timed].filter(has), y: QUALITIES.map(plainMetric).filter(has) };
@@ -71,7 +78,8 @@ function frontOf(groups, x, y) {
   const front = [];
   for (const group of sorted) {
     const last = front[front.length - 1];
-    if (!last || quality(group) > quality(last) || (quality(group) === quality(last) && cost(group) === cost(last))) front.push(group);
+    if (!last || quality(group) > quality(last) || (quality(group) === quality(last) && cost(group) === cost(last)))
+      front.push(group);
   }
   return front;
 }

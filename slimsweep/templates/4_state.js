@@ -36,7 +36,8 @@ function writeState() {
   for (const [name, value] of Object.entries(state)) {
     if (name === "off") {
       if (value.size) parameters.set(name, [...value].map(encodeURIComponent).join(","));
-    } else if (value !== DEFAULTS[name] && value !== null) parameters.set(name, value === true ? "1" : value === false ? "0" : value);
+    } else if (value !== DEFAULTS[name] && value !== null)
+      parameters.set(name, value === true ? "1" : value === false ? "0" : value);
   }
   const text = parameters.toString();
   if (text !== location.hash.slice(1)) history.replaceState(null, "", text ? `#${text}` : "#");

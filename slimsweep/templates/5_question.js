@@ -7,16 +7,41 @@ const SIZES = { "": 1, k: 1e3, m: 1e6, g: 1e9, b: 1e9, t: 1e12 };
 // Units, in the order in which they are tried. `most`: what the number means when neither "at most" nor "at least" is said.
 const UNITS = [
   { pattern: /^points?(?: (?:of|below|from|under) dense)?$/i, kind: "drop", most: true, size: () => 1 },
-  { pattern: /^(?:%|percent) (?:of )?(?:the )?(?:dense|macs|flops)(?: macs| model)?$/i, kind: "share", most: true, size: () => 1 },
+  {
+    pattern: /^(?:%|percent) (?:of )?(?:the )?(?:dense|macs|flops)(?: macs| model)?$/i,
+    kind: "share",
+    most: true,
+    size: () => 1,
+  },
   { pattern: /^(?:%|percent|pct) ?(?:test )?(?:top-?5)$/i, kind: "top5", most: false, size: () => 1 },
   { pattern: /^(?:%|percent|pct) ?(?:val(?:idation)? ?)?(?:top-?1|accuracy|acc)?$/i, kind: "top1", most: false, size: () => 1 },
   { pattern: /^(?:ms|milliseconds?)(?: latency)?$/i, kind: "latency", most: true, size: () => 1 },
   { pattern: /^(?:us|µs|microseconds?)(?: latency)?$/i, kind: "latency", most: true, size: () => 1e-3 },
   { pattern: /^(?:s|seconds?)(?: latency)?$/i, kind: "latency", most: true, size: () => 1e3 },
-  { pattern: /^(k?) ?(?:images?|img|imgs)(?: ?\/ ?s(?:ec|econd)?| per second)$/i, kind: "throughput", most: false, size: (m) => SIZES[m[1].toLowerCase()] },
-  { pattern: /^([kmg]) ?i?(?:b|bytes?)(?: on disk)?$/i, kind: "model_bytes", most: true, size: (m, text) => (/i/i.test(text.slice(1, 2)) ? 1024 ** (" kmg".indexOf(m[1].toLowerCase())) : SIZES[m[1].toLowerCase()]) },
-  { pattern: /^([kmgbt]?) ?(?:params?|parameters?|weights)$/i, kind: "params", most: true, size: (m) => SIZES[m[1].toLowerCase()] },
-  { pattern: /^([kmgt]?) ?-?(?:macs?|flops?|madds?|multiply-?(?:adds|accumulates))?$/i, kind: "macs", most: true, size: (m) => SIZES[m[1].toLowerCase()] },
+  {
+    pattern: /^(k?) ?(?:images?|img|imgs)(?: ?\/ ?s(?:ec|econd)?| per second)$/i,
+    kind: "throughput",
+    most: false,
+    size: (m) => SIZES[m[1].toLowerCase()],
+  },
+  {
+    pattern: /^([kmg]) ?i?(?:b|bytes?)(?: on disk)?$/i,
+    kind: "model_bytes",
+    most: true,
+    size: (m, text) => (/i/i.test(text.slice(1, 2)) ? 1024 ** " kmg".indexOf(m[1].toLowerCase()) : SIZES[m[1].toLowerCase()]),
+  },
+  {
+    pattern: /^([kmgbt]?) ?(?:params?|parameters?|weights)$/i,
+    kind: "params",
+    most: true,
+    size: (m) => SIZES[m[1].toLowerCase()],
+  },
+  {
+    pattern: /^([kmgt]?) ?-?(?:macs?|flops?|madds?|multiply-?(?:adds|accumulates))?$/i,
+    kind: "macs",
+    most: true,
+    size: (m) => SIZES[m[1].toLowerCase()],
+  },
 ];
 
 // Conditions {kind, most, value}, or {problem}: one sentence on what could not be read.
@@ -35,10 +60,17 @@ function parseQuestion(text) {
     const number = rest.match(/^(\d+(?:\.\d*)?|\.\d+)\s*(.*)$/);
     const unit = number && UNITS.find((u) => u.pattern.test(number[2].trim()));
     if (!unit || (unit.kind === "macs" && !number[2].trim())) {
-      return { problem: `\u201c${clause.trim()}\u201d is not a condition: say how much of what, as in \u201cat most 1.2 GMACs\u201d, \u201cat least 80 %\u201d, \u201cat most 5 ms\u201d` };
+      return {
+        problem: `\u201c${clause.trim()}\u201d is not a condition: say how much of what, as in \u201cat most 1.2 GMACs\u201d, \u201cat least 80 %\u201d, \u201cat most 5 ms\u201d`,
+      };
     }
     const unitText = number[2].trim();
-    conditions.push({ kind: unit.kind, most: most ?? unit.most, value: Number(number[1]) * unit.size(unitText.match(unit.pattern), unitText), text: clause.trim() });
+    conditions.push({
+      kind: unit.kind,
+      most: most ?? unit.most,
+      value: Number(number[1]) * unit.size(unitText.match(unit.pattern), unitText),
+      text: clause.trim(),
+    });
   }
   return { conditions };
 }
@@ -74,6 +106,7 @@ function measuredBy(view, condition) {
 // {conditions, fits: Set of points, answer: point or null, said: text} or {problem}; null for an empty question.
 function answerQuestion(view, text) {
   if (!text.trim()) return null;
+  if (view.mixed) return { problem: "Choose one data set first: accuracies on different data sets do not compare" };
   const parsed = parseQuestion(text);
   if (parsed.problem) return parsed;
   const { conditions } = parsed;
@@ -81,17 +114,29 @@ function answerQuestion(view, text) {
   const readers = conditions.map((c) => measuredBy(view, c));
   for (const [i, condition] of conditions.entries()) {
     if (candidates.length && !candidates.some((p) => known(readers[i](p)))) {
-      const missing = condition.kind === "latency" || condition.kind === "throughput" ? "no point has been timed yet: run slimsweep bench" : "no point has that number";
+      const missing =
+        condition.kind === "latency" || condition.kind === "throughput"
+          ? "no point has been timed yet: run slimsweep bench"
+          : "no point has that number";
       return { problem: `\u201c${condition.text}\u201d cannot be answered: ${missing}` };
     }
   }
-  const meets = (p, i) => known(readers[i](p)) && (conditions[i].most ? readers[i](p) <= conditions[i].value : readers[i](p) >= conditions[i].value);
+  const meets = (p, i) =>
+    known(readers[i](p)) && (conditions[i].most ? readers[i](p) <= conditions[i].value : readers[i](p) >= conditions[i].value);
   const fits = candidates.filter((p) => conditions.every((_, i) => meets(p, i)));
   // A limit on cost asks for the best model; a demand on quality alone asks for the cheapest.
   const limited = conditions.some((c) => !["top1", "top5", "drop"].includes(c.kind));
-  const better = limited ? (a, b) => judged(b) - judged(a) || a.macs - b.macs : (a, b) => a.macs - b.macs || judged(b) - judged(a);
+  const better = limited
+    ? (a, b) => judged(b) - judged(a) || a.macs - b.macs
+    : (a, b) => a.macs - b.macs || judged(b) - judged(a);
   const answer = [...fits].sort(better)[0] || null;
-  return { conditions, fits: new Set(fits), answer, limited, nearest: answer ? null : nearestMiss(conditions, readers, candidates) };
+  return {
+    conditions,
+    fits: new Set(fits),
+    answer,
+    limited,
+    nearest: answer ? null : nearestMiss(conditions, readers, candidates),
+  };
 }
 
 // Where nothing fits: the condition that no point meets by itself, and the point that comes nearest.
@@ -99,7 +144,9 @@ function nearestMiss(conditions, readers, candidates) {
   for (const [i, condition] of conditions.entries()) {
     const measured = candidates.filter((p) => known(readers[i](p)));
     if (!measured.length) continue;
-    const nearest = measured.reduce((a, b) => ((condition.most ? readers[i](b) < readers[i](a) : readers[i](b) > readers[i](a)) ? b : a));
+    const nearest = measured.reduce((a, b) =>
+      (condition.most ? readers[i](b) < readers[i](a) : readers[i](b) > readers[i](a)) ? b : a,
+    );
     const value = readers[i](nearest);
     if (condition.most ? value > condition.value : value < condition.value) return { condition, point: nearest, value };
   }

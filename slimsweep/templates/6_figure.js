@@ -4,18 +4,20 @@
 const METHOD_STYLE = {
   searched: { light: "#0b62b0", dark: "#62aef0", symbol: "circle" },
   dense: { light: "#1d2024", dark: "#f1f3f5", symbol: "diamond" },
-  uniform: { light: "#d55e00", dark: "#ff9b57", symbol: "square" },
-  random: { light: "#8a8f96", dark: "#868d96", symbol: "triangle-up" },
-  taylor: { light: "#00856a", dark: "#2fc7a3", symbol: "triangle-down" },
-  scratch: { light: "#b0407f", dark: "#f29ac8", symbol: "cross" },
-  small: { light: "#6b4fc0", dark: "#b6a3ff", symbol: "pentagon" },
-  "torch-pruning": { light: "#8f6c00", dark: "#e8c33a", symbol: "star" },
+  uniform: { light: "#e2500c", dark: "#cf6f10", symbol: "square" },
+  random: { light: "#7d7f83", dark: "#8b949c", symbol: "triangle-up" },
+  taylor: { light: "#10a86c", dark: "#3fe6a0", symbol: "triangle-down" },
+  scratch: { light: "#e368d0", dark: "#d03a6c", symbol: "cross" },
+  small: { light: "#6a1fd0", dark: "#6a5cf5", symbol: "pentagon" },
+  "torch-pruning": { light: "#5f3d12", dark: "#efd040", symbol: "star" },
 };
 const OTHER_STYLES = [
   { light: "#3d6b35", dark: "#9bd18f", symbol: "hexagon" },
   { light: "#7a3b1d", dark: "#d99a78", symbol: "hourglass" },
 ];
-const RUN_COLOURS = ["searched", "uniform", "taylor", "scratch", "small", "torch-pruning", "dense", "random"].map((m) => METHOD_STYLE[m]);
+const RUN_COLOURS = ["searched", "uniform", "taylor", "scratch", "small", "torch-pruning", "dense", "random"].map(
+  (m) => METHOD_STYLE[m],
+);
 const DASHES = ["solid", "dash", "dot", "longdash"];
 
 const darkMode = matchMedia("(prefers-color-scheme: dark)");
@@ -24,7 +26,15 @@ const shade = (style) => (darkMode.matches ? style.dark : style.light);
 const theme = () => {
   const style = getComputedStyle(document.documentElement);
   const get = (name) => style.getPropertyValue(name).trim();
-  return { ink: get("--ink"), muted: get("--muted"), line: get("--line"), back: get("--back"), accent: get("--accent"), fit: get("--fit"), font: style.getPropertyValue("--font").trim() };
+  return {
+    ink: get("--ink"),
+    muted: get("--muted"),
+    line: get("--line"),
+    back: get("--back"),
+    accent: get("--accent"),
+    fit: get("--fit"),
+    font: style.getPropertyValue("--font").trim(),
+  };
 };
 
 function methodStyle(page, method) {
@@ -39,8 +49,11 @@ const colourBy = (page) => state.colour || (page.runs.length > 1 ? "run" : "meth
 function seriesStyle(page, run, method) {
   const byMethod = methodStyle(page, method);
   if (colourBy(page) === "method") return { colour: shade(byMethod), symbol: byMethod.symbol, dash: "solid" };
-  const nth = page.runs[run].nth;
-  return { colour: shade(RUN_COLOURS[nth % RUN_COLOURS.length]), symbol: byMethod.symbol, dash: DASHES[Math.floor(nth / RUN_COLOURS.length) % DASHES.length] };
+  return {
+    colour: shade(RUN_COLOURS[run % RUN_COLOURS.length]),
+    symbol: byMethod.symbol,
+    dash: DASHES[Math.floor(run / RUN_COLOURS.length) % DASHES.length],
+  };
 }
 
 // An axis in units a person reads: 1.74 MMACs, not 1740000.
@@ -48,14 +61,20 @@ function axisScale(metric, values) {
   const largest = Math.max(...values.map(Math.abs), 0);
   if (["%", "nats", "ms", "s", "images/s"].includes(metric.unit)) return { size: 1, unit: metric.unit };
   const [size, prefix] = prefixOf(largest);
-  return { size, unit: metric.unit.startsWith(" ") ? `${{ "": "", k: "thousand ", M: "million ", G: "billion " }[prefix] ?? prefix}${metric.unit.trim()}` : `${prefix}${metric.unit}` };
+  return {
+    size,
+    unit: metric.unit.startsWith(" ")
+      ? `${{ "": "", k: "thousand ", M: "million ", G: "billion " }[prefix] ?? prefix}${metric.unit.trim()}`
+      : `${prefix}${metric.unit}`,
+  };
 }
 
 // Plotly's own ticks on a log axis of less than a decade are bare digits: these are numbers, as many as there is room for.
 function logTicks(values) {
   const [low, high] = [Math.min(...values), Math.max(...values)];
   if (!(low > 0)) return {};
-  const fine = high / low < 4 ? [1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9] : high / low < 100 ? [1, 1.5, 2, 3, 5, 7] : [1, 2, 5];
+  const fine =
+    high / low < 4 ? [1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9] : high / low < 100 ? [1, 1.5, 2, 3, 5, 7] : [1, 2, 5];
   const ticks = [];
   for (let decade = Math.floor(Math.log10(low)) - 1; decade <= Math.ceil(Math.log10(high)); decade++)
     for (const digit of fine) ticks.push(digit * 10 ** decade);
@@ -97,11 +116,18 @@ function frontierTraces(view, colours, sx, sy) {
   const shape = view.x.more ? "vh" : "hv";
   const onFront = new Set(view.front);
   const traces = [];
-  // The whole front, as a broad band under everything.
-  traces.push({
-    type: "scatter", mode: "lines", hoverinfo: "skip", line: { shape, width: 11, color: colours.ink }, opacity: darkMode.matches ? 0.16 : 0.09,
-    x: view.front.map((g) => g.x / sx.size), y: view.front.map((g) => g.y / sy.size),
-  });
+  // The whole front (of each data set), as a broad band under everything.
+  for (const front of view.fronts) {
+    traces.push({
+      type: "scatter",
+      mode: "lines",
+      hoverinfo: "skip",
+      line: { shape, width: 11, color: colours.ink },
+      opacity: darkMode.matches ? 0.16 : 0.09,
+      x: front.map((g) => g.x / sx.size),
+      y: front.map((g) => g.y / sy.size),
+    });
+  }
   // Series of one look share a trace: a page of twenty runs would be slow with one for each.
   const looks = new Map();
   for (const group of view.groups) {
@@ -124,15 +150,30 @@ function frontierTraces(view, colours, sx, sy) {
       x.push(null);
       y.push(null);
     }
-    traces.push({ type: "scatter", mode: "lines", hoverinfo: "skip", connectgaps: false, line: { shape, width: 2, color: style.colour, dash: style.dash }, opacity: 0.75, x, y });
+    traces.push({
+      type: "scatter",
+      mode: "lines",
+      hoverinfo: "skip",
+      connectgaps: false,
+      line: { shape, width: 2, color: style.colour, dash: style.dash },
+      opacity: 0.75,
+      x,
+      y,
+    });
   }
   const many = view.groups.length > 150;
   for (const { style, groups } of looks.values()) {
     const seeds = state.seeds ? groups.filter((g) => g.members.length > 1).flatMap((g) => g.members) : [];
     if (seeds.length) {
       traces.push({
-        type: "scatter", mode: "markers", name: "seeds", x: seeds.map((p) => view.x.of(p) / sx.size), y: seeds.map((p) => view.y.of(p) / sy.size),
-        customdata: seeds.map((p) => p.i), text: seeds.map((p) => seedHover(view, p)), hovertemplate: "%{text}<extra></extra>",
+        type: "scatter",
+        mode: "markers",
+        name: "seeds",
+        x: seeds.map((p) => view.x.of(p) / sx.size),
+        y: seeds.map((p) => view.y.of(p) / sy.size),
+        customdata: seeds.map((p) => p.i),
+        text: seeds.map((p) => seedHover(view, p)),
+        hovertemplate: "%{text}<extra></extra>",
         marker: { size: many ? 3 : 5, color: style.colour, opacity: 0.45, symbol: "circle" },
       });
     }
@@ -140,31 +181,63 @@ function frontierTraces(view, colours, sx, sy) {
       const these = groups.filter((g) => onFront.has(g) !== dominated);
       if (!these.length || (dominated && !state.dominated)) continue;
       traces.push({
-        type: "scatter", mode: "markers", name: dominated ? "dominated" : "front", x: these.map((g) => g.x / sx.size), y: these.map((g) => g.y / sy.size),
-        customdata: these.map((g) => g.best.i), text: these.map((g) => hoverOf(view, g)), hovertemplate: "%{text}<extra></extra>",
+        type: "scatter",
+        mode: "markers",
+        name: dominated ? "dominated" : "front",
+        x: these.map((g) => g.x / sx.size),
+        y: these.map((g) => g.y / sy.size),
+        customdata: these.map((g) => g.best.i),
+        text: these.map((g) => hoverOf(view, g)),
+        hovertemplate: "%{text}<extra></extra>",
         opacity: dominated ? 0.42 : 1,
-        marker: { size: (many ? 7 : 10) + (dominated ? 0 : 2), color: style.colour, symbol: these.map((g) => methodStyle(page, g.method).symbol), line: { width: dominated ? 0 : 1.5, color: colours.back } },
-        error_y: these.some((g) => known(g.se)) ? { type: "data", array: these.map((g) => (g.se ?? 0) / sy.size), color: style.colour, thickness: 1.5, width: 4 } : undefined,
+        marker: {
+          size: (many ? 7 : 10) + (dominated ? 0 : 2),
+          color: style.colour,
+          symbol: these.map((g) => methodStyle(page, g.method).symbol),
+          line: { width: dominated ? 0 : 1.5, color: colours.back },
+        },
+        error_y: these.some((g) => known(g.se))
+          ? { type: "data", array: these.map((g) => (g.se ?? 0) / sy.size), color: style.colour, thickness: 1.5, width: 4 }
+          : undefined,
       });
     }
   }
   return traces;
 }
 
-function ringTrace(view, colours, sx, sy) {
-  const p = view.selected;
-  const group = p && view.groups.find((g) => g.members.includes(p));
-  const seen = group && (state.dominated || view.front.includes(group));
-  return {
-    type: "scatter", mode: "markers", hoverinfo: "skip", name: "selected", x: seen ? [group.x / sx.size] : [null], y: seen ? [group.y / sy.size] : [null],
-    marker: { size: 22, symbol: "circle-open", color: colours.accent, line: { width: 2.5, color: colours.accent } },
-  };
+// A circle in pixels. As a path, for plotly misplaces its own pixel-sized circles on log axes.
+const RING = "M-11,0C-11,-6.08 -6.08,-11 0,-11C6.08,-11 11,-6.08 11,0C11,6.08 6.08,11 0,11C-6.08,11 -11,6.08 -11,0Z";
+
+// Around the open point; a shape, because plotly replaces shapes without drawing the points again.
+function ring(view, colours, sx, sy) {
+  const group = view.selected && view.groups.find((g) => g.members.includes(view.selected));
+  if (!group || !(state.dominated || view.front.includes(group))) return [];
+  const line = { color: colours.accent, width: 2.5 };
+  return [
+    {
+      type: "path",
+      path: RING,
+      name: "selected",
+      xref: "x",
+      yref: "y",
+      xsizemode: "pixel",
+      ysizemode: "pixel",
+      xanchor: group.x / sx.size,
+      yanchor: group.y / sy.size,
+      line,
+    },
+  ];
 }
 
 function answerTrace(view, colours, sx, sy) {
   const fits = view.answer?.fits ? view.groups.filter((g) => g.members.some((p) => view.answer.fits.has(p))) : [];
   return {
-    type: "scatter", mode: "markers", hoverinfo: "skip", name: "fits", x: fits.map((g) => g.x / sx.size), y: fits.map((g) => g.y / sy.size),
+    type: "scatter",
+    mode: "markers",
+    hoverinfo: "skip",
+    name: "fits",
+    x: fits.map((g) => g.x / sx.size),
+    y: fits.map((g) => g.y / sy.size),
     marker: { size: 17, symbol: "circle-open", color: colours.fit, line: { width: 1.5, color: colours.fit } },
   };
 }
@@ -178,6 +251,20 @@ function rangeOf(values, log) {
   return [low - 0.07 * room, high + 0.09 * room];
 }
 
+// The end of a line and the side of it where a label of a width covers least of what is `taken`; pixels from the lower left.
+function freeEnd(taken, plotWidth, lineY, width) {
+  let best = null;
+  for (const end of [0, 1]) {
+    for (const side of ["bottom", "top"]) {
+      const [from, to] = end ? [plotWidth - width, plotWidth] : [0, width];
+      const [low, high] = side === "bottom" ? [lineY, lineY + 18] : [lineY - 18, lineY];
+      const covered = taken.filter(([x, y]) => x > from - 24 && x < to + 24 && y > low - 10 && y < high + 10).length;
+      if (!best || covered < best.covered) best = { covered, place: [end, side] };
+    }
+  }
+  return best.place;
+}
+
 function guides(view, sx, sy, colours) {
   const [shapes, annotations] = [[], []];
   for (const condition of view.answer?.conditions || []) {
@@ -188,10 +275,32 @@ function guides(view, sx, sy, colours) {
     if (macs || other || timed) {
       const at = condition.value / sx.size;
       shapes.push({ type: "line", xref: "x", yref: "paper", x0: at, x1: at, y0: 0, y1: 1, line });
-      annotations.push({ xref: "x", yref: "paper", x: view.logx ? Math.log10(at) : at, y: 0, yanchor: "bottom", xanchor: condition.most ? "right" : "left", text: plain(condition.text), showarrow: false, font: { color: colours.fit, size: 12 }, bgcolor: colours.back });
+      annotations.push({
+        xref: "x",
+        yref: "paper",
+        x: view.logx ? Math.log10(at) : at,
+        y: 0,
+        yanchor: "bottom",
+        xanchor: condition.most ? "right" : "left",
+        text: plain(condition.text),
+        showarrow: false,
+        font: { color: colours.fit, size: 12 },
+        bgcolor: colours.back,
+      });
     } else if ((condition.kind === "top1" && view.y.top1) || (condition.kind === "top5" && view.y.key === "test_top5")) {
       shapes.push({ type: "line", xref: "paper", yref: "y", x0: 0, x1: 1, y0: condition.value, y1: condition.value, line });
-      annotations.push({ xref: "paper", yref: "y", x: 1, y: view.logy ? Math.log10(condition.value) : condition.value, xanchor: "right", yanchor: condition.most ? "top" : "bottom", text: plain(condition.text), showarrow: false, font: { color: colours.fit, size: 12 }, bgcolor: colours.back });
+      annotations.push({
+        xref: "paper",
+        yref: "y",
+        x: 1,
+        y: view.logy ? Math.log10(condition.value) : condition.value,
+        xanchor: "right",
+        yanchor: condition.most ? "top" : "bottom",
+        text: plain(condition.text),
+        showarrow: false,
+        font: { color: colours.fit, size: 12 },
+        bgcolor: colours.back,
+      });
     }
   }
   return { shapes, annotations };
@@ -202,49 +311,138 @@ function frontierLayout(view, colours, sx, sy) {
   const drawn = view.groups.filter((g) => state.dominated || view.front.includes(g));
   const members = state.seeds ? drawn.flatMap((g) => g.members) : [];
   const xs = [...drawn.map((g) => g.x), ...members.map(view.x.of)].map((v) => v / sx.size);
-  const ys = [...drawn.flatMap((g) => [g.y - (g.se ?? 0), g.y + (g.se ?? 0)]), ...members.map(view.y.of)].map((v) => v / sy.size);
+  const ys = [...drawn.flatMap((g) => [g.y - (g.se ?? 0), g.y + (g.se ?? 0)]), ...members.map(view.y.of)].map(
+    (v) => v / sy.size,
+  );
   const { shapes, annotations } = guides(view, sx, sy, colours);
   const [marginLeft, marginRight] = [narrow ? 48 : 64, narrow ? 8 : 16];
 
   // The dense model as it came, a line for each run: for a few runs only, or they would be all there is to see.
   const key = { test_top1: "untouched" }[view.y.key];
   const runs = [...new Set(view.groups.map((g) => g.run))].filter((r) => known(view.page.runs[r].untouched));
+  let untouchedLabel = null;
   if (key && runs.length <= 3) {
     for (const r of runs) {
       const value = view.page.runs[r].untouched;
       const color = colourBy(view.page) === "run" ? seriesStyle(view.page, r, "dense").colour : colours.muted;
       ys.push(value);
-      shapes.push({ type: "line", xref: "paper", yref: "y", x0: 0, x1: 1, y0: value, y1: value, line: { color, width: 1.25, dash: "dot" }, layer: "below" });
-      annotations.push({
-        xref: "paper", yref: "y", x: 1, y: view.logy ? Math.log10(value) : value, xanchor: "right", yanchor: "top", showarrow: false,
-        text: `dense, untouched${runs.length > 1 ? ` (${plain(view.page.runs[r].name)})` : ""}: ${percent(value)}`, font: { color, size: 12 },
+      shapes.push({
+        type: "line",
+        xref: "paper",
+        yref: "y",
+        x0: 0,
+        x1: 1,
+        y0: value,
+        y1: value,
+        line: { color, width: 1.25, dash: "dot" },
+        layer: "below",
       });
+      if (runs.length === 1) untouchedLabel = { value, color, text: `dense, untouched: ${percent(value)}` };
     }
   }
   if (view.knee) {
     const [kx, ky] = [view.knee.x / sx.size, view.knee.y / sy.size];
     // Above and to the better side of a front nothing can lie, so a label is never on a point there.
     annotations.push({
-      x: view.logx ? Math.log10(kx) : kx, y: view.logy ? Math.log10(ky) : ky, ax: view.x.more ? 34 : -34, ay: view.y.more ? -32 : 32, text: "knee", name: "knee", showarrow: true,
-      arrowhead: 0, arrowwidth: 1, arrowcolor: colours.muted, standoff: 9, font: { color: colours.ink, size: 13 },
+      x: view.logx ? Math.log10(kx) : kx,
+      y: view.logy ? Math.log10(ky) : ky,
+      ax: view.x.more ? 34 : -34,
+      ay: view.y.more ? -32 : 32,
+      text: "knee",
+      name: "knee",
+      showarrow: true,
+      arrowhead: 0,
+      arrowwidth: 1,
+      arrowcolor: colours.muted,
+      standoff: 9,
+      font: { color: colours.ink, size: 13 },
+      bgcolor: colours.back,
+    });
+  }
+  const ranges = [rangeOf(xs, view.logx), rangeOf(ys, view.logy)];
+  const height = narrow ? 380 : 460;
+  if (untouchedLabel) {
+    const size = [byId("frontier-figure").clientWidth - marginLeft - marginRight, height - 64];
+    const at = (value, axis, log) =>
+      ((log ? Math.log10(value) : value) - ranges[axis][0]) / (ranges[axis][1] - ranges[axis][0]);
+    const taken = drawn.map((g) => [at(g.x / sx.size, 0, view.logx) * size[0], at(g.y / sy.size, 1, view.logy) * size[1]]);
+    if (view.knee) {
+      const [kx, ky] = taken[drawn.indexOf(view.knee)];
+      taken.push([kx - 34, ky + 32], [kx - 20, ky + 20]);
+    }
+    const { value, color, text } = untouchedLabel;
+    const [x, y] = freeEnd(taken, size[0], at(value, 1, view.logy) * size[1], 6.2 * text.length);
+    annotations.push({
+      xref: "paper",
+      yref: "y",
+      x,
+      y: view.logy ? Math.log10(value) : value,
+      xanchor: x ? "right" : "left",
+      yanchor: y,
+      showarrow: false,
+      text,
+      font: { color, size: 12 },
     });
   }
   if (view.mixed) {
-    annotations.push({ xref: "paper", yref: "paper", x: 0, y: 1, xanchor: "left", yanchor: "top", showarrow: false, text: "several data sets on one axis: accuracies do not compare", font: { color: colours.fit, size: 13 }, bgcolor: colours.back });
+    annotations.push({
+      xref: "paper",
+      yref: "paper",
+      x: 0,
+      y: 1,
+      xanchor: "left",
+      yanchor: "top",
+      showarrow: false,
+      text: "several data sets on one axis: accuracies do not compare",
+      font: { color: colours.fit, size: 13 },
+      bgcolor: colours.back,
+    });
   }
-  const axis = { gridcolor: colours.line, linecolor: colours.line, zeroline: false, ticks: "", tickfont: { color: colours.muted }, automargin: true, fixedrange: touch.matches };
+  const axis = {
+    gridcolor: colours.line,
+    linecolor: colours.line,
+    zeroline: false,
+    ticks: "",
+    tickfont: { color: colours.muted },
+    automargin: true,
+    fixedrange: touch.matches,
+  };
   const title = (text) => ({ text, font: { color: colours.ink, size: 13 }, standoff: 8 });
   const sense = (metric) => (metric.more ? "" : metric.unit === "nats" ? ", less is better" : "");
   return {
-    height: narrow ? 380 : 460,
+    height,
     margin: { l: marginLeft, r: marginRight, t: 12, b: 52 },
-    paper_bgcolor: colours.back, plot_bgcolor: colours.back,
+    paper_bgcolor: colours.back,
+    plot_bgcolor: colours.back,
     font: { family: colours.font, size: 13, color: colours.ink },
-    showlegend: false, hovermode: "closest", dragmode: touch.matches ? false : "zoom",
-    hoverlabel: { bgcolor: colours.back, bordercolor: colours.muted, font: { family: colours.font, color: colours.ink, size: 13 }, align: "left", namelength: -1 },
-    xaxis: { ...axis, type: view.logx ? "log" : "linear", range: rangeOf(xs, view.logx), title: title(view.x.key === "macs" ? (narrow ? sx.unit : `${sx.unit} of one image`) : `${plain(view.x.label)}, ${sx.unit}`), ...(view.logx ? logTicks(xs) : {}) },
-    yaxis: { ...axis, type: view.logy ? "log" : "linear", range: rangeOf(ys, view.logy), title: title(`${plain(view.y.label)}, ${sy.unit}${sense(view.y)}`), ...(view.logy ? logTicks(ys) : {}) },
-    shapes, annotations,
+    showlegend: false,
+    hovermode: "closest",
+    dragmode: touch.matches ? false : "zoom",
+    hoverlabel: {
+      bgcolor: colours.back,
+      bordercolor: colours.muted,
+      font: { family: colours.font, color: colours.ink, size: 13 },
+      align: "left",
+      namelength: -1,
+    },
+    xaxis: {
+      ...axis,
+      type: view.logx ? "log" : "linear",
+      range: ranges[0],
+      title: title(
+        view.x.key === "macs" ? (narrow ? sx.unit : `${sx.unit} of one image`) : `${plain(view.x.label)}, ${sx.unit}`,
+      ),
+      ...(view.logx ? logTicks(xs) : {}),
+    },
+    yaxis: {
+      ...axis,
+      type: view.logy ? "log" : "linear",
+      range: ranges[1],
+      title: title(`${plain(view.y.label)}, ${sy.unit}${sense(view.y)}`),
+      ...(view.logy ? logTicks(ys) : {}),
+    },
+    shapes,
+    annotations,
     uirevision: JSON.stringify([state.x, state.y, view.logx, view.logy, state.data]),
   };
 }
@@ -254,17 +452,34 @@ function drawFrontier(view) {
   if (!window.Plotly) return; // not unpacked yet: drawn when it is
   if (!view.groups.length) {
     Plotly.purge(node);
-    node.replaceChildren(el("p", { class: "empty" }, view.page.points.length ? "Nothing to show: every series with these numbers is switched off." : "No point has landed yet. This page shows each one as it does."));
+    node.replaceChildren(
+      el(
+        "p",
+        { class: "empty" },
+        view.page.points.length
+          ? "Nothing to show: every series with these numbers is switched off."
+          : "No point has landed yet. This page shows each one as it does.",
+      ),
+    );
     return;
   }
   if (!node.querySelector(".plot-container")) node.replaceChildren();
   const colours = theme();
-  const sx = axisScale(view.x, view.groups.map((g) => g.x));
-  const sy = axisScale(view.y, view.groups.map((g) => g.y));
-  const traces = [...frontierTraces(view, colours, sx, sy), answerTrace(view, colours, sx, sy), ringTrace(view, colours, sx, sy)];
+  const sx = axisScale(
+    view.x,
+    view.groups.map((g) => g.x),
+  );
+  const sy = axisScale(
+    view.y,
+    view.groups.map((g) => g.y),
+  );
+  const traces = [...frontierTraces(view, colours, sx, sy), answerTrace(view, colours, sx, sy)];
+  const layout = frontierLayout(view, colours, sx, sy);
   view.scales = [sx, sy];
+  view.shapes = layout.shapes;
+  layout.shapes = [...view.shapes, ...ring(view, colours, sx, sy)];
   const first = !node.querySelector(".plot-container");
-  Plotly.react(node, traces, frontierLayout(view, colours, sx, sy), { displayModeBar: false, responsive: true, doubleClick: "reset", scrollZoom: false });
+  Plotly.react(node, traces, layout, { displayModeBar: false, responsive: true, doubleClick: "reset", scrollZoom: false });
   if (first) {
     node.on("plotly_click", (event) => {
       const hit = event.points.find((p) => p.customdata !== undefined);
@@ -275,10 +490,8 @@ function drawFrontier(view) {
 
 // Only the ring moves when another point is opened.
 function moveRing(view) {
-  const node = byId("frontier-figure");
-  if (!node.data || !view.scales) return;
-  const ring = ringTrace(view, theme(), ...view.scales);
-  Plotly.restyle(node, { x: [ring.x], y: [ring.y] }, [node.data.length - 1]);
+  if (view.shapes)
+    Plotly.relayout(byId("frontier-figure"), { shapes: [...view.shapes, ...ring(view, theme(), ...view.scales)] });
 }
 
 function frontierCaption(view) {
@@ -289,7 +502,10 @@ function frontierCaption(view) {
     said.push(`${count(view.front.length, "model")} on the front${dominated ? `, ${dominated} dominated` : ""}.`);
     said.push("The steps show the best model to be had at each cost; between two points there is none.");
   }
-  if (view.groups.some((g) => g.members.length > 1)) said.push("Large markers are means over seeds with their standard error, small ones single seeds.");
+  if (view.groups.some((g) => g.members.length > 1))
+    said.push("Large markers are means over seeds with their standard error, small ones single seeds.");
+  const runs = new Set(view.groups.map((g) => g.run)).size;
+  if (view.y.key === "test_top1" && runs > 1 && runs <= 3) said.push("Dotted lines are the dense models as they came.");
   if (view.knee) said.push(`Knee: ${view.knee.method} at ${share(view.knee.budget, 1)}.`);
   said.push("MACs are multiply-accumulates of one image; papers on vision transformers call them FLOPs.");
   if (page.points.length) said.push("Click a point, or use the arrow keys, to open it.");
@@ -300,11 +516,22 @@ function frontierCaption(view) {
 function markerIcon(page, method, colour) {
   const symbol = methodStyle(page, method).symbol;
   const shapes = {
-    circle: "M8 3a5 5 0 1 0 .01 0z", diamond: "M8 1.5L14.5 8 8 14.5 1.5 8z", square: "M3.5 3.5h9v9h-9z", "triangle-up": "M8 2.5l6 10.5H2z", "triangle-down": "M8 13.5L2 3h12z",
-    cross: "M6 2h4v4h4v4h-4v4H6v-4H2V6h4z", pentagon: "M8 2l6 4.4-2.3 7H4.3L2 6.4z", star: "M8 1l2 5h5l-4 3.4 1.5 5.1L8 11.4l-4.5 3.1L5 9.4 1 6h5z",
-    hexagon: "M8 1.8l5.4 3.1v6.2L8 14.2l-5.4-3.1V4.9z", hourglass: "M3 2h10L8 8l5 6H3l5-6z",
+    circle: "M8 3a5 5 0 1 0 .01 0z",
+    diamond: "M8 1.5L14.5 8 8 14.5 1.5 8z",
+    square: "M3.5 3.5h9v9h-9z",
+    "triangle-up": "M8 2.5l6 10.5H2z",
+    "triangle-down": "M8 13.5L2 3h12z",
+    cross: "M6 2h4v4h4v4h-4v4H6v-4H2V6h4z",
+    pentagon: "M8 2l6 4.4-2.3 7H4.3L2 6.4z",
+    star: "M8 1l2 5h5l-4 3.4 1.5 5.1L8 11.4l-4.5 3.1L5 9.4 1 6h5z",
+    hexagon: "M8 1.8l5.4 3.1v6.2L8 14.2l-5.4-3.1V4.9z",
+    hourglass: "M3 2h10L8 8l5 6H3l5-6z",
   };
-  return svg("svg", { viewBox: "0 0 16 16", width: 14, height: 14, "aria-hidden": "true", class: "marker" }, svg("path", { d: shapes[symbol], fill: colour }));
+  return svg(
+    "svg",
+    { viewBox: "0 0 16 16", width: 14, height: 14, "aria-hidden": "true", class: "marker" },
+    svg("path", { d: shapes[symbol], fill: colour }),
+  );
 }
 
 async function downloadFigure(id, format) {

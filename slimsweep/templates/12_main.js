@@ -11,16 +11,35 @@ function computeView() {
   if (state.data !== "all" && !page.datasets[state.data]) state.data = 0;
   const x = metrics.x.find((m) => m.key === state.x) || metrics.x[0] || { ...COSTS[0], of: (p) => p.macs };
   const y = metrics.y.find((m) => m.key === state.y) || metrics.y[0] || { ...QUALITIES[0], of: (p) => p.test_top1 };
-  const shown = page.points.filter((p) => inData(page, p) && !state.off.has(`m:${p.method}`) && !state.off.has(`r:${page.runs[p.run].name}`));
+  const shown = page.points.filter(
+    (p) => inData(page, p) && !state.off.has(`m:${p.method}`) && !state.off.has(`r:${page.runs[p.run].name}`),
+  );
   const groups = groupsOf(shown, x, y);
-  const front = frontOf(groups, x, y);
+  // One front for each data set: accuracies on different ones do not compare.
+  const fronts = page.datasets
+    .map((_, d) =>
+      frontOf(
+        groups.filter((g) => page.runs[g.run].dataset === d),
+        x,
+        y,
+      ),
+    )
+    .filter((f) => f.length);
+  const front = fronts.flat();
   const xs = groups.map((g) => g.x);
   // Models of very different sizes share an axis only if it is a logarithmic one.
   const wide = xs.length > 0 && Math.min(...xs) > 0 && Math.max(...xs) / Math.min(...xs) > 25;
   const next = {
-    page, metrics, x, y, shown, groups, front,
+    page,
+    metrics,
+    x,
+    y,
+    shown,
+    groups,
+    front,
+    fronts,
     fronted: new Set(front.flatMap((g) => g.members)),
-    knee: kneeOf(front),
+    knee: fronts.length === 1 ? kneeOf(front) : null,
     runs: page.runs.map((_, r) => r).filter((r) => state.data === "all" || page.runs[r].dataset === state.data),
     dense: page.runs.map((_, r) => denseOf(page, r)),
     logx: state.xscale ? state.xscale === "log" : wide,
@@ -29,7 +48,7 @@ function computeView() {
   };
   next.answer = answerQuestion(next, state.question);
   const chosen = state.point && shown.find((p) => p.point === state.point && page.runs[p.run].name === state.run);
-  next.selected = chosen || next.knee?.best || (front.length ? front[front.length - 1].best : null);
+  next.selected = chosen || next.answer?.answer || next.knee?.best || (front.length ? front[front.length - 1].best : null);
   return next;
 }
 
@@ -44,7 +63,10 @@ function update() {
   drawAnswer(view);
   drawFrontier(view);
   byId("frontier-caption").textContent = frontierCaption(view);
-  byId("frontier-figure").setAttribute("aria-label", `Frontier: ${view.y.label} against ${view.x.label}, ${count(view.groups.length, "model")}, ${view.front.length} on the front. Left and right arrow keys open the models of the front, up and down all of them.`);
+  byId("frontier-figure").setAttribute(
+    "aria-label",
+    `Frontier: ${view.y.label} against ${view.x.label}, ${count(view.groups.length, "model")}, ${view.front.length} on the front. Left and right arrow keys open the models of the front, up and down all of them.`,
+  );
   drawPoint(view);
   drawMethods(view);
   drawTable(view);
@@ -95,14 +117,21 @@ function listen() {
   });
   byId("frontier-figure").addEventListener("keydown", (event) => {
     const cost = (g) => (view.x.more ? -g.x : g.x);
-    const along = event.key === "ArrowLeft" || event.key === "ArrowRight";
-    const order = along ? view.front : [...view.groups].sort((a, b) => cost(a) - cost(b) || a.y - b.y);
+    const all = event.key === "ArrowUp" || event.key === "ArrowDown";
+    const order = all ? [...view.groups].sort((a, b) => cost(a) - cost(b) || a.y - b.y) : view.front;
     if (event.key === "Enter") return byId("point").scrollIntoView();
     if (!["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Home", "End"].includes(event.key) || !order.length) return;
     event.preventDefault();
     const here = order.findIndex((g) => g.members.includes(view.selected));
     const step = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1 }[event.key];
-    const to = event.key === "Home" ? 0 : event.key === "End" ? order.length - 1 : here < 0 ? 0 : Math.min(order.length - 1, Math.max(0, here + step));
+    const to =
+      event.key === "Home"
+        ? 0
+        : event.key === "End"
+          ? order.length - 1
+          : here < 0
+            ? 0
+            : Math.min(order.length - 1, Math.max(0, here + step));
     choose(order[to].best);
   });
   document.addEventListener("click", (event) => {
@@ -123,7 +152,8 @@ function listen() {
 }
 
 async function main() {
-  if (typeof DecompressionStream === "undefined") throw new Error("this page unpacks itself with DecompressionStream: open it in a browser of 2023 or later");
+  if (typeof DecompressionStream === "undefined")
+    throw new Error("this page unpacks itself with DecompressionStream: open it in a browser of 2023 or later");
   page = await unpackData();
   readState();
   drawLive(page);

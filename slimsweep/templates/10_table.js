@@ -1,6 +1,6 @@
 // The table of points: sorts, filters, copies, downloads; its rows and the figure's points open the same thing.
 
-const FIRST_ROWS = 200; // rows drawn at once; the rest on demand
+const FIRST_ROWS = 250; // drawn at once, or as many as reach the open point and the answer; the rest on demand
 
 function columnsOf(view) {
   const { page } = view;
@@ -10,31 +10,92 @@ function columnsOf(view) {
   const number = (key, title, of, show) => ({ key, title, of, show: (p) => show(of(p)) });
   const columns = [
     { ...text("method", "Method", (p) => p.method), icon: true },
-    number("budget", "Budget", (p) => p.budget, (v) => share(v, 1)),
-    number("seed", "Seed", (p) => p.seed, (v) => (known(v) ? String(v) : DASH)),
-    number("macs", "MACs", (p) => p.macs, (v) => scaled(v, "")),
-    number("params", "Params", (p) => p.params, (v) => scaled(v, "")),
+    number(
+      "budget",
+      "Budget",
+      (p) => p.budget,
+      (v) => share(v, 1),
+    ),
+    number(
+      "seed",
+      "Seed",
+      (p) => p.seed,
+      (v) => (known(v) ? String(v) : DASH),
+    ),
+    number(
+      "macs",
+      "MACs",
+      (p) => p.macs,
+      (v) => scaled(v, "MACs").replace("MACs", ""),
+    ),
+    number(
+      "params",
+      "Params",
+      (p) => p.params,
+      (v) => scaled(v, ""),
+    ),
     number("test_top1", "Test top-1", (p) => p.test_top1, percent),
     number("delta", "vs dense", delta, (v) => signed(v)),
     number("val_top1", "Val top-1", (p) => p.val_top1, percent),
     number("test_top5", "Test top-5", (p) => p.test_top5, percent),
-    number("test_loss", "Loss", (p) => p.test_loss, (v) => fixed(v, 3)),
-    ...view.metrics.x.filter((m) => m.setting).map((m) => number(m.key, `${m.label.split(" (")[0]}`, m.of, (v) => show(m, v))),
-    number("model_bytes", "On disk", (p) => p.model_bytes, (v) => scaled(v, "B")),
+    number(
+      "test_loss",
+      "Loss",
+      (p) => p.test_loss,
+      (v) => fixed(v, 3),
+    ),
+    ...view.metrics.x
+      .filter((m) => m.setting)
+      .map((m) => ({
+        ...number(m.key, m.label[0].toUpperCase() + m.label.slice(1).split(" (")[0], m.of, (v) => show(m, v)),
+        hint: m.label,
+      })),
+    number(
+      "model_bytes",
+      "On disk",
+      (p) => p.model_bytes,
+      (v) => scaled(v, "B"),
+    ),
     number("train_seconds", "Training", (p) => p.train_seconds, duration),
     text("point", "Point", (p) => p.point),
   ];
-  if (several) columns.splice(0, 0, text("run", "Run", (p) => page.runs[p.run].name));
-  if (several && page.datasets.length > 1) columns.splice(1, 0, text("data", "Data", (p) => page.runs[p.run].data));
+  if (several)
+    columns.splice(
+      0,
+      0,
+      text("run", "Run", (p) => page.runs[p.run].name),
+    );
+  if (several && page.datasets.length > 1)
+    columns.splice(
+      1,
+      0,
+      text("data", "Data", (p) => page.runs[p.run].data),
+    );
   return columns;
 }
 
 function tableRows(view, columns) {
-  const words = state.filter.toLowerCase().split(/\s+/).filter(Boolean);
+  const words = state.filter
+    .toLowerCase()
+    .replace(/\bseed[ =:]*(\d+)/g, "seed=$1;") // a number alone would match budgets and hashes too
+    .split(/\s+/)
+    .filter(Boolean);
   let rows = view.shown.filter((p) => p.status === "ok");
   if (words.length) {
     rows = rows.filter((p) => {
-      const text = [p.point, p.method, `seed ${p.seed}`, share(p.budget, 1).replace(" ", ""), p.device || "", view.page.runs[p.run].name, view.page.runs[p.run].model, view.page.runs[p.run].data, view.fronted.has(p) ? "front" : "dominated"].join(" ").toLowerCase();
+      const text = [
+        p.point,
+        p.method,
+        `seed=${p.seed};`,
+        share(p.budget, 1).replace(" ", ""),
+        p.device || "",
+        view.page.runs[p.run].name,
+        view.page.runs[p.run].model,
+        view.page.runs[p.run].data,
+        view.fronted.has(p) ? "front" : "dominated",
+      ]
+        .join(" ")
+        .toLowerCase();
       return words.every((w) => text.includes(w));
     });
   }
@@ -66,17 +127,39 @@ function drawTable(view) {
   byId("fits").disabled = !view.answer?.fits;
   byId("fits").checked = state.fits && Boolean(view.answer?.fits);
   const total = view.shown.filter((p) => p.status === "ok").length;
-  byId("row-count").textContent = rows.length === total ? count(total, "point") : `${rows.length.toLocaleString("en")} of ${count(total, "point")}`;
+  byId("row-count").textContent =
+    rows.length === total ? count(total, "point") : `${rows.length.toLocaleString("en")} of ${count(total, "point")}`;
 
   const [key, direction] = state.sort.split(":");
-  const head = el("tr", {}, ...columns.map((c) => {
-    const sorted = c.key === key ? (direction === "down" ? "descending" : "ascending") : "none";
-    const arrow = sorted === "none" ? "" : sorted === "ascending" ? " ▲" : " ▼";
-    return el("th", { scope: "col", "aria-sort": sorted, class: c.text ? "text" : "" }, el("button", { type: "button", "data-sort": c.key, title: c.title }, c.title, el("span", { "aria-hidden": "true" }, arrow)));
-  }));
+  const head = el(
+    "tr",
+    {},
+    ...columns.map((c) => {
+      const sorted = c.key === key ? (direction === "down" ? "descending" : "ascending") : "none";
+      const arrow = sorted === "none" ? "" : sorted === "ascending" ? " ▲" : " ▼";
+      return el(
+        "th",
+        { scope: "col", "aria-sort": sorted, class: c.text ? "text" : "" },
+        el(
+          "button",
+          { type: "button", "data-sort": c.key, title: `Sort by ${c.hint || c.title}` },
+          c.title,
+          el("span", { "aria-hidden": "true" }, arrow),
+        ),
+      );
+    }),
+  );
   const body = el("tbody");
-  for (const p of allRows ? rows : rows.slice(0, FIRST_ROWS)) {
-    const row = el("tr", { tabindex: "0", "data-point": p.i, "aria-selected": String(p === view.selected), class: rowClass(view, p) });
+  const drawn = allRows
+    ? rows.length
+    : Math.max(FIRST_ROWS, rows.indexOf(view.selected) + 1, rows.indexOf(view.answer?.answer) + 1);
+  for (const p of rows.slice(0, drawn)) {
+    const row = el("tr", {
+      tabindex: "0",
+      "data-point": p.i,
+      "aria-selected": String(p === view.selected),
+      class: rowClass(view, p),
+    });
     for (const c of columns) {
       const cell = el("td", { class: c.text ? "text" : "" }, c.show(p));
       if (c.icon) cell.prepend(markerIcon(view.page, p.method, seriesStyle(view.page, p.run, p.method).colour), " ");
@@ -85,7 +168,8 @@ function drawTable(view) {
     body.append(row);
   }
   byId("points").replaceChildren(el("thead", {}, head), body);
-  byId("more").hidden = allRows || rows.length <= FIRST_ROWS;
+  markRow(view);
+  byId("more").hidden = rows.length <= drawn;
   byId("more").textContent = `Show all ${rows.length.toLocaleString("en")} points`;
 }
 
@@ -101,11 +185,23 @@ function rowClass(view, p) {
 function markRow(view) {
   for (const row of document.querySelectorAll("#points tr[aria-selected=true]")) row.setAttribute("aria-selected", "false");
   const row = view.selected && document.querySelector(`#points tr[data-point="${view.selected.i}"]`);
-  if (row) row.setAttribute("aria-selected", "true");
+  if (!row) return view.rows.includes(view.selected) ? drawTable(view) : undefined;
+  row.setAttribute("aria-selected", "true");
+  // Into sight inside the table, without moving the page.
+  const box = row.closest(".tall");
+  const [from, to] = [row.offsetTop - 2 * row.offsetHeight, row.offsetTop + row.offsetHeight];
+  if (from < box.scrollTop) box.scrollTop = from;
+  else if (to > box.scrollTop + box.clientHeight) box.scrollTop = to - box.clientHeight;
 }
 
 function buildTableFrame(section) {
-  const filter = el("input", { id: "filter", type: "search", placeholder: "Filter: searched, seed 0, front, …", "aria-label": "Filter the table", value: state.filter });
+  const filter = el("input", {
+    id: "filter",
+    type: "search",
+    placeholder: "Filter: searched, seed 0, front, …",
+    "aria-label": "Filter the table",
+    value: state.filter,
+  });
   filter.addEventListener("input", () => {
     state.filter = filter.value;
     writeState();
@@ -149,9 +245,29 @@ function buildTableFrame(section) {
     drawTable(current());
   });
   section.replaceChildren(
-    el("div", { class: "section-head" }, el("h2", { id: "table-title" }, "Points"), el("span", { class: "downloads" }, copy, el("button", { type: "button", id: "csv", onclick: () => saveFile("points.csv", asText(current(), ","), "text/csv") }, "CSV"))),
-    el("div", { class: "controls" }, filter, el("label", { class: "check" }, fits, "only what answers the question"), el("span", { id: "row-count", class: "muted", role: "status" })),
-    el("div", { class: "scroll", tabindex: "-1" }, table),
+    el(
+      "div",
+      { class: "section-head" },
+      el("h2", { id: "table-title" }, "Points"),
+      el(
+        "span",
+        { class: "downloads" },
+        copy,
+        el(
+          "button",
+          { type: "button", id: "csv", onclick: () => saveFile("points.csv", asText(current(), ","), "text/csv") },
+          "CSV",
+        ),
+      ),
+    ),
+    el(
+      "div",
+      { class: "controls" },
+      filter,
+      el("label", { class: "check" }, fits, "only what answers the question"),
+      el("span", { id: "row-count", class: "muted", role: "status" }),
+    ),
+    el("div", { class: "scroll tall", tabindex: "-1" }, table),
     more,
   );
 }
@@ -159,13 +275,38 @@ function buildTableFrame(section) {
 function openFromTable(row) {
   choose(current().page.points[Number(row.dataset.point)]);
   const section = byId("point");
-  section.scrollIntoView({ block: "start", behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth" });
+  section.scrollIntoView({
+    block: "start",
+    behavior: matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth",
+  });
 }
 
 // The rows that are shown, in their order, with plain numbers in base units: MACs, bytes, percent, seconds.
 function asText(view, separator) {
   const { page } = view;
-  const own = ["run", "model", "data", "point", "method", "seed", "budget", "macs", "macs_dense", "params", "params_dense", "model_bytes", "val_top1_cut", "val_top1", "test_top1", "test_top5", "test_loss", "epochs", "train_seconds", "device", "model_path"];
+  const own = [
+    "run",
+    "model",
+    "data",
+    "point",
+    "method",
+    "seed",
+    "budget",
+    "macs",
+    "macs_dense",
+    "params",
+    "params_dense",
+    "model_bytes",
+    "val_top1_cut",
+    "val_top1",
+    "test_top1",
+    "test_top5",
+    "test_loss",
+    "epochs",
+    "train_seconds",
+    "device",
+    "model_path",
+  ];
   const timed = view.metrics.x.filter((m) => m.setting);
   const value = (p, key) => (["run", "model", "data"].includes(key) ? page.runs[p.run][key === "run" ? "name" : key] : p[key]);
   const quote = (v) => {
@@ -177,6 +318,7 @@ function asText(view, separator) {
     return /[",\r\n]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text;
   };
   const lines = [[...own, "on_front", ...timed.map((m) => m.label)].map(quote)];
-  for (const p of view.rows) lines.push([...own.map((key) => value(p, key)), view.fronted.has(p) ? 1 : 0, ...timed.map((m) => m.of(p))].map(quote));
+  for (const p of view.rows)
+    lines.push([...own.map((key) => value(p, key)), view.fronted.has(p) ? 1 : 0, ...timed.map((m) => m.of(p))].map(quote));
   return lines.map((cells) => cells.join(separator)).join("\r\n") + "\r\n";
 }

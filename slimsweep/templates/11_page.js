@@ -9,8 +9,17 @@ function drawLive(page) {
     const box = el("div", { class: "standing" });
     if (!s.finished || s.failed) {
       const waiting = Math.max(0, s.planned - s.done - s.failed - s.running);
-      const progress = el("div", { class: "progress", role: "img", "aria-label": `${s.done} of ${s.planned} points done, ${s.failed} failed, ${s.running} running` });
-      for (const [name, n] of [["done", s.done], ["failed", s.failed], ["running", s.running], ["waiting", s.planned ? waiting : 1]]) {
+      const progress = el("div", {
+        class: "progress",
+        role: "img",
+        "aria-label": `${s.done} of ${s.planned} points done, ${s.failed} failed, ${s.running} running`,
+      });
+      for (const [name, n] of [
+        ["done", s.done],
+        ["failed", s.failed],
+        ["running", s.running],
+        ["waiting", s.planned ? waiting : 1],
+      ]) {
         const piece = el("span", { class: name });
         piece.style.flexGrow = n;
         progress.append(piece);
@@ -18,14 +27,31 @@ function drawLive(page) {
       const said = [];
       if (s.planned) said.push(`${s.done} of ${count(s.planned, "point")} done`, `${s.failed} failed`, `${s.running} running`);
       if (page.runs.length > 1) said.unshift(run.name);
-      const line = el("p", {}, el("b", {}, said.join(", ")), said.length ? ". " : "", s.next ? `${s.next[0].toUpperCase()}${s.next.slice(1)}.` : "");
+      const line = el(
+        "p",
+        {},
+        el("b", {}, said.join(", ")),
+        said.length ? ". " : "",
+        s.next ? `${s.next[0].toUpperCase()}${s.next.slice(1)}.` : "",
+      );
       if (s.failed) line.append(" ", el("a", { href: "#failed", onclick: jump }, "What failed"), ".");
       box.append(progress, line);
     }
     if (!s.finished) {
       const parts = [...s.stages.filter((p) => p.state !== "done"), ...s.points.filter((p) => p.state === "running")];
       if (parts.length) {
-        box.append(el("p", { class: "muted small" }, parts.map((p) => `${p.name}: ${p.state === "waiting" ? "waiting" : `epoch ${p.epochs} of ${p.epochs_total}`}${known(p.val_top1) ? `, validation top-1 ${percent(p.val_top1)}` : ""}`).join(" · ")));
+        box.append(
+          el(
+            "p",
+            { class: "muted small" },
+            parts
+              .map(
+                (p) =>
+                  `${p.name}: ${p.state === "waiting" ? "waiting" : `epoch ${p.epochs} of ${p.epochs_total}`}${known(p.val_top1) ? `, validation top-1 ${percent(p.val_top1)}` : ""}`,
+              )
+              .join(" · "),
+          ),
+        );
       }
     }
     if (box.childNodes.length) live.append(box);
@@ -53,18 +79,42 @@ function drawHeadline(view) {
   const stats = [];
   if (dense.rows.length) {
     const spread = standardError(dense.rows.map((p) => p.test_top1));
-    stats.push(stat("Dense, retrained", `${withSpread(dense.top1, spread)} %`, `test top-1 at ${scaled(dense.rows[0].macs, "MACs")}`, bestOf(dense.rows)));
+    stats.push(
+      stat(
+        "Dense, retrained",
+        `${withSpread(dense.top1, spread)} %`,
+        `test top-1 at ${scaled(dense.rows[0].macs, "MACs")}`,
+        bestOf(dense.rows),
+      ),
+    );
   } else if (known(dense.top1)) stats.push(stat("Dense, untouched", percent(dense.top1), "test top-1"));
   // Chosen by validation, told by test.
   const denseVal = dense.rows.map((p) => p.val_top1).filter(known);
   const close = denseVal.length ? groups.filter((g) => g.method !== "dense" && g.best.val_top1 >= mean(denseVal) - 1) : [];
   if (close.length) {
     const least = close.reduce((a, b) => (b.x < a.x ? b : a));
-    stats.push(stat("Smallest within 1 point", `${share(least.best.macs, least.best.macs_dense)} of MACs`, `by validation; test ${points(least.y - dense.top1)}`, least.best));
+    stats.push(
+      stat(
+        "Smallest within 1 point",
+        `${share(least.best.macs, least.best.macs_dense)} of MACs`,
+        `by validation; test ${points(least.y - dense.top1)}`,
+        least.best,
+      ),
+    );
   }
-  if (view.knee) stats.push(stat("Knee", `${share(view.knee.best.macs, view.knee.best.macs_dense)} of MACs`, `${view.y.label} ${show(view.y, view.knee.y)}`, view.knee.best));
+  if (view.knee)
+    stats.push(
+      stat(
+        "Knee",
+        `${share(view.knee.best.macs, view.knee.best.macs_dense)} of MACs`,
+        `${view.y.label} ${show(view.y, view.knee.y)}`,
+        view.knee.best,
+      ),
+    );
   const top = groups.reduce((a, b) => (judged(b.best) > judged(a.best) ? b : a));
-  stats.push(stat("Most accurate", `${withSpread(top.y, top.se)} %`, `test top-1, ${top.method} at ${share(top.budget, 1)}`, top.best));
+  stats.push(
+    stat("Most accurate", `${withSpread(top.y, top.se)} %`, `test top-1, ${top.method} at ${share(top.budget, 1)}`, top.best),
+  );
   node.replaceChildren(...stats);
 }
 
@@ -73,7 +123,11 @@ const QUALITY_TEST = { ...QUALITIES[0], of: (p) => p.test_top1 };
 function drawControls(view) {
   const { page } = view;
   const select = (label, id, options, value, change) => {
-    const node = el("select", { id }, ...options.map(([v, text]) => el("option", { value: v, selected: String(v) === String(value) }, text)));
+    const node = el(
+      "select",
+      { id },
+      ...options.map(([v, text]) => el("option", { value: v, selected: String(v) === String(value) }, text)),
+    );
     node.addEventListener("change", () => {
       change(node.value);
       update();
@@ -91,13 +145,56 @@ function drawControls(view) {
     return el("label", { class: "check" }, node, label);
   };
   const controls = [];
-  if (page.datasets.length > 1) controls.push(select("Data set", "data", [...page.datasets.map((d, i) => [i, d.name]), ["all", "all on one axis"]], state.data, (v) => (state.data = v === "all" ? "all" : Number(v))));
-  if (view.metrics.y.length > 1) controls.push(select("Show", "y", view.metrics.y.map((m) => [m.key, m.label]), view.y.key, (v) => (state.y = v)));
-  if (view.metrics.x.length > 1) controls.push(select("against", "x", view.metrics.x.map((m) => [m.key, m.label]), view.x.key, (v) => ((state.x = v), (state.xscale = ""))));
-  if (page.runs.length > 1) controls.push(select("Colours", "colour", [["run", "a run each"], ["method", "a method each"]], colourBy(page), (v) => (state.colour = v)));
-  controls.push(check("log x", "logx", view.logx, (v) => (state.xscale = v ? "log" : "linear")), check("log y", "logy", view.logy, (v) => (state.yscale = v ? "log" : "linear")));
+  if (page.datasets.length > 1)
+    controls.push(
+      select(
+        "Data set",
+        "data",
+        [...page.datasets.map((d, i) => [i, d.name]), ["all", "all on one axis"]],
+        state.data,
+        (v) => (state.data = v === "all" ? "all" : Number(v)),
+      ),
+    );
+  if (view.metrics.y.length > 1)
+    controls.push(
+      select(
+        "Show",
+        "y",
+        view.metrics.y.map((m) => [m.key, m.label]),
+        view.y.key,
+        (v) => (state.y = v),
+      ),
+    );
+  if (view.metrics.x.length > 1)
+    controls.push(
+      select(
+        "against",
+        "x",
+        view.metrics.x.map((m) => [m.key, m.label]),
+        view.x.key,
+        (v) => ((state.x = v), (state.xscale = "")),
+      ),
+    );
+  if (page.runs.length > 1)
+    controls.push(
+      select(
+        "Colours",
+        "colour",
+        [
+          ["run", "a run each"],
+          ["method", "a method each"],
+        ],
+        colourBy(page),
+        (v) => (state.colour = v),
+      ),
+    );
+  controls.push(
+    check("log x", "logx", view.logx, (v) => (state.xscale = v ? "log" : "linear")),
+    check("log y", "logy", view.logy, (v) => (state.yscale = v ? "log" : "linear")),
+  );
   controls.push(check("dominated points", "dominated", state.dominated, (v) => (state.dominated = v)));
-  if (page.points.some((p) => p.seed !== page.points[0].seed)) controls.push(check("single seeds", "seeds", state.seeds, (v) => (state.seeds = v)));
+  if (page.points.some((p) => p.seed !== page.points[0].seed))
+    controls.push(check("single seeds", "seeds", state.seeds, (v) => (state.seeds = v)));
   byId("controls").replaceChildren(...(page.points.length ? controls : []));
   byId("question").hidden = !page.points.length;
 }
@@ -117,13 +214,26 @@ function drawChips(view) {
   const methods = page.methods.filter((m) => inSet.some((p) => p.method === m));
   const chips = [];
   const ink = theme().muted;
-  if (methods.length > 1) for (const m of methods) chips.push(toggle(`m:${m}`, markerIcon(page, m, colourBy(page) === "method" ? shade(methodStyle(page, m)) : ink), m));
-  const runs = page.runs.map((_, r) => r).filter((r) => page.runs[r].points && (state.data === "all" || page.runs[r].dataset === state.data));
+  if (methods.length > 1)
+    for (const m of methods)
+      chips.push(toggle(`m:${m}`, markerIcon(page, m, colourBy(page) === "method" ? shade(methodStyle(page, m)) : ink), m));
+  const runs = page.runs
+    .map((_, r) => r)
+    .filter((r) => page.runs[r].points && (state.data === "all" || page.runs[r].dataset === state.data));
   if (runs.length > 1) {
     for (const r of runs) {
       const style = seriesStyle(page, r, "searched");
       const dash = { solid: "", dash: "5 3", dot: "2 2.5", longdash: "8 3" }[style.dash];
-      const line = svg("svg", { viewBox: "0 0 22 8", width: 22, height: 8, "aria-hidden": "true" }, svg("path", { d: "M0 4h22", stroke: colourBy(page) === "run" ? style.colour : ink, "stroke-width": 2.5, "stroke-dasharray": dash }));
+      const line = svg(
+        "svg",
+        { viewBox: "0 0 22 8", width: 22, height: 8, "aria-hidden": "true" },
+        svg("path", {
+          d: "M0 4h22",
+          stroke: colourBy(page) === "run" ? style.colour : ink,
+          "stroke-width": 2.5,
+          "stroke-dasharray": dash,
+        }),
+      );
       chips.push(toggle(`r:${page.runs[r].name}`, line, page.runs[r].name));
     }
   }
@@ -138,7 +248,7 @@ function drawMixing(view) {
   const names = page.datasets.map((d) => d.name).join(", ");
   node.replaceChildren(
     view.mixed
-      ? `These runs were trained on ${page.datasets.length} data sets (${names}) and share this axis because you asked for it: accuracies on different data sets do not compare, and neither does this front.`
+      ? `These runs were trained on ${page.datasets.length} data sets (${names}) and share this axis because you asked for it: accuracies on different data sets do not compare. Each data set has its own front.`
       : `These runs were trained on ${page.datasets.length} data sets (${names}), and accuracies on different data sets do not compare. Shown: ${page.datasets[state.data].name}.`,
   );
 }
@@ -152,7 +262,12 @@ function drawAnswer(view) {
   if (a.problem) return node.replaceChildren(a.problem);
   if (!a.answer) {
     const miss = a.nearest;
-    return node.replaceChildren("No model fits. ", miss ? `Nearest to \u201c${miss.condition.text}\u201d comes ${miss.point.method} at ${share(miss.point.budget, 1)}, with ${sayValue(miss.condition.kind, miss.value)}.` : "Each condition is met by some model, all of them by none.");
+    return node.replaceChildren(
+      "No model fits. ",
+      miss
+        ? `Nearest to \u201c${miss.condition.text}\u201d comes ${miss.point.method} at ${share(miss.point.budget, 1)}, with ${sayValue(miss.condition.kind, miss.value)}.`
+        : "Each condition is met by some model, all of them by none.",
+    );
   }
   const p = a.answer;
   const run = view.page.runs.length > 1 ? ` of ${view.page.runs[p.run].name}` : "";
@@ -172,7 +287,10 @@ function drawExamples(view) {
   const examples = [`at most ${half} ${prefixOf(ok[0].macs_dense)[1]}MACs`, "within 1 point of dense"];
   const timed = view.metrics.x.find((m) => m.kind === "latency");
   if (timed) {
-    const times = ok.map(timed.of).filter(known).sort((a, b) => a - b);
+    const times = ok
+      .map(timed.of)
+      .filter(known)
+      .sort((a, b) => a - b);
     examples.push(`at most ${significant(times[Math.floor(times.length / 2)], 2)} ms`);
   }
   for (const text of examples) {
@@ -187,7 +305,14 @@ function drawFailed(page) {
   section.replaceChildren(
     el("h2", { id: "failed-title" }, failed.length === 1 ? "A point that failed" : "Points that failed"),
     el("p", { class: "caption" }, "They count nowhere on this page. The command that started the run tries them again."),
-    ...failed.map((p) => el("details", { open: failed.length <= 3 }, el("summary", {}, page.runs.length > 1 ? `${page.runs[p.run].name}: ` : "", el("code", {}, p.point)), el("pre", { class: "error" }, p.error || "no error text"))),
+    ...failed.map((p) =>
+      el(
+        "details",
+        { open: failed.length <= 3 },
+        el("summary", {}, page.runs.length > 1 ? `${page.runs[p.run].name}: ` : "", el("code", {}, p.point)),
+        el("pre", { class: "error" }, p.error || "no error text"),
+      ),
+    ),
   );
 }
 
@@ -201,38 +326,72 @@ function drawMethods(view) {
   const several = page.runs.length > 1;
   const parts = [
     el("h2", { id: "methods-title" }, several ? "Runs and methods" : "Methods"),
-    el("p", { class: "caption" }, "Hypervolume: the area under a method's stepped front, from 0 % up and as far as the largest dense model of the data set, divided by that width. It is the test top-1 to be had, averaged over all MACs limits (0 where no model is small enough). Mean ± standard error over seeds, on the budgets that all seeds of a method have; methods compare where their budgets are the same."),
+    el(
+      "p",
+      { class: "caption" },
+      "Hypervolume: the area under a method's stepped front, from 0 % up and as far as the largest dense model of the data set, divided by that width. It is the test top-1 to be had, averaged over all MACs limits (0 where no model is small enough). Mean ± standard error over seeds, on the budgets that all seeds of a method have; methods compare where their budgets are the same.",
+    ),
   ];
+  const titles = [...(several ? ["Run", "Model"] : []), "Method", "Hypervolume", "", "Budgets", "Seeds"];
+  const head = el(
+    "tr",
+    {},
+    ...titles.map((t) => el("th", { scope: "col", class: ["Run", "Model", "Method"].includes(t) ? "text" : "" }, t)),
+  );
+  const table = el("table", { class: "plain methods" }, el("thead", {}, head));
   for (const set of page.datasets) {
     const here = rows.filter((row) => set.runs.includes(row.r)).sort((a, b) => b.mean - a.mean);
     if (!here.length) continue;
-    const widest = Math.max(...here.map((row) => row.mean));
-    const body = el("tbody");
+    const low = Math.min(...here.map((row) => row.mean - (row.se ?? 0)));
+    const high = Math.max(...here.map((row) => row.mean + (row.se ?? 0)));
+    const reach = `as far as ${scaled(set.reference_macs, "MACs")}`;
+    const body = el(
+      "tbody",
+      {},
+      el(
+        "tr",
+        {},
+        el(
+          "th",
+          { scope: "rowgroup", colspan: titles.length, class: "text" },
+          page.datasets.length > 1 ? `${set.name}, ${reach}` : reach[0].toUpperCase() + reach.slice(1),
+        ),
+      ),
+    );
     for (const row of here) {
-      const gauge = bar(row.mean, widest, null, "");
-      gauge.removeAttribute("title");
-      gauge.setAttribute("aria-hidden", "true");
-      const icon = markerIcon(page, row.method, seriesStyle(page, row.r, row.method).colour);
+      const { colour } = seriesStyle(page, row.r, row.method);
       body.append(
         el(
           "tr",
           {},
           ...(several ? [el("td", { class: "text" }, row.run.name), el("td", { class: "text" }, row.run.model)] : []),
-          el("td", { class: "text" }, icon, " ", row.method),
+          el("td", { class: "text" }, markerIcon(page, row.method, colour), " ", row.method),
           el("td", {}, `${withSpread(row.mean, row.se)} %`),
-          el("td", { class: "gauge" }, gauge),
+          el("td", { class: "gauge" }, here.length > 1 ? interval(row, low, high, colour) : null),
           el("td", {}, String(row.budgets)),
           el("td", {}, String(row.seeds)),
         ),
       );
     }
-    const titles = [...(several ? ["Run", "Model"] : []), "Method", "Hypervolume", "", "Budgets", "Seeds"];
-    const head = el("tr", {}, ...titles.map((t) => el("th", { scope: "col", class: ["Run", "Model", "Method"].includes(t) ? "text" : "" }, t)));
-    if (page.datasets.length > 1) parts.push(el("h3", {}, set.name));
-    parts.push(el("p", { class: "muted small" }, `As far as ${scaled(set.reference_macs, "MACs")}.`));
-    parts.push(el("div", { class: "scroll" }, el("table", { class: "plain methods" }, el("thead", {}, head), body)));
+    table.append(body);
   }
-  section.replaceChildren(...parts);
+  section.replaceChildren(...parts, el("div", { class: "scroll" }, table));
+}
+
+// A mean and its standard error on a scale that all rows share.
+function interval(row, low, high, colour) {
+  const at = (value) => 4 + (192 * (value - low)) / (high - low || 1);
+  const picture = svg(
+    "svg",
+    { viewBox: "0 0 200 14", width: 200, height: 14, "aria-hidden": "true" },
+    svg("path", { d: "M0 7h200", class: "axis" }),
+  );
+  if (known(row.se))
+    picture.append(
+      svg("path", { d: `M${at(row.mean - row.se)} 7H${at(row.mean + row.se)}`, stroke: colour, "stroke-width": 3 }),
+    );
+  picture.append(svg("circle", { cx: at(row.mean), cy: 7, r: 4, fill: colour }));
+  return picture;
 }
 
 // While a sweep runs the page looks again now and then, but never under a person's hands.
@@ -247,7 +406,9 @@ function refreshLater(page) {
     pause.setAttribute("aria-pressed", String(paused));
     pause.textContent = paused ? "Go on" : "Pause";
   });
-  byId("live").append(el("p", { class: "muted small", id: "refresh" }, `This page refreshes itself every ${page.refresh_seconds} s. `, pause));
+  byId("live").append(
+    el("p", { class: "muted small", id: "refresh" }, `This page refreshes itself every ${page.refresh_seconds} s. `, pause),
+  );
   setInterval(() => {
     if (!paused && !document.hidden && Date.now() - busy > 5000) location.reload();
   }, page.refresh_seconds * 1000);

@@ -1,0 +1,77 @@
+"""Structures of DeiT-S to time, fixed before anything is measured: `python reports/speed/make_structures.py`.
+
+Gates are drawn from a seed, shaped as searches leave them: heads and layers of uneven worth, MLPs that matter most in the
+middle, tokens that matter less towards the border and the end. The solver then does what it does for a searched model.
+`--check` only compares what is written with what would be.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor
+
+from slimsweep import Structure, add_gates, macs, solve
+
+SEED = 4301
+BUDGETS = (0.5, 0.3)
+ROUND_TO = (1, 8)
+# All three families as a search gives them up, with most tokens kept, and with all of them: what tokens cost is the difference.
+TOKEN_FLOORS = {"all": 0.05, "few-tokens-lost": 0.7, "no-token-lost": None}
+FLOORS = {"attention": 0.05, "mlp": 0.05}
+
+
+def draw_gates(shapes: dict[str, tuple[tuple[int, ...], ...]], grid: tuple[int, int]) -> dict[str, list[Tensor]]:
+    """Gates in [0, 1], in the shapes given."""
+    generator = torch.Generator().manual_seed(SEED)
+    depth = len(shapes["attention"])
+    rows, columns = torch.meshgrid(torch.linspace(-1, 1, grid[0]), torch.linspace(-1, 1, grid[1]), indexing="ij")
+    border = torch.maximum(rows.abs(), columns.abs()).flatten()
+    gates: dict[str, list[Tensor]] = {"attention": [], "mlp": [], "token": []}
+    tokens = torch.rand(grid[0] * grid[1], generator=generator)  # what a position is worth, much the same in all layers
+    for layer in range(depth):
+        at = layer / (depth - 1)
+        heads, dims = shapes["attention"][layer]
+        worth = 0.5 + 0.5 * torch.rand(heads, 1, generator=generator)
+        gates["attention"].append(worth * (0.8 + 0.4 * at) * torch.rand(heads, dims, generator=generator).sqrt() / 1.2)
+        middle = 1.2 - 1.6 * (at - 0.5) ** 2
+        gates["mlp"].append(middle * torch.rand(shapes["mlp"][layer], generator=generator).sqrt() / 1.2)
+        noise = torch.rand(shapes["token"][layer], generator=generator)
+        gates["token"].append(((0.6 * tokens + 0.4 * noise) * (1 - 0.4 * border) * (1 - 0.5 * at)).clamp(0, 1))
+    return gates
+
+
+def structures() -> dict[str, Structure]:
+    """By file name."""
+    gated = add_gates(timm.create_model("deit_small_patch16_224"))
+    scores = draw_gates(gated.shape.gate_shapes, gated.shape.grid)
+    found = {}
+    for kind, floor in TOKEN_FLOORS.items():
+        ranked = scores if floor is not None else {f: scores[f] for f in ("attention", "mlp")}
+        for round_to in ROUND_TO:
+            solved = solve(gated, BUDGETS, scores=ranked, floors={**FLOORS, "token": floor or 0.0}, round_to=round_to)
+            for budget, structure in zip(BUDGETS, solved, strict=True):
+                found[f"deit-s-{kind}-multiples-of-{round_to}-{budget}.json"] = structure
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where a file is not what would be written")
+    check = parser.parse_args().check
+    folder = Path(__file__).parent
+    for name, structure in structures().items():
+        text = structure.to_json() + "\n"
+        if check and (folder / name).read_text() != text:
+            print(f"{name} is not what this program writes")
+            return 1
+        if not check:
+            (folder / name).write_text(text)
+        print(f"{name}: {macs(structure) / 1e9:.3f} GMACs; {structure!r}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,7 @@
+#!/bin/sh
+# Make .venv and install slimsweep with the versions and hashes of requirements.lock; quick where that is done already.
+set -eu
+cd "$(dirname "$0")"
+[ -x .venv/bin/python ] || python3 -m venv .venv
+[ -x .venv/bin/uv ] || .venv/bin/python -m pip install --quiet --disable-pip-version-check uv
+.venv/bin/uv pip install --quiet --python .venv/bin/python --requirement requirements.lock --editable .

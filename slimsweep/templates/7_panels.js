@@ -1,0 +1,71 @@
+// Small charts: one look for all of them, panels side by side or one above the other.
+
+function smallLayout(colours, extra) {
+  const axis = {
+    gridcolor: colours.line,
+    linecolor: colours.line,
+    zeroline: false,
+    ticks: "",
+    tickfont: { color: colours.muted, size: 12 },
+    automargin: true,
+    fixedrange: true,
+  };
+  return {
+    axis,
+    layout: {
+      height: 230,
+      margin: { l: 46, r: 10, t: 26, b: 40 },
+      paper_bgcolor: colours.back,
+      plot_bgcolor: colours.back,
+      font: { family: colours.font, size: 12, color: colours.ink },
+      showlegend: false,
+      dragmode: false,
+      hovermode: "closest",
+      hoverlabel: { bgcolor: colours.back, bordercolor: colours.muted, font: { color: colours.ink, size: 12 } },
+      ...extra,
+    },
+  };
+}
+
+const panelTitle = (text, colours, x, y = 1) => ({
+  text,
+  xref: "paper",
+  yref: "paper",
+  x,
+  y,
+  xanchor: "left",
+  yanchor: "bottom",
+  yshift: 6,
+  showarrow: false,
+  font: { color: colours.ink, size: 12.5 },
+});
+const SMALL_CONFIG = { displayModeBar: false, responsive: true };
+
+// Panels side by side, or one above the other where there is no room.
+function drawPanels(id, traces, titles, narrow, colours, xtitle, { shapes = [], fromZero = [] } = {}) {
+  const { axis, layout } = smallLayout(colours, { height: narrow ? 210 * titles.length : 250, bargap: 0, shapes });
+  const gap = narrow ? 0.13 : 0.075;
+  const size = (1 - gap * (titles.length - 1)) / titles.length;
+  layout.annotations = [];
+  for (const [n, text] of titles.entries()) {
+    const suffix = n ? n + 1 : "";
+    const from = n * (size + gap);
+    const across = narrow ? [0, 1] : [from, from + size];
+    const down = narrow ? [1 - from - size, 1 - from] : [0, 1];
+    layout[`xaxis${suffix}`] = {
+      ...axis,
+      domain: across,
+      anchor: `y${suffix}`,
+      title:
+        narrow && n < titles.length - 1 ? undefined : { text: xtitle, font: { size: 12, color: colours.muted }, standoff: 4 },
+    };
+    layout[`yaxis${suffix}`] = {
+      ...axis,
+      domain: down,
+      anchor: `x${suffix}`,
+      rangemode: fromZero.includes(n) ? "tozero" : "normal",
+    };
+    layout.annotations.push(panelTitle(text, colours, across[0], down[1]));
+  }
+  Plotly.newPlot(byId(id), traces, layout, SMALL_CONFIG);
+}

@@ -1,0 +1,149 @@
+// The search: how gates fell, where they ended, and the accuracy beside. Drawn when it comes into sight.
+
+const FAMILY_STYLE = {
+  attention: { light: "#0b62b0", dark: "#62aef0", dash: "solid" },
+  mlp: { light: "#d55e00", dark: "#ff9b57", dash: "dash" },
+  token: { light: "#00856a", dark: "#2fc7a3", dash: "dot" },
+};
+const FAMILY_NAMES = { attention: "attention dims", mlp: "MLP units", token: "patch tokens" };
+
+let searchWatcher = null;
+
+function drawSearch(view) {
+  const section = byId("search");
+  const { page } = view;
+  const run = view.selected ? view.selected.run : view.runs[0];
+  const search = run === undefined ? null : page.runs[run].search;
+  section.hidden = !search;
+  if (!search || !window.Plotly) return; // drawn again once the library is there
+  if (section.dataset.run === String(run)) return;
+  section.dataset.run = run;
+  section.replaceChildren(
+    el(
+      "div",
+      { class: "section-head" },
+      el("h2", { id: "search-title" }, "Search"),
+      el(
+        "span",
+        { class: "downloads" },
+        el("button", { type: "button", "data-figure": "search-figure", "data-format": "svg" }, "SVG"),
+        el("button", { type: "button", "data-figure": "search-figure", "data-format": "png" }, "PNG"),
+      ),
+    ),
+    el(
+      "p",
+      { class: "caption" },
+      `${page.runs.length > 1 ? `${page.runs[run].name}: one` : "One"} search of ${count(search.epoch[search.epoch.length - 1], "epoch")} gave every searched point its structure. Bold lines are a family's mean over layers, thin ones its layers.`,
+    ),
+    el(
+      "div",
+      { class: "chips", role: "img", "aria-label": "Colours of the families" },
+      ...Object.keys(search.families).map((f) => el("span", { class: "key" }, familyLine(f), FAMILY_NAMES[f] || f)),
+    ),
+    el("div", { id: "search-figure", class: "figure" }),
+    el("div", { id: "gates-figure", class: "figure" }),
+  );
+  if (searchWatcher) searchWatcher.disconnect();
+  searchWatcher = new IntersectionObserver(
+    (entries) => {
+      if (!entries.some((e) => e.isIntersecting)) return;
+      searchWatcher.disconnect();
+      drawSearchFigures(page.runs[run]);
+    },
+    { rootMargin: "300px" },
+  );
+  searchWatcher.observe(byId("search-figure"));
+}
+
+const familyStyle = (family) => FAMILY_STYLE[family] || { ...METHOD_STYLE.small, dash: "longdash" };
+
+function familyLine(family) {
+  const style = familyStyle(family);
+  const dash = { solid: "", dash: "5 3", dot: "2 2.5", longdash: "8 3" }[style.dash];
+  return svg(
+    "svg",
+    { viewBox: "0 0 26 8", width: 26, height: 8, "aria-hidden": "true" },
+    svg("path", { d: "M0 4h26", stroke: shade(style), "stroke-width": 2.5, "stroke-dasharray": dash }),
+  );
+}
+
+function drawSearchFigures(run) {
+  const colours = theme();
+  const { search, gates } = run;
+  const narrow = byId("search-figure").clientWidth < 620;
+  const traces = [];
+  const panels = [
+    ["mean", "mean gate", 1],
+    ["below", "gates below 0.01, %", 100],
+  ];
+  for (const [family, series] of Object.entries(search.families)) {
+    const style = familyStyle(family);
+    for (const [n, [field, , factor]] of panels.entries()) {
+      const axes = n ? { xaxis: "x2", yaxis: "y2" } : {};
+      const layers = series[field]; // a list of epochs for each layer
+      for (const [layer, values] of layers.entries())
+        traces.push({
+          type: "scatter",
+          mode: "lines",
+          x: search.gate_epoch,
+          y: values.map((v) => v * factor),
+          line: { color: shade(style), width: 1 },
+          opacity: 0.28,
+          hovertemplate: `${plain(FAMILY_NAMES[family] || family)}, layer ${layer}, epoch %{x}: %{y:.3g}<extra></extra>`,
+          ...axes,
+        });
+      const means = search.gate_epoch.map((_, e) => factor * mean(layers.map((values) => values[e])));
+      traces.push({
+        type: "scatter",
+        mode: "lines",
+        x: search.gate_epoch,
+        y: means,
+        line: { color: shade(style), width: 2.5, dash: style.dash },
+        hovertemplate: `${plain(FAMILY_NAMES[family] || family)}, epoch %{x}: %{y:.3g}<extra></extra>`,
+        ...axes,
+      });
+    }
+  }
+  traces.push({
+    type: "scatter",
+    mode: "lines+markers",
+    x: search.epoch,
+    y: search.val,
+    marker: { size: 4 },
+    line: { color: colours.ink, width: 2 },
+    xaxis: "x3",
+    yaxis: "y3",
+    hovertemplate: "epoch %{x}: %{y:.2f} %<extra></extra>",
+  });
+  const titles = [...panels.map((p) => p[1]), "validation top-1, %"];
+  drawPanels("search-figure", traces, titles, narrow, colours, "epoch", { fromZero: [0, 1] });
+
+  const families = Object.entries(gates);
+  byId("gates-figure").hidden = !families.length;
+  if (!families.length) return;
+  const bars = families.map(([family, { edges, counts }], n) => ({
+    type: "bar",
+    x: counts.map((_, i) => (edges[i] + edges[i + 1]) / 2),
+    y: counts,
+    width: edges[1] - edges[0],
+    marker: { color: shade(familyStyle(family)), line: { width: 0 } },
+    customdata: counts.map((_, i) => [edges[i].toFixed(3), edges[i + 1].toFixed(3)]),
+    hovertemplate: "%{y} gates from %{customdata[0]} to %{customdata[1]}<extra></extra>",
+    ...(n ? { xaxis: `x${n + 1}`, yaxis: `y${n + 1}` } : {}),
+  }));
+  drawPanels(
+    "gates-figure",
+    bars,
+    families.map(
+      ([family, { counts }]) =>
+        `${count(
+          counts.reduce((a, b) => a + b, 0),
+          `${(FAMILY_NAMES[family] || family).replace(/s$/, "")} gate`,
+        )} at the end`,
+    ),
+    narrow,
+    colours,
+    "value of the gate",
+    { fromZero: [0, 1, 2] },
+  );
+}

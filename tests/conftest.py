@@ -1,0 +1,41 @@
+"""Ray is started once for the whole suite, and one small sweep is run through it that many tests look at."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+QUICK = [
+    *("--dense.epochs", "3", "--dense.warmup_epochs", "0", "--search.epochs", "2"),
+    *("--retrain.epochs", "1", "--retrain.warmup_epochs", "0", "--data.limit", "256"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the person who runs the tests has set for slimsweep does not reach them."""
+    for name in [n for n in os.environ if n.startswith("SLIMSWEEP_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A local Ray of two CPUs, which `slimsweep.run` joins."""
+    from slimsweep import cluster  # sets Ray's environment before Ray is imported  # noqa: F401, PLC0415
+    import ray  # noqa: I001, PLC0415
+
+    ray.init(num_cpus=2, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def small_run(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished sweep of digits: two search workers, two budgets and the dense point, an epoch each."""
+    from slimsweep.run import main  # noqa: PLC0415
+
+    output = tmp_path_factory.mktemp("runs")
+    arguments = ["--output", str(output), "--name", "small", "--budgets", "0.5,0.25", *QUICK, "--resources.search_workers", "2"]
+    assert main(arguments) == 0
+    return output / "small"

@@ -1,0 +1,150 @@
+"""Frontier, hypervolume, knee and means, against what their definitions say when followed literally."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slimsweep.pareto import frontier, hypervolume, hypervolume_by_method, knee, summarize
+
+# Few different values, so that ties come up often.
+points = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), max_size=25)
+sense = st.booleans()
+
+
+def table(pairs: list[tuple[float, float]]) -> pd.DataFrame:
+    return pd.DataFrame(pairs, columns=["macs", "test_top1"], dtype=float)
+
+
+def dominates(a: tuple[float, float], b: tuple[float, float], maximize_x: bool, maximize_y: bool) -> bool:
+    x = a[0] - b[0] if maximize_x else b[0] - a[0]
+    y = a[1] - b[1] if maximize_y else b[1] - a[1]
+    return x >= 0 and y >= 0 and (x > 0 or y > 0)
+
+
+@given(points, sense, sense)
+def test_the_frontier_is_what_nothing_dominates(pairs, maximize_x, maximize_y):
+    front = frontier(table(pairs), maximize_x=maximize_x, maximize_y=maximize_y)
+    expected = [i for i, p in enumerate(pairs) if not any(dominates(q, p, maximize_x, maximize_y) for q in pairs)]
+    assert sorted(front.index) == expected
+    costs = front["macs"].tolist()
+    assert costs == sorted(costs, reverse=maximize_x)
+
+
+@given(points)
+def test_points_without_a_number_change_nothing(pairs):
+    rows = table(pairs)
+    with_failed = pd.concat([rows, table([(1.0, np.nan), (np.nan, 99.0)])], ignore_index=True)
+    assert frontier(with_failed).equals(frontier(rows))
+
+
+def test_the_frontier_keeps_all_columns_and_names_a_missing_one():
+    rows = table([(1, 2)]).assign(point="a")
+    assert frontier(rows)["point"].tolist() == ["a"]
+    with pytest.raises(KeyError, match="latency"):
+        frontier(rows, x="latency")
+
+
+@given(points, st.integers(0, 14), st.integers(-1, 12))
+def test_the_hypervolume_is_the_number_of_unit_squares_that_some_point_dominates(pairs, largest, least):
+    squares = sum(any(x <= column and y > row for x, y in pairs) for column in range(largest) for row in range(least, 13))
+    assert hypervolume(np.array(pairs, dtype=float), (largest, least)) == pytest.approx(squares)
+
+
+@given(points, st.tuples(st.integers(0, 12), st.integers(0, 12)))
+def test_one_more_point_never_lowers_the_hypervolume(pairs, more):
+    before = hypervolume(np.array(pairs, dtype=float), (13, 0))
+    assert hypervolume(np.array([*pairs, more], dtype=float), (13, 0)) >= before
+
+
+@given(points)
+def test_the_hypervolume_is_that_of_the_front(pairs):
+    rows = table(pairs)
+    columns = ["macs", "test_top1"]
+    assert hypervolume(rows[columns].to_numpy(), (13, -1)) == pytest.approx(
+        hypervolume(frontier(rows)[columns].to_numpy(), (13, -1))
+    )
+
+
+@given(points, st.floats(0.1, 1e9), st.floats(-50, 50))
+def test_the_knee_does_not_depend_on_units(pairs, scale, shift):
+    rows = table(pairs)
+    here = knee(rows)
+    there = knee(rows.assign(macs=rows["macs"] * scale, test_top1=rows["test_top1"] + shift))
+    assert (here is None) == (there is None)
+    if here is not None:
+        front = frontier(rows)
+        assert here.name in front.index
+        # Strictly inside, and on the better side of the line between the ends.
+        first, last = front.iloc[0], front.iloc[-1]
+        line = first["test_top1"] + (last["test_top1"] - first["test_top1"]) * (here["macs"] - first["macs"]) / (
+            last["macs"] - first["macs"]
+        )
+        assert here["test_top1"] > line
+
+
+def test_the_knee_is_where_accuracy_stops_to_pay():
+    rows = table([(1, 60), (2, 90), (3, 91), (4, 92)])
+    assert knee(rows)["macs"] == 2
+    losses = rows.assign(test_top1=100 - rows["test_top1"])
+    assert knee(losses, maximize_y=False)["macs"] == 2
+    throughput = rows.assign(macs=10 - rows["macs"])
+    assert knee(throughput, maximize_x=True)["macs"] == 8
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [[], [(1, 1)], [(1, 1), (2, 2)], [(1, 1), (2, 2), (3, 3)], [(1, 1), (2, 1.5), (3, 3)]],
+    ids=["none", "one", "two", "straight", "hollow"],
+)
+def test_a_front_without_a_bend_has_no_knee(pairs):
+    assert knee(table(pairs)) is None
+
+
+def results(entries: list[tuple[str, float, int, float | None]]) -> pd.DataFrame:
+    rows = pd.DataFrame(entries, columns=["method", "budget", "seed", "test_top1"])
+    rows["status"] = np.where(rows["test_top1"].isna(), "failed", "ok")
+    rows["macs"] = rows["budget"] * 1000
+    return rows
+
+
+def test_means_are_over_the_seeds_that_succeeded():
+    rows = results(
+        [("searched", 0.5, 0, 90.0), ("searched", 0.5, 1, 94.0), ("searched", 0.5, 2, None), ("uniform", 0.5, 0, 80.0)]
+    )
+    summary = summarize(rows, metrics=["test_top1"]).set_index("method")
+    assert summary.loc["searched", "count"] == 2
+    assert summary.loc["searched", "test_top1_mean"] == 92
+    assert summary.loc["searched", "test_top1_se"] == pytest.approx(2.0)  # sqrt(8) / sqrt(2)
+    assert summary.loc["uniform", "count"] == 1
+    assert np.isnan(summary.loc["uniform", "test_top1_se"])
+
+
+@given(st.lists(st.floats(0, 100), min_size=2, max_size=6))
+def test_standard_error_is_the_sample_deviation_over_the_root_of_the_count(values):
+    rows = results([("searched", 0.5, seed, value) for seed, value in enumerate(values)])
+    summary = summarize(rows, metrics=["test_top1"]).iloc[0]
+    mean = sum(values) / len(values)
+    variance = sum((v - mean) ** 2 for v in values) / (len(values) - 1)
+    assert summary["test_top1_mean"] == pytest.approx(mean, abs=1e-9)
+    assert summary["test_top1_se"] == pytest.approx((variance / len(values)) ** 0.5, abs=1e-9)
+
+
+def test_a_point_that_has_not_landed_does_not_look_like_spread():
+    even = [(0.25, 80.0), (0.5, 90.0)]
+    rows = results([("searched", b, seed, top1) for seed in (0, 1) for b, top1 in even] + [("searched", 0.7, 0, 95.0)])
+    found = hypervolume_by_method(rows, (1000, 0)).iloc[0]
+    assert (found["budgets"], found["seeds"]) == (2, 2)
+    assert found["mean"] == pytest.approx(80 * 250 + 90 * 500)
+    assert found["se"] == 0
+
+
+def test_one_seed_has_a_hypervolume_and_no_spread():
+    found = hypervolume_by_method(results([("searched", 0.5, 0, 90.0)]), (1000, 0)).iloc[0]
+    assert found["mean"] == pytest.approx(45000)
+    assert np.isnan(found["se"])
+
+
+def test_seeds_without_a_budget_in_common_have_no_hypervolume():
+    assert hypervolume_by_method(results([("searched", 0.5, 0, 90.0), ("searched", 0.7, 1, 91.0)]), (1000, 0)).empty

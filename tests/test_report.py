@@ -1,0 +1,475 @@
+"""The page as text, and the way from a run folder to it. What a browser makes of it is in test_report_browser.py."""
+
+import base64
+import html
+import json
+import re
+import sys
+import time
+import zlib
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import timm
+import torch
+
+from slimsweep import report
+from slimsweep.budget import solve
+from slimsweep.gates import GatedModel, add_gates
+from slimsweep.report import BENCH, Part, RunTables, Standing, build_page, page_data, read_run, write_picture
+from slimsweep.results import CURVES, GATES, METHODS, RESULTS, write_curve, write_gates, write_row
+from slimsweep.storage import Folder
+from slimsweep.structure import Structure
+
+# Tables as a run leaves them, with real structures and invented accuracies.
+
+SMALL = {"img_size": 8, "patch_size": 2, "in_chans": 1, "num_classes": 10, "embed_dim": 64, "depth": 4, "num_heads": 4}
+
+
+@cache
+def gated_model(big: bool) -> GatedModel:
+    """A small transformer, or DeiT-S, whose gates fell off unevenly."""
+    model = timm.create_model("deit_small_patch16_224") if big else timm.create_model("vit_tiny_patch16_224", **SMALL)
+    gated = add_gates(model)
+    random = np.random.default_rng(0)
+    gated.set_gates(
+        {f: [torch.tensor(random.beta(1.5, 1.0, g.shape), dtype=g.dtype) for g in gs] for f, gs in gated.gates.items()}
+    )
+    return gated
+
+
+@cache
+def structures(budgets: tuple[float, ...], big: bool = False) -> list[Structure]:
+    """Real structures of these budgets."""
+    return solve(gated_model(big), list(budgets))
+
+
+def make_run(
+    name: str = "digits",
+    *,
+    data: str = "digits",
+    model: str = "vit_tiny_patch16_224",
+    methods: tuple[str, ...] = ("searched",),
+    budgets: tuple[float, ...] = (0.7, 0.5, 0.35, 0.25, 0.15),
+    seeds: int = 1,
+    best: float = 98.0,
+    big: bool = False,
+    epochs: int = 10,
+    bench: bool = False,
+    failed: str = "",
+    standing: Standing | None = None,
+) -> RunTables:
+    """One run; `failed` is the error of a point that failed, if any."""
+    random = np.random.default_rng(sum(map(ord, name)))
+    rows, curves, timings = [], [], []
+    dense = structures((1.0,), big)[0]
+    entries = [("dense", 1.0, dense)] + [
+        (m, b, s) for m in methods for b, s in zip(budgets, structures(budgets, big), strict=True)
+    ]
+    for method, budget, structure in entries:
+        for seed in range(seeds):
+            drop = 0.9 * (1 / budget - 1) + {"searched": 0.0, "dense": 0.4, "uniform": 1.1, "random": 2.4}.get(method, 1.6) * (
+                1.2 - budget
+            )
+            top1 = best - drop + random.normal(0, 0.25)
+            point = f"{method}-{budget:.4f}-s{seed}-{zlib.crc32(f'{name}{method}{budget}{seed}'.encode()) % 65536:04x}"
+            rows.append(
+                {
+                    "run": name,
+                    "point": point,
+                    "model": model,
+                    "data": data,
+                    "method": method,
+                    "seed": seed,
+                    "budget": budget,
+                    "status": "ok",
+                    "error": "",
+                    "macs": structure.macs(),
+                    "macs_dense": dense.macs(),
+                    "params": structure.params(),
+                    "params_dense": dense.params(),
+                    "model_bytes": 4 * structure.params() + 5000,
+                    "val_top1_cut": max(top1 - 30 * (1 - budget), 10.0),
+                    "val_top1": top1 + random.normal(0, 0.2),
+                    "test_top1": top1,
+                    "test_top5": min(100.0, top1 + 1.5),
+                    "test_loss": (100 - top1) / 30,
+                    "test_top1_untouched": best - 0.9,
+                    "epochs": epochs,
+                    "train_seconds": 20 * budget + 2,
+                    "device": "cpu",
+                    "structure": structure.to_json(),
+                    "model_path": f"models/{point}",
+                    "created_at": datetime(2026, 1, 1, tzinfo=UTC),
+                }
+            )
+            epoch = np.arange(epochs + 1)
+            val = top1 - (25 * (1 - budget) + 2) * np.exp(-3 * epoch / epochs)
+            loss = [None, *(0.2 + np.exp(-2 * epoch[1:] / epochs)).tolist()]
+            curves += [
+                {"stage": "retrain", "point": point, "epoch": e, "loss": u, "val_top1": v}
+                for e, u, v in zip(epoch.tolist(), loss, val.tolist(), strict=True)
+            ]
+            if bench:
+                latency = 1.0 + 8.0 * budget
+                timings.append([name, point, "cpu", 2, 1, "float32", False, latency, latency * 1.1, 1000 / latency, 3e7])
+    if failed:
+        rows.append(
+            {
+                **rows[-1],
+                "point": f"searched-0.0500-s0-{len(failed):04x}",
+                "method": "searched",
+                "budget": 0.05,
+                "status": "failed",
+                "error": failed,
+                "model_path": None,
+            }
+        )
+        for column in ("test_top1", "val_top1", "test_top5", "test_loss", "model_bytes", "train_seconds", "val_top1_cut"):
+            rows[-1][column] = None
+    final = {"attention": 0.55, "mlp": 0.4, "token": 0.7}
+    for epoch in range(epochs + 1):
+        gates = [
+            {
+                "family": f,
+                "layer": i,
+                "mean": 1 - (1 - end) * epoch / epochs * (0.8 + 0.1 * i),
+                "below_1e-2": 0.02 * i * epoch / epochs,
+            }
+            for f, end in final.items()
+            for i in range(4)
+        ]
+        curves.append(
+            {
+                "stage": "search",
+                "point": "",
+                "epoch": epoch,
+                "loss": 0.3,
+                "val_top1": best - 3 + 0.2 * epoch,
+                "gates": gates,
+                "gates_kept": 0.9,
+            }
+        )
+    gate_rows = [
+        {"family": f, "layer": i, "index": j, "value": float(v)}
+        for f, end in final.items()
+        for i in range(4)
+        for j, v in enumerate(random.normal(end, 0.15, 64))
+    ]
+    return RunTables(
+        name=name,
+        uri=f"/sweeps/{name}",
+        results=pa.Table.from_pylist(rows, schema=RESULTS).to_pandas(),
+        curves=pa.Table.from_pylist(curves, schema=CURVES).to_pandas(),
+        gates=pa.Table.from_pylist(gate_rows, schema=GATES).to_pandas(),
+        bench=pd.DataFrame(timings, columns=BENCH.names),
+        standing=standing
+        or Standing(planned=len(rows), done=len(rows) - bool(failed), failed=int(bool(failed)), next="all points are done"),
+    )
+
+
+def data_of(page: str) -> dict:
+    """The data that a page carries."""
+    packed = re.search(r'id="packed-data">([^<]*)<', page)
+    return json.loads(zlib.decompress(base64.b64decode(packed[1])))
+
+
+# What must hold of any page.
+
+
+def test_a_page_loads_nothing_and_lets_only_its_own_scripts_run():
+    page = build_page([make_run()])
+    policy = html.unescape(re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', page)[1])
+    assert "default-src 'none'" in policy
+    assert not re.search(r"https?:|unsafe-eval|\*", policy)
+    scripts = re.search(r"script-src ([^;]*);", policy)[1]
+    assert "unsafe-inline" not in scripts
+    assert scripts.count("sha256-") == 2
+    markup = re.sub(r"<script.*?</script>", "", page, flags=re.S)
+    assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//""", markup)
+    assert "url(" not in markup
+    assert "@import" not in markup
+
+
+def test_text_from_data_is_never_markup():
+    evil = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
+    run = make_run(evil, model=evil, data=evil, failed=evil)
+    page = build_page([run])
+    assert evil not in page
+    assert "<img" not in re.sub(r"<script.*?</script>", "", page, flags=re.S)
+    assert page.count("<script") == page.count("</script>") == 3
+    assert data_of(page)["runs"][0]["model"] == evil  # kept whole, for the script to show as text
+
+
+def test_the_same_tables_give_the_same_page():
+    when = datetime(2026, 1, 1, tzinfo=UTC)
+    assert build_page([make_run()], written_at=when) == build_page([make_run()], written_at=when)
+
+
+def test_fifty_points_fit_into_three_megabytes():
+    budgets = tuple(np.round(np.linspace(0.9, 0.2, 16), 3).tolist())
+    run = make_run("deit-s", methods=("searched", "uniform", "random"), budgets=budgets, big=True, epochs=300)
+    assert len(run.results) == 49
+    page = build_page([run])
+    assert len(page.encode()) < 3e6
+
+
+def distinct(text: str, number: int) -> str:
+    """A structure with other MLP units kept in its first layer."""
+    structure = json.loads(text)
+    units = structure["masks"]["mlp"][0]
+    structure["masks"]["mlp"][0] = f"{number:08x}" + units[8:]
+    return json.dumps(structure, separators=(",", ":"))
+
+
+def test_a_thousand_points_of_twenty_runs_are_built_in_ten_seconds():
+    budgets = tuple(np.round(np.linspace(0.9, 0.2, 8), 3).tolist())
+    base = make_run("deit-s", methods=("searched", "uniform"), budgets=budgets, seeds=3, big=True, epochs=100)
+    runs = [RunTables(**{**vars(base), "name": f"run {i}", "results": base.results.copy()}) for i in range(20)]
+    for i, run in enumerate(runs):  # all structures differ, as if each point had been searched by itself
+        run.results["structure"] = [distinct(text, 1000 * i + j) for j, text in enumerate(run.results["structure"])]
+    assert len({text for run in runs for text in run.results["structure"]}) >= 1000
+    assert sum(len(run.results) for run in runs) >= 1000
+    start = time.perf_counter()
+    build_page(runs)
+    assert time.perf_counter() - start < 10
+
+
+# What the page is told.
+
+
+def test_points_carry_their_structure_and_equal_structures_are_stored_once():
+    run = make_run(seeds=3, budgets=(0.5, 0.25))
+    data = page_data([run])
+    assert len(data["points"]["point"]) == 9
+    assert len(data["structures"]) == 3
+    assert len(data["shapes"]) == 1
+    for place, text in zip(data["points"]["structure"], run.results["structure"], strict=True):
+        structure, seen = Structure.from_json(text), data["structures"][place]
+        for i, layer in enumerate(structure.summary()):
+            assert sum(dims > 0 for dims in seen["heads"][i]) == layer["heads"]
+            assert max(seen["heads"][i]) == layer["head_dim"]
+            assert seen["units"][i] == layer["mlp_units"]
+            assert seen["tokens"][i] == layer["tokens"]
+            assert [last > i for last in seen["last"]] == structure.masks["token"][i].tolist()
+
+
+def test_a_model_without_token_gates_has_no_token_maps():
+    model = timm.create_model("vit_tiny_patch16_224", **SMALL)
+    structure = solve(add_gates(model, families=("attention", "mlp")), 0.6)
+    run = make_run()
+    run.results["structure"] = structure.to_json()
+    assert page_data([run])["structures"][0]["last"] is None
+
+
+def test_a_structure_that_cannot_be_read_costs_its_picture_only():
+    run = make_run()
+    run.results.loc[1, "structure"] = '{"version": 99}'
+    run.results.loc[2, "structure"] = None
+    data = page_data([run])
+    assert [place is None for place in data["points"]["structure"]] == [False, True, True, False, False, False]
+
+
+def test_numbers_that_are_missing_or_not_finite_become_null():
+    run = make_run(failed="out of memory")
+    run.results.loc[0, "test_loss"] = float("inf")
+    page = build_page([run])  # JSON without NaN or Infinity, or this raises
+    points = data_of(page)["points"]
+    assert points["test_loss"][0] is None
+    assert points["test_top1"][-1] is None
+    assert points["error"][-1] == "out of memory"
+
+
+def test_curves_go_to_their_points():
+    run = make_run(epochs=7)
+    data = page_data([run])
+    for point, curve in zip(data["points"]["point"], data["curves"], strict=True):
+        own = run.curves[run.curves["point"] == point]
+        assert curve["epoch"] == own["epoch"].tolist()
+        assert curve["val"] == pytest.approx(own["val_top1"].tolist(), abs=1e-3)
+        assert curve["loss"][0] is None
+
+
+def test_the_search_is_told_by_family_layer_and_epoch():
+    data = page_data([make_run(epochs=5)])["runs"][0]
+    assert set(data["search"]["families"]) == {"attention", "mlp", "token"}
+    means = np.array(data["search"]["families"]["mlp"]["mean"])
+    assert means.shape == (4, 6)
+    assert (np.diff(means) < 0).all()
+    assert {family: sum(h["counts"]) for family, h in data["gates"].items()} == dict.fromkeys(
+        ("attention", "mlp", "token"), 256
+    )
+
+
+def test_timings_go_to_their_points_by_setting():
+    run = make_run(bench=True)
+    second = run.bench.assign(batch_size=64, latency_p50_ms=99.0)
+    run = RunTables(**{**vars(run), "bench": pd.concat([run.bench, second], ignore_index=True)})
+    data = page_data([run])
+    assert len(data["settings"]) == 2
+    assert len(data["bench"]) == 2 * len(run.results)
+    assert {numbers[0] for _, setting, numbers in data["bench"] if "batch 64" in data["settings"][setting]} == {99}
+
+
+def test_hypervolumes_of_a_data_set_share_one_reference_and_tell_their_spread():
+    small = make_run("a", seeds=3, methods=("searched", "uniform"))
+    large = make_run("b", seeds=1, big=True)
+    other = make_run("c", data="torch/fashion_mnist")
+    data = page_data([small, large, other])
+    assert [(d["name"], d["runs"]) for d in data["datasets"]] == [("digits", [0, 1]), ("torch/fashion_mnist", [2])]
+    assert data["datasets"][0]["reference_macs"] == large.results["macs_dense"].max()
+    assert data["datasets"][1]["reference_macs"] == other.results["macs_dense"].max()
+    searched, uniform = sorted(data["runs"][0]["hypervolume"], key=lambda row: -row["mean"])
+    assert (searched["method"], searched["seeds"], searched["budgets"]) == ("searched", 3, 5)
+    assert searched["mean"] > uniform["mean"]
+    assert searched["se"] > 0
+    assert data["runs"][1]["hypervolume"][0]["se"] is None
+
+
+def test_runs_of_one_name_are_told_apart():
+    assert [run["name"] for run in page_data([make_run("a"), make_run("a")])["runs"]] == ["a", "a (2)"]
+
+
+def test_only_an_unfinished_page_refreshes():
+    running = Standing(planned=6, done=2, running=1, finished=False)
+    assert data_of(build_page([make_run(standing=running)]))["refresh_seconds"] == report.REFRESH_SECONDS
+    assert data_of(build_page([make_run()]))["refresh_seconds"] is None
+    assert data_of(build_page([make_run(), make_run(standing=running)]))["refresh_seconds"] == report.REFRESH_SECONDS
+
+
+def test_a_run_without_any_point_has_a_page():
+    run = make_run(
+        standing=Standing(
+            planned=0, done=0, finished=False, stages=[Part(name="dense", state="running", epochs=1, epochs_total=40)]
+        )
+    )
+    empty = RunTables(
+        **{**vars(run), "results": run.results.iloc[:0], "curves": run.curves.iloc[:0], "gates": run.gates.iloc[:0]}
+    )
+    assert data_of(build_page([empty]))["points"]["point"] == []
+
+
+def test_a_page_of_no_run_is_refused():
+    with pytest.raises(ValueError, match="at least one run"):
+        build_page([])
+
+
+# From a run folder.
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    """A run folder with the tables of `make_run`, written as a run writes them."""
+    tables = make_run(bench=True)
+    run = Folder(tmp_path / "digits")
+    for row in pa.Table.from_pandas(tables.results, schema=RESULTS).to_pylist():
+        write_row(run, row)
+    curves = pa.Table.from_pandas(tables.curves, schema=CURVES).to_pylist()
+    for name in {row["point"] or row["stage"] for row in curves}:
+        write_curve(run, name, [row for row in curves if (row["point"] or row["stage"]) == name])
+    write_gates(run, tables.gates.to_dict("records"))
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pandas(tables.bench, schema=BENCH), sink)
+    run.write_bytes("bench/cpu.parquet", sink.getvalue().to_pybytes())
+    return run
+
+
+def test_a_run_folder_is_read_whole(folder: Folder):
+    tables, expected = read_run(folder), make_run(bench=True)
+    assert tables.name == "digits"
+    assert tables.uri == folder.uri
+    assert sorted(tables.results["point"]) == sorted(expected.results["point"])
+    assert len(tables.curves) == len(expected.curves)
+    assert len(tables.gates) == len(expected.gates)
+    assert len(tables.bench) == len(expected.bench)
+    assert build_page([tables])
+
+
+def test_a_model_timed_twice_counts_once(folder: Folder):
+    folder.write_bytes("bench/cpu-again.parquet", folder.read_bytes("bench/cpu.parquet"))
+    assert len(read_run(folder).bench) == len(make_run(bench=True).bench)
+
+
+def test_an_empty_folder_reads_as_empty_tables(tmp_path: Path):
+    tables = read_run(Folder(tmp_path))
+    assert tables.results.empty
+    assert tables.curves.empty
+    assert tables.gates.empty
+    assert tables.bench.empty
+
+
+# The static picture.
+
+
+def test_without_kaleido_the_picture_is_skipped_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(report, "kaleido_here", lambda: False)
+    said = write_picture(Folder(tmp_path), make_run())
+    assert "kaleido" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_browser_that_fails_costs_the_picture_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    class Kaleido:
+        @staticmethod
+        def calc_fig_sync(*arguments: object, **options: object) -> bytes:
+            raise RuntimeError("no browser here")
+
+    monkeypatch.setattr(report, "kaleido_here", lambda: True)
+    monkeypatch.setitem(sys.modules, "kaleido", Kaleido)
+    assert "no browser here" in write_picture(Folder(tmp_path), make_run())
+
+
+def test_the_picture_shows_means_with_spread_and_the_front():
+    run = make_run(methods=("searched", "uniform"), seeds=3)
+    figure = report.frontier_figure(run)
+    searched = next(trace for trace in figure.data if trace.name == "searched")
+    assert len(searched.x) == 5  # a mean a budget, not a point a seed
+    assert min(searched.error_y.array) > 0
+    assert all(trace.line.shape == "hv" for trace in figure.data if trace.mode == "lines")
+    assert all("GL" not in trace.type.upper() for trace in figure.data)
+
+
+# Colours: one list for the picture and the page, apart for everyone.
+
+PAGE_STYLE = re.findall(
+    r'"?([\w-]+)"?: \{ light: "(#\w{6})", dark: "(#\w{6})", symbol: "([\w-]+)"', report._template("6_figure.js")
+)
+# Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB.
+VISION = {
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+
+
+def linear(colour: str) -> np.ndarray:
+    channels = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    return np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+
+
+def lab(rgb: np.ndarray) -> np.ndarray:
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = to_xyz @ rgb.clip(0, 1) / [0.9505, 1, 1.089]
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("vision", VISION)
+@pytest.mark.parametrize("theme", [1, 2], ids=["light", "dark"])
+def test_colours_of_methods_stay_apart_without_full_colour_vision(vision: str, theme: int):
+    seen = [lab(np.array(VISION[vision]) @ linear(style[theme])) for style in PAGE_STYLE[:8]]
+    apart = [np.linalg.norm(a - b) for i, a in enumerate(seen) for b in seen[:i]]
+    assert min(apart) > 12  # CIE76; about five times what can just be told apart
+
+
+def test_every_method_has_a_colour_and_marker_of_its_own_and_the_picture_has_the_same():
+    page = {method: (light, symbol) for method, light, _, symbol in PAGE_STYLE if method in METHODS}
+    assert set(page) == set(METHODS)
+    assert page == report.PICTURE_STYLE
+    assert len({symbol for _, symbol in page.values()}) == len(METHODS)

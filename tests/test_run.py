@@ -1,0 +1,177 @@
+"""The whole pipeline on a real Ray: what a run leaves, and what a second start does with it."""
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from conftest import QUICK
+
+from slimsweep.results import RESULTS, write_row
+from slimsweep.run import main
+from slimsweep.storage import Folder
+from slimsweep.structure import Structure, macs
+from slimsweep.surgery import load
+
+
+def epochs(run: Path) -> Counter:
+    """How often each epoch of each stage or point was trained, from the append-only log."""
+    lines = [json.loads(line) for line in (run / "epochs.log").read_text().splitlines()]
+    return Counter((entry["stage"], entry["point"], entry["epoch"]) for entry in lines)
+
+
+@pytest.fixture
+def copied_run(small_run: Path, tmp_path: Path) -> tuple[Path, list[str]]:
+    """A run of one's own to go on with, and the command that made it."""
+    shutil.copytree(small_run, tmp_path / "small")
+    arguments = ["--output", str(tmp_path), "--name", "small", "--budgets", "0.5,0.25", *QUICK, "--resources.search_workers", "2"]
+    return tmp_path / "small", arguments
+
+
+def test_a_run_leaves_one_whole_table(small_run: Path) -> None:
+    rows = pd.read_parquet(small_run / "results")
+    assert list(rows.columns) == RESULTS.names
+    assert sorted(rows.method) == ["dense", "searched", "searched"]
+    assert (rows.status == "ok").all()
+    assert rows.point.is_unique
+    searched = rows[rows.method == "searched"]
+    assert (searched.macs <= searched.budget * searched.macs_dense).all()
+    assert rows.test_top1.between(0, 100).all()
+    assert rows[["val_top1", "test_loss", "params", "model_bytes", "train_seconds", "test_top1_untouched"]].notna().all().all()
+
+
+def test_each_row_s_model_loads_and_costs_what_the_row_says(small_run: Path) -> None:
+    for row in pd.read_parquet(small_run / "results").itertuples():
+        model = load(small_run / row.model_path)
+        assert macs(model) == row.macs == Structure.from_json(row.structure).macs()
+        assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_curves_and_gates_tell_every_epoch(small_run: Path) -> None:
+    curves = pd.read_parquet(small_run / "curves")
+    assert set(curves.stage) == {"dense", "search", "retrain"}
+    search = curves[curves.stage == "search"]
+    assert list(search.epoch) == [0, 1, 2]
+    assert {g["family"] for g in search.gates.iloc[-1]} == {"attention", "mlp", "token"}
+    gates = pd.read_parquet(small_run / "search" / "gates.parquet")
+    assert gates.groupby("family").size().to_dict() == {"attention": 4 * 64, "mlp": 4 * 256, "token": 4 * 16}
+    assert gates.value.nunique() > 100  # they have learned
+
+
+def test_no_epoch_is_trained_twice(small_run: Path) -> None:
+    counts = epochs(small_run)
+    assert set(counts.values()) == {1}
+    assert len(counts) == 3 + 2 + 3 * 1
+
+
+def test_a_finished_run_is_not_trained_again(copied_run: tuple[Path, list[str]]) -> None:
+    run, arguments = copied_run
+    before = epochs(run)
+    assert main(arguments) == 0
+    assert epochs(run) == before
+
+
+def test_new_budgets_and_failed_points_are_all_that_is_trained(copied_run: tuple[Path, list[str]], capsys: pytest.CaptureFixture) -> None:
+    run, arguments = copied_run
+    before = epochs(run)
+    rows = pd.read_parquet(run / "results")
+    broken = rows[rows.budget == 0.5].iloc[0]
+    write_row(Folder(run), {"point": broken.point, "method": "searched", "budget": 0.5, "seed": 0, "status": "failed", "error": "disk full"})
+    arguments[arguments.index("--budgets") + 1] = "0.5,0.25,0.35"
+    assert main(arguments) == 0
+    again = pd.read_parquet(run / "results")
+    assert len(again) == 4
+    assert (again.status == "ok").all()
+    trained = {point for _, point, _ in epochs(run) - before}
+    assert trained == {broken.point, again[again.budget == 0.35].point.iloc[0]}
+    assert "searched" in capsys.readouterr().out
+
+
+def test_a_point_that_fails_leaves_a_row_and_the_others_go_on(copied_run: tuple[Path, list[str]], capsys: pytest.CaptureFixture) -> None:
+    run, arguments = copied_run
+    for result in (run / "results").iterdir():
+        result.unlink()
+    # A learning rate that blows up is a change of recipe, and there is no row left that it would not compare with.
+    assert main([*arguments, "--retrain.lr", "1e30", "--retrain.clip_grad", "null"]) == 1
+    rows = pd.read_parquet(run / "results")
+    assert set(rows.status) == {"failed"}
+    assert len(rows) == 3
+    assert rows.error.str.contains("not finite in epoch 1").all()
+    assert rows.error.str.contains("lower retrain.lr").all()
+    assert "3 of 3 points failed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [(["--dense.lr", "1e-4"], "dense.lr"), (["--search.l1.mlp", "0.5"], "search.l1.mlp"), (["--retrain.epochs", "2"], "retrain.epochs")],
+)
+def test_a_change_that_would_not_compare_is_refused(
+    copied_run: tuple[Path, list[str]], change: list[str], named: str, capsys: pytest.CaptureFixture
+) -> None:
+    run, arguments = copied_run
+    before = sorted(run.rglob("*"))
+    assert main([*arguments, *change]) == 2
+    out = " ".join(capsys.readouterr().out.split())
+    assert named in out
+    assert "take another --name" in out
+    assert sorted(run.rglob("*")) == before
+
+
+def test_a_run_that_somebody_works_on_is_refused(copied_run: tuple[Path, list[str]], capsys: pytest.CaptureFixture) -> None:
+    from slimsweep.lock import hold
+
+    run, arguments = copied_run
+    with hold(Folder(run)):
+        assert main(arguments) == 2
+    assert "is being worked on by process" in capsys.readouterr().out
+    assert main(arguments) == 0
+
+
+def test_an_unreachable_budget_says_the_least(copied_run: tuple[Path, list[str]], capsys: pytest.CaptureFixture) -> None:
+    _, arguments = copied_run
+    arguments[arguments.index("--budgets") + 1] = "0.5,0.001"
+    assert main(arguments) == 2
+    assert "the least this model can be cut to is" in " ".join(capsys.readouterr().out.split())
+
+
+def test_more_workers_than_the_cluster_holds_are_refused(ray_cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    arguments = ["--output", str(tmp_path), *QUICK, "--data.batch_size", "64", "--resources.search_workers", "8"]
+    assert main(arguments) == 2
+    out = " ".join(capsys.readouterr().out.split())
+    assert "resources.search_workers is 8" in out
+    assert "at most 2 workers" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--serch.epochs", "3"], "search.epochs"),
+        (["--model.name", "vit_tinny_patch16_224"], "vit_tiny_patch16_224"),
+        (["--data.name", "digitz"], "digits"),
+        (["--budgets", "0"], "budgets"),
+        (["--budgets", "1.5"], "budgets"),
+        (["--budgets", "abc"], "abc"),
+        (["--model.kwargs", '{"img_size": 9, "patch_size": 2, "in_chans": 1}'], "9"),
+        (["--model.kwargs", '{"img_size": 8, "patch_size": 2, "in_chans": 3}'], "channels"),
+        (["--model.checkpoint", "/nowhere/weights.safetensors"], "/nowhere/weights.safetensors"),
+        (["--output", "/proc/nowhere"], "output"),
+    ],
+)
+def test_bad_input_is_one_sentence_before_ray_starts(
+    arguments: list[str], named: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import slimsweep.run as run_module
+
+    def started(*_: object) -> None:
+        raise AssertionError("Ray was asked for")
+
+    monkeypatch.setattr(run_module, "connected", started)
+    where = [] if "--output" in arguments else ["--output", str(tmp_path)]
+    assert main([*where, *arguments]) == 2
+    out = " ".join(capsys.readouterr().out.split())
+    assert named in out
+    assert "Traceback" not in out
+    assert not list(tmp_path.iterdir())

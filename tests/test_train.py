@@ -1,0 +1,202 @@
+"""The training loop: data parallel, resumed, diverging, distilled."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+
+from slimsweep.checkpoint import Checkpoints
+from slimsweep.config import Config, load_config
+from slimsweep.gates import add_gates
+from slimsweep.model import build_dense
+from slimsweep.proximal import GateOptimizer, penalty_weights
+from slimsweep.results import read_curve
+from slimsweep.stage import data_for
+from slimsweep.storage import Folder
+from slimsweep.train import TrainingDiverged, train
+
+CPU = torch.device("cpu")
+SMALL = ["--data.limit", "128", "--data.batch_size", "32", "--search.epochs", "2", "--dense.epochs", "3", "--dense.warmup_epochs", "0"]
+
+
+def config_of(*more: str) -> Config:
+    return load_config([*SMALL, *more])[0]
+
+
+def searched(config: Config, folder: str) -> torch.nn.Module:
+    """A gated model after `config.search` on digits."""
+    torch.manual_seed(0)
+    data = data_for(config)
+    gated = add_gates(build_dense(config, data.num_classes))
+    return train(gated, data, config, config.search, run=Folder(folder), stage="search", device=CPU)
+
+
+def one_rank(rank: int, world: int, folder: str) -> None:
+    """A process of a data-parallel search, without Ray: leaves its gates and weights in a file."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    gated = searched(config_of(), folder)
+    torch.save({n: p.detach() for n, p in gated.named_parameters()}, f"{folder}/rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_gates_of_two_ranks_are_identical_and_what_one_worker_finds(tmp_path: Path) -> None:
+    multiprocessing.spawn(one_rank, args=(2, str(tmp_path)), nprocs=2)
+    first, second = (torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in (0, 1))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[n], second[n]) for n in first)
+    gates = {n: p for n, p in first.items() if n.endswith("_gate")}
+    assert any((g != 1).any() for g in gates.values())
+    # The batch is global: the same images a step, so only float rounding differs. Gates move by normalized steps, which
+    # spread rounding a little.
+    alone = dict(searched(config_of(), str(tmp_path / "alone")).named_parameters())
+    for name, gate in gates.items():
+        assert torch.allclose(gate, alone[name].detach(), atol=0.02), name
+
+
+class Stopped(Exception):
+    """The moment at which a test ends a training."""
+
+
+def test_a_resumed_training_is_the_uninterrupted_one(tmp_path: Path) -> None:
+    config = config_of("--dense.ema_decay", "0.9", "--dense.drop_path", "0.1")
+    data = data_for(config)
+
+    def trained(folder: Path, stop_after: int | None = None) -> torch.nn.Module:
+        torch.manual_seed(1)
+        model = build_dense(config, data.num_classes)
+
+        def stop(row: dict) -> None:
+            if row["epoch"] == stop_after:
+                raise Stopped
+
+        return train(model, data, config, config.dense, run=Folder(folder), stage="dense", seed=3, device=CPU, on_epoch=stop)
+
+    whole = trained(tmp_path / "whole")
+    with pytest.raises(Stopped):
+        trained(tmp_path / "parts", stop_after=2)
+    parts = trained(tmp_path / "parts")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, parts.state_dict()[name]), name
+    columns = ("epoch", "loss", "val_top1")
+    assert [[r[c] for c in columns] for r in read_curve(Folder(tmp_path / "whole"), "dense")] == [
+        [r[c] for c in columns] for r in read_curve(Folder(tmp_path / "parts"), "dense")
+    ]
+    assert len((tmp_path / "parts" / "epochs.log").read_text().splitlines()) == 3
+
+
+def test_a_resumed_search_keeps_its_gates(tmp_path: Path) -> None:
+    whole = searched(config_of(), str(tmp_path / "a"))
+    run = Folder(tmp_path / "b")
+    searched(config_of("--search.epochs", "1", "--search.token_anneal", "0"), run.uri)  # the first epoch, before any annealing
+    resumed = searched(config_of("--search.token_anneal", "0"), run.uri)
+    assert [r["epoch"] for r in read_curve(run, "search")] == [0, 1, 2]
+    assert all(torch.isfinite(g).all() for layers in resumed.gates.values() for g in layers)
+    assert resumed.gates.keys() == whole.gates.keys()
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    config = config_of("--dense.clip_grad", "null")
+    data, run = data_for(config), Folder(tmp_path)
+    model = build_dense(config, data.num_classes)
+
+    def poison(row: dict) -> None:
+        if row["epoch"] == 1:
+            model.head.weight.data.fill_(float("inf"))
+
+    with pytest.raises(TrainingDiverged, match=r"dense is not finite in epoch 2, step 1; .*after epoch 1, is kept: lower dense.lr"):
+        train(model, data, config, config.dense, run=run, stage="dense", device=CPU, on_epoch=poison)
+    found = Checkpoints(run, "dense").load()
+    assert found is not None
+    epoch, state = found
+    assert epoch == 1
+    assert all(torch.isfinite(v).all() for v in state["model"].values())
+
+
+def test_learning_from_the_teacher_s_answers_comes_nearer_to_them(tmp_path: Path) -> None:
+    config = config_of("--retrain.epochs", "4", "--retrain.warmup_epochs", "0", "--retrain.distill.alpha", "1.0")
+    data = data_for(config)
+    torch.manual_seed(0)
+    teacher, student = build_dense(config, data.num_classes), build_dense(config, data.num_classes)
+    images = torch.stack([data.val[i][0] for i in range(64)])
+
+    def distance() -> float:
+        with torch.no_grad():
+            answers = (model.eval()(images).log_softmax(1) for model in (student, teacher))
+            return float(torch.nn.functional.kl_div(*answers, reduction="batchmean", log_target=True))
+
+    with torch.no_grad():
+        teacher.head.weight.normal_()  # answers that no label explains
+    before = distance()
+    retrain = config.retrain
+    train(student, data, config, retrain, run=Folder(tmp_path), stage="retrain", point="p", device=CPU, teacher=teacher, distill=retrain.distill)
+    assert distance() < 0.9 * before
+
+
+def test_the_last_two_checkpoints_are_kept_and_a_damaged_one_falls_back(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(Folder(tmp_path), "dense")
+    weight = torch.arange(3.0)
+    for epoch in (1, 2, 3):
+        checkpoints.save(epoch, {"model": {"a": weight * epoch, "b": weight}, "steps": epoch, "nested": [{"x": (1, 2)}], 5: None})
+    files = sorted((tmp_path / "checkpoints" / "dense").iterdir())
+    assert [f.name for f in files] == ["epoch-00002.safetensors", "epoch-00003.safetensors"]
+    epoch, state = checkpoints.load() or (0, {})
+    assert (epoch, state["steps"], state["nested"], state[5]) == (3, 3, [{"x": [1, 2]}], None)
+    assert torch.equal(state["model"]["a"], weight * 3)
+    files[1].write_bytes(files[1].read_bytes()[:100])
+    epoch, state = checkpoints.load() or (0, {})
+    assert (epoch, state["steps"]) == (2, 2)
+    files[0].write_bytes(b"")
+    assert checkpoints.load() is None
+
+
+@pytest.mark.parametrize("optimizer", ["proximal", "adam"])
+def test_pressure_without_a_task_takes_every_gate_to_zero(optimizer: str) -> None:
+    config = config_of("--search.gate_optimizer", optimizer, "--search.gate_lr", "0.05", "--search.l1", '{"attention":1,"mlp":1,"token":1}')
+    gated = add_gates(build_dense(config, 10))
+    gates = GateOptimizer(gated, config.search)
+    for _ in range(60):
+        for family in gates.gates.values():
+            for gate in family:
+                gate.grad = torch.zeros_like(gate)
+        if optimizer == "adam":
+            gates.penalty().backward()
+        gates.step()
+    for family in gated.gates.values():
+        for gate in family:
+            assert float(gate.abs().max()) < 0.1
+
+
+def test_a_macs_penalty_presses_by_cost() -> None:
+    shape = add_gates(build_dense(config_of(), 10)).shape
+    weights = penalty_weights(shape, config_of("--search.penalty", "macs").search)
+    layer = shape.layers[0]
+    unit = layer.mlp_macs(1, layer.tokens)
+    dim = layer.attention_macs(1, 1, layer.tokens)
+    assert weights["attention"][0] / weights["mlp"][0] == pytest.approx(dim / unit)
+    assert weights["token"][0] > weights["attention"][0]
+    assert penalty_weights(shape, config_of().search)["mlp"] == [0.05] * 4
+
+
+def test_annealing_moves_kept_tokens_to_one_and_leaves_absent_ones_absent() -> None:
+    config = config_of()
+    gated = add_gates(build_dense(config, 10)).eval()
+    with torch.no_grad():
+        for block in gated.gated_blocks():
+            block.token_gate.fill_(0.3)
+            block.token_gate[:4] = 0
+    gates = GateOptimizer(gated, config.search)
+    gates.anneal(0.5)
+    assert float(gated.gated_blocks()[0].token_bias(torch.float32)[0, 0, 0, -1].detach()) == pytest.approx(torch.tensor(0.3).log().item())
+    gates.anneal(1.0)
+    bias = gated.gated_blocks()[0].token_bias(torch.float32).flatten()
+    assert (bias[1:5] == -torch.inf).all()
+    assert (bias[5:] == 0).all()
+
+
+def test_storage_refuses_names_that_lead_out() -> None:
+    with tempfile.TemporaryDirectory() as folder, pytest.raises(ValueError, match="leads out of"):
+        Folder(folder).write_bytes("../outside", b"")
