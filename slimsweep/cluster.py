@@ -34,7 +34,8 @@ class Cluster:
         """How many training workers fit at the same time; each must fit on one node."""
         cpus, gpus = config.resources.cpus_per_worker, config.resources.gpus_per_worker
         return sum(
-            min(int(node.get("CPU", 0) / cpus + 1e-9), int(node.get("GPU", 0) / gpus + 1e-9) if gpus else 10**9) for node in self.nodes
+            min(int(node.get("CPU", 0) / cpus + 1e-9), int(node.get("GPU", 0) / gpus + 1e-9) if gpus else 10**9)
+            for node in self.nodes
         )
 
 
@@ -65,15 +66,17 @@ def check_placement(config: Config, cluster: Cluster) -> None:
         ConfigError: names the field, what it asks for, and what there is.
     """
     fit = cluster.workers(config)
-    each = f"{config.resources.cpus_per_worker:g} CPUs" + (f" and {config.resources.gpus_per_worker:g} GPUs" if config.resources.gpus_per_worker else "")
+    each = f"{config.resources.cpus_per_worker:g} CPUs" + (
+        f" and {config.resources.gpus_per_worker:g} GPUs" if config.resources.gpus_per_worker else ""
+    )
     for field, wanted in (
         ("resources.search_workers", config.resources.search_workers),
         ("retrain.workers_per_trial", config.retrain.workers_per_trial),
     ):
         if wanted > fit:
             raise ConfigError(
-                f"{field} is {wanted}, but this cluster of {len(cluster.nodes)} nodes holds at most {fit} workers of {each} each: "
-                f"lower it, or resources.cpus_per_worker"
+                f"{field} is {wanted}, but this cluster of {len(cluster.nodes)} nodes holds at most {fit} workers "
+                f"of {each} each: lower it, or resources.cpus_per_worker"
             )
 
 

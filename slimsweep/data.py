@@ -591,7 +591,7 @@ def _stored_digits() -> tuple[np.ndarray, np.ndarray]:
     if file.is_file():
         pixels, labels = np.split(np.loadtxt(file, delimiter=",", dtype=np.uint8), [64], axis=1)
     else:
-        from sklearn.datasets import load_digits  # noqa: PLC0415
+        from sklearn.datasets import load_digits
 
         pixels, labels = load_digits(return_X_y=True)
     return np.round(pixels.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8), labels.reshape(-1).astype(np.int64)

@@ -66,7 +66,8 @@ def _refuse_if_alive(run: Folder) -> None:
     if driver_alive(run):
         found = _read(run)
         raise RunTaken(
-            f"{run.uri} is being worked on by process {found['pid']} on {found['host']}; wait for it, stop it, or take another --name"
+            f"{run.uri} is being worked on by process {found['pid']} on {found['host']}; "
+            "wait for it, stop it, or take another --name"
         )
 
 

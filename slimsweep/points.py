@@ -37,7 +37,13 @@ def plan_points(config: Config, run: Folder) -> list[Point]:
     dense = shape.full()
     wanted = [("dense", 1.0, dense)]
     for budget in config.sorted_budgets:
-        wanted.append(("searched", absolute(budget, dense.macs()) / dense.macs() if isinstance(budget, str) else budget, path.solve(budget)))
+        wanted.append(
+            (
+                "searched",
+                absolute(budget, dense.macs()) / dense.macs() if isinstance(budget, str) else budget,
+                path.solve(budget),
+            )
+        )
     wanted.sort(key=lambda item: -item[1])
     fingerprint = config.fingerprint("retrain")
     points = []
@@ -45,7 +51,13 @@ def plan_points(config: Config, run: Folder) -> list[Point]:
         for seed in config.retrain.seeds:
             identity = json.dumps([fingerprint, method, f"{budget:.9f}", seed])
             points.append(
-                Point(method=method, budget=budget, seed=seed, structure=structure.to_json(), hash=hashlib.sha256(identity.encode()).hexdigest()[:16])
+                Point(
+                    method=method,
+                    budget=budget,
+                    seed=seed,
+                    structure=structure.to_json(),
+                    hash=hashlib.sha256(identity.encode()).hexdigest()[:16],
+                )
             )
     return points
 

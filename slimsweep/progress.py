@@ -33,9 +33,18 @@ class Progress:
         self.stop = threading.Event()
         self.seen: dict[str, tuple[str, int]] = {}
         self.bars = Bars(
-            TextColumn("{task.description:8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[top1]}"), console=console
+            TextColumn("{task.description:8}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[top1]}"),
+            console=console,
         )
-        self.tasks = {s.name: self.bars.add_task(s.name, total=max(s.epochs_total, 1), top1="") for s in self._read().stages} if points is None else {}
+        self.tasks = (
+            {s.name: self.bars.add_task(s.name, total=max(s.epochs_total, 1), top1="") for s in self._read().stages}
+            if points is None
+            else {}
+        )
         self.live = Live(console=console, refresh_per_second=4, transient=points is not None)
         self.thread = threading.Thread(target=self._watch, daemon=True, name="progress")
 
@@ -69,7 +78,9 @@ class Progress:
             landed |= part in status.points and part.state in ("done", "failed") and (before is None or before[0] != part.state)
             if not self.console.is_terminal and before != self.seen[part.name] and self._worth_a_line(part, before):
                 top1 = "" if part.val_top1 is None else f", val top-1 {part.val_top1:.2f} %"
-                self.console.print(f"{time.strftime('%H:%M:%S')} {part.name}: {part.state}, epoch {part.epochs}/{part.epochs_total}{top1}")
+                self.console.print(
+                    f"{time.strftime('%H:%M:%S')} {part.name}: {part.state}, epoch {part.epochs}/{part.epochs_total}{top1}"
+                )
         if self.console.is_terminal:
             self.live.update(self._picture(status))
         if landed:
@@ -78,7 +89,9 @@ class Progress:
     def _worth_a_line(self, part: Part, before: tuple[str, int] | None) -> bool:
         """In a log: every change of state, and a few lines of progress a stage or point."""
         if before is None or before[0] != part.state:
-            return part.state != "waiting" and not (self.points is not None and before is None and part.name in ("dense", "search"))
+            return part.state != "waiting" and not (
+                self.points is not None and before is None and part.name in ("dense", "search")
+            )
         step = max(1, part.epochs_total // (2 if self.points is not None else 5))
         return part.epochs // step != before[1] // step
 
@@ -95,18 +108,29 @@ class Progress:
 def final_table(rows: pd.DataFrame, config: Config, run: Folder, seconds: float) -> Group:
     """The points of a run as a short table, and where the report and the best models are."""
     ok = rows[rows.status == "ok"].sort_values(["budget", "method", "seed"], ascending=[False, True, True])
-    table = Table(title=f"{config.name} in {seconds:.0f} s", title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(
+        title=f"{config.name} in {seconds:.0f} s",
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
     for column in ("method", "budget", "MMACs", "of dense", "params", "test top-1 %", "vs dense"):
         table.add_column(column, justify="left" if column == "method" else "right")
-    for row in ok.itertuples():
+    for row in ok.to_dict("records"):
         table.add_row(
-            f"{row.method}" + (f" (seed {row.seed})" if len(config.retrain.seeds) > 1 else ""),
-            f"{row.budget:.2f}",
-            f"{row.macs / 1e6:,.2f}",
-            f"{100 * row.macs / row.macs_dense:.1f} %",
-            f"{row.params:,}",
-            f"{row.test_top1:.2f}",
-            f"{row.test_top1 - row.test_top1_untouched:+.2f}",
+            row["method"] + (f" (seed {row['seed']})" if len(config.retrain.seeds) > 1 else ""),
+            f"{row['budget']:.2f}",
+            f"{row['macs'] / 1e6:,.2f}",
+            f"{100 * row['macs'] / row['macs_dense']:.1f} %",
+            f"{row['params']:,}",
+            f"{row['test_top1']:.2f}",
+            f"{row['test_top1'] - row['test_top1_untouched']:+.2f}",
         )
-    untouched = f"The dense model before the sweep: {ok.test_top1_untouched.iloc[0]:.2f} % on test; 'vs dense' is against it." if len(ok) else ""
+    untouched = (
+        f"The dense model before the sweep: {ok.test_top1_untouched.iloc[0]:.2f} % on test; 'vs dense' is against it."
+        if len(ok)
+        else ""
+    )
     return Group("", table, "", untouched, f"Report: {run.uri}/report.html", f"Models: {run.uri}/models/", "")

@@ -39,7 +39,11 @@ class GateOptimizer:
         """The l1 as a term of the loss, where Adam follows its gradient (the paper's way: sums of |gate|); else 0."""
         if self.adam is None:
             return 0.0
-        terms = [w * effective(self.gated, f, g).abs().sum() for f, gates in self.gates.items() for g, w in zip(gates, self.weights[f], strict=True)]
+        terms = [
+            w * effective(self.gated, f, g).abs().sum()
+            for f, gates in self.gates.items()
+            for g, w in zip(gates, self.weights[f], strict=True)
+        ]
         return torch.stack(terms).sum()
 
     def anneal(self, progress: float) -> None:
@@ -57,10 +61,10 @@ class GateOptimizer:
             self.adam.zero_grad(set_to_none=True)
             return
         for family, gates in self.gates.items():
-            gradients = [g.grad for g in gates]
-            if any(g is None for g in gradients):
+            gradients = [g.grad for g in gates if g.grad is not None]
+            if len(gradients) < len(gates):
                 raise RuntimeError(f"the {family} gates got no gradient; they take no part in the loss")
-            square = torch.stack([g.square().mean() for g in gradients if g is not None]).mean()
+            square = torch.stack([g.square().mean() for g in gradients]).mean()
             self.second[family].mul_(BETA).add_(square, alpha=1 - BETA)
             rms = (self.second[family] / (1 - BETA**self.steps)).sqrt().clamp(min=1e-12)
             # Where annealing has taken the token gates' effect away, nothing pushes back: take the pressure away as well.

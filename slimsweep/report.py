@@ -202,7 +202,7 @@ class _Shelf:
         self.shapes: list[dict[str, Any]] = []
         self.structures: list[dict[str, Any]] = []
         self._places: dict[str, int | None] = {}
-        self._shape_places: dict[str, int] = {}
+        self._shape_places: dict[tuple[Any, ...], int] = {}
 
     def put(self, text: str | None) -> int | None:
         """The place of a structure given as JSON; None where the row holds none, or none that can be read."""
@@ -220,7 +220,7 @@ class _Shelf:
 
     def _view(self, structure: Structure) -> dict[str, Any]:
         shape = structure.shape
-        key = json.dumps(asdict(shape))
+        key = (shape.layers, shape.grid)
         if key not in self._shape_places:
             self._shape_places[key] = len(self.shapes)
             self.shapes.append(

@@ -16,14 +16,15 @@ from rich.console import Console
 from slimsweep.budget import RemovalPath
 from slimsweep.cluster import check_placement, connected, trials_at_once
 from slimsweep.config import Config, ConfigError, changed_keys, load_config
-from slimsweep.data import check_data, load_data
+from slimsweep.data import check_data
 from slimsweep.gates import add_gates
 from slimsweep.lock import hold
-from slimsweep.model import check_model, input_size
+from slimsweep.model import check_model
 from slimsweep.points import plan_points, points_to_do
 from slimsweep.progress import Progress, final_table
 from slimsweep.report import write_report
 from slimsweep.results import read_rows
+from slimsweep.stage import data_for
 from slimsweep.status import read_config, read_status
 from slimsweep.storage import Folder
 
@@ -41,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print(f"slimsweep: {problem}", style="red", soft_wrap=True, markup=False)
         return 2
     except KeyboardInterrupt:
-        console.print("\nslimsweep: stopped; what is done is kept, and the same command goes on from the last epoch", style="yellow")
+        console.print(
+            "\nslimsweep: stopped; what is done is kept, and the same command goes on from the last epoch", style="yellow"
+        )
         return 130
 
 
@@ -89,7 +92,9 @@ def open_run(config: Config) -> Folder:
             compare(read_config(run), config, run)
         run.write_bytes("config.yaml", config.to_yaml().encode())
     except OSError as problem:
-        raise ConfigError(f"output is {config.output!r}, where nothing can be written ({problem}): give a folder that can") from problem
+        raise ConfigError(
+            f"output is {config.output!r}, where nothing can be written ({problem}): give a folder that can"
+        ) from problem
     return run
 
 
@@ -102,7 +107,7 @@ def check(config: Config) -> None:
     """
     model = check_model(config)
     check_data(config)
-    load_data(config, input_size(model), model.pretrained_cfg)
+    data_for(config, model)
     settings = config.search
     shape = add_gates(model, settings.granularity, settings.families, settings.token_gate).shape
     # Which gates go first is not known yet, but what is left when all have gone is.
@@ -114,7 +119,9 @@ def check(config: Config) -> None:
 
 def compare(old: Config, new: Config, run: Folder) -> None:
     """Refuse a change that would put results side by side that do not compare; budgets, seeds and resources may change."""
-    begun = [stage for stage in ("dense", "search") if run.exists(f"curves/{stage}.parquet") or run.exists(f"{stage}/config.json")]
+    begun = [
+        stage for stage in ("dense", "search") if run.exists(f"curves/{stage}.parquet") or run.exists(f"{stage}/config.json")
+    ]
     stage: Any = "retrain" if run.list("results") else begun[-1] if begun else None
     if stage is not None and (changed := changed_keys(old.identity(stage), new.identity(stage))):
         raise ConfigError(

@@ -1,7 +1,7 @@
 """The search: one Ray Train job that trains the dense model and then its gates, data parallel, in one group of workers."""
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import ray.train
 import ray.train.torch
@@ -41,7 +41,9 @@ def run_search(config: Config, run: Folder, attempt: str) -> None:
             resources_per_worker=worker_resources(config),
         ),
         run_config=RunConfig(
-            name=f"search-{attempt}", storage_path=(run / "ray").uri, failure_config=FailureConfig(max_failures=resources.max_failures)
+            name=f"search-{attempt}",
+            storage_path=(run / "ray").uri,
+            failure_config=FailureConfig(max_failures=resources.max_failures),
         ),
     )
     trainer.fit()
@@ -90,7 +92,7 @@ def search(config: Config, run: Folder, device: torch.device, rank: int) -> None
     settings = config.search
     gated = add_gates(dense, settings.granularity, settings.families, settings.token_gate)
     teacher = dense if settings.distill.alpha > 0 else None
-    gated = train(
+    trained = train(
         gated,
         data,
         config,
@@ -103,6 +105,7 @@ def search(config: Config, run: Folder, device: torch.device, rank: int) -> None
         distill=settings.distill,
     )
     if rank == 0:
+        gated = cast(GatedModel, trained)
         gates = gated.gates
         write_gates(
             run,
@@ -116,8 +119,13 @@ def search(config: Config, run: Folder, device: torch.device, rank: int) -> None
         path = RemovalPath(gated.shape, gates, settings.floors.model_dump(), settings.round_to)
         run.write_bytes("search/path.safetensors", save_tensors(path.tensors()))
         # Shared parameters (a gate, under the names of all it multiplies) are written once.
-        run.write_bytes("search/model.safetensors", save_tensors({n: p.detach().cpu().contiguous() for n, p in gated.named_parameters()}))
-        run.write_json("search/search.json", {"shape": json.loads(gated.shape.full().to_json())["shape"], "fingerprint": config.fingerprint("search")})
+        run.write_bytes(
+            "search/model.safetensors", save_tensors({n: p.detach().cpu().contiguous() for n, p in gated.named_parameters()})
+        )
+        run.write_json(
+            "search/search.json",
+            {"shape": json.loads(gated.shape.full().to_json())["shape"], "fingerprint": config.fingerprint("search")},
+        )
         Checkpoints(run, "search").clear()
 
 

@@ -20,7 +20,7 @@ def data_for(config: Config, model: nn.Module | None = None) -> Data:
     """The splits as `model` takes them, or as the configured dense model will, where it is not built yet."""
     if model is None:
         model = check_model(config)
-    return load_data(config, input_size(model), model.pretrained_cfg)
+    return load_data(config, input_size(model), getattr(model, "pretrained_cfg", None))
 
 
 def set_threads(config: Config) -> None:

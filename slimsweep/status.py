@@ -1,9 +1,8 @@
 """Where a run stands, read from its folder alone: stages and points done, running, failed, waiting, and what comes next."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-import pandas as pd
 import yaml
 from rich.table import Table
 
@@ -51,10 +50,16 @@ class Status:
         """What comes next, in one sentence."""
         for stage in self.stages:
             if stage.state != "done":
-                return f"{stage.name} is at epoch {stage.epochs} of {stage.epochs_total}" + ("" if self.alive else "; start the same command again to go on")
+                return f"{stage.name} is at epoch {stage.epochs} of {stage.epochs_total}" + (
+                    "" if self.alive else "; start the same command again to go on"
+                )
         if self.finished:
             failed = self.count("failed")
-            return f"{failed} failed points are tried again by the same command" if failed else "all points are done; the report is report.html"
+            return (
+                f"{failed} failed points are tried again by the same command"
+                if failed
+                else "all points are done; the report is report.html"
+            )
         left = self.count("waiting") + self.count("running")
         return f"{left} points are to be done" + ("" if self.alive else "; start the same command again to go on")
 
@@ -66,7 +71,9 @@ def read_config(run: Folder) -> Config:
         ValueError: the folder is no run.
     """
     if not run.exists("config.yaml"):
-        raise ValueError(f"{run.uri} is not a run of slimsweep: it has no config.yaml; give the folder that --output and --name made")
+        raise ValueError(
+            f"{run.uri} is not a run of slimsweep: it has no config.yaml; give the folder that --output and --name made"
+        )
     return Config(**yaml.safe_load(run.read_bytes("config.yaml")))
 
 
@@ -83,7 +90,7 @@ def read_status(run: Folder, config: Config | None = None, points: list[Point] |
     search = _stage(run, "search", run.exists("search/search.json"), config.search.epochs, alive and dense.state == "done")
     parts = []
     if search.state == "done":
-        rows = read_rows(run).set_index("point")
+        rows = {row["point"]: row for row in read_rows(run).to_dict("records")}
         curves = {n.removesuffix(".parquet") for n in run.list("curves")}
         for point in points if points is not None else plan_points(config, run):
             parts.append(_point(run, point, rows, curves, config.retrain.epochs, alive))
@@ -94,27 +101,56 @@ def _stage(run: Folder, name: str, done: bool, total: int, alive: bool) -> Part:
     curve = read_curve(run, name)
     last = curve[-1] if curve else None
     state: State = "done" if done else "running" if alive else "waiting"
-    return Part(name=name, state=state, epochs=last["epoch"] if last else 0, epochs_total=total, val_top1=last["val_top1"] if last else None)
+    return Part(
+        name=name,
+        state=state,
+        epochs=last["epoch"] if last else 0,
+        epochs_total=total,
+        val_top1=last["val_top1"] if last else None,
+    )
 
 
-def _point(run: Folder, point: Point, rows: pd.DataFrame, curves: set[str], total: int, alive: bool) -> Part:
-    if point.name in rows.index and rows.loc[point.name, "status"] == "ok":
-        return Part(name=point.name, state="done", epochs=total, epochs_total=total, val_top1=float(rows.loc[point.name, "val_top1"]))
+def _point(run: Folder, point: Point, rows: dict[Any, dict[Any, Any]], curves: set[str], total: int, alive: bool) -> Part:
+    row = rows.get(point.name)
+    if row is not None and row["status"] == "ok":
+        return Part(name=point.name, state="done", epochs=total, epochs_total=total, val_top1=row["val_top1"])
     curve = read_curve(run, point.name) if point.name in curves else []
     epochs, top1 = (curve[-1]["epoch"], curve[-1]["val_top1"]) if curve else (0, None)
-    if point.name in rows.index:
-        return Part(name=point.name, state="failed", epochs=epochs, epochs_total=total, val_top1=top1, error=str(rows.loc[point.name, "error"]))
+    if row is not None:
+        return Part(
+            name=point.name,
+            state="failed",
+            epochs=epochs,
+            epochs_total=total,
+            val_top1=top1,
+            error=row["error"],
+        )
     state: State = "running" if curve and alive else "waiting"
     return Part(name=point.name, state=state, epochs=epochs, epochs_total=total, val_top1=top1)
 
 
 def status_table(status: Status) -> Table:
     """The status for a terminal."""
-    table = Table(title=f"{status.name}: {status.next}", title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column, justify in (("stage or point", "left"), ("state", "left"), ("epoch", "right"), ("val top-1 %", "right"), ("", "left")):
+    table = Table(
+        title=f"{status.name}: {status.next}",
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
+    for column, justify in (
+        ("stage or point", "left"),
+        ("state", "left"),
+        ("epoch", "right"),
+        ("val top-1 %", "right"),
+        ("", "left"),
+    ):
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
     for part in [*status.stages, *status.points]:
         top1 = "" if part.val_top1 is None else f"{part.val_top1:.2f}"
         colour = COLOURS[part.state]
-        table.add_row(part.name, f"[{colour}]{part.state}[/{colour}]", f"{part.epochs}/{part.epochs_total}", top1, part.error[:100])
+        table.add_row(
+            part.name, f"[{colour}]{part.state}[/{colour}]", f"{part.epochs}/{part.epochs_total}", top1, part.error[:100]
+        )
     return table

@@ -50,7 +50,9 @@ def run_sweep(config: Config, run: Folder, points: list[Point], attempt: str, co
     tuner = ray.tune.Tuner(
         ray.tune.with_resources(ray.tune.with_parameters(trial, arguments=arguments), resources),
         param_space={"point": ray.tune.grid_search([asdict(p) for p in todo])},
-        tune_config=ray.tune.TuneConfig(max_concurrent_trials=concurrent, reuse_actors=alone, trial_dirname_creator=trial_folder),
+        tune_config=ray.tune.TuneConfig(
+            max_concurrent_trials=concurrent, reuse_actors=alone, trial_dirname_creator=trial_folder
+        ),
         run_config=ray.tune.RunConfig(
             name=f"sweep-{attempt}",
             storage_path=(run / "ray").uri,
@@ -60,9 +62,9 @@ def run_sweep(config: Config, run: Folder, points: list[Point], attempt: str, co
         ),
     )
     results = tuner.fit()
-    for result in results:
+    for result in (results[index] for index in range(len(results))):
         if result.error is not None:  # its process died, more often than it may: it could not write its row itself
-            point = Point(**result.config["point"])
+            point = Point(**(result.config or {})["point"])
             if point.name in {p.name for p in points_to_do([point], run)}:
                 write_failed(run, config, point, f"the trial's process died: {str(result.error).strip().splitlines()[-1]}")
 
@@ -137,7 +139,9 @@ def retrain(config: Config, run: Folder, point: Point, device: torch.device, ran
     if rank != 0:
         return
     path = f"models/{point.name}"
-    size = save_model(run, path, small, data, {"val_top1": val.top1, "test_top1": test.top1, "budget": point.budget, "method": point.method})
+    size = save_model(
+        run, path, small, data, {"val_top1": val.top1, "test_top1": test.top1, "budget": point.budget, "method": point.method}
+    )
     curve = read_curve(run, point.name)
     row = {
         **described(run, config, point),

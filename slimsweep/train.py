@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,11 +18,11 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from slimsweep.checkpoint import Checkpoints
 from slimsweep.config import Config, Distill, Recipe, Search
-from slimsweep.data import Data, eval_loader, mixup_fn, train_loader
+from slimsweep.data import Data, ImageSet, ImageStream, eval_loader, mixup_fn, train_loader
 from slimsweep.families import family_of
 from slimsweep.gates import GatedModel
 from slimsweep.proximal import GateOptimizer
@@ -34,6 +35,51 @@ CHECK_EVERY = 50  # steps between looks at the losses: a look makes the host wai
 
 class TrainingDiverged(RuntimeError):
     """The loss became NaN or infinite; the last checkpoint is from before it did."""
+
+
+@dataclass
+class State:
+    """What one training changes, and so what a checkpoint holds.
+
+    The schedule follows from the step and randomness from the epoch, so neither is kept.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    gates: GateOptimizer | None
+    ema: ModelEmaV3 | None
+
+    @property
+    def kept(self) -> nn.Module:
+        """What is evaluated and saved: the moving average where there is one."""
+        return self.model if self.ema is None else self.ema.module
+
+    def state_dict(self) -> dict[str, Any]:
+        found = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        if self.gates is not None:
+            found["gates"] = self.gates.state_dict()
+        if self.ema is not None:
+            found["ema"] = self.ema.module.state_dict()
+        return found
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.gates is not None:
+            self.gates.load_state_dict(state["gates"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["ema"])
+
+    def step(self, recipe: Recipe, updates: int) -> None:
+        """One step along the gradients that the model holds, which it clears."""
+        if recipe.clip_grad:
+            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_grad)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.gates is not None:
+            self.gates.step()
+        if self.ema is not None:
+            self.ema.update(self.model, step=updates)
 
 
 class Metrics(NamedTuple):
@@ -72,18 +118,19 @@ def train(
     Raises:
         TrainingDiverged: a loss that is not finite; names stage, epoch and step.
     """
-    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    rank, world = ranks()
     name = point or stage
     model.to(device)
     set_drop_path(model, recipe.drop_path)
     if recipe.grad_checkpointing:
-        model.set_grad_checkpointing(True)
+        model.set_grad_checkpointing(True)  # type: ignore[operator]
     gated = model if isinstance(model, GatedModel) else None
-    gates = GateOptimizer(gated, config.search) if gated is not None and isinstance(recipe, Search) else None
 
     loader = train_loader(data, config, rank=rank, world=world, seed=seed)
-    optimizer = create_optimizer_v2(weights_of(model), opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, **betas(recipe))
-    steps = len(loader)
+    val = eval_loader(data.val, config, rank=rank, world=world)
+    optimizer = create_optimizer_v2(
+        weights_of(model), opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, **betas(recipe)
+    )
     scheduler, _ = create_scheduler_v2(
         optimizer,
         sched=recipe.scheduler,
@@ -92,33 +139,32 @@ def train(
         warmup_lr=recipe.min_lr,
         min_lr=recipe.min_lr,
         step_on_epochs=False,
-        updates_per_epoch=steps,
+        updates_per_epoch=len(loader),
     )
-    ema = ModelEmaV3(model, decay=recipe.ema_decay) if recipe.ema_decay else None
-    kept = ema.module if ema else model
+    state = State(
+        model,
+        optimizer,
+        gates=GateOptimizer(gated, recipe) if gated is not None and isinstance(recipe, Search) else None,
+        ema=ModelEmaV3(model, decay=recipe.ema_decay) if recipe.ema_decay else None,
+    )
+    criterion = Criterion(
+        recipe, teacher, distill, mixup_fn(config, data.num_classes, label_smoothing=recipe.label_smoothing), device
+    )
 
     # Where an earlier start of this stage stopped.
     checkpoints = Checkpoints(run, name)
     first, curve = 0, []
     if (found := checkpoints.load()) is not None:
-        first, state = found
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        if gates is not None:
-            gates.load_state_dict(state["gates"])
-        if ema is not None:
-            ema.module.load_state_dict(state["ema"])
+        first, saved = found
+        state.load_state_dict(saved)
         curve = [row for row in read_curve(run, name) if row["epoch"] <= first]
-    val = eval_loader(data.val, config, rank=rank, world=world)
-    if not curve and first == 0 and recipe.epochs:  # where it starts from: after a cut, what the cut alone costs
-        curve.append(curve_row(stage, point, 0, None, evaluate(kept, val, device, recipe).top1, 0.0, recipe.lr, gated))
+    elif recipe.epochs:  # where it starts from: after a cut, what the cut alone costs
+        curve.append(curve_row(stage, point, 0, None, evaluate(state.kept, val, device, recipe).top1, 0.0, recipe.lr, gated))
 
-    parallel: nn.Module = model
+    parallel = model
     if world > 1:
         parallel = DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
-    if recipe.compile:
-        parallel = torch.compile(parallel)
-    criterion = Criterion(recipe, teacher, distill, mixup_fn(config, data.num_classes, label_smoothing=recipe.label_smoothing), device)
+    forward = torch.compile(parallel) if recipe.compile else parallel
 
     for epoch in range(first, recipe.epochs):
         began = time.perf_counter()
@@ -129,43 +175,33 @@ def train(
         model.train()
         losses: list[Tensor] = []
         for step, (images, labels) in enumerate(loader):
-            if gates is not None:
-                gates.anneal((epoch + step / steps) / recipe.epochs)
-            scheduler.step_update(epoch * steps + step)
-            loss = backward(parallel, images, labels, criterion, gates, recipe, device)
-            if recipe.clip_grad:
-                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_grad)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            if gates is not None:
-                gates.step()
-            if ema is not None:
-                ema.update(model, step=epoch * steps + step)
-            losses.append(loss)
-            if len(losses) % CHECK_EVERY == 0 or step + 1 == steps:
+            updates = epoch * len(loader) + step
+            scheduler.step_update(updates)
+            if state.gates is not None:
+                state.gates.anneal(updates / (recipe.epochs * len(loader)))
+            losses.append(backward(forward, parallel, images, labels, criterion, state.gates, recipe, device))
+            state.step(recipe, updates)
+            if len(losses) % CHECK_EVERY == 0 or step + 1 == len(loader):
                 check_finite(losses, stage, point, epoch, recipe)
-        if gates is not None:
-            gates.anneal((epoch + 1) / recipe.epochs)
-        loss = mean_over_ranks(torch.stack(losses).mean())
+        if state.gates is not None:
+            state.gates.anneal((epoch + 1) / recipe.epochs)
+        loss = float(mean_over_ranks(torch.stack(losses).mean()))
         seconds = time.perf_counter() - began
-        top1 = evaluate(kept, val, device, recipe).top1
+        top1 = evaluate(state.kept, val, device, recipe).top1
         if rank == 0:
-            row = curve_row(stage, point, epoch + 1, float(loss), top1, seconds, optimizer.param_groups[0]["lr"], gated)
+            row = curve_row(stage, point, epoch + 1, loss, top1, seconds, optimizer.param_groups[0]["lr"], gated)
             curve.append(row)
-            run.append_line("epochs.log", json.dumps({"stage": stage, "point": point, "epoch": epoch + 1, "pid": os.getpid(), "time": time.time()}))
+            entry = {"stage": stage, "point": point, "epoch": epoch + 1, "pid": os.getpid(), "time": time.time()}
+            run.append_line("epochs.log", json.dumps(entry))
             write_curve(run, name, curve)
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            if gates is not None:
-                state["gates"] = gates.state_dict()
-            if ema is not None:
-                state["ema"] = ema.module.state_dict()
-            checkpoints.save(epoch + 1, state)
+            checkpoints.save(epoch + 1, state.state_dict())
             on_epoch(row)
-    return kept
+    return state.kept
 
 
 def backward(
-    model: nn.Module,
+    forward: Callable[[Tensor], Tensor],
+    parallel: nn.Module,
     images: Tensor,
     labels: Tensor,
     criterion: "Criterion",
@@ -176,14 +212,14 @@ def backward(
     """Gradients of one batch, in `recipe.accumulate` parts; returns its mean loss, detached."""
     parts = zip(images.chunk(recipe.accumulate), labels.chunk(recipe.accumulate), strict=True)
     total = torch.zeros((), device=device)
-    for index, (x, y) in enumerate(parts):
-        x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+    for index, (some_images, some_labels) in enumerate(parts):
+        x, y = some_images.to(device, non_blocking=True), some_labels.to(device, non_blocking=True)
         last = index == recipe.accumulate - 1
         # Gradients are averaged over ranks once a batch, with the last part.
-        wait = model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext()
+        wait = parallel.no_sync() if isinstance(parallel, DistributedDataParallel) and not last else nullcontext()
         with wait:
             with autocast(recipe, device):
-                loss = criterion(model, x, y)
+                loss = criterion(forward, x, y)
                 if gates is not None:
                     loss = loss + gates.penalty()
             share = len(x) / len(images)
@@ -193,7 +229,7 @@ def backward(
 
 
 class Criterion:
-    """The task's loss on a batch: cross entropy on labels, mixed or smoothed, and on the teacher's answers (Hinton et al. 2015)."""
+    """A batch's loss: cross entropy on labels, mixed or smoothed, and on the teacher's answers (Hinton et al. 2015)."""
 
     def __init__(
         self, recipe: Recipe, teacher: nn.Module | None, distill: Distill | None, mixup: Callable | None, device: torch.device
@@ -203,10 +239,10 @@ class Criterion:
         self.distill = distill
         self.mixup = mixup
 
-    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    def __call__(self, forward: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:
         if self.mixup is not None:
             images, labels = self.mixup(images, labels)  # labels become (batch, classes), smoothed already
-        logits = model(images)
+        logits = forward(images)
         smoothing = 0.0 if labels.ndim == 2 else self.smoothing
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
         if self.teacher is None or self.distill is None:
@@ -225,8 +261,8 @@ def evaluate(model: nn.Module, loader: DataLoader, device: torch.device, recipe:
     training = model.training
     model.eval()
     sums = torch.zeros(4, dtype=torch.float64, device=device)
-    for images, labels in loader:
-        images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+    for batch, targets in loader:
+        images, labels = batch.to(device, non_blocking=True), targets.to(device, non_blocking=True)
         with autocast(recipe, device):
             logits = model(images)
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
@@ -239,9 +275,16 @@ def evaluate(model: nn.Module, loader: DataLoader, device: torch.device, recipe:
     return Metrics(100 * top1 / count, 100 * top5 / count, loss / count)
 
 
-def measure(model: nn.Module, dataset: Dataset, config: Config, device: torch.device, recipe: Recipe | None = None) -> Metrics:
+def ranks() -> tuple[int, int]:
+    """(rank, world size) of the process group; (0, 1) where there is none."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def measure(
+    model: nn.Module, dataset: ImageSet | ImageStream, config: Config, device: torch.device, recipe: Recipe | None = None
+) -> Metrics:
     """`evaluate` on a data set, each rank its share."""
-    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    rank, world = ranks()
     return evaluate(model.to(device), eval_loader(dataset, config, rank=rank, world=world), device, recipe)
 
 
@@ -254,8 +297,9 @@ def check_finite(losses: list[Tensor], stage: str, point: str, epoch: int, recip
     where = f"{stage} of {point}" if point else stage
     gate_lr = ", search.gate_lr" if isinstance(recipe, Search) else ""
     raise TrainingDiverged(
-        f"the loss of {where} is not finite in epoch {epoch + 1}, step {step}; the last good checkpoint, after epoch {epoch}, is kept: "
-        f"lower {stage}.lr (now {recipe.lr:g}){gate_lr}, set {stage}.clip_grad (such as 1.0) or {stage}.warmup_epochs, and start again"
+        f"the loss of {where} is not finite in epoch {epoch + 1}, step {step}; "
+        f"the last good checkpoint, after epoch {epoch}, is kept: lower {stage}.lr (now {recipe.lr:g}){gate_lr}, "
+        f"set {stage}.clip_grad (such as 1.0) or {stage}.warmup_epochs, and start again"
     )
 
 
@@ -263,7 +307,15 @@ def curve_row(
     stage: str, point: str, epoch: int, loss: float | None, top1: float, seconds: float, lr: float, gated: GatedModel | None
 ) -> dict[str, Any]:
     """One epoch's row of `slimsweep.results.CURVES`."""
-    row = {"stage": stage, "point": point, "epoch": epoch, "loss": loss, "val_top1": top1, "seconds": seconds, "learning_rate": lr}
+    row = {
+        "stage": stage,
+        "point": point,
+        "epoch": epoch,
+        "loss": loss,
+        "val_top1": top1,
+        "seconds": seconds,
+        "learning_rate": lr,
+    }
     if gated is None:
         return {**row, "gates_kept": None, "gates": None}
     gates = gated.gates
@@ -282,7 +334,7 @@ def weights_of(model: nn.Module) -> nn.Module | list[dict[str, Any]]:
         return model
     gates = {id(g) for family in model.gate_parameters().values() for g in family}
     named = [(n, p) for n, p in model.named_parameters() if id(p) not in gates and p.requires_grad]
-    skip = model.no_weight_decay()
+    skip = model.no_weight_decay()  # type: ignore[operator]
     plain = [p for n, p in named if p.ndim <= 1 or n in skip]
     decayed = [p for n, p in named if not (p.ndim <= 1 or n in skip)]
     return [{"params": plain, "weight_decay": 0.0}, {"params": decayed}]
@@ -313,5 +365,3 @@ def mean_over_ranks(value: Tensor) -> Tensor:
         dist.all_reduce(value)
         value = value / dist.get_world_size()
     return value
-
-

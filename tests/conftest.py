@@ -22,8 +22,9 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A local Ray of two CPUs, which `slimsweep.run` joins."""
-    from slimsweep import cluster  # sets Ray's environment before Ray is imported  # noqa: F401, PLC0415
-    import ray  # noqa: I001, PLC0415
+    import ray
+
+    from slimsweep import cluster  # sets Ray's environment before Ray is imported  # noqa: F401
 
     ray.init(num_cpus=2, log_to_driver=False, logging_level="ERROR")
     yield
@@ -33,7 +34,7 @@ def ray_cluster() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def small_run(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished sweep of digits: two search workers, two budgets and the dense point, an epoch each."""
-    from slimsweep.run import main  # noqa: PLC0415
+    from slimsweep.run import main
 
     output = tmp_path_factory.mktemp("runs")
     arguments = ["--output", str(output), "--name", "small", "--budgets", "0.5,0.25", *QUICK, "--resources.search_workers", "2"]

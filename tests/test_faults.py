@@ -26,7 +26,9 @@ def start(output: Path, *more: str) -> subprocess.Popen:
     """The command as a person starts it, in a process group of its own."""
     command = [sys.executable, "-m", "slimsweep.run", "--output", str(output), *SETTINGS, *more]
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
+    )
 
 
 def log(run: Path) -> list[tuple[str, str, int]]:
@@ -95,7 +97,9 @@ def test_killed_in_the_search_it_goes_on_from_the_last_checkpoint(tmp_path: Path
 def test_killed_in_the_sweep_it_loses_no_point(tmp_path: Path) -> None:
     run = tmp_path / "killed"
     # Two points are done and the third is under way.
-    kill_when(start(tmp_path), run, lambda entries: len({p for s, p, e in entries if s == "retrain"}) == 3 and entries[-1][2] >= 5)
+    kill_when(
+        start(tmp_path), run, lambda entries: len({p for s, p, e in entries if s == "retrain"}) == 3 and entries[-1][2] >= 5
+    )
     time.sleep(3)
     before, kept = log(run), registered(run)
     done = set(pd.read_parquet(run / "results").point)

@@ -27,7 +27,17 @@ def epochs(run: Path) -> Counter:
 def copied_run(small_run: Path, tmp_path: Path) -> tuple[Path, list[str]]:
     """A run of one's own to go on with, and the command that made it."""
     shutil.copytree(small_run, tmp_path / "small")
-    arguments = ["--output", str(tmp_path), "--name", "small", "--budgets", "0.5,0.25", *QUICK, "--resources.search_workers", "2"]
+    arguments = [
+        "--output",
+        str(tmp_path),
+        "--name",
+        "small",
+        "--budgets",
+        "0.5,0.25",
+        *QUICK,
+        "--resources.search_workers",
+        "2",
+    ]
     return tmp_path / "small", arguments
 
 
@@ -74,12 +84,17 @@ def test_a_finished_run_is_not_trained_again(copied_run: tuple[Path, list[str]])
     assert epochs(run) == before
 
 
-def test_new_budgets_and_failed_points_are_all_that_is_trained(copied_run: tuple[Path, list[str]], capsys: pytest.CaptureFixture) -> None:
+def test_new_budgets_and_failed_points_are_all_that_is_trained(
+    copied_run: tuple[Path, list[str]], capsys: pytest.CaptureFixture
+) -> None:
     run, arguments = copied_run
     before = epochs(run)
     rows = pd.read_parquet(run / "results")
     broken = rows[rows.budget == 0.5].iloc[0]
-    write_row(Folder(run), {"point": broken.point, "method": "searched", "budget": 0.5, "seed": 0, "status": "failed", "error": "disk full"})
+    write_row(
+        Folder(run),
+        {"point": broken.point, "method": "searched", "budget": 0.5, "seed": 0, "status": "failed", "error": "disk full"},
+    )
     arguments[arguments.index("--budgets") + 1] = "0.5,0.25,0.35"
     assert main(arguments) == 0
     again = pd.read_parquet(run / "results")
@@ -90,7 +105,9 @@ def test_new_budgets_and_failed_points_are_all_that_is_trained(copied_run: tuple
     assert "searched" in capsys.readouterr().out
 
 
-def test_a_point_that_fails_leaves_a_row_and_the_others_go_on(copied_run: tuple[Path, list[str]], capsys: pytest.CaptureFixture) -> None:
+def test_a_point_that_fails_leaves_a_row_and_the_others_go_on(
+    copied_run: tuple[Path, list[str]], capsys: pytest.CaptureFixture
+) -> None:
     run, arguments = copied_run
     for result in (run / "results").iterdir():
         result.unlink()
@@ -106,7 +123,11 @@ def test_a_point_that_fails_leaves_a_row_and_the_others_go_on(copied_run: tuple[
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [(["--dense.lr", "1e-4"], "dense.lr"), (["--search.l1.mlp", "0.5"], "search.l1.mlp"), (["--retrain.epochs", "2"], "retrain.epochs")],
+    [
+        (["--dense.lr", "1e-4"], "dense.lr"),
+        (["--search.l1.mlp", "0.5"], "search.l1.mlp"),
+        (["--retrain.epochs", "2"], "retrain.epochs"),
+    ],
 )
 def test_a_change_that_would_not_compare_is_refused(
     copied_run: tuple[Path, list[str]], change: list[str], named: str, capsys: pytest.CaptureFixture
@@ -137,7 +158,9 @@ def test_an_unreachable_budget_says_the_least(copied_run: tuple[Path, list[str]]
     assert "the least this model can be cut to is" in " ".join(capsys.readouterr().out.split())
 
 
-def test_more_workers_than_the_cluster_holds_are_refused(ray_cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_more_workers_than_the_cluster_holds_are_refused(
+    ray_cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     arguments = ["--output", str(tmp_path), *QUICK, "--data.batch_size", "64", "--resources.search_workers", "8"]
     assert main(arguments) == 2
     out = " ".join(capsys.readouterr().out.split())

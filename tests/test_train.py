@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
+from torch import multiprocessing
 
 from slimsweep.checkpoint import Checkpoints
 from slimsweep.config import Config, load_config
@@ -19,7 +19,18 @@ from slimsweep.storage import Folder
 from slimsweep.train import TrainingDiverged, train
 
 CPU = torch.device("cpu")
-SMALL = ["--data.limit", "128", "--data.batch_size", "32", "--search.epochs", "2", "--dense.epochs", "3", "--dense.warmup_epochs", "0"]
+SMALL = [
+    "--data.limit",
+    "128",
+    "--data.batch_size",
+    "32",
+    "--search.epochs",
+    "2",
+    "--dense.epochs",
+    "3",
+    "--dense.warmup_epochs",
+    "0",
+]
 
 
 def config_of(*more: str) -> Config:
@@ -107,7 +118,9 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path:
         if row["epoch"] == 1:
             model.head.weight.data.fill_(float("inf"))
 
-    with pytest.raises(TrainingDiverged, match=r"dense is not finite in epoch 2, step 1; .*after epoch 1, is kept: lower dense.lr"):
+    with pytest.raises(
+        TrainingDiverged, match=r"dense is not finite in epoch 2, step 1; .*after epoch 1, is kept: lower dense.lr"
+    ):
         train(model, data, config, config.dense, run=run, stage="dense", device=CPU, on_epoch=poison)
     found = Checkpoints(run, "dense").load()
     assert found is not None
@@ -132,7 +145,18 @@ def test_learning_from_the_teacher_s_answers_comes_nearer_to_them(tmp_path: Path
         teacher.head.weight.normal_()  # answers that no label explains
     before = distance()
     retrain = config.retrain
-    train(student, data, config, retrain, run=Folder(tmp_path), stage="retrain", point="p", device=CPU, teacher=teacher, distill=retrain.distill)
+    train(
+        student,
+        data,
+        config,
+        retrain,
+        run=Folder(tmp_path),
+        stage="retrain",
+        point="p",
+        device=CPU,
+        teacher=teacher,
+        distill=retrain.distill,
+    )
     assert distance() < 0.9 * before
 
 
@@ -140,7 +164,9 @@ def test_the_last_two_checkpoints_are_kept_and_a_damaged_one_falls_back(tmp_path
     checkpoints = Checkpoints(Folder(tmp_path), "dense")
     weight = torch.arange(3.0)
     for epoch in (1, 2, 3):
-        checkpoints.save(epoch, {"model": {"a": weight * epoch, "b": weight}, "steps": epoch, "nested": [{"x": (1, 2)}], 5: None})
+        checkpoints.save(
+            epoch, {"model": {"a": weight * epoch, "b": weight}, "steps": epoch, "nested": [{"x": (1, 2)}], 5: None}
+        )
     files = sorted((tmp_path / "checkpoints" / "dense").iterdir())
     assert [f.name for f in files] == ["epoch-00002.safetensors", "epoch-00003.safetensors"]
     epoch, state = checkpoints.load() or (0, {})
@@ -155,7 +181,9 @@ def test_the_last_two_checkpoints_are_kept_and_a_damaged_one_falls_back(tmp_path
 
 @pytest.mark.parametrize("optimizer", ["proximal", "adam"])
 def test_pressure_without_a_task_takes_every_gate_to_zero(optimizer: str) -> None:
-    config = config_of("--search.gate_optimizer", optimizer, "--search.gate_lr", "0.05", "--search.l1", '{"attention":1,"mlp":1,"token":1}')
+    config = config_of(
+        "--search.gate_optimizer", optimizer, "--search.gate_lr", "0.05", "--search.l1", '{"attention":1,"mlp":1,"token":1}'
+    )
     gated = add_gates(build_dense(config, 10))
     gates = GateOptimizer(gated, config.search)
     for _ in range(60):
@@ -190,7 +218,9 @@ def test_annealing_moves_kept_tokens_to_one_and_leaves_absent_ones_absent() -> N
             block.token_gate[:4] = 0
     gates = GateOptimizer(gated, config.search)
     gates.anneal(0.5)
-    assert float(gated.gated_blocks()[0].token_bias(torch.float32)[0, 0, 0, -1].detach()) == pytest.approx(torch.tensor(0.3).log().item())
+    assert float(gated.gated_blocks()[0].token_bias(torch.float32)[0, 0, 0, -1].detach()) == pytest.approx(
+        torch.tensor(0.3).log().item()
+    )
     gates.anneal(1.0)
     bias = gated.gated_blocks()[0].token_bias(torch.float32).flatten()
     assert (bias[1:5] == -torch.inf).all()
