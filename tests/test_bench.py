@@ -42,12 +42,12 @@ def test_times_are_those_of_the_models_and_turns_are_interleaved():
     models = {"dense": Sleeper("dense", 0.02, log), "half": Sleeper("half", 0.005, log)}
     rows = {row["point"]: row for row in bench(models, batch_sizes=[4], repeats=4, min_seconds=0.03, device="cpu")}
     for name, seconds in (("dense", 0.02), ("half", 0.005)):
-        assert seconds * 1e3 <= rows[name]["latency_p50_ms"] <= rows[name]["latency_p90_ms"] < seconds * 1e3 + 15
+        assert seconds * 1e3 <= rows[name]["latency_p50_ms"] <= rows[name]["latency_p90_ms"]
         assert rows[name]["images_per_second"] <= 4 / seconds
     turns = [name for i, name in enumerate(log) if i == 0 or log[i - 1] != name]
     # Counting, warming up, then four rounds, each of which starts with the other model: two turns in a row are one here.
     assert turns == ["dense", "half"] * 2 + ["dense", "half", "dense", "half", "dense"]
-    assert log.count("half") > log.count("dense")
+    assert rows["half"]["latency_p50_ms"] < rows["dense"]["latency_p50_ms"]
 
 
 def test_rows_are_those_of_the_schema(tmp_path):
@@ -80,9 +80,9 @@ def test_compiled(monkeypatch):
         return graph
 
     monkeypatch.setattr(torch, "compile", lambda model, **options: compiler(model, backend=count, **options))
-    models = {"dense": small_vit(), **{str(b): cut(small_vit(), b) for b in (0.8, 0.6, 0.4, 0.3)}}
+    models = {"dense": small_vit(), **{str(b): cut(small_vit(), b) for b in (0.7, 0.4)}}
     rows = bench(models, compile=True, device="cpu", batch_sizes=[1, 2, 3], repeats=1, min_seconds=0)
-    assert len(graphs) == len(rows) == 15
+    assert len(graphs) == len(rows) == 9
     assert all(r["compile"] for r in rows)
 
 

@@ -410,7 +410,10 @@ function refreshLater(page) {
     el("p", { class: "muted small", id: "refresh" }, `This page refreshes itself every ${page.refresh_seconds} s. `, pause),
   );
   setInterval(() => {
-    if (!paused && !document.hidden && Date.now() - busy > 5000) location.reload();
+    if (paused || document.hidden || Date.now() - busy < 5000) return;
+    // The browser's own memory of the place fails: the page is short until it has unpacked itself.
+    history.replaceState({ scroll: scrollY }, "");
+    location.reload();
   }, page.refresh_seconds * 1000);
 }
 

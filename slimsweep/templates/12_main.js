@@ -166,6 +166,7 @@ async function main() {
   drawFrontier(view);
   drawPoint(view);
   drawSearch(view);
+  if (history.state?.scroll) scrollTo(0, history.state.scroll);
   document.documentElement.dataset.ready = "yes";
 }
 
