@@ -1,58 +1,132 @@
-"""The `slimsweep` command: everything beside running a sweep, which is `python -m slimsweep.run`."""
+"""The slimsweep command: run a sweep, and look at, time, choose and take away what it made."""
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
-from slimsweep.status import read_status, status_table
-from slimsweep.storage import Folder
+# A command imports what it needs, so that --help and bad words are answered without loading torch.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Dispatch a subcommand; returns the exit code: 0, or 2 with one sentence on what was wrong with the input."""
-    parser = argparse.ArgumentParser(prog="slimsweep", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    add = commands.add_parser("run", help="run a sweep; the same as python -m slimsweep.run", add_help=False)
-    add.add_argument("arguments", nargs=argparse.REMAINDER)
-    add = commands.add_parser("status", help="stages and points of a run: done, running, failed, what comes next")
-    add.add_argument("run", help="the run's folder: a local path or a URI")
-    add = commands.add_parser("report", help="write the page of one run, or of several on one page")
-    add.add_argument("runs", nargs="+", metavar="RUN")
-    add.add_argument("--output", help="the page's file; report.html in the run's folder where not given")
-
+    """Run a subcommand; the exit code is 0, or 2 with one sentence on what was wrong with the input."""
     words = list(sys.argv[1:] if argv is None else argv)
-    console = Console(highlight=False)
     if words[:1] == ["run"]:
         from slimsweep.run import main as run
 
         return run(words[1:])
-    chosen = parser.parse_args(words)
+    chosen = parser().parse_args(words)
+    console = Console(highlight=False)
+    command: Callable[[argparse.Namespace, Console], None] = chosen.act
     try:
-        return {"status": status, "report": report}[chosen.command](chosen, console)
-    except ValueError as problem:
+        command(chosen, console)
+    except (ValueError, RuntimeError) as problem:  # refusals of input, and exports that do not compute the same
         console.print(f"slimsweep: {problem}", style="red", soft_wrap=True, markup=False)
         return 2
-
-
-def status(chosen: argparse.Namespace, console: Console) -> int:
-    console.print(status_table(read_status(Folder(chosen.run))))
     return 0
 
 
-def report(chosen: argparse.Namespace, console: Console) -> int:
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="slimsweep", description=__doc__)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, act: Callable[[argparse.Namespace, Console], None] | None, words: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=words, description=words)
+        added.set_defaults(act=act)
+        return added
+
+    command("run", None, "run a sweep: the same as python -m slimsweep.run, whose --help lists every key")
+
+    add = command("status", status, "stages and points of a run: done, running, failed, what comes next")
+    add.add_argument("run", metavar="RUN", help="the run's folder: a local path or a URI")
+
+    add = command("report", report, "write the page of one run, or of several on one page")
+    add.add_argument("runs", nargs="+", metavar="RUN")
+    add.add_argument("--output", metavar="FILE", help="report.html in the run's folder where not given; for several runs, here")
+
+    add = command("bench", bench, "latency, throughput and memory of each point beside dense, in one process, interleaved")
+    add.add_argument("path", metavar="RUN_OR_MODEL_DIR")
+    add.add_argument("--batch-sizes", type=_sizes, default=(1, 8), metavar="N,N", help="images a call (default: 1,8)")
+    add.add_argument("--threads", type=int, help="of the CPU (default: torch's own number)")
+    add.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    add.add_argument("--device", choices=("cpu", "cuda"), help="a GPU where there is one")
+    add.add_argument("--compile", action="store_true", help="by torch.compile")
+    add.add_argument("--repeats", type=int, default=10, help="interleaved rounds (default: 10)")
+
+    add = command("pick", pick, "print the folder of the best model under a limit, chosen by validation")
+    add.add_argument("run", metavar="RUN")
+    add.add_argument("--max-macs", metavar="MACS", help="of one image: 0.5 of dense, or 1.2G")
+    add.add_argument("--min-top1", type=float, metavar="PERCENT", help="on validation; alone, it picks the cheapest such model")
+    add.add_argument("--max-latency-ms", type=float, metavar="MS", help="median of one call, as `slimsweep bench RUN` timed it")
+    add.add_argument("--batch-size", type=int, help="of that benchmark (default: the smallest timed)")
+
+    add = command("export", export, "write a model for other tools, checked to compute the same")
+    add.add_argument("model", metavar="MODEL_DIR")
+    add.add_argument("--format", choices=("onnx", "pt2", "timm"), required=True)
+    add.add_argument("--output", metavar="PATH")
+    return top
+
+
+def status(chosen: argparse.Namespace, console: Console) -> None:
+    from slimsweep.status import read_status, status_table
+    from slimsweep.storage import Folder
+
+    console.print(status_table(read_status(Folder(chosen.run))))
+
+
+def report(chosen: argparse.Namespace, console: Console) -> None:
     from slimsweep.report import write_page, write_report
+    from slimsweep.status import read_status
+    from slimsweep.storage import Folder
 
     runs = [Folder(r) for r in chosen.runs]
     if len(runs) == 1 and chosen.output is None:
-        write_report(runs[0], read_status(runs[0]))
-        console.print(f"{runs[0].uri}/report.html")
-    else:
-        output = chosen.output or "report.html"
-        write_page(runs, output)
-        console.print(output)
-    return 0
+        said = write_report(runs[0], read_status(runs[0]))
+        console.print(f"{runs[0].uri}/report.html" + (f" ({said})" if said else ""), soft_wrap=True)
+        return
+    write_page(runs, output := chosen.output or "report.html")
+    console.print(output, soft_wrap=True)
+
+
+def bench(chosen: argparse.Namespace, console: Console) -> None:
+    from slimsweep.bench import bench_dir, bench_run, table
+    from slimsweep.storage import Folder
+
+    options = {name: getattr(chosen, name) for name in ("batch_sizes", "threads", "dtype", "device", "compile", "repeats")}
+    folder = Folder(chosen.path)
+    rows = bench_run(folder, **options) if folder.exists("config.yaml") else bench_dir(chosen.path, **options)
+    console.print(table(rows))
+
+
+def pick(chosen: argparse.Namespace, console: Console) -> None:
+    from slimsweep.pick import describe
+    from slimsweep.pick import pick as best
+    from slimsweep.results import read_bench, read_rows
+    from slimsweep.storage import Folder
+
+    run = Folder(chosen.run)
+    row = best(
+        read_rows(run),
+        read_bench(run),
+        max_macs=chosen.max_macs,
+        min_top1=chosen.min_top1,
+        max_latency_ms=chosen.max_latency_ms,
+        batch_size=chosen.batch_size,
+    )
+    # The folder alone on standard output, so that a script can take it.
+    print(f"{run.uri}/{row.model_path}")
+    Console(stderr=True, highlight=False).print(describe(row), soft_wrap=True)
+
+
+def export(chosen: argparse.Namespace, console: Console) -> None:
+    from slimsweep.export import export_model
+
+    console.print(str(export_model(chosen.model, chosen.format, chosen.output)), soft_wrap=True)
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
 
 
 if __name__ == "__main__":

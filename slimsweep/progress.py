@@ -83,7 +83,7 @@ class Progress:
                 )
         if self.console.is_terminal:
             self.live.update(self._picture(status))
-        if landed:
+        if landed and not status.finished:  # the finished page is written at the end, with its picture
             write_report(self.run, status)
 
     def _worth_a_line(self, part: Part, before: tuple[str, int] | None) -> bool:

@@ -67,9 +67,11 @@ def sweep(config: Config, run: Folder, console: Console, verbose: bool = False) 
             left = points_to_do(points, run)
             with Progress(run, config, console, f"Sweep: {len(left)} points", points):
                 run_sweep(config, run, points, attempt, trials_at_once(config, cluster, len(left)))
-    write_report(run, read_status(run, config, points))
+    no_picture = write_report(run, read_status(run, config, points))
     rows = read_rows(run)
     console.print(final_table(rows, config, run, time.time() - began))
+    if no_picture and verbose:
+        console.print(no_picture)
     failed = points_to_do(points or [], run)
     if failed:
         console.print(f"{len(failed)} of {len(points or [])} points failed; the same command tries them again:", style="red")

@@ -1,0 +1,66 @@
+"""The model that a limit leaves: chosen by validation, and a clear answer where nothing fits."""
+
+import pandas as pd
+import pytest
+
+from slimsweep.pick import NothingFits, pick
+
+ROWS = pd.DataFrame(
+    {
+        "point": ["dense", "large", "small", "broken"],
+        "status": ["ok", "ok", "ok", "failed"],
+        "macs": [1000_000_000, 700_000_000, 300_000_000, 100_000_000],
+        "macs_dense": 1000_000_000,
+        "val_top1": [80.0, 81.0, 76.0, 99.0],
+        "test_top1": [80.0, 70.0, 90.0, 99.0],  # would choose otherwise
+    }
+)
+BENCH = pd.DataFrame(
+    {
+        "point": ["dense", "large", "small", "large"],
+        "batch_size": [1, 1, 1, 8],
+        "latency_p50_ms": [9.0, 7.0, 4.0, 30.0],
+        "created_at": pd.to_datetime(["2026-01-01"] * 4, utc=True),
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("limits", "point"),
+    [
+        ({"max_macs": 0.5}, "small"),
+        ({"max_macs": "0.9G"}, "large"),
+        ({"max_macs": 1.0}, "large"),  # the most accurate on validation, not the largest
+        ({"min_top1": 75}, "small"),  # the cheapest that is good enough
+        ({"min_top1": 80.5}, "large"),
+        ({"max_latency_ms": 5}, "small"),
+        ({"max_latency_ms": 8, "min_top1": 78}, "large"),
+    ],
+)
+def test_the_choice_is_by_validation(limits: dict, point: str) -> None:
+    assert pick(ROWS, BENCH, **limits).point == point
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ({"max_macs": "100M"}, "the nearest to at most 100.00 MMACs is small"),
+        ({"min_top1": 90}, "the nearest to at least 90 % on validation is large"),
+        ({"max_macs": 0.5, "min_top1": 80}, "the nearest to at least 80 % on validation is small"),
+        ({"max_latency_ms": 1}, "the nearest to at most 1 ms is small"),
+    ],
+)
+def test_where_nothing_fits_the_nearest_is_named(limits: dict, said: str) -> None:
+    with pytest.raises(NothingFits, match=said):
+        pick(ROWS, BENCH, **limits)
+
+
+def test_what_cannot_be_answered_says_what_to_do() -> None:
+    with pytest.raises(ValueError, match="give a limit"):
+        pick(ROWS)
+    with pytest.raises(ValueError, match="slimsweep bench"):
+        pick(ROWS, None, max_latency_ms=5)
+    with pytest.raises(ValueError, match="neither a fraction"):
+        pick(ROWS, max_macs="much")
+    with pytest.raises(NothingFits, match="no point of this run is done"):
+        pick(ROWS[ROWS.status == "failed"], max_macs=0.5)
