@@ -3,5 +3,6 @@
 set -eu
 cd "$(dirname "$0")"
 [ -x .venv/bin/python ] || python3 -m venv .venv
-[ -x .venv/bin/uv ] || .venv/bin/python -m pip install --quiet --disable-pip-version-check uv
-.venv/bin/uv pip install --quiet --python .venv/bin/python --requirement requirements.lock --editable .
+uv=$(command -v uv || echo .venv/bin/uv)
+[ -x "$uv" ] || .venv/bin/python -m pip install --quiet --disable-pip-version-check uv
+"$uv" pip install --quiet --python .venv/bin/python --requirement requirements.lock --editable .

@@ -8,18 +8,9 @@ function drawLive(page) {
     if (!s || (s.finished && page.runs.length > 1 && !s.failed)) continue;
     const box = el("div", { class: "standing" });
     if (!s.finished || s.failed) {
-      const waiting = Math.max(0, s.planned - s.done - s.failed - s.running);
-      const progress = el("div", {
-        class: "progress",
-        role: "img",
-        "aria-label": `${s.done} of ${s.planned} points done, ${s.failed} failed, ${s.running} running`,
-      });
-      for (const [name, n] of [
-        ["done", s.done],
-        ["failed", s.failed],
-        ["running", s.running],
-        ["waiting", s.planned ? waiting : 1],
-      ]) {
+      const label = `${s.done} of ${s.planned} points done, ${s.failed} failed, ${s.running} running`;
+      const progress = el("div", { class: "progress", role: "img", "aria-label": s.planned ? label : s.next });
+      for (const [name, n] of Object.entries(shares(s))) {
         const piece = el("span", { class: name });
         piece.style.flexGrow = n;
         progress.append(piece);
@@ -56,6 +47,14 @@ function drawLive(page) {
     }
     if (box.childNodes.length) live.append(box);
   }
+}
+
+// Lengths of the progress bar's parts: points, or epochs of the stages before there are points.
+function shares(s) {
+  if (s.planned) return { done: s.done, failed: s.failed, running: s.running, waiting: Math.max(0, s.planned - s.done - s.failed - s.running) };
+  const total = s.stages.reduce((sum, stage) => sum + stage.epochs_total, 0);
+  const done = s.stages.reduce((sum, stage) => sum + stage.epochs, 0);
+  return { done, waiting: Math.max(total - done, total ? 0 : 1) };
 }
 
 // Links inside the page: the address holds the choices, so it must not become a place.
@@ -197,6 +196,7 @@ function drawControls(view) {
     controls.push(check("single seeds", "seeds", state.seeds, (v) => (state.seeds = v)));
   byId("controls").replaceChildren(...(page.points.length ? controls : []));
   byId("question").hidden = !page.points.length;
+  document.querySelector("#frontier .downloads").hidden = !view.groups.length;
 }
 
 function drawChips(view) {
