@@ -51,7 +51,13 @@ function drawLive(page) {
 
 // Lengths of the progress bar's parts: points, or epochs of the stages before there are points.
 function shares(s) {
-  if (s.planned) return { done: s.done, failed: s.failed, running: s.running, waiting: Math.max(0, s.planned - s.done - s.failed - s.running) };
+  if (s.planned)
+    return {
+      done: s.done,
+      failed: s.failed,
+      running: s.running,
+      waiting: Math.max(0, s.planned - s.done - s.failed - s.running),
+    };
   const total = s.stages.reduce((sum, stage) => sum + stage.epochs_total, 0);
   const done = s.stages.reduce((sum, stage) => sum + stage.epochs, 0);
   return { done, waiting: Math.max(total - done, total ? 0 : 1) };
