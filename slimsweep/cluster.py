@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 # Read by Ray when it is imported or started, so they come first. What a person set stays.
 for _name, _value in {
@@ -17,6 +18,7 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 import ray  # noqa: E402
+import torch  # noqa: E402
 
 from slimsweep.config import Config, ConfigError  # noqa: E402
 
@@ -57,6 +59,14 @@ def connected(config: Config, verbose: bool = False) -> Iterator[Cluster]:
     finally:
         if not already:
             ray.shutdown()
+
+
+def foreseen() -> Cluster | None:
+    """The cluster that `connected` would start on this machine; None where there is one to join."""
+    current = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")  # what `ray start` leaves
+    if ray.is_initialized() or "RAY_ADDRESS" in os.environ or current.exists():
+        return None
+    return Cluster([{"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}], started_here=True)
 
 
 def check_placement(config: Config, cluster: Cluster) -> None:

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 from slimsweep.budget import RemovalPath
-from slimsweep.cluster import check_placement, connected, trials_at_once
+from slimsweep.cluster import check_placement, connected, foreseen, trials_at_once
 from slimsweep.config import Config, ConfigError, changed_keys, load_config
 from slimsweep.data import check_data
 from slimsweep.gates import add_gates
@@ -70,8 +70,8 @@ def sweep(config: Config, run: Folder, console: Console, verbose: bool = False) 
     no_picture = write_report(run, read_status(run, config, points))
     rows = read_rows(run)
     console.print(final_table(rows, config, run, time.time() - began))
-    if no_picture and verbose:
-        console.print(no_picture)
+    if no_picture:
+        console.print(no_picture, style="dim")
     failed = points_to_do(points or [], run)
     if failed:
         console.print(f"{len(failed)} of {len(points or [])} points failed; the same command tries them again:", style="red")
@@ -117,6 +117,8 @@ def check(config: Config) -> None:
     path = RemovalPath(shape, alike, settings.floors.model_dump(), settings.round_to)
     for budget in config.budgets:
         path.solve(budget)
+    if (cluster := foreseen()) is not None:
+        check_placement(config, cluster)
 
 
 def compare(old: Config, new: Config, run: Folder) -> None:
