@@ -33,7 +33,10 @@ class Checkpoints:
         rest = _split(state, "", tensors, {})
         metadata = {"state": json.dumps(rest)}
         self.run.write_bytes(f"{self.folder}/{_name(epoch)}", save_tensors(tensors, metadata))
-        for name in self._names()[:-KEEP]:
+        # Later ones than this can only be damaged: training went on from an earlier one.
+        names = self._names()
+        here = names.index(_name(epoch))
+        for name in [*names[: max(0, here + 1 - KEEP)], *names[here + 1 :]]:
             self.run.delete(f"{self.folder}/{name}")
 
     def load(self) -> tuple[int, dict[str, Any]] | None:

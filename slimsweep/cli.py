@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace, Console], None] = chosen.act
     try:
         command(chosen, console)
-    except (ValueError, RuntimeError) as problem:  # refusals of input, and exports that do not compute the same
+    except (ValueError, RuntimeError, OSError) as problem:  # refusals of input, exports that do not compute the same
         console.print(f"slimsweep: {problem}", style="red", soft_wrap=True, markup=False)
         return 2
     return 0

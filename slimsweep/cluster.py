@@ -13,6 +13,7 @@ for _name, _value in {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon the end of a training is noticed; Ray's 2 s add up in short runs
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0 the old output is silent; the new one prints a banner
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune would take Ctrl+C for the sweep's end; ours says how to go on
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our rows and curves are the record
 }.items():
     os.environ.setdefault(_name, _value)
@@ -25,20 +26,38 @@ from slimsweep.config import Config, ConfigError  # noqa: E402
 NOISY = ("ray", "ray.train", "ray.tune", "ray.data", "ray._private")
 
 
+class StageFailed(RuntimeError):
+    """Training went wrong on a worker; the text is its own reason, not Ray's account of it."""
+
+
+def first_cause(problem: BaseException) -> str:
+    """The reason that a worker gave, without the tracebacks that Ray puts around it."""
+    for _ in range(5):
+        inner = list(getattr(problem, "worker_failures", {}).values())
+        cause = inner[0] if inner else getattr(problem, "_base_exc", None) or getattr(problem, "cause", None)
+        if not isinstance(cause, BaseException):
+            break
+        problem = cause
+    lines = str(problem).strip().splitlines() or [type(problem).__name__]
+    return lines[0] if len(lines) == 1 else f"{lines[0]} ... {lines[-1]}"
+
+
 @dataclass(frozen=True)
 class Cluster:
     """What the cluster's nodes hold."""
 
     nodes: list[dict[str, float]]
-    started_here: bool
 
     def workers(self, config: Config) -> int:
         """How many training workers fit at the same time; each must fit on one node."""
         cpus, gpus = config.resources.cpus_per_worker, config.resources.gpus_per_worker
-        return sum(
-            min(int(node.get("CPU", 0) / cpus + 1e-9), int(node.get("GPU", 0) / gpus + 1e-9) if gpus else 10**9)
-            for node in self.nodes
-        )
+        fit = 0
+        for node in self.nodes:
+            by_cpus, has = int(node.get("CPU", 0) / cpus + 1e-9), int(node.get("GPU", 0))
+            # A fraction is of one GPU: what is left over on each does not add up to another.
+            by_gpus = by_cpus if not gpus else has * int(1 / gpus + 1e-9) if gpus < 1 else int(has / gpus)
+            fit += min(by_cpus, by_gpus)
+        return fit
 
 
 @contextmanager
@@ -55,7 +74,7 @@ def connected(config: Config, verbose: bool = False) -> Iterator[Cluster]:
         signal.signal(signal.SIGTERM, on_sigterm)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     try:
-        yield Cluster(nodes, started_here=not already)
+        yield Cluster(nodes)
     finally:
         if not already:
             ray.shutdown()
@@ -66,7 +85,7 @@ def foreseen() -> Cluster | None:
     current = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")  # what `ray start` leaves
     if ray.is_initialized() or "RAY_ADDRESS" in os.environ or current.exists():
         return None
-    return Cluster([{"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}], started_here=True)
+    return Cluster([{"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}])
 
 
 def check_placement(config: Config, cluster: Cluster) -> None:

@@ -1,5 +1,7 @@
 """One driver a run: a heartbeat in the run folder says that somebody is at work on it, and who."""
 
+import _thread
+import logging
 import os
 import socket
 import threading
@@ -11,9 +13,11 @@ from typing import Any
 
 from slimsweep.storage import Folder
 
+log = logging.getLogger(__name__)
+
 FILE = "driver.json"
 BEAT_SECONDS = 5.0
-STALE_SECONDS = 60.0  # without a heartbeat for this long, a driver on another machine counts as dead
+STALE_SECONDS = 60.0  # without a heartbeat for this long, a driver counts as dead
 
 
 class RunTaken(ValueError):
@@ -26,11 +30,15 @@ def hold(run: Folder) -> Iterator[None]:
 
     Raises:
         RunTaken: another driver holds it and is alive; a dead one's place is taken.
+        ValueError: nothing can be written there.
     """
     token = uuid.uuid4().hex
     me = {"token": token, "host": socket.gethostname(), "pid": os.getpid()}
     _refuse_if_alive(run)
-    run.write_json(FILE, {**me, "time": time.time()})
+    try:
+        run.write_json(FILE, {**me, "time": time.time()})
+    except OSError as problem:
+        raise ValueError(f"output: nothing can be written to {run.uri} ({problem}); give a folder that can be") from problem
     # Two drivers that started at one moment both got here; the later write won.
     time.sleep(0.2)
     if _read(run).get("token") != token:
@@ -39,7 +47,13 @@ def hold(run: Folder) -> Iterator[None]:
 
     def beat() -> None:
         while not stop.wait(BEAT_SECONDS):
-            run.write_json(FILE, {**me, "time": time.time()})
+            try:
+                if _read(run).get("token", token) != token:  # we were taken for dead: two drivers would write over each other
+                    _thread.interrupt_main()
+                    return
+                run.write_json(FILE, {**me, "time": time.time()})
+            except OSError as problem:  # a full disk or a store that is away for a moment: the next beat tries again
+                log.warning("no heartbeat could be written (%s)", problem)
 
     thread = threading.Thread(target=beat, daemon=True, name="heartbeat")
     thread.start()
@@ -53,13 +67,12 @@ def hold(run: Folder) -> Iterator[None]:
 
 
 def driver_alive(run: Folder) -> bool:
-    """Whether a driver is at work on the run: its process runs on this machine, or its heartbeat is fresh on another."""
+    """Whether a driver is at work on the run: its heartbeat is fresh, and on this machine its process runs."""
     found = _read(run)
     if not found:
         return False
-    if found.get("host") == socket.gethostname():
-        return _running(int(found["pid"]))
-    return time.time() - float(found["time"]) < STALE_SECONDS
+    fresh = time.time() - float(found["time"]) < STALE_SECONDS
+    return fresh and (found.get("host") != socket.gethostname() or _running(int(found["pid"])))
 
 
 def _refuse_if_alive(run: Folder) -> None:

@@ -4,6 +4,7 @@ It watches the run folder, not the workers, so it shows the same wherever the wo
 here as points land.
 """
 
+import logging
 import threading
 import time
 from types import TracebackType
@@ -20,6 +21,8 @@ from slimsweep.points import Point
 from slimsweep.report import write_report
 from slimsweep.status import Part, Status, read_status, status_table
 from slimsweep.storage import Folder
+
+log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 1.0
 
@@ -58,16 +61,25 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self.stop.set()
         self.thread.join()
-        self._show()
-        if self.console.is_terminal:
-            self.live.stop()
+        try:
+            self._show_if_readable()
+        finally:
+            if self.console.is_terminal:
+                self.live.stop()
 
     def _read(self) -> Status:
         return read_status(self.run, self.config, self.points)
 
     def _watch(self) -> None:
         while not self.stop.wait(EVERY_SECONDS):
+            self._show_if_readable()
+
+    def _show_if_readable(self) -> None:
+        """A store that is away for a moment must not end the display, much less the run."""
+        try:
             self._show()
+        except OSError as problem:
+            log.warning("the run's folder could not be read or written just now (%s)", problem)
 
     def _show(self) -> None:
         status = self._read()

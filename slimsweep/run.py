@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from slimsweep.budget import RemovalPath
-from slimsweep.cluster import check_placement, connected, foreseen, trials_at_once
+from slimsweep.budget import RemovalPath, absolute
+from slimsweep.cluster import StageFailed, check_placement, connected, foreseen, trials_at_once
 from slimsweep.config import Config, ConfigError, changed_keys, load_config
 from slimsweep.data import check_data
 from slimsweep.gates import add_gates
@@ -33,14 +33,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a sweep; the exit code is 0 when every point is done, 1 when some failed, 2 when the input was refused."""
     console = Console(highlight=False)
     signal.signal(signal.SIGTERM, _interrupt)
+    words = sys.argv[1:] if argv is None else argv
     try:
-        config, options = load_config(sys.argv[1:] if argv is None else argv)
-        run = open_run(config)
+        config, options = load_config(words)
+        run = Folder(config.output) / config.name
+        check(config)
         with hold(run):
+            begin(config, run)
             return sweep(config, run, console, options.verbose)
-    except ValueError as problem:  # ConfigError, BudgetError, RunTaken: one sentence each
+    except (ValueError, OSError) as problem:  # ConfigError, BudgetError, RunTaken: one sentence each
+        if "--verbose" in words:
+            console.print_exception()
         console.print(f"slimsweep: {problem}", style="red", soft_wrap=True, markup=False)
         return 2
+    except StageFailed as problem:
+        console.print(f"slimsweep: {problem}", style="red", soft_wrap=True, markup=False)
+        return 1
     except KeyboardInterrupt:
         console.print(
             "\nslimsweep: stopped; what is done is kept, and the same command goes on from the last epoch", style="yellow"
@@ -63,6 +71,8 @@ def sweep(config: Config, run: Folder, console: Console, verbose: bool = False) 
             if points is None:
                 with Progress(run, config, console, "Dense training and search"):
                     run_search(config, run, attempt)
+                if not run.exists("search/search.json"):
+                    raise ConfigError(f"the workers' results are not in {run.uri}: give an output that all nodes see")
                 points = plan_points(config, run)
             left = points_to_do(points, run)
             with Progress(run, config, console, f"Sweep: {len(left)} points", points):
@@ -81,23 +91,15 @@ def sweep(config: Config, run: Folder, console: Console, verbose: bool = False) 
     return 1 if failed else 0
 
 
-def open_run(config: Config) -> Folder:
-    """The run's folder, checked before anything is started: it can be written, and what it holds goes with the configuration.
+def begin(config: Config, run: Folder) -> None:
+    """Write the configuration to the run's folder, whose earlier results must go with it.
 
     Raises:
-        ConfigError: in one sentence, what is wrong with the input.
+        ConfigError: the configuration changed in a way that would make them incomparable.
     """
-    check(config)
-    run = Folder(config.output) / config.name
-    try:
-        if run.exists("config.yaml"):
-            compare(read_config(run), config, run)
-        run.write_bytes("config.yaml", config.to_yaml().encode())
-    except OSError as problem:
-        raise ConfigError(
-            f"output is {config.output!r}, where nothing can be written ({problem}): give a folder that can"
-        ) from problem
-    return run
+    if run.exists("config.yaml"):
+        compare(read_config(run), config, run)
+    run.write_bytes("config.yaml", config.to_yaml().encode())
 
 
 def check(config: Config) -> None:
@@ -107,6 +109,14 @@ def check(config: Config) -> None:
         ConfigError: in one sentence, what is wrong with the input.
         ValueError: the model cannot be cut, or not to these budgets.
     """
+    if config.baselines:
+        raise ConfigError(f"baselines is {config.baselines}, which this version cannot run yet: leave it empty")
+    if config.resources.max_hours is not None:
+        raise ConfigError(
+            f"resources.max_hours is {config.resources.max_hours:g}, which this version cannot keep yet: leave it out"
+        )
+    if config.search.ema_decay is not None:
+        raise ConfigError(f"search.ema_decay is {config.search.ema_decay:g}, but gates are not averaged: leave it out")
     model = check_model(config)
     check_data(config)
     data_for(config, model)
@@ -115,7 +125,10 @@ def check(config: Config) -> None:
     # Which gates go first is not known yet, but what is left when all have gone is.
     alike = {family: [torch.ones(s) for s in shapes] for family, shapes in shape.gate_shapes.items()}
     path = RemovalPath(shape, alike, settings.floors.model_dump(), settings.round_to)
+    dense = shape.full().macs()
     for budget in config.budgets:
+        if absolute(budget, dense) >= dense:
+            raise ConfigError(f"budget {budget!r} is not below the dense model's {dense / 1e6:,.1f} MMACs: take a smaller one")
         path.solve(budget)
     if (cluster := foreseen()) is not None:
         check_placement(config, cluster)
@@ -126,7 +139,8 @@ def compare(old: Config, new: Config, run: Folder) -> None:
     begun = [
         stage for stage in ("dense", "search") if run.exists(f"curves/{stage}.parquet") or run.exists(f"{stage}/config.json")
     ]
-    stage: Any = "retrain" if run.list("results") else begun[-1] if begun else None
+    # Failed points hold nothing to compare with: their recipe may be mended.
+    stage: Any = "retrain" if (read_rows(run).status == "ok").any() else begun[-1] if begun else None
     if stage is not None and (changed := changed_keys(old.identity(stage), new.identity(stage))):
         raise ConfigError(
             f"{', '.join(changed)} changed since {run.uri} was begun, so its results would not compare with new ones: "

@@ -1,18 +1,21 @@
 """The search: one Ray Train job that trains the dense model and then its gates, data parallel, in one group of workers."""
 
 import json
+import signal
 from typing import Any, cast
 
 import ray.train
 import ray.train.torch
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from slimsweep.budget import RemovalPath
 from slimsweep.checkpoint import Checkpoints
+from slimsweep.cluster import StageFailed, first_cause
 from slimsweep.config import Config
 from slimsweep.gates import GatedModel, add_gates
 from slimsweep.model import build_dense
@@ -29,12 +32,13 @@ def run_search(config: Config, run: Folder, attempt: str) -> None:
         attempt: a name that no earlier start used: Ray's own state is not gone on from, ours is.
 
     Raises:
-        ray.train.v2.api.exceptions.TrainingFailedError: a worker raised, or died more often than resources.max_failures.
+        StageFailed: a worker raised, or died more often than resources.max_failures.
     """
     resources = config.resources
     trainer = TorchTrainer(
         search_worker,
         train_loop_config={"config": config.model_dump(mode="json"), "run": run.uri},
+        torch_config=torch_config(config),
         scaling_config=ScalingConfig(
             num_workers=resources.search_workers,
             use_gpu=resources.gpus_per_worker > 0,
@@ -46,7 +50,20 @@ def run_search(config: Config, run: Folder, attempt: str) -> None:
             failure_config=FailureConfig(max_failures=resources.max_failures),
         ),
     )
-    trainer.fit()
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit()
+    except SystemExit:  # what Ray Train makes of Ctrl+C
+        raise KeyboardInterrupt from None
+    except TrainingFailedError as problem:
+        raise StageFailed(first_cause(problem)) from problem
+    finally:
+        signal.signal(signal.SIGINT, on_interrupt)
+
+
+def torch_config(config: Config) -> TorchConfig:
+    """The process group's backend: NCCL refuses two ranks on one GPU, which fractions may bring about."""
+    return TorchConfig(backend="gloo" if 0 < config.resources.gpus_per_worker < 1 else None)
 
 
 def worker_resources(config: Config) -> dict[str, float]:

@@ -29,7 +29,11 @@ class Folder:
     def __init__(self, uri: str | Path) -> None:
         text = str(uri)
         try:
-            fs, path = pafs.FileSystem.from_uri(text) if "://" in text else (pafs.LocalFileSystem(), os.path.abspath(text))
+            fs, path = (
+                pafs.FileSystem.from_uri(text)
+                if "://" in text
+                else (pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(text)))
+            )
         except Exception as problem:
             raise ValueError(
                 f"cannot open {text!r} as a folder ({problem}); give a local path, s3://..., gs://... or hdfs://..."
@@ -43,7 +47,8 @@ class Folder:
 
     def __truediv__(self, name: str) -> "Folder":
         self._full(name)
-        return Folder(f"{self.uri}/{name}")
+        base, mark, options = self.uri.partition("?") if "://" in self.uri else (self.uri, "", "")
+        return Folder(f"{base}/{name}{mark}{options}")
 
     @property
     def is_local(self) -> bool:
@@ -127,7 +132,8 @@ class Folder:
             shutil.rmtree(full, ignore_errors=True)
             os.replace(temporary, full)
         else:
-            for file in sorted(local.iterdir()):
+            # config.json last: where it is, the model is whole.
+            for file in sorted(local.iterdir(), key=lambda f: (f.name == "config.json", f.name)):
                 self.write_bytes(f"{name}/{file.name}", file.read_bytes())
 
     @contextmanager

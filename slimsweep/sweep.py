@@ -20,10 +20,11 @@ from ray.train.torch import TorchTrainer
 
 import slimsweep
 from slimsweep.checkpoint import Checkpoints
+from slimsweep.cluster import first_cause
 from slimsweep.config import Config
 from slimsweep.points import Point, points_to_do
 from slimsweep.results import read_curve, write_row
-from slimsweep.search import load_gated, worker_resources
+from slimsweep.search import load_gated, torch_config, worker_resources
 from slimsweep.stage import data_for, load_model, save_model, set_threads
 from slimsweep.storage import Folder
 from slimsweep.structure import Structure, macs, params
@@ -76,6 +77,7 @@ def trial_folder(trial: Any) -> str:
 def trial(parameters: dict[str, Any], arguments: dict[str, Any]) -> dict[str, float]:
     """What Tune runs for each point: the retraining in this process, or as a Ray Train job of several workers."""
     config, run, point = Config(**arguments["config"]), Folder(arguments["run"]), Point(**parameters["point"])
+    run.delete(f"results/{point.name}.parquet")  # of an earlier try that failed: this one is under way
     try:
         if config.retrain.workers_per_trial == 1:
             set_threads(config)
@@ -85,6 +87,7 @@ def trial(parameters: dict[str, Any], arguments: dict[str, Any]) -> dict[str, fl
             TorchTrainer(
                 retrain_worker,
                 train_loop_config={**arguments, "point": parameters["point"]},
+                torch_config=torch_config(config),
                 scaling_config=ScalingConfig(
                     num_workers=config.retrain.workers_per_trial,
                     use_gpu=config.resources.gpus_per_worker > 0,
@@ -99,7 +102,7 @@ def trial(parameters: dict[str, Any], arguments: dict[str, Any]) -> dict[str, fl
     except Exception as problem:
         # Training this point went wrong, and would again: its row says why, and the other points go on.
         log.warning("%s failed:\n%s", point.name, traceback.format_exc())
-        write_failed(run, config, point, f"{type(problem).__name__}: {problem}")
+        write_failed(run, config, point, first_cause(problem))
         return {"ok": 0.0}
     return {"ok": 1.0}
 

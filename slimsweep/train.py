@@ -160,6 +160,8 @@ def train(
         curve = [row for row in read_curve(run, name) if row["epoch"] <= first]
     elif recipe.epochs:  # where it starts from: after a cut, what the cut alone costs
         curve.append(curve_row(stage, point, 0, None, evaluate(state.kept, val, device, recipe).top1, 0.0, recipe.lr, gated))
+        if rank == 0:
+            write_curve(run, name, curve)
 
     parallel = model
     if world > 1:
@@ -187,7 +189,8 @@ def train(
             state.gates.anneal((epoch + 1) / recipe.epochs)
         loss = float(mean_over_ranks(torch.stack(losses).mean()))
         seconds = time.perf_counter() - began
-        top1 = evaluate(state.kept, val, device, recipe).top1
+        top1, _, val_loss = evaluate(state.kept, val, device, recipe)
+        check_finite([*losses, torch.tensor(val_loss, device=device)], stage, point, epoch, recipe)  # the last step's weights
         if rank == 0:
             row = curve_row(stage, point, epoch + 1, loss, top1, seconds, optimizer.param_groups[0]["lr"], gated)
             curve.append(row)
@@ -300,6 +303,7 @@ def check_finite(losses: list[Tensor], stage: str, point: str, epoch: int, recip
         f"the loss of {where} is not finite in epoch {epoch + 1}, step {step}; "
         f"the last good checkpoint, after epoch {epoch}, is kept: lower {stage}.lr (now {recipe.lr:g}){gate_lr}, "
         f"set {stage}.clip_grad (such as 1.0) or {stage}.warmup_epochs, and start again"
+        + ("" if stage == "retrain" else " under another --name")
     )
 
 
@@ -342,7 +346,7 @@ def weights_of(model: nn.Module) -> nn.Module | list[dict[str, Any]]:
 
 def betas(recipe: Recipe) -> dict[str, Any]:
     """Adam's betas as an optimizer argument, for the optimizers that take them."""
-    return {"betas": recipe.betas} if "adam" in recipe.optimizer or "lamb" in recipe.optimizer else {}
+    return {"betas": recipe.betas} if any(kind in recipe.optimizer.lower() for kind in ("adam", "lamb", "lion")) else {}
 
 
 def set_drop_path(model: nn.Module, rate: float) -> None:

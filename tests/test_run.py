@@ -111,7 +111,6 @@ def test_a_point_that_fails_leaves_a_row_and_the_others_go_on(
     run, arguments = copied_run
     for result in (run / "results").iterdir():
         result.unlink()
-    # A learning rate that blows up is a change of recipe, and there is no row left that it would not compare with.
     assert main([*arguments, "--retrain.lr", "1e30", "--retrain.clip_grad", "null"]) == 1
     rows = pd.read_parquet(run / "results")
     assert set(rows.status) == {"failed"}
@@ -119,6 +118,8 @@ def test_a_point_that_fails_leaves_a_row_and_the_others_go_on(
     assert rows.error.str.contains("not finite in epoch 1").all()
     assert rows.error.str.contains("lower retrain.lr").all()
     assert "3 of 3 points failed" in capsys.readouterr().out
+    # What the error advises works: failed rows are no reason to refuse a mended recipe.
+    assert main([*arguments, "--budgets", "0.25"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -178,9 +179,11 @@ def test_more_workers_than_the_cluster_holds_are_refused(
         (["--budgets", "1.5"], "budgets"),
         (["--budgets", "abc"], "abc"),
         (["--model.kwargs", '{"img_size": 9, "patch_size": 2, "in_chans": 1}'], "9"),
-        (["--model.kwargs", '{"img_size": 8, "patch_size": 2, "in_chans": 3}'], "channels"),
+        (["--model.kwargs", '{"img_size": 8, "patch_size": 2, "in_chans": 3}'], "in_chans"),
         (["--model.checkpoint", "/nowhere/weights.safetensors"], "/nowhere/weights.safetensors"),
         (["--output", "/proc/nowhere"], "output"),
+        (["--budgets", "2.3G"], "not below the dense model"),
+        (["--baselines", "uniform"], "baselines"),
     ],
 )
 def test_bad_input_is_one_sentence_before_ray_starts(
@@ -198,3 +201,23 @@ def test_bad_input_is_one_sentence_before_ray_starts(
     assert named in out
     assert "Traceback" not in out
     assert not list(tmp_path.iterdir())
+
+
+def test_a_search_that_diverges_says_so_in_one_sentence(
+    ray_cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = [
+        "--output",
+        str(tmp_path),
+        *QUICK,
+        "--dense.lr",
+        "1e30",
+        "--dense.clip_grad",
+        "null",
+        "--resources.max_failures",
+        "0",
+    ]
+    assert main(arguments) == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert "the loss of dense is not finite in epoch 1" in out
+    assert "Traceback" not in out
