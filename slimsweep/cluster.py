@@ -61,7 +61,7 @@ class Cluster:
 
 
 @contextmanager
-def connected(config: Config, verbose: bool = False) -> Iterator[Cluster]:
+def connected(verbose: bool = False) -> Iterator[Cluster]:
     """Join the cluster that RAY_ADDRESS or `ray start` names, or start one on this machine while the block runs."""
     if not verbose:
         for name in NOISY:

@@ -75,13 +75,6 @@ def check_model(config: Config, num_classes: int | None = None) -> nn.Module:
     return model
 
 
-def input_size(model: nn.Module) -> tuple[int, int, int]:
-    """(channels, height, width) of the images that a timm model takes."""
-    channels, height, width = _standard(model).get("input_size", (3, 224, 224))
-    height, width = getattr(getattr(model, "patch_embed", None), "img_size", None) or (height, width)
-    return getattr(model, "in_chans", channels), height, width
-
-
 def _standard(model: nn.Module) -> Mapping[str, Any]:
     """What timm says of a model's usual weights and images."""
     return getattr(model, "pretrained_cfg", None) or {}

@@ -14,12 +14,11 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
-from rich.table import Table
 
 from slimsweep.config import Config
 from slimsweep.points import Point
 from slimsweep.report import write_report
-from slimsweep.status import Part, Status, read_status, status_table
+from slimsweep.status import Part, Status, plain_table, read_status, status_table
 from slimsweep.storage import Folder
 
 log = logging.getLogger(__name__)
@@ -120,16 +119,8 @@ class Progress:
 def final_table(rows: pd.DataFrame, config: Config, run: Folder, seconds: float) -> Group:
     """The points of a run as a short table, and where the report and the best models are."""
     ok = rows[rows.status == "ok"].sort_values(["budget", "method", "seed"], ascending=[False, True, True])
-    table = Table(
-        title=f"{config.name} in {seconds:.0f} s",
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-    )
-    for column in ("method", "budget", "MMACs", "of dense", "params", "test top-1 %", "vs dense"):
-        table.add_column(column, justify="left" if column == "method" else "right")
+    figures = ("budget", "MMACs", "of dense", "params", "test top-1 %", "vs dense")
+    table = plain_table(f"{config.name} in {seconds:.0f} s", [("method", "left"), *((name, "right") for name in figures)])
     for row in ok.to_dict("records"):
         table.add_row(
             row["method"] + (f" (seed {row['seed']})" if len(config.retrain.seeds) > 1 else ""),

@@ -32,6 +32,7 @@ class GateOptimizer:
         self.weights = penalty_weights(gated.shape, search)
         self.second = {family: torch.zeros((), device=gates[0].device) for family, gates in self.gates.items()}
         self.steps = 0
+        self.power = 1.0
         everything = [g for gates in self.gates.values() for g in gates]
         self.adam = torch.optim.Adam(everything, lr=search.gate_lr) if search.gate_optimizer == "adam" else None
 
@@ -73,8 +74,6 @@ class GateOptimizer:
                 gate.sub_(self.search.gate_lr * gradient / rms)
                 gate.sub_(self.search.gate_lr * pressure * weight).clamp_(min=0)
                 gate.grad = None
-
-    power = 1.0
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps, "second": self.second, "adam": self.adam.state_dict() if self.adam else None}

@@ -66,7 +66,7 @@ def sweep(config: Config, run: Folder, console: Console, verbose: bool = False) 
     searched = run.exists("search/search.json")
     points = plan_points(config, run) if searched else None
     if points is None or points_to_do(points, run):
-        with connected(config, verbose) as cluster:
+        with connected(verbose) as cluster:
             check_placement(config, cluster)
             if points is None:
                 with Progress(run, config, console, "Dense training and search"):
@@ -76,7 +76,7 @@ def sweep(config: Config, run: Folder, console: Console, verbose: bool = False) 
                 points = plan_points(config, run)
             left = points_to_do(points, run)
             with Progress(run, config, console, f"Sweep: {len(left)} points", points):
-                run_sweep(config, run, points, attempt, trials_at_once(config, cluster, len(left)))
+                run_sweep(config, run, left, attempt, trials_at_once(config, cluster, len(left)))
     no_picture = write_report(run, read_status(run, config, points))
     rows = read_rows(run)
     console.print(final_table(rows, config, run, time.time() - began))

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from collections.abc import Callable
 from typing import Any, cast
 
 import ray.train
@@ -12,6 +13,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
+from torch import nn
 
 from slimsweep.budget import RemovalPath
 from slimsweep.checkpoint import Checkpoints
@@ -34,21 +36,9 @@ def run_search(config: Config, run: Folder, attempt: str) -> None:
     Raises:
         StageFailed: a worker raised, or died more often than resources.max_failures.
     """
-    resources = config.resources
-    trainer = TorchTrainer(
-        search_worker,
-        train_loop_config={"config": config.model_dump(mode="json"), "run": run.uri},
-        torch_config=torch_config(config),
-        scaling_config=ScalingConfig(
-            num_workers=resources.search_workers,
-            use_gpu=resources.gpus_per_worker > 0,
-            resources_per_worker=worker_resources(config),
-        ),
-        run_config=RunConfig(
-            name=f"search-{attempt}",
-            storage_path=(run / "ray").uri,
-            failure_config=FailureConfig(max_failures=resources.max_failures),
-        ),
+    arguments = {"config": config.model_dump(mode="json"), "run": run.uri}
+    trainer = data_parallel(
+        search_worker, arguments, config, run, name=f"search-{attempt}", workers=config.resources.search_workers
     )
     on_interrupt = signal.getsignal(signal.SIGINT)
     try:
@@ -61,9 +51,23 @@ def run_search(config: Config, run: Folder, attempt: str) -> None:
         signal.signal(signal.SIGINT, on_interrupt)
 
 
-def torch_config(config: Config) -> TorchConfig:
-    """The process group's backend: NCCL refuses two ranks on one GPU, which fractions may bring about."""
-    return TorchConfig(backend="gloo" if 0 < config.resources.gpus_per_worker < 1 else None)
+def data_parallel(
+    worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any], config: Config, run: Folder, *, name: str, workers: int
+) -> TorchTrainer:
+    """A Ray Train job of `workers` processes that call `worker(arguments)`; Ray's own state goes to ray/NAME of the run."""
+    gpus = config.resources.gpus_per_worker
+    return TorchTrainer(
+        worker,
+        train_loop_config=arguments,
+        # NCCL refuses two ranks on one GPU, which fractions may bring about.
+        torch_config=TorchConfig(backend="gloo" if 0 < gpus < 1 else None),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus > 0, resources_per_worker=worker_resources(config)),
+        run_config=RunConfig(
+            name=name,
+            storage_path=(run / "ray").uri,
+            failure_config=FailureConfig(max_failures=config.resources.max_failures),
+        ),
+    )
 
 
 def worker_resources(config: Config) -> dict[str, float]:
@@ -146,9 +150,8 @@ def search(config: Config, run: Folder, device: torch.device, rank: int) -> None
         Checkpoints(run, "search").clear()
 
 
-def load_gated(config: Config, run: Folder) -> GatedModel:
-    """The searched model with its gates, as the search left it."""
-    dense = load_model(run, "dense")
+def load_gated(config: Config, run: Folder, dense: nn.Module) -> GatedModel:
+    """The searched model with its gates, as the search left it; `dense` is the run's dense model, left alone."""
     settings = config.search
     gated = add_gates(dense, settings.granularity, settings.families, settings.token_gate)
     state = load_tensors(run.read_bytes("search/model.safetensors"))

@@ -11,16 +11,18 @@ from torch import nn
 
 from slimsweep.config import Config
 from slimsweep.data import Data, load_data
-from slimsweep.model import check_model, input_size
+from slimsweep.model import check_model
 from slimsweep.storage import Folder
+from slimsweep.structure import image_size
 from slimsweep.surgery import load, save
+from slimsweep.train import ranks
 
 
 def data_for(config: Config, model: nn.Module | None = None) -> Data:
     """The splits as `model` takes them, or as the configured dense model will, where it is not built yet."""
     if model is None:
         model = check_model(config)
-    return load_data(config, input_size(model), getattr(model, "pretrained_cfg", None))
+    return load_data(config, image_size(model), getattr(model, "pretrained_cfg", None))
 
 
 def set_threads(config: Config) -> None:
@@ -30,7 +32,7 @@ def set_threads(config: Config) -> None:
 
 def wait() -> None:
     """Until every rank is here."""
-    if dist.is_initialized() and dist.get_world_size() > 1:
+    if ranks()[1] > 1:
         dist.barrier()
 
 

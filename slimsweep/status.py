@@ -1,9 +1,11 @@
 """Where a run stands, read from its folder alone: stages and points done, running, failed, waiting, and what comes next."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import yaml
+from rich.console import JustifyMethod
 from rich.table import Table
 
 from slimsweep.config import Config
@@ -129,24 +131,20 @@ def _point(run: Folder, point: Point, rows: dict[Any, dict[Any, Any]], curves: s
     return Part(name=point.name, state=state, epochs=epochs, epochs_total=total, val_top1=top1)
 
 
+def plain_table(title: str, columns: Sequence[tuple[str, JustifyMethod]]) -> Table:
+    """A table without lines, its title in bold above; for a terminal or a log."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name, justify in columns:
+        table.add_column(name, justify=justify)
+    return table
+
+
 def status_table(status: Status) -> Table:
     """The status for a terminal."""
-    table = Table(
-        title=f"{status.name}: {status.next}",
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
+    table = plain_table(
+        f"{status.name}: {status.next}",
+        [("stage or point", "left"), ("state", "left"), ("epoch", "right"), ("val top-1 %", "right"), ("", "left")],
     )
-    for column, justify in (
-        ("stage or point", "left"),
-        ("state", "left"),
-        ("epoch", "right"),
-        ("val top-1 %", "right"),
-        ("", "left"),
-    ):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
     for part in [*status.stages, *status.points]:
         top1 = "" if part.val_top1 is None else f"{part.val_top1:.2f}"
         colour = COLOURS[part.state]

@@ -285,6 +285,7 @@ def _(what: nn.Module) -> int:
 
 def image_size(model: Any) -> tuple[int, int, int]:
     """(channels, height, width) of the image that a timm model takes."""
-    embed = model.patch_embed
-    height, width = embed.img_size if embed.img_size is not None else model.pretrained_cfg["input_size"][1:]
-    return model.in_chans, height, width
+    usual = getattr(model, "pretrained_cfg", None) or {}
+    channels, height, width = usual.get("input_size", (3, 224, 224))
+    height, width = getattr(getattr(model, "patch_embed", None), "img_size", None) or (height, width)
+    return getattr(model, "in_chans", channels), height, width

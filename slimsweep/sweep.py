@@ -15,8 +15,6 @@ import ray.train.torch
 import ray.tune
 import timm
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
 
 import slimsweep
 from slimsweep.checkpoint import Checkpoints
@@ -24,7 +22,7 @@ from slimsweep.cluster import first_cause
 from slimsweep.config import Config
 from slimsweep.points import Point, points_to_do
 from slimsweep.results import read_curve, write_row
-from slimsweep.search import load_gated, torch_config, worker_resources
+from slimsweep.search import data_parallel, load_gated, worker_resources
 from slimsweep.stage import data_for, load_model, save_model, set_threads
 from slimsweep.storage import Folder
 from slimsweep.structure import Structure, macs, params
@@ -35,22 +33,20 @@ log = logging.getLogger(__name__)
 
 
 def run_sweep(config: Config, run: Folder, points: list[Point], attempt: str, concurrent: int) -> None:
-    """Retrain the points that have no ok row. A point that fails leaves a row that says why, and the others go on.
+    """Retrain points. One that fails leaves a row that says why, and the others go on.
 
     Args:
+        points: those to do; at least one.
         attempt: a name that no earlier start used.
         concurrent: how many points train at the same time, at most.
     """
-    todo = points_to_do(points, run)
-    if not todo:
-        return
     alone = config.retrain.workers_per_trial == 1
     # A trial of several workers is a Ray Train job: its own actor only waits, and must not take a worker's CPU.
     resources = {k.lower(): v for k, v in worker_resources(config).items()} if alone else {"memory": 1e7}
     arguments = {"config": config.model_dump(mode="json"), "run": run.uri, "attempt": attempt}
     tuner = ray.tune.Tuner(
         ray.tune.with_resources(ray.tune.with_parameters(trial, arguments=arguments), resources),
-        param_space={"point": ray.tune.grid_search([asdict(p) for p in todo])},
+        param_space={"point": ray.tune.grid_search([asdict(p) for p in points])},
         tune_config=ray.tune.TuneConfig(
             max_concurrent_trials=concurrent, reuse_actors=alone, trial_dirname_creator=trial_folder
         ),
@@ -66,7 +62,7 @@ def run_sweep(config: Config, run: Folder, points: list[Point], attempt: str, co
     for result in (results[index] for index in range(len(results))):
         if result.error is not None:  # its process died, more often than it may: it could not write its row itself
             point = Point(**(result.config or {})["point"])
-            if point.name in {p.name for p in points_to_do([point], run)}:
+            if points_to_do([point], run):
                 write_failed(run, config, point, f"the trial's process died: {str(result.error).strip().splitlines()[-1]}")
 
 
@@ -77,6 +73,10 @@ def trial_folder(trial: Any) -> str:
 def trial(parameters: dict[str, Any], arguments: dict[str, Any]) -> dict[str, float]:
     """What Tune runs for each point: the retraining in this process, or as a Ray Train job of several workers."""
     config, run, point = Config(**arguments["config"]), Folder(arguments["run"]), Point(**parameters["point"])
+    if not points_to_do(
+        [point], run
+    ):  # the process died after its row was written: Tune starts it again, there is nothing to do
+        return {"ok": 1.0}
     run.delete(f"results/{point.name}.parquet")  # of an earlier try that failed: this one is under way
     try:
         if config.retrain.workers_per_trial == 1:
@@ -84,21 +84,9 @@ def trial(parameters: dict[str, Any], arguments: dict[str, Any]) -> dict[str, fl
             device = torch.device("cuda" if config.resources.gpus_per_worker > 0 else "cpu")
             retrain(config, run, point, device, rank=0)
         else:
-            TorchTrainer(
-                retrain_worker,
-                train_loop_config={**arguments, "point": parameters["point"]},
-                torch_config=torch_config(config),
-                scaling_config=ScalingConfig(
-                    num_workers=config.retrain.workers_per_trial,
-                    use_gpu=config.resources.gpus_per_worker > 0,
-                    resources_per_worker=worker_resources(config),
-                ),
-                run_config=RunConfig(
-                    name=f"{point.name}-{arguments['attempt']}-{time.time_ns()}",
-                    storage_path=(run / "ray").uri,
-                    failure_config=FailureConfig(max_failures=config.resources.max_failures),
-                ),
-            ).fit()
+            name = f"{point.name}-{arguments['attempt']}-{time.time_ns()}"
+            workers = config.retrain.workers_per_trial
+            data_parallel(retrain_worker, {**arguments, **parameters}, config, run, name=name, workers=workers).fit()
     except Exception as problem:
         # Training this point went wrong, and would again: its row says why, and the other points go on.
         log.warning("%s failed:\n%s", point.name, traceback.format_exc())
@@ -120,9 +108,8 @@ def retrain(config: Config, run: Folder, point: Point, device: torch.device, ran
     dense = load_model(run, "dense")
     structure = Structure.from_json(point.structure)
     # The dense point starts from the dense weights: it shows what the retraining alone gives.
-    small = slim(dense if point.method == "dense" else load_gated(config, run), structure)
+    small = slim(dense if point.method == "dense" else load_gated(config, run, dense), structure)
     data = data_for(config, dense)
-    began = time.perf_counter()
     small = train(
         small,
         data,
@@ -136,7 +123,6 @@ def retrain(config: Config, run: Folder, point: Point, device: torch.device, ran
         teacher=dense,
         distill=config.retrain.distill,
     )
-    seconds = time.perf_counter() - began
     val = measure(small, data.val, config, device, config.retrain)
     test = measure(small, data.test, config, device, config.retrain)
     if rank != 0:
@@ -158,7 +144,7 @@ def retrain(config: Config, run: Folder, point: Point, device: torch.device, ran
         "test_loss": test.loss,
         "epochs": config.retrain.epochs,
         "samples_seen": config.retrain.epochs * (len(data.train) // config.data.batch_size) * config.data.batch_size,
-        "train_seconds": sum(r["seconds"] for r in curve) or seconds,
+        "train_seconds": sum(r["seconds"] for r in curve),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "model_path": path,
     }

@@ -171,8 +171,9 @@ def train(
     for epoch in range(first, recipe.epochs):
         began = time.perf_counter()
         # Each epoch draws from its own seed, so an epoch that is run again after a restart is the same epoch.
-        torch.manual_seed((seed * 1_000_003 + epoch) * 1_009 + rank)
-        np.random.seed(((seed * 1_000_003 + epoch) * 1_009 + rank) % 2**32)  # noqa: NPY002 (timm's Mixup draws from it)
+        draw = (seed * 1_000_003 + epoch) * 1_009 + rank
+        torch.manual_seed(draw)
+        np.random.seed(draw % 2**32)  # noqa: NPY002 (timm's Mixup draws from it)
         loader.set_epoch(epoch)
         model.train()
         losses: list[Tensor] = []
@@ -271,7 +272,7 @@ def evaluate(model: nn.Module, loader: DataLoader, device: torch.device, recipe:
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
         loss = F.cross_entropy(logits.float(), labels, reduction="sum")
         sums += torch.stack([best[:, 0].sum(), best.sum(), loss, torch.tensor(float(len(labels)), device=device)]).double()
-    if dist.is_initialized() and dist.get_world_size() > 1:
+    if ranks()[1] > 1:
         dist.all_reduce(sums)
     model.train(training)
     top1, top5, loss, count = sums.tolist()
@@ -365,7 +366,8 @@ def autocast(recipe: Recipe | None, device: torch.device) -> Any:
 
 def mean_over_ranks(value: Tensor) -> Tensor:
     """The mean of a scalar over the process group."""
-    if dist.is_initialized() and dist.get_world_size() > 1:
+    world = ranks()[1]
+    if world > 1:
         dist.all_reduce(value)
-        value = value / dist.get_world_size()
+        value = value / world
     return value

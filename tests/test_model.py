@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from slimsweep.config import ConfigError, load_config
-from slimsweep.model import build_dense, check_model, input_size
+from slimsweep.model import build_dense, check_model
+from slimsweep.structure import image_size
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +36,13 @@ def refusal(config, build=check_model) -> str:
 
 def test_a_model_is_built_as_named(config):
     model = build_dense(config, 7)
-    assert input_size(model) == (1, 8, 8)
+    assert image_size(model) == (1, 8, 8)
     assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 7)
 
 
 def test_the_image_size_of_the_data_sets_the_models(config):
     bare = {k: v for k, v in config.model.kwargs.items() if k != "img_size"}
-    assert input_size(check_model(config.changed(**{"model.kwargs": bare, "data.image_size": 12}))) == (1, 12, 12)
+    assert image_size(check_model(config.changed(**{"model.kwargs": bare, "data.image_size": 12}))) == (1, 12, 12)
     text = refusal(config.changed(**{"data.image_size": 12}))
     assert "data.image_size is 12" in text
     assert "8" in text
@@ -62,7 +63,7 @@ def test_checking_a_large_model_takes_no_memory_and_little_time(config, name, si
     start = time.perf_counter()
     model = check_model(config.changed(**{"model.name": name, "model.kwargs": {}}))
     assert time.perf_counter() - start < 2
-    assert input_size(model) == size
+    assert image_size(model) == size
     assert all(p.is_meta for p in model.parameters())
 
 

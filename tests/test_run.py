@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -10,11 +11,14 @@ import pytest
 import torch
 from conftest import QUICK
 
+from slimsweep.points import plan_points
 from slimsweep.results import RESULTS, write_row
 from slimsweep.run import main
+from slimsweep.status import read_config
 from slimsweep.storage import Folder
 from slimsweep.structure import Structure, macs
 from slimsweep.surgery import load
+from slimsweep.sweep import trial
 
 
 def epochs(run: Path) -> Counter:
@@ -81,6 +85,17 @@ def test_a_finished_run_is_not_trained_again(copied_run: tuple[Path, list[str]])
     run, arguments = copied_run
     before = epochs(run)
     assert main(arguments) == 0
+    assert epochs(run) == before
+
+
+def test_a_trial_that_is_started_again_after_its_row_keeps_it(copied_run: tuple[Path, list[str]]) -> None:
+    """A process may die between writing its row and telling Tune, which then starts the trial again."""
+    run, _ = copied_run
+    config, rows, before = read_config(Folder(run)), pd.read_parquet(run / "results"), epochs(run)
+    arguments = {"config": config.model_dump(mode="json"), "run": str(run), "attempt": "again"}
+    for point in plan_points(config, Folder(run)):
+        assert trial({"point": asdict(point)}, arguments) == {"ok": 1.0}
+    pd.testing.assert_frame_equal(pd.read_parquet(run / "results"), rows)
     assert epochs(run) == before
 
 
