@@ -18,6 +18,9 @@ from slimsweep.structure import FAMILIES, Shape, Structure
 Budget = float | str
 Scores = Mapping[str, Sequence[Any]]
 NEVER = np.iinfo(np.int64).max
+# Matrix products and attention are fastest on sizes that are multiples of 16, measured in reports/speed. Heads that are
+# narrower than this come from small models, where such steps would be too coarse for a budget.
+FAST_MULTIPLE, WIDE_HEAD = 16, 64
 
 SUFFIXES = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
@@ -72,10 +75,15 @@ class RemovalPath:
         shape: of the dense model.
         scores: for each family a value a gate, in the gates' shapes: the smallest leaves first. Usually `gated.gates`.
         floors: for each family the share of every layer that never leaves.
-        round_to: kept head dims and MLP units of a layer are multiples of this (the dense sizes excepted).
+        round_to: kept head dims, MLP units and tokens (with the prefix) of a layer are multiples of this, the dense sizes
+            excepted. None takes what is fast: 16 where heads are at least 64 wide, 1 in smaller models.
     """
 
-    def __init__(self, shape: Shape, scores: Scores, floors: Mapping[str, float] | None = None, round_to: int = 1) -> None:
+    def __init__(
+        self, shape: Shape, scores: Scores, floors: Mapping[str, float] | None = None, round_to: int | None = 1
+    ) -> None:
+        if round_to is None:
+            round_to = FAST_MULTIPLE if min(layer.head_dim for layer in shape.layers) >= WIDE_HEAD else 1
         if round_to < 1:
             raise ValueError(f"round_to is {round_to}; it must be at least 1")
         self.shape = shape
@@ -201,7 +209,7 @@ def solve(
     metric: Literal["macs", "params"] = "macs",
     scores: Scores | None = None,
     floors: Mapping[str, float] | None = None,
-    round_to: int = 1,
+    round_to: int | None = 1,
 ) -> Structure: ...
 @overload
 def solve(
@@ -211,7 +219,7 @@ def solve(
     metric: Literal["macs", "params"] = "macs",
     scores: Scores | None = None,
     floors: Mapping[str, float] | None = None,
-    round_to: int = 1,
+    round_to: int | None = 1,
 ) -> list[Structure]: ...
 @overload
 def solve(
@@ -222,7 +230,7 @@ def solve(
     metric: Literal["macs", "params"] = "macs",
     scores: Scores | None = None,
     floors: Mapping[str, float] | None = None,
-    round_to: int = 1,
+    round_to: int | None = 1,
 ) -> Structure: ...
 
 
@@ -234,7 +242,7 @@ def solve(
     metric: Literal["macs", "params"] = "macs",
     scores: Scores | None = None,
     floors: Mapping[str, float] | None = None,
-    round_to: int = 1,
+    round_to: int | None = 1,
 ) -> Structure | list[Structure]:
     """The structure that a budget leaves of a gated model; for a list of budgets a list.
 
@@ -245,7 +253,8 @@ def solve(
         metric: what the budget counts: "macs", or "params", which leaves tokens alone, since they cost none.
         scores: other values than the gates to rank by, in the gates' shapes.
         floors: for each family the share of every layer that never leaves ({"mlp": 0.1}); none where not given.
-        round_to: kept head dims and MLP units of a layer are multiples of this.
+        round_to: kept head dims, MLP units and tokens (with the prefix) of a layer are multiples of this; None takes what is
+            fast: 16 where heads are at least 64 wide, 1 in smaller models.
 
     Raises:
         BudgetError: a budget that means nothing or cannot be reached; says the least that can.
@@ -352,7 +361,10 @@ def _attention_steps(shape: Shape, scores: list[np.ndarray], floor: float, round
 
 
 def _token_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: int) -> Steps:
-    """Tokens one by one; a token leaves the last layer first, so its rank in a layer is its best one there or later."""
+    """Tokens leave in an order in which each leaves the last layer first; a layer gives them up `round_to` at a time.
+
+    A token's rank in a layer is its best one there or later, so that a token kept in a layer is kept in all earlier ones.
+    """
     score = np.stack(scores)  # (layers, patches)
     depth, patches = score.shape
     lasting = np.maximum.accumulate(score[::-1], axis=0)[::-1]
@@ -373,10 +385,28 @@ def _token_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to:
     for index in range(depth - 2, -1, -1):
         stays[index * patches : (index + 1) * patches] |= stays[(index + 1) * patches : (index + 2) * patches]
     order = order[~stays[order]]
-    leave = np.full(depth * patches, NEVER)
-    leave[order] = np.arange(len(order))
-    ones = np.ones(len(order), dtype=np.int64)
-    return Steps(layer_of[order], ones, np.zeros_like(ones), list(leave.reshape(depth, patches)), depth * patches)
+    # A matrix product's rows are all tokens, the prefix too: those are what is kept to multiples.
+    waits = [_excess(patches + layer.prefix, round_to) for layer in shape.layers]  # tokens that the next step takes
+    ready: list[list[int]] = [[] for _ in range(depth)]  # tokens whose turn has come, and which no later layer has any more
+    due = np.zeros((depth, patches), dtype=bool)
+    leave = np.full((depth, patches), NEVER)
+    layers: list[int] = []
+    removed: list[int] = []
+    for layer, patch in zip(layer_of[order].tolist(), patch_of[order].tolist(), strict=True):
+        due[layer, patch] = True
+        if layer == depth - 1 or leave[layer + 1, patch] < NEVER:
+            ready[layer].append(patch)
+        at = layer
+        while at >= 0 and len(ready[at]) >= waits[at]:
+            group, ready[at] = ready[at][: waits[at]], ready[at][waits[at] :]
+            leave[at, group] = len(layers)
+            layers.append(at)
+            removed.append(len(group))
+            waits[at] = round_to
+            at -= 1  # where those that left here, if it is their turn, are now free to leave
+            if at >= 0:
+                ready[at] += [token for token in group if due[at, token]]
+    return Steps(np.array(layers, int), np.array(removed, int), np.zeros(len(layers), int), list(leave), depth * patches)
 
 
 def _assemble(
@@ -399,6 +429,11 @@ def _assemble(
         leave.append(mine[np.minimum(group, len(layer))])
         start += len(layer)
     return Steps(np.concatenate(layers)[order], np.concatenate(removed)[order], np.concatenate(heads)[order], leave, total)
+
+
+def _excess(size: int, multiple: int) -> int:
+    """What leaves first, so that all later sizes are multiples."""
+    return size % multiple or multiple
 
 
 def _rounded_up(size: float, multiple: int) -> int:

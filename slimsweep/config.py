@@ -338,8 +338,9 @@ class Search(Recipe):
     """Learning from the dense model's answers."""
     floors: Floors = Floors()
     """Share of the gates of each layer that never leaves."""
-    round_to: int = Field(1, ge=1)
-    """Sizes of heads and MLPs are multiples of this."""
+    round_to: int | None = Field(None, ge=1)
+    """Sizes of heads and MLPs, and tokens with the class token, are multiples of this; null takes 16 where heads are 64 wide
+    or more, for speed, and 1 below."""
 
     @field_validator("families")
     @classmethod

@@ -64,6 +64,7 @@ def test_structures_keep_every_promise(data, granularity, floors, round_to):
             assert units >= floors["mlp"] * layer.hidden
             assert tokens >= max(1, floors["token"] * layer.tokens if metric == "macs" else layer.tokens)
             assert units % round_to == 0
+            assert tokens == layer.tokens or (tokens + layer.prefix) % round_to == 0
             if granularity != "head":
                 assert width % round_to == 0
     # Nested.
@@ -112,11 +113,19 @@ def test_gates_that_are_all_alike_leave_every_layer_evenly(value, round_to):
     gated = add_gates(small_vit())
     alike = {f: [torch.full_like(v, value) for v in vs] for f, vs in gated.gates.items()}
     for structure in solve(gated, [0.8, 0.5, 0.3], scores=alike, round_to=round_to):
-        for position, most in ((2, round_to), (3, 1)):
+        for position, most in ((2, round_to), (3, round_to)):
             sizes = [structure.sizes(i)[position] for i in range(4)]
             assert max(sizes) - min(sizes) <= most
         dims = [structure.sizes(i)[0] * structure.sizes(i)[1] for i in range(4)]
         assert max(dims) - min(dims) <= 4 * round_to
+
+
+def test_null_rounds_for_speed_where_heads_are_wide_and_not_in_small_models():
+    wide, narrow = add_gates(small_vit(embed_dim=128, num_heads=2)), add_gates(small_vit())
+    for gated, multiple in ((wide, 16), (narrow, 1)):
+        gates = random_gates(gated)
+        assert solve(gated, 0.5, scores=gates, round_to=None) == solve(gated, 0.5, scores=gates, round_to=multiple)
+    assert solve(wide, 0.5, scores=random_gates(wide), round_to=None) != solve(wide, 0.5, scores=random_gates(wide))
 
 
 def test_tokens_that_left_stay_away():

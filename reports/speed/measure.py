@@ -1,0 +1,70 @@
+"""How fast DeiT-S is at the committed structures, beside Torch-Pruning: `python reports/speed/measure.py` on a quiet machine.
+
+Writes bench.parquet and the table of README.md; about 7 minutes on 2 cores. All models take turns in one process.
+"""
+
+from pathlib import Path
+
+import pandas
+import timm
+import torch
+
+from slimsweep import Structure, macs, slim
+from slimsweep.bench import DENSE, bench
+from slimsweep.torch_pruning import prune
+
+FOLDER = Path(__file__).parent
+THREADS, ROUNDS, SECONDS = 2, 20, 0.3
+BUDGETS = (0.5, 0.3)
+BEGIN, END = "<!-- table -->", "<!-- end of table -->"
+
+
+def models() -> dict[str, torch.nn.Module]:
+    """By the name of the table. Weights are random: they take as long as trained ones."""
+    torch.manual_seed(0)
+    dense = timm.create_model("deit_small_patch16_224")
+    found = {DENSE: dense}
+    for file in sorted(FOLDER.glob("*.json")):
+        found[file.stem.removeprefix("deit-s-").replace("-", " ")] = slim(dense, Structure.from_json(file.read_text()))
+    for budget in BUDGETS:
+        limit = int(budget * macs(dense))
+        for mode, embed_dim in (("bottleneck", False), ("uniform", True)):
+            for multiple in (2, 16):
+                name = f"Torch-Pruning {mode} multiples of {multiple} {budget}"
+                found[name] = prune(dense, limit, importance="magnitude", embed_dim=embed_dim, round_to=multiple)
+    return found
+
+
+def table(rows: pandas.DataFrame) -> str:
+    """Markdown: times fewer MACs and times faster than dense, and the second as a share of the first."""
+    batches = sorted(rows.batch_size.unique())
+    heads = "".join(f" ms at batch {b} | times faster | share |" for b in batches)
+    lines = [f"| model | GMACs | times fewer |{heads}", "| --- | ---: | ---: |" + " ---: | ---: | ---: |" * len(batches)]
+    for point, group in rows.groupby("point", sort=False):
+        cells = []
+        for batch in batches:
+            dense = rows[(rows.point == DENSE) & (rows.batch_size == batch)].iloc[0]
+            row = group[group.batch_size == batch].iloc[0]
+            fewer, faster = dense.macs / row.macs, dense.latency_p50_ms / row.latency_p50_ms
+            cells.append(f"{row.latency_p50_ms:.2f} | {faster:.2f} | {faster / fewer:.2f} |")
+        lines.append(f"| {point} | {row.macs / 1e9:.3f} | {fewer:.2f} | {' '.join(cells)}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    rows = bench(models(), batch_sizes=(1, 8), threads=THREADS, repeats=ROUNDS, min_seconds=SECONDS, progress=print)
+    frame = pandas.DataFrame(rows)
+    frame.to_parquet(FOLDER / "bench.parquet", index=False)
+    readme = FOLDER / "README.md"
+    before, rest = readme.read_text().split(BEGIN)
+    about = frame.iloc[0]
+    said = (
+        f"{about.hardware}, {about.threads} threads, {about.dtype}, eager, torch {about.torch_version}, "
+        f"timm {about.timm_version}, median of {about.repeats} interleaved rounds of {SECONDS} s, {about.created_at:%Y-%m-%d}:"
+    )
+    readme.write_text(f"{before}{BEGIN}\n{said}\n\n{table(frame)}\n{END}{rest.split(END)[1]}")
+    print(table(frame))
+
+
+if __name__ == "__main__":
+    main()
