@@ -20,8 +20,11 @@ for _name, _value in {
 
 import ray  # noqa: E402
 import torch  # noqa: E402
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
 from slimsweep.config import Config, ConfigError  # noqa: E402
+from slimsweep.lock import FILE as MARK  # noqa: E402
+from slimsweep.storage import Folder  # noqa: E402
 
 NOISY = ("ray", "ray.train", "ray.tune", "ray.data", "ray._private")
 
@@ -49,7 +52,7 @@ class Cluster:
     nodes: list[dict[str, float]]
 
     def workers(self, config: Config) -> int:
-        """How many training workers fit at the same time; each must fit on one node."""
+        """How many training workers fit at the same time, or will once the cluster has grown; each must fit on one node."""
         cpus, gpus = config.resources.cpus_per_worker, config.resources.gpus_per_worker
         fit = 0
         for node in self.nodes:
@@ -57,7 +60,8 @@ class Cluster:
             # A fraction is of one GPU: what is left over on each does not add up to another.
             by_gpus = by_cpus if not gpus else has * int(1 / gpus + 1e-9) if gpus < 1 else int(has / gpus)
             fit += min(by_cpus, by_gpus)
-        return fit
+        # Ray does not tell what an autoscaler may still add: the person does.
+        return max(fit, config.resources.max_workers or 0)
 
 
 @contextmanager
@@ -105,8 +109,38 @@ def check_placement(config: Config, cluster: Cluster) -> None:
         if wanted > fit:
             raise ConfigError(
                 f"{field} is {wanted}, but this cluster of {len(cluster.nodes)} nodes holds at most {fit} workers "
-                f"of {each} each: lower it, or resources.cpus_per_worker"
+                f"of {each} each: lower it, or resources.cpus_per_worker; where the cluster autoscales, say in "
+                "resources.max_workers how many workers it may grow to"
             )
+
+
+def check_storage(run: Folder) -> None:
+    """Refuse a local path that some nodes of the cluster do not share.
+
+    Raises:
+        ConfigError: names the nodes, and what to give instead.
+    """
+    others = [n for n in ray.nodes() if n["Alive"] and n["NodeID"] != ray.get_runtime_context().get_node_id()]
+    if not run.is_local or not others:
+        return
+    sees = ray.remote(num_cpus=0, max_retries=0)(sees_driver)
+    asked = {
+        node["NodeManagerAddress"]: sees.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(run.uri)
+        for node in others
+    }
+    blind = [address for address, answer in asked.items() if not ray.get(answer)]
+    if blind:
+        raise ConfigError(
+            f"output: {run.uri} is a local path that {len(blind)} of {len(others) + 1} nodes ({', '.join(sorted(blind)[:3])}) "
+            "do not share with the driver: give a folder that all nodes share, or an object store (s3://, gs://)"
+        )
+
+
+def sees_driver(uri: str) -> bool:
+    """Whether a run's folder, as this node sees it, holds the mark that its driver keeps there."""
+    return Folder(uri).exists(MARK)
 
 
 def trials_at_once(config: Config, cluster: Cluster, points: int) -> int:

@@ -394,8 +394,10 @@ class Resources(Section):
     """GPUs of each worker; a fraction lets workers share one."""
     max_concurrent_trials: int | None = Field(None, ge=1)
     """Points that train at the same time, at most; null fills the cluster."""
+    max_workers: int | None = Field(None, ge=1)
+    """Workers of this size that an autoscaling cluster may grow to hold; null is what its nodes hold at the start."""
     max_hours: float | None = Field(None, gt=0)
-    """Hours after which no new point starts; null is no limit."""
+    """Hours after which the run ends with what it has, at the end of the epoch; the same command goes on. null is no limit."""
     max_failures: int = Field(2, ge=0)
     """Times that a lost worker or trial is started again."""
 

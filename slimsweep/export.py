@@ -72,7 +72,7 @@ def export_model(model_dir: str | os.PathLike[str], format: Format, output: str 
 def _onnx(model: nn.Module, source: Path, target: Path) -> None:
     onnxruntime = importlib.import_module("onnxruntime")  # comes with an extra
     with _written(target) as temporary:
-        with _quiet():
+        with _exporting("ONNX"):
             program: Any = torch.onnx.export(
                 model,
                 (_images(model, EXPORTED_BATCH),),
@@ -91,7 +91,7 @@ def _onnx(model: nn.Module, source: Path, target: Path) -> None:
 
 def _pt2(model: nn.Module, source: Path, target: Path) -> None:
     with _written(target) as temporary:
-        with _quiet():
+        with _exporting("torch.export"):
             example = (_images(model, EXPORTED_BATCH),)
             program = torch.export.export(model, example, dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False)
             torch.export.save(program, temporary, extra_files={"config.json": _description(source)})
@@ -172,8 +172,8 @@ def _written(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back what torch's exporters say about themselves; errors are exceptions."""
+def _exporting(what: str) -> Iterator[None]:
+    """Hold back what torch's exporters say about themselves, and make one sentence of what they raise."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     try:
@@ -182,6 +182,13 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
+    except OSError:
+        raise  # a full disk says best itself what is wrong
+    except Exception as problem:
+        reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+        raise ExportError(
+            f"torch {torch.__version__} cannot turn this model into {what}: {reason}; try another format"
+        ) from problem
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 from slimsweep.budget import RemovalPath, absolute
-from slimsweep.cluster import StageFailed, check_placement, connected, foreseen, trials_at_once
+from slimsweep.cluster import StageFailed, check_placement, check_storage, connected, foreseen, trials_at_once
 from slimsweep.config import Config, ConfigError, changed_keys, load_config
 from slimsweep.data import check_data
 from slimsweep.gates import add_gates
@@ -62,33 +62,51 @@ def sweep(config: Config, run: Folder, console: Console, verbose: bool = False) 
     from slimsweep.sweep import run_sweep
 
     began = time.time()
+    until = None if config.resources.max_hours is None else began + 3600 * config.resources.max_hours
     attempt = time.strftime("%Y%m%d-%H%M%S", time.gmtime(began))
     searched = run.exists("search/search.json")
     points = plan_points(config, run) if searched else None
     if points is None or points_to_do(points, run):
         with connected(verbose) as cluster:
             check_placement(config, cluster)
+            check_storage(run)
             if points is None:
                 with Progress(run, config, console, "Dense training and search"):
-                    run_search(config, run, attempt)
+                    run_search(config, run, attempt, until)
                 if not run.exists("search/search.json"):
-                    raise ConfigError(f"the workers' results are not in {run.uri}: give an output that all nodes see")
+                    if until is None:
+                        raise ConfigError(f"the workers' results are not in {run.uri}: give an output that all nodes see")
+                    return out_of_time(config, console, "the search")
                 points = plan_points(config, run)
             left = points_to_do(points, run)
             with Progress(run, config, console, f"Sweep: {len(left)} points", points):
-                run_sweep(config, run, left, attempt, trials_at_once(config, cluster, len(left)))
+                run_sweep(config, run, left, attempt, trials_at_once(config, cluster, len(left)), until)
     no_picture = write_report(run, read_status(run, config, points))
     rows = read_rows(run)
     console.print(final_table(rows, config, run, time.time() - began))
     if no_picture:
         console.print(no_picture, style="dim")
-    failed = points_to_do(points or [], run)
+    missing = points_to_do(points or [], run)
+    failed = [point for point in missing if (rows.point == point.name).any() or until is None]
+    if len(missing) > len(failed):
+        out_of_time(config, console, f"{len(missing) - len(failed)} of {len(points or [])} points")
     if failed:
         console.print(f"{len(failed)} of {len(points or [])} points failed; the same command tries them again:", style="red")
         for point in failed:
             error = rows.loc[rows.point == point.name, "error"]
             console.print(f"  {point.name}: {error.iloc[0] if len(error) else 'no row'}", markup=False)
     return 1 if failed else 0
+
+
+def out_of_time(config: Config, console: Console, what: str) -> int:
+    """Say that the hours are over and what is left; that is what was asked for, and no failure."""
+    console.print(
+        f"resources.max_hours ({config.resources.max_hours:g}) are over, and {what} could not be finished; what is done is "
+        "kept, and the same command goes on from the last epoch",
+        style="yellow",
+        soft_wrap=True,
+    )
+    return 0
 
 
 def begin(config: Config, run: Folder) -> None:
@@ -111,10 +129,6 @@ def check(config: Config) -> None:
     """
     if config.baselines:
         raise ConfigError(f"baselines is {config.baselines}, which this version cannot run yet: leave it empty")
-    if config.resources.max_hours is not None:
-        raise ConfigError(
-            f"resources.max_hours is {config.resources.max_hours:g}, which this version cannot keep yet: leave it out"
-        )
     if config.search.ema_decay is not None:
         raise ConfigError(f"search.ema_decay is {config.search.ema_decay:g}, but gates are not averaged: leave it out")
     model = check_model(config)

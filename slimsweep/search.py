@@ -22,21 +22,22 @@ from slimsweep.config import Config
 from slimsweep.gates import GatedModel, add_gates
 from slimsweep.model import build_dense
 from slimsweep.results import write_gates
-from slimsweep.stage import data_for, load_model, save_model, set_threads, wait
+from slimsweep.stage import check_shared, data_for, load_model, save_model, set_threads, wait
 from slimsweep.storage import Folder
-from slimsweep.train import measure, train
+from slimsweep.train import OutOfTime, measure, train
 
 
-def run_search(config: Config, run: Folder, attempt: str) -> None:
+def run_search(config: Config, run: Folder, attempt: str, until: float | None = None) -> None:
     """Train the dense model and search, as far as the run folder does not hold them yet.
 
     Args:
         attempt: a name that no earlier start used: Ray's own state is not gone on from, ours is.
+        until: when (time.time()) no further epoch begins.
 
     Raises:
         StageFailed: a worker raised, or died more often than resources.max_failures.
     """
-    arguments = {"config": config.model_dump(mode="json"), "run": run.uri}
+    arguments = {"config": config.model_dump(mode="json"), "run": run.uri, "until": until}
     trainer = data_parallel(
         search_worker, arguments, config, run, name=f"search-{attempt}", workers=config.resources.search_workers
     )
@@ -83,20 +84,24 @@ def search_worker(arguments: dict[str, Any]) -> None:
     set_threads(config)
     rank = ray.train.get_context().get_world_rank()
 
-    if not run.exists("dense/config.json"):
-        train_dense(config, run, device, rank)
-    wait()
-    if not run.exists("search/search.json"):
-        search(config, run, device, rank)
-    wait()
+    check_shared(run)
+    try:
+        if not run.exists("dense/config.json"):
+            train_dense(config, run, device, rank, arguments["until"])
+        wait()
+        if not run.exists("search/search.json"):
+            search(config, run, device, rank, arguments["until"])
+        wait()
+    except OutOfTime:  # on all ranks alike; no failure, which Ray would start again
+        return
 
 
-def train_dense(config: Config, run: Folder, device: torch.device, rank: int) -> None:
+def train_dense(config: Config, run: Folder, device: torch.device, rank: int, until: float | None = None) -> None:
     """Train the dense model by `config.dense` and save it in dense/, with its top-1 on validation and test."""
     torch.manual_seed(config.seed)
     data = data_for(config)
     model = build_dense(config, data.num_classes)
-    model = train(model, data, config, config.dense, run=run, stage="dense", seed=config.seed, device=device)
+    model = train(model, data, config, config.dense, run=run, stage="dense", seed=config.seed, device=device, until=until)
     val = measure(model, data.val, config, device, config.dense)
     test = measure(model, data.test, config, device, config.dense)  # the split's one reading for this model
     if rank == 0:
@@ -105,7 +110,7 @@ def train_dense(config: Config, run: Folder, device: torch.device, rank: int) ->
         Checkpoints(run, "dense").clear()
 
 
-def search(config: Config, run: Folder, device: torch.device, rank: int) -> None:
+def search(config: Config, run: Folder, device: torch.device, rank: int, until: float | None = None) -> None:
     """Train gates and weights together and save them in search/."""
     dense = load_model(run, "dense")
     torch.manual_seed(config.seed)
@@ -124,6 +129,7 @@ def search(config: Config, run: Folder, device: torch.device, rank: int) -> None
         device=device,
         teacher=teacher,
         distill=settings.distill,
+        until=until,
     )
     if rank == 0:
         gated = cast(GatedModel, trained)

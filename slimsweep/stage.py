@@ -1,5 +1,6 @@
 """What the search and every retraining share around the training loop: data for a model, threads, the saved model."""
 
+import socket
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import nn
 
 from slimsweep.config import Config
 from slimsweep.data import Data, load_data
+from slimsweep.lock import FILE as MARK
 from slimsweep.model import check_model
 from slimsweep.storage import Folder
 from slimsweep.structure import image_size
@@ -28,6 +30,19 @@ def data_for(config: Config, model: nn.Module | None = None) -> Data:
 def set_threads(config: Config) -> None:
     """Use the CPUs that this worker owns, and no others."""
     torch.set_num_threads(max(1, int(config.resources.cpus_per_worker)))
+
+
+def check_shared(run: Folder) -> None:
+    """Refuse to train where the run's folder is another than the driver's, before time is spent on what it would never see.
+
+    Raises:
+        RuntimeError: this worker does not see the mark that the driver keeps in the folder.
+    """
+    if run.is_local and not run.exists(MARK):
+        raise RuntimeError(
+            f"output: {run.uri} on {socket.gethostname()} is not the folder that the driver writes to: give a folder that "
+            "all nodes share (NFS, a persistent volume), or an object store (s3://, gs://)"
+        )
 
 
 def wait() -> None:

@@ -23,27 +23,30 @@ from slimsweep.config import Config
 from slimsweep.points import Point, points_to_do
 from slimsweep.results import read_curve, write_row
 from slimsweep.search import data_parallel, load_gated, worker_resources
-from slimsweep.stage import data_for, load_model, save_model, set_threads
+from slimsweep.stage import check_shared, data_for, load_model, save_model, set_threads
 from slimsweep.storage import Folder
 from slimsweep.structure import Structure, macs, params
 from slimsweep.surgery import slim
-from slimsweep.train import measure, train
+from slimsweep.train import OutOfTime, measure, train
 
 log = logging.getLogger(__name__)
 
 
-def run_sweep(config: Config, run: Folder, points: list[Point], attempt: str, concurrent: int) -> None:
+def run_sweep(
+    config: Config, run: Folder, points: list[Point], attempt: str, concurrent: int, until: float | None = None
+) -> None:
     """Retrain points. One that fails leaves a row that says why, and the others go on.
 
     Args:
         points: those to do; at least one.
         attempt: a name that no earlier start used.
         concurrent: how many points train at the same time, at most.
+        until: when (time.time()) no further epoch begins: points that are not done by then have no row.
     """
     alone = config.retrain.workers_per_trial == 1
     # A trial of several workers is a Ray Train job: its own actor only waits, and must not take a worker's CPU.
     resources = {k.lower(): v for k, v in worker_resources(config).items()} if alone else {"memory": 1e7}
-    arguments = {"config": config.model_dump(mode="json"), "run": run.uri, "attempt": attempt}
+    arguments = {"config": config.model_dump(mode="json"), "run": run.uri, "attempt": attempt, "until": until}
     tuner = ray.tune.Tuner(
         ray.tune.with_resources(ray.tune.with_parameters(trial, arguments=arguments), resources),
         param_space={"point": ray.tune.grid_search([asdict(p) for p in points])},
@@ -73,20 +76,23 @@ def trial_folder(trial: Any) -> str:
 def trial(parameters: dict[str, Any], arguments: dict[str, Any]) -> dict[str, float]:
     """What Tune runs for each point: the retraining in this process, or as a Ray Train job of several workers."""
     config, run, point = Config(**arguments["config"]), Folder(arguments["run"]), Point(**parameters["point"])
-    if not points_to_do(
-        [point], run
-    ):  # the process died after its row was written: Tune starts it again, there is nothing to do
-        return {"ok": 1.0}
+    if not points_to_do([point], run):
+        return {"ok": 1.0}  # the process died after its row was written: Tune starts it again, there is nothing to do
+    if arguments["until"] is not None and time.time() >= arguments["until"]:
+        return {"ok": 0.0}
     run.delete(f"results/{point.name}.parquet")  # of an earlier try that failed: this one is under way
     try:
+        check_shared(run)
         if config.retrain.workers_per_trial == 1:
             set_threads(config)
             device = torch.device("cuda" if config.resources.gpus_per_worker > 0 else "cpu")
-            retrain(config, run, point, device, rank=0)
+            retrain(config, run, point, device, 0, arguments["until"])
         else:
             name = f"{point.name}-{arguments['attempt']}-{time.time_ns()}"
             workers = config.retrain.workers_per_trial
             data_parallel(retrain_worker, {**arguments, **parameters}, config, run, name=name, workers=workers).fit()
+    except OutOfTime:
+        return {"ok": 0.0}
     except Exception as problem:
         # Training this point went wrong, and would again: its row says why, and the other points go on.
         log.warning("%s failed:\n%s", point.name, traceback.format_exc())
@@ -100,10 +106,15 @@ def retrain_worker(arguments: dict[str, Any]) -> None:
     config = Config(**arguments["config"])
     set_threads(config)
     rank = ray.train.get_context().get_world_rank()
-    retrain(config, Folder(arguments["run"]), Point(**arguments["point"]), ray.train.torch.get_device(), rank)
+    run, point = Folder(arguments["run"]), Point(**arguments["point"])
+    check_shared(run)
+    try:
+        retrain(config, run, point, ray.train.torch.get_device(), rank, arguments["until"])
+    except OutOfTime:  # on all ranks alike; no failure, which Ray would start again
+        return
 
 
-def retrain(config: Config, run: Folder, point: Point, device: torch.device, rank: int) -> None:
+def retrain(config: Config, run: Folder, point: Point, device: torch.device, rank: int, until: float | None = None) -> None:
     """Cut a point's model, train it, save it, read the test split once, and write the row."""
     dense = load_model(run, "dense")
     structure = Structure.from_json(point.structure)
@@ -122,6 +133,7 @@ def retrain(config: Config, run: Folder, point: Point, device: torch.device, ran
         device=device,
         teacher=dense,
         distill=config.retrain.distill,
+        until=until,
     )
     val = measure(small, data.val, config, device, config.retrain)
     test = measure(small, data.test, config, device, config.retrain)

@@ -37,6 +37,10 @@ class TrainingDiverged(RuntimeError):
     """The loss became NaN or infinite; the last checkpoint is from before it did."""
 
 
+class OutOfTime(Exception):
+    """The hours that the run may take are over; what was trained so far is in the last checkpoint."""
+
+
 @dataclass
 class State:
     """What one training changes, and so what a checkpoint holds.
@@ -103,6 +107,7 @@ def train(
     device: torch.device,
     teacher: nn.Module | None = None,
     distill: Distill | None = None,
+    until: float | None = None,
     on_epoch: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> nn.Module:
     """Train a model by a recipe and return it, or its moving average where the recipe asks for one.
@@ -113,10 +118,12 @@ def train(
     Args:
         stage: dense, search (the model is gated: its gates learn too) or retrain.
         teacher: model whose answers are learned from, as far as `distill` says.
+        until: when (time.time()) no further epoch begins.
         on_epoch: called on rank 0 with each epoch's row of the curve.
 
     Raises:
         TrainingDiverged: a loss that is not finite; names stage, epoch and step.
+        OutOfTime: `until` came before the last epoch was trained.
     """
     rank, world = ranks()
     name = point or stage
@@ -169,6 +176,8 @@ def train(
     forward = torch.compile(parallel) if recipe.compile else parallel
 
     for epoch in range(first, recipe.epochs):
+        if until is not None and float(mean_over_ranks(torch.tensor(float(time.time() >= until), device=device))) > 0:
+            raise OutOfTime(f"{name} stopped after epoch {epoch} of {recipe.epochs}")
         began = time.perf_counter()
         # Each epoch draws from its own seed, so an epoch that is run again after a restart is the same epoch.
         draw = (seed * 1_000_003 + epoch) * 1_009 + rank

@@ -81,6 +81,23 @@ def test_what_differs_is_removed_and_what_was_there_stays(format, tmp_path, monk
     assert {p.name for p in tmp_path.iterdir()} == {"config.json", "model.safetensors", target.name}
 
 
+@pytest.mark.parametrize("format", ["onnx", "pt2"])
+def test_what_torch_cannot_export_is_said_in_one_sentence(format, tmp_path, monkeypatch):
+    if format == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    saved(tmp_path, small_vit())
+
+    def data_dependent(self, x):
+        return x * 2 if x.sum() > 0 else x
+
+    monkeypatch.setattr(timm.models.vision_transformer.Block, "forward", data_dependent)
+    with pytest.raises(ExportError, match=r"torch .* cannot turn this model into .*; try another format$") as caught:
+        export_model(tmp_path, format)
+    assert "\n" not in str(caught.value)
+    assert {p.name for p in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
+
+
 def test_missing_packages_are_named(tmp_path, monkeypatch):
     saved(tmp_path, small_vit())
     find = export.importlib.util.find_spec
