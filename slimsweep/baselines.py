@@ -132,12 +132,14 @@ def check_baseline(method: str, model: nn.Module, search: Search, budgets: Seque
         if reason:
             raise ConfigError(f"{refused}{reason}; leave {method!r} out")
     if method == "small":
-        cost = small_costs(model)
-        for budget in budgets:
-            try:
-                small_structure(model, budget, search.round_to, cost)
-            except ValueError as problem:
-                raise ConfigError(f"{refused}{problem}; leave {method!r} out") from problem
+        widths, total = small_widths(model, search.round_to), macs(model)
+        least = small_costs(model)(widths[0], 1)
+        lowest = min(budgets, key=lambda budget: absolute(budget, total))
+        if absolute(lowest, total) < least:
+            raise ConfigError(
+                f"{refused}the smallest plain model has {least / 1e6:,.2f} MMACs, more than budget {lowest!r} allows; "
+                f"leave {method!r} or that budget out"
+            )
 
 
 def extra_epochs(search_epochs: int, dense_macs: int, frontier: int, point_macs: int) -> int:
@@ -300,9 +302,8 @@ def _like(dense: nn.Module, **sizes: int) -> nn.Module:
 def small_structure(dense: Timm, budget: Budget, round_to: int = 1, cost: Callable[[int, int], int] | None = None) -> Structure:
     """The whole structure of a plain model of the dense one's architecture within a budget: narrower, shallower, or both.
 
-    The embed dim is even and a multiple of `round_to`, the number of heads the one that divides it into heads nearest in
-    width to the dense model's. Among all widths and depths up to the dense model's that are short of the budget by at most
-    1 % of dense, the one nearest to the dense ratio of width to depth is taken; where none is so near, the largest.
+    Among all widths (`small_widths`) and depths up to the dense model's that are short of the budget by at most 1 % of
+    dense, the one nearest to the dense ratio of width to depth is taken; where none is so near, the largest.
 
     Args:
         cost: `small_costs(dense)`, where there are several budgets.
@@ -314,8 +315,7 @@ def small_structure(dense: Timm, budget: Budget, round_to: int = 1, cost: Callab
     width, depth = dense.embed_dim, len(dense.blocks)
     total = macs(dense)
     limit = absolute(budget, total)
-    step = math.lcm(2, round_to)
-    widths = [w for w in range(step, width + 1, step) if heads_of_small(dense, w)]
+    widths = small_widths(dense, round_to)
     found: list[tuple[float, int, int, int]] = []  # how far from the dense ratio, -MACs, width, depth
     for blocks in range(1, depth + 1):
         # Costs rise with the width: the widest that fits, and those below it that are near the budget.
@@ -326,8 +326,7 @@ def small_structure(dense: Timm, budget: Budget, round_to: int = 1, cost: Callab
             if limit - one > NEAR * total:
                 break
     if not found:
-        least = cost(widths[0], 1) / 1e6 if widths else math.inf
-        raise ValueError(f"budget {budget!r} is below the smallest plain model's {least:,.2f} MMACs")
+        raise ValueError(f"budget {budget!r} is below the smallest plain model's {cost(widths[0], 1) / 1e6:,.2f} MMACs")
     near = [f for f in found if limit + f[1] <= NEAR * total] or [min(found, key=lambda f: f[1])]
     _, _, chosen, blocks = min(near)
     with torch.device("meta"):
@@ -335,10 +334,23 @@ def small_structure(dense: Timm, budget: Budget, round_to: int = 1, cost: Callab
     return Structure(measure(model, "dim", ()), {})
 
 
+def small_widths(dense: Timm, round_to: int = 1) -> list[int]:
+    """The embed dims of plain smaller models, from small to large: even multiples of `round_to` that divide into heads."""
+    step = math.lcm(2, round_to)
+    return [w for w in range(step, dense.embed_dim, step) if heads_of_small(dense, w)] + [dense.embed_dim]
+
+
 def heads_of_small(dense: Timm, width: int) -> int:
-    """The number of heads that divides a width into even heads nearest to the dense model's; 0 where none does."""
+    """How many heads a width divides into: all even, and as near to the dense model's as can be, within a factor of 1.5.
+
+    A width below a dense head's is one head; 0 where a width does not divide so.
+    """
     wanted = dense.blocks[0].attn.head_dim
-    fits = [h for h in range(1, width // 2 + 1) if width % (2 * h) == 0]
+    if width == dense.embed_dim:
+        return dense.blocks[0].attn.num_heads
+    if width < wanted:
+        return 1
+    fits = [h for h in range(1, width // 2 + 1) if width % (2 * h) == 0 and 1 / 1.5 <= width / h / wanted <= 1.5]
     return min(fits, key=lambda h: (abs(math.log(width / h / wanted)), -h), default=0)
 
 
