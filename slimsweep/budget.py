@@ -52,6 +52,13 @@ def absolute(budget: Budget, dense: int) -> int:
     return int(budget * dense)
 
 
+def multiple(shape: Shape, round_to: int | None) -> int:
+    """`round_to`, or what is fast for a model where that is None: 16 where heads are at least 64 wide, 1 in smaller models."""
+    if round_to is not None:
+        return round_to
+    return FAST_MULTIPLE if min(layer.head_dim for layer in shape.layers) >= WIDE_HEAD else 1
+
+
 @dataclass(frozen=True)
 class Steps:
     """The order in which one family's gates leave; a step is what leaves together (units, or a dim of every kept head)."""
@@ -82,8 +89,7 @@ class RemovalPath:
     def __init__(
         self, shape: Shape, scores: Scores, floors: Mapping[str, float] | None = None, round_to: int | None = 1
     ) -> None:
-        if round_to is None:
-            round_to = FAST_MULTIPLE if min(layer.head_dim for layer in shape.layers) >= WIDE_HEAD else 1
+        round_to = multiple(shape, round_to)
         if round_to < 1:
             raise ValueError(f"round_to is {round_to}; it must be at least 1")
         self.shape = shape

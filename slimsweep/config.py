@@ -28,6 +28,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 Stage = Literal["dense", "search", "retrain"]
 Family = Literal["attention", "mlp", "token"]
 Baseline = Literal["uniform", "random", "taylor", "scratch", "small", "torch-pruning"]
+Terms = Literal["retraining", "compute"]
 T = TypeVar("T")
 
 ENV_PREFIX = "SLIMSWEEP_"
@@ -357,12 +358,31 @@ class Retrain(Recipe):
 
     epochs: int = Field(300, ge=1)
     """Passes over the training images."""
+    lr: float | list[float] = 5e-4  # type: ignore[assignment]  # one rate in what `at` returns, which is what trains
+    """Highest learning rate, as it is for the batch size; of a list, the best on validation for each method and budget."""
     seeds: list[int] = [0]
     """Seeds of the retraining, a point each: a list, or how many (3 is 0,1,2)."""
     distill: Distill = Distill()
     """Learning from the dense model's answers."""
     workers_per_trial: int = Field(1, ge=1)
     """Workers that train one point together."""
+
+    @field_validator("lr")
+    @classmethod
+    def _rates(cls, value: float | list[float]) -> float | list[float]:
+        rates = value if isinstance(value, list) else [value]
+        if not rates or min(rates) <= 0:
+            raise ValueError("must be a rate above 0, such as 5e-4, or a list of some, such as [5e-4, 1e-3]")
+        return _once(rates) if len(rates) > 1 else rates[0]
+
+    @property
+    def rates(self) -> list[float]:
+        """The learning rates to try, as they were given; one where there is no choice."""
+        return self.lr if isinstance(self.lr, list) else [self.lr]
+
+    def at(self, lr: float, epochs: int) -> "Retrain":
+        """The recipe with one learning rate and a number of epochs."""
+        return self.model_copy(update={"lr": lr, "epochs": epochs})
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -435,7 +455,9 @@ class Config(Section):
     retrain: Retrain = Retrain()
     """Training of each point after the cut, and of the dense model for comparison."""
     baselines: list[Baseline] = []
-    """Other ways to reach the same budgets, to compare with."""
+    """Other ways to reach the same budgets, to compare with, cut and retrained alike."""
+    baseline_terms: list[Terms] = ["retraining"]
+    """Retrain them as long as searched points, or longer by the search's compute, spread over the budgets; or both."""
     resources: Resources = Resources()
     """What of the cluster is used."""
 
@@ -478,6 +500,13 @@ class Config(Section):
     def _each_once(cls, value: list[str]) -> list[str]:
         return _once(value)
 
+    @field_validator("baseline_terms")
+    @classmethod
+    def _some_terms(cls, value: list[str]) -> list[str]:
+        if not value:
+            raise ValueError("must name retraining, compute, or both")
+        return _once(value)
+
     @model_validator(mode="before")
     @classmethod
     def _start_where_weights_are(cls, values: Any) -> Any:
@@ -502,8 +531,9 @@ class Config(Section):
                 raise ValueError(
                     f"{stage}.warmup_epochs is {recipe.warmup_epochs}, not below {stage}.epochs, {recipe.epochs}: lower it"
                 )
-            if recipe.min_lr > recipe.lr:
-                raise ValueError(f"{stage}.min_lr is {recipe.min_lr}, above {stage}.lr, which is {recipe.lr}: lower it")
+            lowest = min(recipe.rates) if isinstance(recipe, Retrain) else recipe.lr
+            if recipe.min_lr > lowest:
+                raise ValueError(f"{stage}.min_lr is {recipe.min_lr}, above {stage}.lr, which is {lowest}: lower it")
             parallel = "retrain.workers_per_trial" if stage == "retrain" else "resources.search_workers"
             workers = self.retrain.workers_per_trial if stage == "retrain" else self.resources.search_workers
             factors = {parallel: workers, f"{stage}.accumulate": recipe.accumulate}
@@ -551,6 +581,7 @@ class Config(Section):
                 "data.batch_size": batch,
                 "data.eval_batch_size": min(self.data.eval_batch_size or 64, 64),
                 "retrain.seeds": self.retrain.seeds[:1],
+                "retrain.lr": self.retrain.rates[:2],
                 **{f"{stage}.{key}": v for stage, n in stages.items() for key, v in {"epochs": n, **quick}.items()},
             }
         )

@@ -10,6 +10,8 @@ import pandas as pd
 
 Numbers = np.ndarray  # of float64
 
+EQUAL_COMPUTE = ", equal compute"  # behind a method's name, as in templates/6_figure.js
+
 
 def frontier(
     rows: pd.DataFrame, x: str = "macs", y: str = "test_top1", *, maximize_x: bool = False, maximize_y: bool = True
@@ -96,6 +98,27 @@ def summarize(
         columns[f"{metric}_mean"] = values.mean()
         columns[f"{metric}_se"] = values.std(ddof=1) / np.sqrt(values.count())
     return pd.DataFrame(columns).reset_index()
+
+
+def best_rates(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of points that differ in their learning rate only, the one with the best top-1 on validation; failed ones all stay.
+
+    Args:
+        rows: of one run; without a column `lr` they are returned as they are.
+    """
+    if "lr" not in rows or rows.empty:
+        return rows
+    ok = rows[rows["status"] == "ok"].sort_values(["val_top1", "lr"], ascending=[False, True], kind="stable")
+    best = ok.groupby(["method", "terms", "budget", "seed"], dropna=False, sort=False).head(1)
+    return rows[(rows["status"] != "ok") | rows.index.isin(best.index)]
+
+
+def by_series(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows whose method says its terms too, so that a method on equal compute is one of its own: "uniform, equal compute"."""
+    if "terms" not in rows:
+        return rows
+    longer = rows["terms"] == "compute"
+    return rows.assign(method=rows["method"].where(~longer, rows["method"] + EQUAL_COMPUTE))
 
 
 def hypervolume_by_method(

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from slimsweep.budget import absolute
+from slimsweep.pareto import best_rates
 
 
 class NothingFits(ValueError):
@@ -36,7 +37,8 @@ def pick(
     """
     if max_macs is None and min_top1 is None and max_latency_ms is None:
         raise ValueError("give a limit: --max-macs 1.2G, --min-top1 80 or --max-latency-ms 5")
-    ok = rows[rows.status == "ok"].copy()
+    ok = best_rates(rows)
+    ok = ok[ok.status == "ok"].copy()
     if ok.empty:
         raise NothingFits(
             "no point of this run is done yet, so there is nothing to pick from; `slimsweep status` says where it stands"

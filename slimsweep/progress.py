@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 
 from slimsweep.config import Config
+from slimsweep.pareto import best_rates, by_series
 from slimsweep.points import Point
 from slimsweep.report import write_report
 from slimsweep.status import Part, Status, plain_table, read_status, status_table
@@ -118,8 +119,10 @@ class Progress:
 
 def final_table(rows: pd.DataFrame, config: Config, run: Folder, seconds: float) -> Group:
     """The points of a run as a short table, and where the report and the best models are."""
-    ok = rows[rows.status == "ok"].sort_values(["budget", "method", "seed"], ascending=[False, True, True])
-    figures = ("budget", "MMACs", "of dense", "params", "test top-1 %", "vs dense")
+    ok = by_series(best_rates(rows))
+    ok = ok[ok.status == "ok"].sort_values(["budget", "method", "seed"], ascending=[False, True, True])
+    rates = len(config.retrain.rates) > 1
+    figures = ("budget", "MMACs", "of dense", "params", *(("lr",) if rates else ()), "test top-1 %", "vs dense")
     table = plain_table(f"{config.name} in {seconds:.0f} s", [("method", "left"), *((name, "right") for name in figures)])
     for row in ok.to_dict("records"):
         table.add_row(
@@ -128,6 +131,7 @@ def final_table(rows: pd.DataFrame, config: Config, run: Folder, seconds: float)
             f"{row['macs'] / 1e6:,.2f}",
             f"{100 * row['macs'] / row['macs_dense']:.1f} %",
             f"{row['params']:,}",
+            *((f"{row['lr']:g}",) if rates else ()),
             f"{row['test_top1']:.2f}",
             f"{row['test_top1'] - row['test_top1_untouched']:+.2f}",
         )

@@ -12,7 +12,7 @@ import json
 import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import slimsweep
-from slimsweep.pareto import frontier, hypervolume_by_method, knee, summarize
+from slimsweep.pareto import EQUAL_COMPUTE, best_rates, by_series, frontier, hypervolume_by_method, knee, summarize
 from slimsweep.results import CURVES, GATES, read_curves, read_gates, read_rows
 from slimsweep.status import Status, read_status
 from slimsweep.storage import Folder
@@ -143,6 +143,7 @@ def build_page(runs: Sequence[RunTables], *, written_at: datetime | None = None,
 
 def page_data(runs: Sequence[RunTables]) -> dict[str, Any]:
     """What the page's script works on, as plain JSON data: a column a list, and each structure and shape once."""
+    runs = [replace(run, results=by_series(best_rates(run.results))) for run in runs]
     shelf = _Shelf()
     names = _unique([run.name for run in runs])
     columns: dict[str, list[Any]] = {"run": [], "structure": [], **{name: [] for name in POINT_COLUMNS}}
@@ -188,6 +189,7 @@ POINT_COLUMNS: dict[str, int] = {
     "test_top1": 4,
     "test_top5": 4,
     "test_loss": 5,
+    "lr": 9,
     "epochs": 0,
     "train_seconds": 2,
     "device": 0,
@@ -568,7 +570,7 @@ PICTURE_STYLE = {
 
 def frontier_figure(tables: RunTables) -> go.Figure:
     """The frontier of one run as a plotly figure: test top-1 (percent) against MACs, means and standard errors over seeds."""
-    means = summarize(tables.results)
+    means = summarize(by_series(best_rates(tables.results)))
     means = means[means["test_top1_mean"].notna()]
     scale, unit = next(((s, u) for s, u in ((1e9, "GMACs"), (1e6, "MMACs")) if means["macs_mean"].max() >= s), (1.0, "MACs"))
     x, y = "macs_mean", "test_top1_mean"
@@ -583,10 +585,15 @@ def frontier_figure(tables: RunTables) -> go.Figure:
         showlegend=False,
     )
     for method, group in means.groupby("method"):
-        colour, symbol = PICTURE_STYLE.get(str(method), ("#3d6b35", "hexagon"))
+        colour, symbol = PICTURE_STYLE.get(str(method).removesuffix(EQUAL_COMPUTE), ("#3d6b35", "hexagon"))
+        hollow = str(method).endswith(EQUAL_COMPUTE)
         own = frontier(group, x, y)
         figure.add_scatter(
-            x=own[x] / scale, y=own[y], mode="lines", line={"shape": "hv", "width": 2, "color": colour}, showlegend=False
+            x=own[x] / scale,
+            y=own[y],
+            mode="lines",
+            line={"shape": "hv", "width": 2, "color": colour, "dash": "dash" if hollow else "solid"},
+            showlegend=False,
         )
         figure.add_scatter(
             x=group[x] / scale,
@@ -596,7 +603,7 @@ def frontier_figure(tables: RunTables) -> go.Figure:
             marker={
                 "size": 12,
                 "color": colour,
-                "symbol": symbol,
+                "symbol": f"{symbol}-open" if hollow else symbol,
                 "opacity": np.where(group.index.isin(front.index), 1.0, 0.42).tolist(),
             },
             error_y={"type": "data", "array": group["test_top1_se"].fillna(0).tolist(), "thickness": 1.5, "width": 4},

@@ -16,7 +16,7 @@ import torch
 from slimsweep.storage import Folder
 from slimsweep.structure import Shape
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"  # 1 had no terms and lr
 
 METHODS = ("searched", "dense", "uniform", "random", "taylor", "scratch", "small", "torch-pruning")
 
@@ -27,6 +27,7 @@ RESULTS = pa.schema(
         ("model", pa.string()),  # timm name
         ("data", pa.string()),
         ("method", pa.string()),  # one of METHODS
+        ("terms", pa.string()),  # retraining: as long as searched points; compute: longer by a share of the search
         ("seed", pa.int64()),
         ("budget", pa.float64()),  # fraction of the dense model's MACs asked for; 1.0 for dense
         ("status", pa.string()),  # ok or failed
@@ -42,6 +43,7 @@ RESULTS = pa.schema(
         ("test_top5", pa.float64()),  # percent
         ("test_loss", pa.float64()),  # nats
         ("test_top1_untouched", pa.float64()),  # percent, of the dense model that the search started from
+        ("lr", pa.float64()),  # highest learning rate of the retraining
         ("epochs", pa.int64()),
         ("samples_seen", pa.int64()),
         ("train_seconds", pa.float64()),
@@ -119,14 +121,16 @@ def write_row(run: Folder, row: dict[str, Any]) -> None:
     unknown = set(row) - set(RESULTS.names)
     if unknown:
         raise KeyError(f"not columns of the results table: {sorted(unknown)}")
-    row = {"status": "ok", "error": "", "created_at": datetime.now(UTC), **row}
+    row = {"status": "ok", "error": "", "terms": "retraining", "created_at": datetime.now(UTC), **row}
     _write(run, f"results/{row['point']}.parquet", [row], RESULTS)
 
 
 def read_rows(run: Folder) -> pd.DataFrame:
-    """All rows of a run, by budget (largest first), method and seed; an empty table where there is none."""
-    return _read(run, "results", RESULTS).sort_values(
-        ["budget", "method", "seed"], ascending=[False, True, True], ignore_index=True
+    """All rows of a run, by budget (largest first), method, terms, seed and learning rate; empty where there is none."""
+    rows = _read(run, "results", RESULTS)
+    rows["terms"] = rows["terms"].fillna("retraining")  # there was nothing else in version 1
+    return rows.sort_values(
+        ["budget", "method", "terms", "seed", "lr"], ascending=[False, True, False, True, True], ignore_index=True
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from slimsweep.baselines import check_baseline
 from slimsweep.budget import RemovalPath, absolute
 from slimsweep.cluster import StageFailed, check_placement, check_storage, connected, foreseen, trials_at_once
 from slimsweep.config import Config, ConfigError, changed_keys, load_config
@@ -20,7 +21,7 @@ from slimsweep.data import check_data
 from slimsweep.gates import add_gates
 from slimsweep.lock import hold
 from slimsweep.model import check_model
-from slimsweep.points import plan_points, points_to_do
+from slimsweep.points import plan_points, points_to_do, to_choose
 from slimsweep.progress import Progress, final_table
 from slimsweep.report import write_report
 from slimsweep.results import read_rows
@@ -59,14 +60,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def sweep(config: Config, run: Folder, console: Console, verbose: bool = False) -> int:
     """All stages that the run folder does not hold yet."""
     from slimsweep.search import run_search
-    from slimsweep.sweep import run_sweep
+    from slimsweep.sweep import choose_baselines, run_sweep
 
     began = time.time()
     until = None if config.resources.max_hours is None else began + 3600 * config.resources.max_hours
     attempt = time.strftime("%Y%m%d-%H%M%S", time.gmtime(began))
     searched = run.exists("search/search.json")
     points = plan_points(config, run) if searched else None
-    if points is None or points_to_do(points, run):
+    if points is None or points_to_do(points, run) or to_choose(config, run):
         with connected(verbose) as cluster:
             check_placement(config, cluster)
             check_storage(run)
@@ -77,10 +78,16 @@ def sweep(config: Config, run: Folder, console: Console, verbose: bool = False) 
                     if until is None:
                         raise ConfigError(f"the workers' results are not in {run.uri}: give an output that all nodes see")
                     return out_of_time(config, console, "the search")
+            choose_baselines(config, run)
+            points = plan_points(config, run)
+            tried: set[str] = set()
+            # What the first seed shows at each learning rate brings points of the other seeds: once around for each.
+            while left := [point for point in points_to_do(points, run) if point.name not in tried]:
+                name = f"{attempt}-{len(tried)}" if tried else attempt
+                with Progress(run, config, console, f"Sweep: {len(left)} points", points):
+                    run_sweep(config, run, left, name, trials_at_once(config, cluster, len(left)), until)
+                tried.update(point.name for point in left)
                 points = plan_points(config, run)
-            left = points_to_do(points, run)
-            with Progress(run, config, console, f"Sweep: {len(left)} points", points):
-                run_sweep(config, run, left, attempt, trials_at_once(config, cluster, len(left)), until)
     no_picture = write_report(run, read_status(run, config, points))
     rows = read_rows(run)
     console.print(final_table(rows, config, run, time.time() - began))
@@ -127,8 +134,6 @@ def check(config: Config) -> None:
         ConfigError: in one sentence, what is wrong with the input.
         ValueError: the model cannot be cut, or not to these budgets.
     """
-    if config.baselines:
-        raise ConfigError(f"baselines is {config.baselines}, which this version cannot run yet: leave it empty")
     if config.search.ema_decay is not None:
         raise ConfigError(f"search.ema_decay is {config.search.ema_decay:g}, but gates are not averaged: leave it out")
     model = check_model(config)
@@ -144,6 +149,8 @@ def check(config: Config) -> None:
         if absolute(budget, dense) >= dense:
             raise ConfigError(f"budget {budget!r} is not below the dense model's {dense / 1e6:,.1f} MMACs: take a smaller one")
         path.solve(budget)
+    for method in config.baselines:
+        check_baseline(method, model, settings, config.budgets)
     if (cluster := foreseen()) is not None:
         check_placement(config, cluster)
 
@@ -154,8 +161,14 @@ def compare(old: Config, new: Config, run: Folder) -> None:
         stage for stage in ("dense", "search") if run.exists(f"curves/{stage}.parquet") or run.exists(f"{stage}/config.json")
     ]
     # Failed points hold nothing to compare with: their recipe may be mended.
-    stage: Any = "retrain" if (read_rows(run).status == "ok").any() else begun[-1] if begun else None
-    if stage is not None and (changed := changed_keys(old.identity(stage), new.identity(stage))):
+    done = (rows := read_rows(run))[rows.status == "ok"]
+    stage: Any = "retrain" if len(done) else begun[-1] if begun else None
+    changed = changed_keys(old.identity(stage), new.identity(stage)) if stage is not None else []
+    if len(old.retrain.rates) > 1 and len(new.retrain.rates) > 1 and set(done.lr) <= set(new.retrain.rates):
+        changed = [key for key in changed if key != "retrain.lr"]  # a list of rates may grow, and lose those that failed
+    if (done.terms == "compute").any() and len(old.budgets) != len(new.budgets):
+        changed.append("budgets (over which the search's compute is spread)")
+    if changed:
         raise ConfigError(
             f"{', '.join(changed)} changed since {run.uri} was begun, so its results would not compare with new ones: "
             "take another --name, or set it back"

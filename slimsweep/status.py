@@ -1,7 +1,7 @@
 """Where a run stands, read from its folder alone: stages and points done, running, failed, waiting, and what comes next."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import yaml
@@ -10,7 +10,8 @@ from rich.table import Table
 
 from slimsweep.config import Config
 from slimsweep.lock import driver_alive
-from slimsweep.points import Point, plan_points
+from slimsweep.pareto import best_rates
+from slimsweep.points import Point, plan_points, to_choose
 from slimsweep.results import read_curve, read_rows
 from slimsweep.storage import Folder
 
@@ -28,6 +29,7 @@ class Part:
     epochs_total: int
     val_top1: float | None = None  # percent
     error: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,7 @@ class Status:
     alive: bool  # a driver is at work on it
     stages: list[Part]
     points: list[Part] = field(default_factory=list)  # empty before the search has ended
+    choosing: bool = False  # what the baselines keep is still to be chosen: their points are not known yet
 
     def count(self, state: State) -> int:
         return sum(p.state == state for p in self.points)
@@ -45,7 +48,7 @@ class Status:
     @property
     def finished(self) -> bool:
         """Every point has been tried, none is waiting or running."""
-        return bool(self.points) and all(p.state in ("done", "failed") for p in self.points)
+        return bool(self.points) and not self.choosing and all(p.state in ("done", "failed") for p in self.points)
 
     @property
     def next(self) -> str:
@@ -62,6 +65,8 @@ class Status:
                 if failed
                 else "all points are done; the report is report.html"
             )
+        if self.choosing:
+            return "what the baselines keep is to be chosen" + ("" if self.alive else "; start the same command again to go on")
         left = self.count("waiting") + self.count("running")
         return f"{left} points are to be done" + ("" if self.alive else "; start the same command again to go on")
 
@@ -92,11 +97,16 @@ def read_status(run: Folder, config: Config | None = None, points: list[Point] |
     search = _stage(run, "search", run.exists("search/search.json"), config.search.epochs, alive and dense.state == "done")
     parts = []
     if search.state == "done":
-        rows = {row["point"]: row for row in read_rows(run).to_dict("records")}
+        table = read_rows(run)
+        rows = {row["point"]: row for row in table.to_dict("records")}
+        best = set(best_rates(table)["point"])
         curves = {n.removesuffix(".parquet") for n in run.list("curves")}
         for point in points if points is not None else plan_points(config, run):
-            parts.append(_point(run, point, rows, curves, config.retrain.epochs, alive))
-    return Status(name=config.name, alive=alive, stages=[dense, search], points=parts)
+            part = _point(run, point, rows, curves, point.epochs, alive)
+            other = part.state == "done" and point.name not in best
+            parts.append(replace(part, note="another learning rate is better on validation") if other else part)
+    choosing = search.state == "done" and bool(to_choose(config, run))
+    return Status(name=config.name, alive=alive, stages=[dense, search], points=parts, choosing=choosing)
 
 
 def _stage(run: Folder, name: str, done: bool, total: int, alive: bool) -> Part:
@@ -149,6 +159,10 @@ def status_table(status: Status) -> Table:
         top1 = "" if part.val_top1 is None else f"{part.val_top1:.2f}"
         colour = COLOURS[part.state]
         table.add_row(
-            part.name, f"[{colour}]{part.state}[/{colour}]", f"{part.epochs}/{part.epochs_total}", top1, part.error[:100]
+            part.name,
+            f"[{colour}]{part.state}[/{colour}]",
+            f"{part.epochs}/{part.epochs_total}",
+            top1,
+            part.error[:100] or part.note,
         )
     return table

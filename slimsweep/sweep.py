@@ -17,19 +17,49 @@ import timm
 import torch
 
 import slimsweep
+from slimsweep.baselines import choose, starting_model, training_images
 from slimsweep.checkpoint import Checkpoints
-from slimsweep.cluster import first_cause
+from slimsweep.cluster import StageFailed, first_cause
 from slimsweep.config import Config
-from slimsweep.points import Point, points_to_do
+from slimsweep.points import Point, chosen_path, fraction, load_shape, points_to_do, to_choose
 from slimsweep.results import read_curve, write_row
 from slimsweep.search import data_parallel, load_gated, worker_resources
 from slimsweep.stage import check_shared, data_for, load_model, save_model, set_threads
 from slimsweep.storage import Folder
 from slimsweep.structure import Structure, macs, params
-from slimsweep.surgery import slim
 from slimsweep.train import OutOfTime, measure, train
 
 log = logging.getLogger(__name__)
+
+
+def choose_baselines(config: Config, run: Folder) -> None:
+    """Let workers choose what the baselines keep, as far as the run's folder does not hold it; a task a method.
+
+    Raises:
+        StageFailed: a worker raised. A budget that a method cannot meet is no failure of the others: its point says so.
+    """
+    gpus = config.resources.gpus_per_worker
+    work = ray.remote(num_cpus=config.resources.cpus_per_worker, num_gpus=gpus)(choose_baseline)
+    tasks = [work.remote(config.model_dump(mode="json"), run.uri, *wanted) for wanted in to_choose(config, run, again=True)]
+    try:
+        ray.get(tasks)
+    except ray.exceptions.RayError as problem:
+        raise StageFailed(f"what the baselines keep could not be chosen: {first_cause(problem)}") from problem
+
+
+def choose_baseline(settings: dict[str, Any], uri: str, method: str, seed: int) -> None:
+    """Write what a method keeps at each budget to baselines/ of the run's folder, or why it cannot."""
+    config, run = Config(**settings), Folder(uri)
+    set_threads(config)
+    dense = load_model(run, "dense")
+    data = data_for(config, dense)
+    images, labels = training_images(data, config)
+    dense.to("cuda" if config.resources.gpus_per_worker > 0 else "cpu")
+    found = choose(method, config.budgets, dense, config.search, seed=seed, images=images, labels=labels)
+    total = load_shape(run).full().macs()
+    for budget, structure in zip(config.budgets, found, strict=True):
+        kept, error = (structure.to_json(), "") if isinstance(structure, Structure) else ("", str(structure))
+        run.write_json(chosen_path(config, method, fraction(budget, total), seed), {"structure": kept, "error": error})
 
 
 def run_sweep(
@@ -116,16 +146,19 @@ def retrain_worker(arguments: dict[str, Any]) -> None:
 
 def retrain(config: Config, run: Folder, point: Point, device: torch.device, rank: int, until: float | None = None) -> None:
     """Cut a point's model, train it, save it, read the test split once, and write the row."""
+    if not point.structure:
+        raise ValueError(run.read_json(chosen_path(config, point.method, point.budget, point.seed))["error"])
     dense = load_model(run, "dense")
-    structure = Structure.from_json(point.structure)
     # The dense point starts from the dense weights: it shows what the retraining alone gives.
-    small = slim(dense if point.method == "dense" else load_gated(config, run, dense), structure)
+    source = load_gated(config, run, dense) if point.method == "searched" else dense
+    small = starting_model(point.method, source, Structure.from_json(point.structure), point.seed)
+    recipe = config.retrain.at(point.lr, point.epochs)
     data = data_for(config, dense)
     small = train(
         small,
         data,
         config,
-        config.retrain,
+        recipe,
         run=run,
         stage="retrain",
         point=point.name,
@@ -154,8 +187,8 @@ def retrain(config: Config, run: Folder, point: Point, device: torch.device, ran
         "test_top1": test.top1,
         "test_top5": test.top5,
         "test_loss": test.loss,
-        "epochs": config.retrain.epochs,
-        "samples_seen": config.retrain.epochs * (len(data.train) // config.data.batch_size) * config.data.batch_size,
+        "epochs": point.epochs,
+        "samples_seen": point.epochs * (len(data.train) // config.data.batch_size) * config.data.batch_size,
         "train_seconds": sum(r["seconds"] for r in curve),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "model_path": path,
@@ -171,22 +204,24 @@ def write_failed(run: Folder, config: Config, point: Point, error: str) -> None:
 
 def described(run: Folder, config: Config, point: Point) -> dict[str, Any]:
     """The columns that are known before training."""
-    structure = Structure.from_json(point.structure)
-    full = structure.shape.full()
+    structure = Structure.from_json(point.structure) if point.structure else None
+    full = load_shape(run).full()
     return {
         "run": config.name,
         "point": point.name,
         "model": config.model.name,
         "data": config.data.name,
         "method": point.method,
+        "terms": point.terms,
         "seed": point.seed,
         "budget": point.budget,
-        "macs": structure.macs(),
+        "lr": point.lr,
+        "macs": structure.macs() if structure else None,
         "macs_dense": full.macs(),
-        "params": structure.params(),
+        "params": structure.params() if structure else None,
         "params_dense": full.params(),
         "test_top1_untouched": run.read_json("dense/config.json")["metrics"]["test_top1"],
-        "structure": point.structure,
+        "structure": point.structure or None,
         "point_hash": point.hash,
         "slimsweep_version": slimsweep.__version__,
         "torch_version": torch.__version__,

@@ -37,10 +37,15 @@ const theme = () => {
   };
 };
 
+// A method on equal compute is one of its own: the same colour, a hollow marker, a dashed line.
+const EQUAL_COMPUTE = ", equal compute";
+const baseOf = (method) => method.replace(EQUAL_COMPUTE, "");
+
 function methodStyle(page, method) {
-  if (METHOD_STYLE[method]) return METHOD_STYLE[method];
-  const others = page.methods.filter((m) => !METHOD_STYLE[m]);
-  return OTHER_STYLES[others.indexOf(method) % OTHER_STYLES.length];
+  const base = baseOf(method);
+  const others = page.methods.map(baseOf).filter((m) => !METHOD_STYLE[m]);
+  const style = METHOD_STYLE[base] ?? OTHER_STYLES[others.indexOf(base) % OTHER_STYLES.length];
+  return base === method ? style : { ...style, symbol: `${style.symbol}-open`, dash: "dash" };
 }
 
 const colourBy = (page) => state.colour || (page.runs.length > 1 ? "run" : "method");
@@ -48,7 +53,7 @@ const colourBy = (page) => state.colour || (page.runs.length > 1 ? "run" : "meth
 // Colour, symbol and dash of a series, a run's method.
 function seriesStyle(page, run, method) {
   const byMethod = methodStyle(page, method);
-  if (colourBy(page) === "method") return { colour: shade(byMethod), symbol: byMethod.symbol, dash: "solid" };
+  if (colourBy(page) === "method") return { colour: shade(byMethod), symbol: byMethod.symbol, dash: byMethod.dash ?? "solid" };
   return {
     colour: shade(RUN_COLOURS[run % RUN_COLOURS.length]),
     symbol: byMethod.symbol,
@@ -194,7 +199,11 @@ function frontierTraces(view, colours, sx, sy) {
           size: (many ? 7 : 10) + (dominated ? 0 : 2),
           color: style.colour,
           symbol: these.map((g) => methodStyle(page, g.method).symbol),
-          line: { width: dominated ? 0 : 1.5, color: colours.back },
+          // The outline of a hollow marker is the marker.
+          line: {
+            width: these.map((g) => (baseOf(g.method) !== g.method ? 2.5 : dominated ? 0 : 1.5)),
+            color: these.map((g) => (baseOf(g.method) !== g.method ? style.colour : colours.back)),
+          },
         },
         error_y: these.some((g) => known(g.se))
           ? { type: "data", array: these.map((g) => (g.se ?? 0) / sy.size), color: style.colour, thickness: 1.5, width: 4 }
@@ -514,7 +523,8 @@ function frontierCaption(view) {
 
 // A marker as it is in the figure, for chips and tables.
 function markerIcon(page, method, colour) {
-  const symbol = methodStyle(page, method).symbol;
+  const symbol = methodStyle(page, method).symbol.replace("-open", "");
+  const hollow = baseOf(method) !== method;
   const shapes = {
     circle: "M8 3a5 5 0 1 0 .01 0z",
     diamond: "M8 1.5L14.5 8 8 14.5 1.5 8z",
@@ -530,7 +540,7 @@ function markerIcon(page, method, colour) {
   return svg(
     "svg",
     { viewBox: "0 0 16 16", width: 14, height: 14, "aria-hidden": "true", class: "marker" },
-    svg("path", { d: shapes[symbol], fill: colour }),
+    svg("path", { d: shapes[symbol], ...(hollow ? { fill: "none", stroke: colour, "stroke-width": 2 } : { fill: colour }) }),
   );
 }
 

@@ -140,7 +140,7 @@ function pointFacts(view, p, group) {
     fact(
       "Training",
       duration(p.train_seconds),
-      `${known(p.epochs) ? count(p.epochs, "epoch") : ""}${p.device ? `, ${p.device}` : ""}`,
+      `${known(p.epochs) ? count(p.epochs, "epoch") : ""}${known(p.lr) ? `, learning rate ${p.lr}` : ""}${p.device ? `, ${p.device}` : ""}`,
     );
     for (const [s, numbers] of Object.entries(p.bench)) {
       const base = view.page.bench_dense[`${p.run}|${s}`];
@@ -157,9 +157,11 @@ function comparedWith(view, p) {
   if (!p.layers) return null;
   const { page } = view;
   if (state.compare === "dense") {
-    const shape = page.shapes[p.layers.shape];
+    // A plain smaller model has sizes of its own.
+    const own = page.points.find((q) => q.run === p.run && q.method === "dense" && q.layers) ?? p;
+    const shape = page.shapes[own.layers.shape];
     const structure = {
-      shape: p.layers.shape,
+      shape: own.layers.shape,
       heads: shape.names.map((_, i) => Array(shape.heads[i]).fill(shape.head_dim[i])),
       units: shape.hidden,
       tokens: shape.tokens,
