@@ -290,11 +290,15 @@ def fresh(dense: nn.Module, structure: Structure) -> nn.Module:
 
 def build_small(dense: nn.Module, structure: Structure) -> nn.Module:
     """The plain timm model whose sizes a structure of `small_structure` names, with weights from torch's generator."""
-    layers = structure.shape.layers
-    return _like(dense, embed_dim=layers[0].embed_dim, depth=len(layers), num_heads=layers[0].heads)
+    first = structure.shape.layers[0]
+    sizes: dict[str, float] = {"embed_dim": first.embed_dim, "depth": len(structure.shape.layers), "num_heads": first.heads}
+    model = _like(dense, **sizes)
+    if model.blocks[0].mlp.fc2.in_features != first.hidden:  # half a unit more, for timm rounds down
+        model = _like(dense, **sizes, mlp_ratio=(first.hidden + 0.5) / first.embed_dim)
+    return model
 
 
-def _like(dense: nn.Module, **sizes: int) -> nn.Module:
+def _like(dense: nn.Module, **sizes: float) -> Timm:
     """A fresh model of a dense one's architecture and arguments, with other sizes."""
     arguments: dict[str, Any] = {**getattr(dense, "_model_args", {}), **sizes}
     return timm.create_model(model_name(dense), pretrained=False, **arguments).eval()
@@ -304,7 +308,8 @@ def small_structure(dense: Timm, budget: Budget, round_to: int = 1, cost: Callab
     """The whole structure of a plain model of the dense one's architecture within a budget: narrower, shallower, or both.
 
     Among all widths (`small_widths`) and depths up to the dense model's that are short of the budget by at most 1 % of
-    dense, the one nearest to the dense ratio of width to depth is taken; where none is so near, the largest.
+    dense, the one nearest to the dense ratio of width to depth is taken; where none is so near, the largest. Its MLPs then
+    get as many units more as still fit, where they are plain ones.
 
     Args:
         cost: `small_costs(dense)`, where there are several budgets.
@@ -330,9 +335,18 @@ def small_structure(dense: Timm, budget: Budget, round_to: int = 1, cost: Callab
         raise ValueError(f"budget {budget!r} is below the smallest plain model's {cost(widths[0], 1) / 1e6:,.2f} MMACs")
     near = [f for f in found if limit + f[1] <= NEAR * total] or [min(found, key=lambda f: f[1])]
     _, _, chosen, blocks = min(near)
+    sizes = {"embed_dim": chosen, "depth": blocks, "num_heads": heads_of_small(dense, chosen)}
     with torch.device("meta"):
-        model = _like(dense, embed_dim=chosen, depth=blocks, num_heads=heads_of_small(dense, chosen))
-    return Structure(measure(model, "dim", ()), {})
+        model = _like(dense, **sizes)
+    shape = measure(model, "dim", ())
+    spare = limit - shape.full().macs()
+    if type(model.blocks[0].mlp) is Mlp:
+        layer = shape.layers[0]
+        units = layer.hidden + spare // (blocks * int(layer.mlp_macs(1, layer.tokens)))
+        with torch.device("meta"):
+            model = _like(dense, **sizes, mlp_ratio=(units - units % round_to + 0.5) / chosen)
+        shape = measure(model, "dim", ())
+    return Structure(shape, {})
 
 
 def small_widths(dense: Timm, round_to: int = 1) -> list[int]:
@@ -342,7 +356,7 @@ def small_widths(dense: Timm, round_to: int = 1) -> list[int]:
 
 
 def heads_of_small(dense: Timm, width: int) -> int:
-    """How many heads a width divides into: all even, and as near to the dense model's as can be, within a factor of 1.5.
+    """How many heads a width divides into, each as wide as the dense model's as near as can be, within a factor of 1.5.
 
     A width below a dense head's is one head; 0 where a width does not divide so.
     """
@@ -351,7 +365,7 @@ def heads_of_small(dense: Timm, width: int) -> int:
         return dense.blocks[0].attn.num_heads
     if width < wanted:
         return 1
-    fits = [h for h in range(1, width // 2 + 1) if width % (2 * h) == 0 and 1 / 1.5 <= width / h / wanted <= 1.5]
+    fits = [h for h in range(1, width // 2 + 1) if width % h == 0 and 1 / 1.5 <= width / h / wanted <= 1.5]
     return min(fits, key=lambda h: (abs(math.log(width / h / wanted)), -h), default=0)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from slimsweep.structure import Shape, Structure, image_size, macs
 
 Importance = Literal["taylor", "magnitude"]
-TRIES = 24  # halvings of the interval of pruning ratios
+TRIES = 16  # halvings of the interval of pruning ratios
 NEAR = 0.01  # of the dense model's MACs
 
 
