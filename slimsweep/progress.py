@@ -25,6 +25,7 @@ from slimsweep.storage import Folder
 log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 1.0
+LOOKING = 0.2  # share of the time that is spent on looking, at most
 
 
 class Progress:
@@ -71,8 +72,12 @@ class Progress:
         return read_status(self.run, self.config, self.points)
 
     def _watch(self) -> None:
-        while not self.stop.wait(EVERY_SECONDS):
+        pause = EVERY_SECONDS
+        while not self.stop.wait(pause):
+            began = time.monotonic()
             self._show_if_readable()
+            # Looking takes the longer the more points there are, and a page of a thousand some seconds to write.
+            pause = max(EVERY_SECONDS, (time.monotonic() - began) / LOOKING)
 
     def _show_if_readable(self) -> None:
         """A store that is away for a moment must not end the display, much less the run."""

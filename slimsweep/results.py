@@ -134,6 +134,12 @@ def read_rows(run: Folder) -> pd.DataFrame:
     )
 
 
+def has_ok_row(run: Folder, point: str) -> bool:
+    """Whether one point is done, from its own file alone: the others may be thousands."""
+    path = f"results/{point}.parquet"
+    return run.exists(path) and pq.read_table(pa.BufferReader(run.read_bytes(path)))["status"].to_pylist() == ["ok"]
+
+
 def write_curve(run: Folder, name: str, rows: list[dict[str, Any]]) -> None:
     """Write the epochs of one stage or point so far to curves/NAME.parquet."""
     _write(run, f"curves/{name}.parquet", rows, CURVES)

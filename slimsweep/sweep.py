@@ -21,8 +21,8 @@ from slimsweep.baselines import choose, starting_model, training_images
 from slimsweep.checkpoint import Checkpoints
 from slimsweep.cluster import StageFailed, first_cause
 from slimsweep.config import Config
-from slimsweep.points import Point, chosen_path, fraction, load_shape, points_to_do, to_choose
-from slimsweep.results import read_curve, write_row
+from slimsweep.points import Point, chosen_path, fraction, load_shape, to_choose
+from slimsweep.results import has_ok_row, read_curve, write_row
 from slimsweep.search import data_parallel, load_gated, worker_resources
 from slimsweep.stage import check_shared, data_for, load_model, save_model, set_threads
 from slimsweep.storage import Folder
@@ -95,7 +95,7 @@ def run_sweep(
     for result in (results[index] for index in range(len(results))):
         if result.error is not None:  # its process died, more often than it may: it could not write its row itself
             point = Point(**(result.config or {})["point"])
-            if points_to_do([point], run):
+            if not has_ok_row(run, point.name):
                 write_failed(run, config, point, f"the trial's process died: {str(result.error).strip().splitlines()[-1]}")
 
 
@@ -106,7 +106,7 @@ def trial_folder(trial: Any) -> str:
 def trial(parameters: dict[str, Any], arguments: dict[str, Any]) -> dict[str, float]:
     """What Tune runs for each point: the retraining in this process, or as a Ray Train job of several workers."""
     config, run, point = Config(**arguments["config"]), Folder(arguments["run"]), Point(**parameters["point"])
-    if not points_to_do([point], run):
+    if has_ok_row(run, point.name):
         return {"ok": 1.0}  # the process died after its row was written: Tune starts it again, there is nothing to do
     if arguments["until"] is not None and time.time() >= arguments["until"]:
         return {"ok": 0.0}

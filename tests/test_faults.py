@@ -129,11 +129,13 @@ def test_the_driver_is_killed_in_every_stage(tmp_path: Path) -> None:
     before, kept = len(log(run)), registered(run)
 
     second = start(tmp_path)
-    wait_until(second, in_search(run, 5))
+    # The dead driver's mark is taken over.
+    wait_until(second, lambda: json.loads((run / "driver.json").read_text())["pid"] == second.pid)
     rival = start(tmp_path)
     said, _ = rival.communicate(timeout=60)
     assert rival.returncode == 2, said
     assert f"is being worked on by process {second.pid}" in " ".join(said.split())
+    wait_until(second, in_search(run, 5))
     kill(second)
     check_went_on(run, before, kept)
     before, kept = len(log(run)), registered(run)

@@ -46,6 +46,8 @@ function drawPanels(id, traces, titles, narrow, colours, xtitle, { shapes = [], 
   const { axis, layout } = smallLayout(colours, { height: narrow ? 210 * titles.length : 250, bargap: 0, shapes });
   const gap = narrow ? 0.13 : 0.075;
   const size = (1 - gap * (titles.length - 1)) / titles.length;
+  // Plotly would put a tick at half an epoch where there are few.
+  const whole = xtitle === "epoch" && Math.max(...traces.flatMap((t) => t.x)) <= 8 ? { tick0: 0, dtick: 1 } : {};
   layout.annotations = [];
   for (const [n, text] of titles.entries()) {
     const suffix = n ? n + 1 : "";
@@ -54,6 +56,7 @@ function drawPanels(id, traces, titles, narrow, colours, xtitle, { shapes = [], 
     const down = narrow ? [1 - from - size, 1 - from] : [0, 1];
     layout[`xaxis${suffix}`] = {
       ...axis,
+      ...whole,
       domain: across,
       anchor: `y${suffix}`,
       title:
