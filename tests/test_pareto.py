@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slimsweep.pareto import frontier, hypervolume, hypervolume_by_method, knee, summarize
+from slimsweep.pareto import best_rates, by_series, frontier, hypervolume, hypervolume_by_method, knee, summarize
 
 # Few different values, so that ties come up often.
 points = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), max_size=25)
@@ -148,3 +148,14 @@ def test_one_seed_has_a_hypervolume_and_no_spread():
 
 def test_seeds_without_a_budget_in_common_have_no_hypervolume():
     assert hypervolume_by_method(results([("searched", 0.5, 0, 90.0), ("searched", 0.7, 1, 91.0)]), (1000, 0)).empty
+
+
+def test_of_several_learning_rates_the_best_on_validation_counts():
+    rows = results([("uniform", 0.5, 0, 90.0), ("uniform", 0.5, 0, 95.0), ("uniform", 0.5, 1, 80.0), ("uniform", 0.5, 0, None)])
+    rows["terms"], rows["lr"], rows["val_top1"] = "retraining", [1e-3, 3e-3, 1e-3, 1e-2], [92.0, 91.0, 85.0, None]
+    kept = best_rates(rows)
+    assert list(kept.index) == [0, 2, 3]  # not the best on test; a failed point is still one that failed
+    longer = rows.assign(terms=["retraining", "compute", "retraining", "retraining"])
+    assert list(best_rates(longer).index) == [0, 1, 2, 3]
+    assert list(by_series(longer).method) == ["uniform", "uniform, equal compute", "uniform", "uniform"]
+    assert best_rates(rows.drop(columns="lr")).equals(rows.drop(columns="lr"))

@@ -510,3 +510,27 @@ def test_every_method_has_a_colour_and_marker_of_its_own_and_the_picture_has_the
     assert set(page) == set(METHODS)
     assert page == report.PICTURE_STYLE
     assert len({symbol for _, symbol in page.values()}) == len(METHODS)
+
+
+def test_equal_compute_is_a_method_of_its_own_in_the_same_colour_and_hollow():
+    run = make_run(methods=("searched", "uniform"), seeds=2)
+    longer = run.results[run.results["method"] == "uniform"].assign(terms="compute", point=lambda t: t["point"] + "-longer")
+    both = pd.concat([run.results.assign(terms="retraining"), longer], ignore_index=True)
+    run = RunTables(name="digits", uri="runs/digits", results=both)
+    data = page_data([run])
+    assert set(data["methods"]) == {"dense", "searched", "uniform", "uniform, equal compute"}
+    assert "uniform, equal compute" in {entry["method"] for entry in data["runs"][0]["hypervolume"]}
+    assert report.EQUAL_COMPUTE in report._template("6_figure.js")
+    markers = {trace.name: trace.marker for trace in report.frontier_figure(run).data if trace.mode == "markers"}
+    plain, hollow = markers["uniform"], markers["uniform, equal compute"]
+    assert hollow.color == plain.color
+    assert hollow.symbol == f"{plain.symbol}-open"
+
+
+def test_the_page_shows_the_best_learning_rate_by_validation():
+    run = make_run(seeds=1)
+    better = run.results.assign(lr=3e-3, val_top1=run.results["val_top1"] + 1, point=run.results["point"] + "-other")
+    both = pd.concat([run.results.assign(lr=1e-3), better], ignore_index=True).assign(terms="retraining")
+    data = page_data([RunTables(name="digits", uri="runs/digits", results=both)])
+    assert len(data["points"]["point"]) == len(run.results)
+    assert set(data["points"]["lr"]) == {0.003}

@@ -198,7 +198,9 @@ def test_more_workers_than_the_cluster_holds_are_refused(
         (["--model.checkpoint", "/nowhere/weights.safetensors"], "/nowhere/weights.safetensors"),
         (["--output", "/proc/nowhere"], "output"),
         (["--budgets", "2.3G"], "not below the dense model"),
-        (["--baselines", "uniform"], "baselines"),
+        (["--baselines", "unifrom"], "uniform"),
+        (["--baselines", "small", "--budgets", "1K"], "budget"),
+        (["--baselines", "torch-pruning", "--search.families", "token", "--budgets", "0.9"], "'torch-pruning'"),
     ],
 )
 def test_bad_input_is_one_sentence_before_ray_starts(
