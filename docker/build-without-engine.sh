@@ -1,8 +1,8 @@
 #!/bin/bash
 # Build the image where there is no container engine, and run the digits job in it as its user:
 #   docker/build-without-engine.sh FOLDER [ARGUMENTS of python -m slimsweep.run]
-# On Debian as root, with debootstrap and buildah. debootstrap makes the base, buildah builds in a chroot. FOLDER takes about
-# 20 GB while it builds; the image is left in its store.
+# On Debian as root, with debootstrap and buildah: the one makes the base, the other builds in a chroot. The image is left in
+# FOLDER/store; while it is built, FOLDER holds it about three times.
 set -euo pipefail
 folder=$(realpath -m "${1:?a folder for the base and the store}")
 shift
@@ -27,5 +27,5 @@ store bud --format docker --isolation chroot "${mounts[@]}" --build-arg BASE=loc
 store images
 
 container=$(store from "localhost/${image}")
+trap 'store rm "${container}" >/dev/null' EXIT
 store run --isolation chroot "${container}" -- python -m slimsweep.run --output /tmp/runs "$@"
-store rm "${container}"

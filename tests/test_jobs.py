@@ -438,6 +438,19 @@ def test_the_results_of_any_overlay_can_go_to_an_object_store(name: str, tmp_pat
     assert sweep_of(objects, tmp_path).output.startswith("s3://")
 
 
+def test_the_readme_s_way_to_a_report_is_short_and_names_what_is_there() -> None:
+    text = (JOBS / "README.md").read_text()
+    first, again, *_ = re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert len([*first.splitlines(), *again.splitlines()]) < 10
+    folders = re.findall(r"-k (\S+)", text)
+    assert folders
+    assert all((ROOT / folder / "kustomization.yaml").exists() for folder in folders)
+    for folder in re.findall(r"^\| `(\S+)` \|", text, re.MULTILINE):
+        assert (JOBS / folder / "kustomization.yaml").exists()
+    name = only(overlay("kind-cpu")[0], "RayJob")["metadata"]["namespace"]
+    assert set(re.findall(r"-n (\S+)", text)) == {name}
+
+
 # That the checks can fail: each breaks one thing in a rendered overlay.
 
 
