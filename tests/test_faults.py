@@ -141,9 +141,9 @@ def test_the_driver_is_killed_in_every_stage(tmp_path: Path) -> None:
     before, kept = len(log(run)), registered(run)
     assert kept["search"] >= 4
     # What Ray Train keeps for itself is cut short, as a kill in the middle of its write would.
-    snapshots = [file for file in (run / "ray").rglob("*.json") if file.stat().st_size > 1]
-    assert snapshots
-    for file in snapshots:
+    for folder in (run / "ray").iterdir():
+        (folder / "checkpoint_manager_snapshot.json").write_text('{"checkpoint_results": [')
+    for file in (f for f in (run / "ray").rglob("*") if f.is_file()):
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
     third = start(tmp_path)
