@@ -98,7 +98,7 @@ def wanted(pod: Object) -> dict[str, float]:
 
 
 def sweep_of(objects: list[Object], folder: Path) -> Config:
-    """The configuration that the job's own command line reads from its own ConfigMap."""
+    """The configuration that the job's own command reads from its own ConfigMap and environment."""
     job = only(objects, "RayJob")
     words = shlex.split(job["spec"]["entrypoint"])
     assert words[:4] == ["python", "-m", "slimsweep.run", "--config"]
@@ -107,7 +107,10 @@ def sweep_of(objects: list[Object], folder: Path) -> Config:
     (volume,) = (v for v in pods(job)[0]["volumes"] if v["name"] == mounts[where])
     (found,) = (o for o in objects if o["kind"] == "ConfigMap" and o["metadata"]["name"] == volume["configMap"]["name"])
     (folder / file).write_text(found["data"][file])
-    return load_config(["--config", str(folder / file), *words[5:]])[0]
+    with pytest.MonkeyPatch.context() as patch:
+        for variable in ray_containers(job)[0]["env"]:
+            patch.setenv(variable["name"], variable["value"])
+        return load_config(["--config", str(folder / file), *words[5:]])[0]
 
 
 # The rules that no schema holds; each yields a sentence for what is wrong.
@@ -352,11 +355,13 @@ def test_the_job_s_own_command_accepts_its_sweep_and_its_workers_hold_it(name: s
     if config.resources.gpus_per_worker:
         fit = min(fit, quantity(limits.get("nvidia.com/gpu", 0)) // config.resources.gpus_per_worker)
     assert fit * group["maxReplicas"] >= max(config.resources.search_workers, config.retrain.workers_per_trial)
+    # A driver that starts before any worker must be told how many may come; one whose workers are there need not.
+    assert config.resources.max_workers == (None if group["minReplicas"] else fit * group["maxReplicas"])
 
 
 def test_the_base_s_sweep_is_the_default_one(tmp_path: Path) -> None:
     config = sweep_of(overlay("kind-cpu")[0], tmp_path)
-    assert config == load_config(["--output", config.output])[0]
+    assert config.changed(**{"resources.max_workers": None}) == load_config(["--output", config.output])[0]
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
