@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 FILE = "driver.json"
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0  # without a heartbeat for this long, a driver counts as dead
+WATCH_SECONDS = 3 * BEAT_SECONDS  # that a driver of another machine is watched before it is believed to be alive
 
 
 class RunTaken(ValueError):
@@ -76,8 +77,12 @@ def driver_alive(run: Folder) -> bool:
 
 
 def _refuse_if_alive(run: Folder) -> None:
-    if driver_alive(run):
-        found = _read(run)
+    found = _read(run)
+    # A pod that is started again has another name than the dead one, whose last beat may be seconds old.
+    end = time.monotonic() + (WATCH_SECONDS if found.get("host", socket.gethostname()) != socket.gethostname() else 0)
+    while driver_alive(run) and time.monotonic() < end and _read(run) == found:
+        time.sleep(0.5)
+    if driver_alive(run) and (found.get("host") == socket.gethostname() or _read(run) != found):
         raise RunTaken(
             f"{run.uri} is being worked on by process {found['pid']} on {found['host']}; "
             "wait for it, stop it, or take another --name"

@@ -25,11 +25,10 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 import slimsweep
 from slimsweep.pareto import EQUAL_COMPUTE, best_rates, by_series, frontier, hypervolume_by_method, knee, summarize
-from slimsweep.results import CURVES, GATES, read_curves, read_gates, read_rows
+from slimsweep.results import CURVES, GATES, read_curves, read_gates, read_rows, read_table
 from slimsweep.status import Status, read_status
 from slimsweep.storage import Folder
 from slimsweep.structure import Structure
@@ -473,8 +472,7 @@ def read_run(folder: Folder, status: Status | None = None) -> RunTables:
 
 
 def _read_bench(folder: Folder) -> pd.DataFrame:
-    names = [name for name in folder.list("bench") if name.endswith(".parquet")]
-    tables = [pq.read_table(pa.BufferReader(folder.read_bytes(f"bench/{name}"))) for name in names]
+    tables = [read_table(folder, f"bench/{name}", BENCH) for name in folder.list("bench") if name.endswith(".parquet")]
     frame: pd.DataFrame = pa.concat_tables([BENCH.empty_table(), *tables], promote_options="permissive").to_pandas()
     # A model timed again in the same setting counts once, as it was timed last.
     return frame.drop_duplicates(

@@ -137,7 +137,7 @@ def read_rows(run: Folder) -> pd.DataFrame:
 def has_ok_row(run: Folder, point: str) -> bool:
     """Whether one point is done, from its own file alone: the others may be thousands."""
     path = f"results/{point}.parquet"
-    return run.exists(path) and pq.read_table(pa.BufferReader(run.read_bytes(path)))["status"].to_pylist() == ["ok"]
+    return run.exists(path) and read_table(run, path, RESULTS)["status"].to_pylist() == ["ok"]
 
 
 def write_curve(run: Folder, name: str, rows: list[dict[str, Any]]) -> None:
@@ -148,7 +148,7 @@ def write_curve(run: Folder, name: str, rows: list[dict[str, Any]]) -> None:
 def read_curve(run: Folder, name: str) -> list[dict[str, Any]]:
     """The epochs of one stage or point as `write_curve` took them; empty where nothing was written."""
     path = f"curves/{name}.parquet"
-    return pq.read_table(pa.BufferReader(run.read_bytes(path))).to_pylist() if run.exists(path) else []
+    return read_table(run, path, CURVES).to_pylist() if run.exists(path) else []
 
 
 def read_curves(run: Folder) -> pd.DataFrame:
@@ -164,11 +164,7 @@ def write_gates(run: Folder, rows: list[dict[str, Any]]) -> None:
 def read_gates(run: Folder) -> pd.DataFrame:
     """The final gates; an empty table before the search has ended."""
     path = "search/gates.parquet"
-    return (
-        pq.read_table(pa.BufferReader(run.read_bytes(path))).to_pandas()
-        if run.exists(path)
-        else GATES.empty_table().to_pandas()
-    )
+    return (read_table(run, path, GATES) if run.exists(path) else GATES.empty_table()).to_pandas()
 
 
 def read_gates_tensors(run: Folder, shape: Shape) -> dict[str, list[torch.Tensor]]:
@@ -193,6 +189,19 @@ def read_bench(run: Folder) -> pd.DataFrame:
     return _read(run, "bench", BENCH).sort_values("created_at", kind="stable", ignore_index=True)
 
 
+def read_table(run: Folder, path: str, schema: pa.Schema) -> pa.Table:
+    """A Parquet file's columns that the schema knows, in the schema's types.
+
+    In no others: a file may name an Arrow type that Ray registers, and whose values are unpickled when they are read.
+
+    Raises:
+        ValueError: the file holds something else (pyarrow.ArrowInvalid).
+    """
+    table = pq.read_table(pa.BufferReader(run.read_bytes(path)))
+    known = [field for field in schema if field.name in table.column_names]
+    return table.select([field.name for field in known]).cast(pa.schema(known))
+
+
 def _write(run: Folder, path: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink, compression="zstd")
@@ -200,10 +209,6 @@ def _write(run: Folder, path: str, rows: list[dict[str, Any]], schema: pa.Schema
 
 
 def _read(run: Folder, folder: str, schema: pa.Schema) -> pd.DataFrame:
-    tables = [
-        pq.read_table(pa.BufferReader(run.read_bytes(f"{folder}/{name}")))
-        for name in run.list(folder)
-        if name.endswith(".parquet")
-    ]
+    tables = [read_table(run, f"{folder}/{name}", schema) for name in run.list(folder) if name.endswith(".parquet")]
     # "default" fills a column that an older version did not have with nulls.
     return pa.concat_tables([schema.empty_table(), *tables], promote_options="default").to_pandas()

@@ -128,7 +128,9 @@ class Folder:
             parent, _, base = full.rpartition("/")
             os.makedirs(parent, exist_ok=True)
             temporary = f"{parent}/.{base}.{uuid.uuid4().hex[:8]}"
-            shutil.copytree(local, temporary)
+            os.mkdir(temporary)  # with the rights that the umask gives; those of a temporary folder are its owner's alone
+            for file in local.iterdir():
+                shutil.copyfile(file, f"{temporary}/{file.name}")
             shutil.rmtree(full, ignore_errors=True)
             os.replace(temporary, full)
         else:

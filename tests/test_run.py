@@ -1,7 +1,10 @@
 """The whole pipeline on a real Ray: what a run leaves, and what a second start does with it."""
 
 import json
+import os
 import shutil
+import threading
+import time
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -165,6 +168,56 @@ def test_a_run_that_somebody_works_on_is_refused(copied_run: tuple[Path, list[st
         assert main(arguments) == 2
     assert "is being worked on by process" in capsys.readouterr().out
     assert main(arguments) == 0
+
+
+def test_a_driver_of_another_machine_is_watched_before_its_place_is_taken(tmp_path: Path, monkeypatch) -> None:
+    """A pod that is started again must not wait a minute for the dead one's heartbeat to grow old."""
+    from slimsweep import lock
+
+    monkeypatch.setattr(lock, "WATCH_SECONDS", 2.0)
+    run, beats = Folder(tmp_path), threading.Event()
+    beat = {"token": "theirs", "host": "another-pod", "pid": 1}
+
+    def live() -> None:
+        while not beats.wait(0.3):
+            run.write_json(lock.FILE, {**beat, "time": time.time()})
+
+    run.write_json(lock.FILE, {**beat, "time": time.time()})
+    alive = threading.Thread(target=live)
+    alive.start()
+    with pytest.raises(lock.RunTaken, match="process 1 on another-pod"), lock.hold(run):
+        pass
+    beats.set()
+    alive.join()
+    with lock.hold(run):
+        assert run.read_json(lock.FILE)["host"] != "another-pod"
+
+
+def test_hours_that_are_over_end_the_run_with_what_it_has(
+    ray_cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = ["--output", str(tmp_path), "--name", "short", *QUICK, "--budgets", "0.5", "--search.epochs", "2"]
+    assert main([*arguments, "--resources.max_hours", "1e-9"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "resources.max_hours (1e-09) are over, and the search could not be finished" in out
+    assert "the same command goes on" in out
+    assert not (tmp_path / "short" / "epochs.log").exists()
+    assert main(arguments) == 0
+    # In the sweep: what is done stays, what is not has no row and is no failure.
+    arguments[arguments.index("--budgets") + 1] = "0.5,0.3"
+    assert main([*arguments, "--resources.max_hours", "1e-9"]) == 0
+    assert "1 of 3 points could not be finished" in " ".join(capsys.readouterr().out.split())
+    assert len(pd.read_parquet(tmp_path / "short" / "results")) == 2
+    assert main(arguments) == 0
+    assert set(epochs(tmp_path / "short").values()) == {1}
+
+
+def test_what_a_run_saves_may_be_read_by_whom_the_umask_lets(small_run: Path) -> None:
+    mask = os.umask(0)
+    os.umask(mask)
+    for folder in (small_run / "dense", *(small_run / "models").iterdir()):
+        assert folder.stat().st_mode & 0o777 == 0o777 & ~mask
+        assert all(file.stat().st_mode & 0o777 == 0o666 & ~mask for file in folder.iterdir())
 
 
 def test_an_unreachable_budget_says_the_least(copied_run: tuple[Path, list[str]], capsys: pytest.CaptureFixture) -> None:
