@@ -135,7 +135,7 @@ def final_table(rows: pd.DataFrame, config: Config, run: Folder, seconds: float)
             f"{row['budget']:.2f}",
             f"{row['macs'] / 1e6:,.2f}",
             f"{100 * row['macs'] / row['macs_dense']:.1f} %",
-            f"{row['params']:,}",
+            f"{int(row['params']):,}",
             *((f"{row['lr']:g}",) if rates else ()),
             f"{row['test_top1']:.2f}",
             f"{row['test_top1'] - row['test_top1_untouched']:+.2f}",

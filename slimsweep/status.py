@@ -145,7 +145,7 @@ def plain_table(title: str, columns: Sequence[tuple[str, JustifyMethod]]) -> Tab
     """A table without lines, its title in bold above; for a terminal or a log."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name, justify in columns:
-        table.add_column(name, justify=justify)
+        table.add_column(name, justify=justify, overflow="fold")  # names of points are to be copied
     return table
 
 

@@ -4,6 +4,7 @@ import itertools
 import json
 import shutil
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -36,10 +37,11 @@ from slimsweep.points import Point, chosen_path, plan_points, points_to_do, to_c
 from slimsweep.results import read_rows, write_gates, write_row
 from slimsweep.run import compare, main
 from slimsweep.stage import data_for
-from slimsweep.status import read_status
+from slimsweep.status import read_config, read_status
 from slimsweep.storage import Folder
 from slimsweep.structure import Structure
 from slimsweep.surgery import slim
+from slimsweep.sweep import trial
 
 SEARCH = Config().search
 BUDGETS = [0.7, 0.5, 0.35]
@@ -557,6 +559,27 @@ def _methods_of_page(run: Path) -> list[str]:
     assert len(data["points"]["point"]) == 2 * 6  # a point a method, terms and seed: the best rate
     assert {entry["method"] for entry in data["runs"][0]["hypervolume"]} == set(data["methods"]) - {"dense"}
     return data["methods"]
+
+
+def test_a_budget_that_a_baseline_cannot_meet_is_a_failed_row_with_the_reason(small_run: Path, tmp_path: Path):
+    shutil.copytree(small_run, tmp_path / "small")
+    run = Folder(tmp_path / "small")
+    config = read_config(run).changed(baselines=["torch-pruning"], baseline_terms=["retraining", "compute"])
+    for budget in config.budgets:
+        run.write_json(chosen_path(config, "torch-pruning", budget, 0), {"structure": "", "error": "give a larger budget"})
+    points = points_to_do(plan_points(config, run), run)
+    assert len({p.name for p in points}) == 4
+    for point in points:
+        arguments = {"config": config.model_dump(mode="json"), "run": run.uri, "attempt": "a", "until": None}
+        assert trial({"point": asdict(point)}, arguments) == {"ok": 0.0}
+    rows = read_rows(run)
+    failed = rows[rows.status == "failed"]
+    assert set(failed.point) == {p.name for p in points}
+    assert set(failed.error) == {"give a larger budget"}
+    assert to_choose(config, run) == []
+    assert to_choose(config, run, again=True) == [("torch-pruning", 0)]  # the next start tries again
+    status = read_status(run, config)
+    assert (status.finished, status.count("done"), status.count("failed")) == (True, 3, 4)
 
 
 def test_a_finished_run_is_extended_by_baselines_and_only_those_are_trained(small_run: Path, tmp_path: Path):
