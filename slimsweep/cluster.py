@@ -26,7 +26,8 @@ from slimsweep.config import Config, ConfigError  # noqa: E402
 from slimsweep.lock import FILE as MARK  # noqa: E402
 from slimsweep.storage import Folder  # noqa: E402
 
-NOISY = ("ray", "ray.train", "ray.tune", "ray.data", "ray._private")
+# Tune logs a traceback for each trial that dies; the point's row, the table at the end and the exit code say it.
+QUIET = {name: logging.ERROR for name in ("ray", "ray.train", "ray.data", "ray._private")} | {"ray.tune": logging.CRITICAL}
 
 
 class StageFailed(RuntimeError):
@@ -68,13 +69,19 @@ class Cluster:
 def connected(verbose: bool = False) -> Iterator[Cluster]:
     """Join the cluster that RAY_ADDRESS or `ray start` names, or start one on this machine while the block runs."""
     if not verbose:
-        for name in NOISY:
-            logging.getLogger(name).setLevel(logging.ERROR)
+        for name, level in QUIET.items():
+            logging.getLogger(name).setLevel(level)
     already = ray.is_initialized()
     if not already:
         # Ray's own SIGTERM handler ends the process where it stands; ours lets it say how to go on.
         on_sigterm = signal.getsignal(signal.SIGTERM)
-        ray.init(log_to_driver=verbose, logging_level=logging.INFO if verbose else logging.ERROR)
+        try:
+            ray.init(log_to_driver=verbose, logging_level=logging.INFO if verbose else logging.ERROR)
+        except ConnectionError as problem:
+            raise ConfigError(
+                f"{str(problem).splitlines()[0]}; see that RAY_ADDRESS is right and it runs; where it asks for a token, "
+                "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH if the token is not in ~/.ray/auth_token"
+            ) from problem
         signal.signal(signal.SIGTERM, on_sigterm)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     try:

@@ -93,17 +93,19 @@ def run_sweep(
     )
     results = tuner.fit()
     for result in (results[index] for index in range(len(results))):
-        if result.error is not None:  # its process died, more often than it may: it could not write its row itself
-            point = Point(**(result.config or {})["point"])
-            if not has_ok_row(run, point.name):
-                write_failed(run, config, point, f"the trial's process died: {str(result.error).strip().splitlines()[-1]}")
+        point = Point(**(result.config or {})["point"])
+        error = (result.metrics or {}).get("error", "")
+        if result.error is not None:  # its process died, more often than it may
+            error = f"the trial's process died: {str(result.error).strip().splitlines()[-1]}"
+        if error and not run.exists(f"results/{point.name}.parquet"):  # it could not write its row itself
+            write_failed(run, config, point, error)
 
 
 def trial_folder(trial: Any) -> str:
     return f"trial-{trial.trial_id}"
 
 
-def trial(parameters: dict[str, Any], arguments: dict[str, Any]) -> dict[str, float]:
+def trial(parameters: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
     """What Tune runs for each point: the retraining in this process, or as a Ray Train job of several workers."""
     config, run, point = Config(**arguments["config"]), Folder(arguments["run"]), Point(**parameters["point"])
     if has_ok_row(run, point.name):
@@ -126,8 +128,12 @@ def trial(parameters: dict[str, Any], arguments: dict[str, Any]) -> dict[str, fl
     except Exception as problem:
         # Training this point went wrong, and would again: its row says why, and the other points go on.
         log.warning("%s failed:\n%s", point.name, traceback.format_exc())
-        write_failed(run, config, point, first_cause(problem))
-        return {"ok": 0.0}
+        error = first_cause(problem)
+        try:
+            write_failed(run, config, point, error)
+        except OSError as unwritten:  # a full disk may be what went wrong: the driver tries again, and says so if it cannot
+            log.warning("%s: its row could not be written (%s)", point.name, unwritten)
+        return {"ok": 0.0, "error": error}
     return {"ok": 1.0}
 
 

@@ -306,17 +306,44 @@ def test_trials_of_two_workers_never_deadlock(tmp_path: Path) -> None:
 @pytest.fixture
 def growing_cluster(tmp_path: Path) -> Iterator[str]:
     """The address of a cluster whose autoscaler adds up to two nodes of one CPU to a head that does no work."""
-    from ray.cluster_utils import AutoscalingCluster
-
     node = {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2}
-    description = AutoscalingCluster({"CPU": 0}, {"worker": node}, idle_timeout_minutes=5)._config
+    description = {
+        "cluster_name": "growing",
+        "max_workers": 2,
+        "idle_timeout_minutes": 5,
+        "upscaling_speed": 1.0,
+        # Ray's own provider of nodes that are processes of this machine.
+        "provider": {
+            "type": "fake_multinode",
+            "use_node_id_as_ip": True,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        },
+        "available_node_types": {
+            "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+            "worker": node,
+        },
+        "head_node_type": "ray.head.default",
+        "auth": {},
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        "file_mounts_sync_continuously": False,
+        "rsync_exclude": [],
+        "rsync_filter": [],
+        "initialization_commands": [],
+        "setup_commands": [],
+        "head_setup_commands": [],
+        "worker_setup_commands": [],
+        "head_start_ray_commands": [],
+        "worker_start_ray_commands": [],
+    }
     file = tmp_path / "autoscaling.json"
     file.write_text(json.dumps(description))
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     words = ["--head", "--block", f"--port={port}", f"--autoscaling-config={file}", "--num-cpus=0", "--include-dashboard=false"]
-    environment = {**os.environ, "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
+    environment = {**os.environ, "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1", "RAY_AUTH_MODE": "disabled"}
     log = tmp_path / "head.log"
     with log.open("w") as stream:
         head = subprocess.Popen(
