@@ -5,8 +5,8 @@ What was trained is read from the run's epochs.log, which only grows; what was k
 
 import json
 import os
+import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -339,10 +339,11 @@ def growing_cluster(tmp_path: Path) -> Iterator[str]:
     }
     file = tmp_path / "autoscaling.json"
     file.write_text(json.dumps(description))
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    words = ["--head", "--block", f"--port={port}", f"--autoscaling-config={file}", "--num-cpus=0", "--include-dashboard=false"]
+    port = 6379  # where the provider's nodes look for the head
+    # A folder of its own, so that nobody joins it who was not told to; sockets' paths are limited to 107 characters.
+    place = Path("/tmp", f"ray-{secrets.token_hex(3)}")
+    words = ["--head", "--block", f"--port={port}", f"--autoscaling-config={file}", f"--temp-dir={place}"]
+    words += ["--num-cpus=0", "--include-dashboard=false"]
     environment = {**os.environ, "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1", "RAY_AUTH_MODE": "disabled"}
     log = tmp_path / "head.log"
     with log.open("w") as stream:
