@@ -19,7 +19,7 @@ SEED = 4301
 BUDGETS = (0.5, 0.3)
 ROUND_TO = (1, 16)
 # All three families as a search gives them up, with most tokens kept, and with all of them: what tokens cost is the difference.
-TOKEN_FLOORS = {"all": 0.05, "few-tokens-lost": 0.7, "no-token-lost": None}
+TOKEN_FLOORS = {"all": 0.05, "few-tokens-lost": 0.7, "very-few-tokens-lost": 0.85, "no-token-lost": None}
 FLOORS = {"attention": 0.05, "mlp": 0.05}
 
 

@@ -1,6 +1,6 @@
 """How fast DeiT-S is at the committed structures, beside Torch-Pruning: `python reports/speed/measure.py` on a quiet machine.
 
-Writes bench.parquet and the table of README.md; about 6 minutes on 2 cores. All models of a budget take turns in one process.
+Writes bench.parquet and the table of README.md; about 7 minutes on 2 cores. All models of a budget take turns in one process.
 """
 
 from pathlib import Path
