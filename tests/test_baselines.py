@@ -33,6 +33,7 @@ from slimsweep.baselines import (
 )
 from slimsweep.budget import RemovalPath
 from slimsweep.config import Config, ConfigError
+from slimsweep.lock import hold
 from slimsweep.points import Point, chosen_path, plan_points, points_to_do, to_choose
 from slimsweep.results import read_rows, write_gates, write_row
 from slimsweep.run import compare, main
@@ -569,9 +570,10 @@ def test_a_budget_that_a_baseline_cannot_meet_is_a_failed_row_with_the_reason(sm
         run.write_json(chosen_path(config, "torch-pruning", budget, 0), {"structure": "", "error": "give a larger budget"})
     points = points_to_do(plan_points(config, run), run)
     assert len({p.name for p in points}) == 4
-    for point in points:
-        arguments = {"config": config.model_dump(mode="json"), "run": run.uri, "attempt": "a", "until": None}
-        assert trial({"point": asdict(point)}, arguments) == {"ok": 0.0}
+    with hold(run):
+        for point in points:
+            arguments = {"config": config.model_dump(mode="json"), "run": run.uri, "attempt": "a", "until": None}
+            assert trial({"point": asdict(point)}, arguments) == {"ok": 0.0, "error": "give a larger budget"}
     rows = read_rows(run)
     failed = rows[rows.status == "failed"]
     assert set(failed.point) == {p.name for p in points}
