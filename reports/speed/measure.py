@@ -64,7 +64,7 @@ def main() -> None:
     before, rest = readme.read_text().split(BEGIN)
     about = frame.iloc[0]
     said = (
-        f"{about.hardware}, {about.threads} threads, {about.dtype}, eager, torch {about.torch_version}, "
+        f"{about.hardware}, {about.threads} threads, {about['dtype']}, eager, torch {about.torch_version}, "
         f"timm {about.timm_version}, median of {about.repeats} interleaved rounds of {SECONDS} s, {about.created_at:%Y-%m-%d}:"
     )
     readme.write_text(f"{before}{BEGIN}\n{said}\n\n{table(frame)}\n{END}{rest.split(END)[1]}")
