@@ -5,6 +5,7 @@ write without a lock and a kill loses at most the row that was being written.
 """
 
 import uuid
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -154,6 +155,16 @@ def read_curve(run: Folder, name: str) -> list[dict[str, Any]]:
 def read_curves(run: Folder) -> pd.DataFrame:
     """All epochs of all stages and points."""
     return _read(run, "curves", CURVES)
+
+
+def gate_rows(gates: Mapping[str, Sequence[torch.Tensor]]) -> list[dict[str, Any]]:
+    """The rows of GATES for the gates of a model: what `read_gates_tensors` makes tensors of again."""
+    return [
+        {"family": f, "layer": i, "index": j, "value": v}
+        for f, layers in gates.items()
+        for i, g in enumerate(layers)
+        for j, v in enumerate(g.flatten().tolist())
+    ]
 
 
 def write_gates(run: Folder, rows: list[dict[str, Any]]) -> None:

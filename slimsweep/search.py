@@ -21,7 +21,7 @@ from slimsweep.cluster import StageFailed, first_cause
 from slimsweep.config import Config
 from slimsweep.gates import GatedModel, add_gates
 from slimsweep.model import build_dense
-from slimsweep.results import write_gates
+from slimsweep.results import gate_rows, write_gates
 from slimsweep.stage import check_shared, data_for, load_model, save_model, set_threads, wait
 from slimsweep.storage import Folder
 from slimsweep.train import OutOfTime, measure, train
@@ -134,15 +134,7 @@ def search(config: Config, run: Folder, device: torch.device, rank: int, until: 
     if rank == 0:
         gated = cast(GatedModel, trained)
         gates = gated.gates
-        write_gates(
-            run,
-            [
-                {"family": f, "layer": i, "index": j, "value": v}
-                for f, layers in gates.items()
-                for i, g in enumerate(layers)
-                for j, v in enumerate(g.flatten().tolist())
-            ],
-        )
+        write_gates(run, gate_rows(gates))
         path = RemovalPath(gated.shape, gates, settings.floors.model_dump(), settings.round_to)
         run.write_bytes("search/path.safetensors", save_tensors(path.tensors()))
         # Shared parameters (a gate, under the names of all it multiplies) are written once.

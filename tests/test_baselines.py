@@ -35,7 +35,7 @@ from slimsweep.budget import RemovalPath
 from slimsweep.config import Config, ConfigError
 from slimsweep.lock import hold
 from slimsweep.points import Point, chosen_path, plan_points, points_to_do, to_choose
-from slimsweep.results import read_rows, write_gates, write_row
+from slimsweep.results import gate_rows, read_rows, write_gates, write_row
 from slimsweep.run import compare, main
 from slimsweep.stage import data_for
 from slimsweep.status import read_config, read_status
@@ -375,15 +375,7 @@ def searched_run(folder: Path) -> Folder:
     run = Folder(folder)
     gated = add_gates(timm.create_model("vit_tiny_patch16_224", num_classes=10, **SMALL))
     gates = random_gates(gated)
-    write_gates(
-        run,
-        [
-            {"family": f, "layer": i, "index": j, "value": v}
-            for f, layers in gates.items()
-            for i, g in enumerate(layers)
-            for j, v in enumerate(g.flatten().tolist())
-        ],
-    )
+    write_gates(run, gate_rows(gates))
     run.write_json("search/search.json", {"shape": json.loads(gated.shape.full().to_json())["shape"]})
     return run
 
