@@ -20,6 +20,8 @@ BUDGETS = (0.5, 0.3)
 ROUND_TO = (1, 16)
 # All three families as a search gives them up, with most tokens kept, and with all of them: what tokens cost is the difference.
 TOKEN_FLOORS = {"all": 0.05, "few-tokens-lost": 0.7, "very-few-tokens-lost": 0.85, "no-token-lost": None}
+# And where attention loses whole heads instead of dims: what narrow heads cost is the difference.
+WHOLE_HEADS = ("few-tokens-lost", "no-token-lost")
 FLOORS = {"attention": 0.05, "mlp": 0.05}
 
 
@@ -45,15 +47,20 @@ def draw_gates(shapes: dict[str, tuple[tuple[int, ...], ...]], grid: tuple[int, 
 
 def structures() -> dict[str, Structure]:
     """By file name."""
-    gated = add_gates(timm.create_model("deit_small_patch16_224"))
+    dense = timm.create_model("deit_small_patch16_224")
+    gated, by_head = add_gates(dense), add_gates(dense, "head")
     scores = draw_gates(gated.shape.gate_shapes, gated.shape.grid)
+    head_scores = {**scores, "attention": [dims.mean(1, keepdim=True) for dims in scores["attention"]]}
+    kinds = [(gated, scores, kind, round_to) for kind in TOKEN_FLOORS for round_to in ROUND_TO]
+    kinds += [(by_head, head_scores, kind, 16) for kind in WHOLE_HEADS]
     found = {}
-    for kind, floor in TOKEN_FLOORS.items():
-        ranked = scores if floor is not None else {f: scores[f] for f in ("attention", "mlp")}
-        for round_to in ROUND_TO:
-            solved = solve(gated, BUDGETS, scores=ranked, floors={**FLOORS, "token": floor or 0.0}, round_to=round_to)
-            for budget, structure in zip(BUDGETS, solved, strict=True):
-                found[f"deit-s-{kind}-multiples-of-{round_to}-{budget}.json"] = structure
+    for model, given, kind, round_to in kinds:
+        floor = TOKEN_FLOORS[kind]
+        ranked = given if floor is not None else {f: given[f] for f in ("attention", "mlp")}
+        solved = solve(model, BUDGETS, scores=ranked, floors={**FLOORS, "token": floor or 0.0}, round_to=round_to)
+        whole = "whole-heads-" if model is by_head else ""
+        for budget, structure in zip(BUDGETS, solved, strict=True):
+            found[f"deit-s-{whole}{kind}-multiples-of-{round_to}-{budget}.json"] = structure
     return found
 
 
