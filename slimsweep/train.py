@@ -30,6 +30,7 @@ from slimsweep.results import read_curve, write_curve
 from slimsweep.storage import Folder
 
 SMALL = 1e-2  # a gate below this counts as gone in the curves
+FUSED = ("adam", "adamw", "sgd")  # timm's names of torch's own optimizers; timm makes sgd with Nesterov's momentum
 CHECK_EVERY = 50  # steps between looks at the losses: a look makes the host wait for the device
 
 
@@ -52,6 +53,22 @@ class State:
     optimizer: torch.optim.Optimizer
     gates: GateOptimizer | None
     ema: ModelEmaV3 | None
+
+    @classmethod
+    def start(cls, model: nn.Module, recipe: Recipe) -> "State":
+        """Of a training that begins."""
+        return cls(
+            model,
+            create_optimizer_v2(
+                weights_of(model),
+                opt=recipe.optimizer,
+                lr=recipe.lr,
+                weight_decay=recipe.weight_decay,
+                **optimizer_arguments(recipe),
+            ),
+            gates=GateOptimizer(model, recipe) if isinstance(model, GatedModel) and isinstance(recipe, Search) else None,
+            ema=ModelEmaV3(model, decay=recipe.ema_decay) if recipe.ema_decay else None,
+        )
 
     @property
     def kept(self) -> nn.Module:
@@ -135,11 +152,9 @@ def train(
 
     loader = train_loader(data, config, rank=rank, world=world, seed=seed)
     val = eval_loader(data.val, config, rank=rank, world=world)
-    optimizer = create_optimizer_v2(
-        weights_of(model), opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, **betas(recipe)
-    )
+    state = State.start(model, recipe)
     scheduler, _ = create_scheduler_v2(
-        optimizer,
+        state.optimizer,
         sched=recipe.scheduler,
         num_epochs=max(recipe.epochs, 1),
         warmup_epochs=recipe.warmup_epochs,
@@ -147,12 +162,6 @@ def train(
         min_lr=recipe.min_lr,
         step_on_epochs=False,
         updates_per_epoch=len(loader),
-    )
-    state = State(
-        model,
-        optimizer,
-        gates=GateOptimizer(gated, recipe) if gated is not None and isinstance(recipe, Search) else None,
-        ema=ModelEmaV3(model, decay=recipe.ema_decay) if recipe.ema_decay else None,
     )
     criterion = Criterion(
         recipe, teacher, distill, mixup_fn(config, data.num_classes, label_smoothing=recipe.label_smoothing), device
@@ -202,7 +211,7 @@ def train(
         top1, _, val_loss = evaluate(state.kept, val, device, recipe)
         check_finite([*losses, torch.tensor(val_loss, device=device)], stage, point, epoch, recipe)  # the last step's weights
         if rank == 0:
-            row = curve_row(stage, point, epoch + 1, loss, top1, seconds, optimizer.param_groups[0]["lr"], gated)
+            row = curve_row(stage, point, epoch + 1, loss, top1, seconds, state.optimizer.param_groups[0]["lr"], gated)
             curve.append(row)
             entry = {"stage": stage, "point": point, "epoch": epoch + 1, "pid": os.getpid(), "time": time.time()}
             run.append_line("epochs.log", json.dumps(entry))
@@ -354,9 +363,11 @@ def weights_of(model: nn.Module) -> nn.Module | list[dict[str, Any]]:
     return [{"params": plain, "weight_decay": 0.0}, {"params": decayed}]
 
 
-def betas(recipe: Recipe) -> dict[str, Any]:
-    """Adam's betas as an optimizer argument, for the optimizers that take them."""
-    return {"betas": recipe.betas} if any(kind in recipe.optimizer.lower() for kind in ("adam", "lamb", "lion")) else {}
+def optimizer_arguments(recipe: Recipe) -> dict[str, Any]:
+    """Adam's betas for the optimizers that take them, and one kernel a step for those that torch has fused."""
+    name = recipe.optimizer.lower()
+    arguments: dict[str, Any] = {"betas": recipe.betas} if any(kind in name for kind in ("adam", "lamb", "lion")) else {}
+    return {**arguments, "fused": True} if name in FUSED else arguments
 
 
 def set_drop_path(model: nn.Module, rate: float) -> None:

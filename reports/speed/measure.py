@@ -1,6 +1,6 @@
 """How fast DeiT-S is at the committed structures, beside Torch-Pruning: `python reports/speed/measure.py` on a quiet machine.
 
-Writes bench.parquet and the table of README.md; about 12 minutes on 2 cores. The models of each part of it take turns in one process.
+Writes bench.parquet and the table of README.md; 8 to 12 minutes on 2 cores. The models of each part take turns in one process.
 """
 
 from pathlib import Path
