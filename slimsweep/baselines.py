@@ -152,7 +152,8 @@ def extra_epochs(search_epochs: int, dense_macs: int, frontier: int, point_macs:
     Args:
         search_epochs: epochs of the search.
         dense_macs: of one image through the gated model.
-        frontier: searched points that share the search equally: one a budget. Seeds repeat the whole frontier.
+        frontier: searched points that share the search equally: one a budget, or point of shares. Seeds repeat
+            the whole frontier.
         point_macs: of one image through the point's model.
     """
     return max(0, round(search_epochs * dense_macs / (frontier * point_macs)))

@@ -183,7 +183,7 @@ class RemovalPath:
             )
         return self.prefix(int(np.searchsorted(-left, -limit, side="left")))
 
-    def shares(self, shares: Mapping[str, float]) -> Structure:
+    def shares(self, shares: Mapping[Any, float]) -> Structure:
         """The structure that keeps, over the whole network, a share of each named family's gates; the others stay whole.
 
         The paper's way (section 4): it promises nothing about MACs.

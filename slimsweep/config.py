@@ -443,7 +443,9 @@ class Config(Section):
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of dense training and search."""
     budgets: list[float | str] = [0.7, 0.5, 0.35]
-    """MACs that are allowed: fractions of the dense model's, or absolute such as 2.3G or 350M."""
+    """MACs that are allowed: fractions of the dense model's, or absolute such as 2.3G or 350M; may be [] beside shares."""
+    shares: list[dict[Family, float]] = []
+    """Points that keep shares of each family's gates, whatever MACs that leaves: [{"attention": 0.7, "mlp": 0.7}]."""
     model: ModelConfig = ModelConfig()
     """The dense model, from timm."""
     data: DataConfig = DataConfig()
@@ -491,9 +493,28 @@ class Config(Section):
     @field_validator("budgets")
     @classmethod
     def _budgets(cls, value: list[float | str]) -> list[float | str]:
-        if not value:
-            raise ValueError("must hold at least one budget, such as [0.7, 0.5]")
         return _once([_budget(v) for v in value], key=_amount)
+
+    @field_validator("shares", mode="before")
+    @classmethod
+    def _one_point(cls, value: Any) -> Any:
+        points = _from_json(value)
+        points = [points] if isinstance(points, Mapping) else points
+        if not isinstance(points, list) or not all(isinstance(point, Mapping) for point in points):
+            raise ValueError('must be points with the share that each family keeps, such as [{"attention": 0.7, "mlp": 0.7}]')
+        return points
+
+    @field_validator("shares")
+    @classmethod
+    def _shares(cls, value: list[dict[Family, float]]) -> list[dict[Family, float]]:
+        for point in value:
+            for family, share in point.items():
+                if not 0 < share <= 1:
+                    raise ValueError(f"must keep a share of {family} gates above 0 and at most 1, not {share:g}")
+            if all(share == 1 for share in point.values()):
+                raise ValueError(f'must name a family that loses gates, such as {{"mlp": 0.7}}, and {point} names none')
+        # A family of which all is kept is as one that is not named.
+        return _once(value, key=lambda point: frozenset((f, share) for f, share in point.items() if share < 1))
 
     @field_validator("baselines")
     @classmethod
@@ -521,6 +542,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if not self.budgets and not self.shares:
+            raise ValueError("budgets and shares are both empty: give at least one budget, such as [0.7, 0.5]")
         if self.dense.epochs == 0 and not (self.model.pretrained or self.model.checkpoint):
             raise ValueError(
                 "dense.epochs is 0 without weights to start from: set model.pretrained, model.checkpoint or dense.epochs"
@@ -553,6 +576,11 @@ class Config(Section):
         """Fractions from large to small, then absolute budgets from large to small."""
         return sorted(self.budgets, key=lambda b: (isinstance(b, str), -_amount(b)))
 
+    @property
+    def frontier(self) -> int:
+        """Searched points of one seed: one a budget, and one an entry of shares."""
+        return len(self.budgets) + len(self.shares)
+
     def changed(self, **dotted: Any) -> "Config":
         """A copy with other values, checked: `config.changed(**{"search.epochs": 3, "budgets": [0.5]})`.
 
@@ -575,7 +603,8 @@ class Config(Section):
         return self.changed(
             **{
                 "name": f"{self.name.removesuffix('-smoke')[:94]}-smoke",
-                "budgets": budgets if len(budgets) <= 2 else [budgets[0], budgets[-1]],
+                "budgets": _ends(budgets),
+                "shares": _ends(self.shares),
                 "baselines": self.baselines[:1],
                 "data.limit": min(self.data.limit or 2**62, max(64, 2 * batch)),
                 "data.batch_size": batch,
@@ -587,7 +616,7 @@ class Config(Section):
         )
 
     def identity(self, stage: Stage) -> dict[str, Any]:
-        """All that changes the result of a stage, and nothing else: not budgets, seeds of points, resources or output."""
+        """All that changes the result of a stage, and nothing else: not budgets, shares, seeds, resources or output."""
         everything = self.model_dump(mode="json")
         for key in ("workers", "root", "eval_batch_size"):
             everything["data"].pop(key)
@@ -646,7 +675,7 @@ def load_config(argv: Sequence[str], *, prog: str = "python -m slimsweep.run") -
         print(_help(prog))
         raise SystemExit(0)
     said, flags, source = _command_line(argv)
-    layers = {str(source): _read(source), "environment": _environment(), "command line": said}
+    layers = {**_read(source), "environment": _environment(), "command line": said}
     merged: dict[str, Any] = {}
     for layer in layers.values():
         merged = _merge(merged, layer, Config)
@@ -667,7 +696,22 @@ def presets() -> list[str]:
 # Layers.
 
 
-def _read(source: str) -> dict[str, Any]:
+def _read(source: str) -> dict[str, dict[str, Any]]:
+    """A configuration's layers by name: what its `extends` names, where it has one, and itself."""
+    content = _read_file(source)
+    if "extends" not in content:
+        return {source: content}
+    base = content.pop("extends")
+    if base not in presets():
+        near = did_you_mean(str(base), presets(), f"name one of them: {', '.join(presets())}")
+        raise ConfigError(f"extends is {base!r} (in {source}), which is no preset; {near}")
+    below = _read_file(base)
+    if "extends" in below:
+        raise ConfigError(f"extends is {base!r} (in {source}), which extends {below['extends']!r} itself; extend that one")
+    return {base: below, source: content}
+
+
+def _read_file(source: str) -> dict[str, Any]:
     path = Path(source).expanduser()
     if source in presets():
         text = files("slimsweep.configs").joinpath(f"{source}.yaml").read_text()
@@ -762,7 +806,7 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any], section: type[Bas
         annotation = section.model_fields[key].annotation if key in section.model_fields else None
         inner, old = _section(annotation), merged.get(key)
         if inner:
-            new = _mapping(value)
+            new = _from_json(value)
             if new is None and type(None) not in _kinds(annotation):
                 continue  # 'search:' with all its keys commented out
             merged[key] = _merge(old if isinstance(old, Mapping) else {}, new, inner) if isinstance(new, Mapping) else new
@@ -774,9 +818,9 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any], section: type[Bas
     return merged
 
 
-def _mapping(value: Any) -> Any:
-    """A section given as JSON text; anything else as it is, for the section's own check to refuse."""
-    if isinstance(value, str) and value.lstrip().startswith("{"):
+def _from_json(value: Any) -> Any:
+    """A mapping or list given as JSON text; anything else as it is, for the field's own check to refuse."""
+    if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
         try:
             return json.loads(value)
         except json.JSONDecodeError:
@@ -886,6 +930,11 @@ def _once(values: list[T], key: Any = lambda value: value) -> list[T]:
             raise ValueError(f"must not hold {value!r} twice: leave one out")
         seen[key(value)] = value
     return values
+
+
+def _ends(values: list[T]) -> list[T]:
+    """The first and the last."""
+    return values if len(values) <= 2 else [values[0], values[-1]]
 
 
 def _range(value: tuple[float, float] | None) -> tuple[float, float] | None:

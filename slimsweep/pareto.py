@@ -109,7 +109,8 @@ def best_rates(rows: pd.DataFrame) -> pd.DataFrame:
     if "lr" not in rows or rows.empty:
         return rows
     ok = rows[rows["status"] == "ok"].sort_values(["val_top1", "lr"], ascending=[False, True], kind="stable")
-    best = ok.groupby(["method", "terms", "budget", "seed"], dropna=False, sort=False).head(1)
+    alike = [column for column in ("method", "terms", "budget", "shares", "seed") if column in ok]
+    best = ok.groupby(alike, dropna=False, sort=False).head(1)
     return rows[(rows["status"] != "ok") | rows.index.isin(best.index)]
 
 

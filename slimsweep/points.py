@@ -2,15 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from slimsweep.baselines import FROM_SEARCH, RANKED, extra_epochs
-from slimsweep.budget import Budget, RemovalPath, absolute
+from slimsweep.budget import Budget, RemovalPath, Scores, absolute
 from slimsweep.config import Config
 from slimsweep.results import read_gates_tensors, read_rows
 from slimsweep.storage import Folder
-from slimsweep.structure import Shape, Structure
+from slimsweep.structure import FAMILIES, Shape, Structure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,11 +20,12 @@ class Point:
     """One model to make: what it is, and all that its result depends on, in its hash."""
 
     method: str
-    budget: float  # fraction of the dense model's MACs asked for
+    budget: float  # fraction of the dense model's MACs asked for; where shares were asked for, the fraction that is left
     seed: int
     structure: str  # JSON; empty where the method cannot meet the budget
     hash: str
     terms: str = "retraining"
+    shares: str = ""  # the share that each family keeps, as JSON, where that was asked for
     lr: float
     epochs: int
     one_of_rates: bool = False  # whether other learning rates are tried: then the name tells this one
@@ -30,8 +33,20 @@ class Point:
     @property
     def name(self) -> str:
         terms = "" if self.terms == "retraining" else f"-{self.terms}"
+        shares = "".join(f"-{family}{share:g}" for family, share in json.loads(self.shares or "{}").items())
         lr = f"-lr{self.lr:g}" if self.one_of_rates else ""
-        return f"{self.method}{terms}-{self.budget:.4f}{lr}-s{self.seed}-{self.hash[:4]}"
+        return f"{self.method}{terms}-{self.budget:.4f}{shares}{lr}-s{self.seed}-{self.hash[:4]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a method is to make at one budget and on one kind of terms, before learning rates are told apart."""
+
+    method: str
+    budget: float
+    terms: str = "retraining"
+    shares: str = ""
+    of_seed: dict[int, tuple[str, int]]  # structure (JSON) and epochs
 
 
 def plan_points(config: Config, run: Folder) -> list[Point]:
@@ -44,70 +59,150 @@ def plan_points(config: Config, run: Folder) -> list[Point]:
     Raises:
         BudgetError: a budget below the least that the model can be cut to.
     """
-    seeds, rates = config.retrain.seeds, config.retrain.rates
-    wanted = sorted(_wanted(config, run), key=lambda item: -item[1])
-    fingerprints = {lr: config.changed(**{"retrain.lr": lr}).fingerprint("retrain") for lr in rates}
     val_top1: dict[str, float] = {}
-    if len(rates) > 1:
+    if len(config.retrain.rates) > 1:
         rows = read_rows(run)
         val_top1 = dict(rows.loc[rows.status == "ok", ["point", "val_top1"]].itertuples(index=False))
 
-    def point(method: str, budget: float, terms: str, seed: int, lr: float, structure: str, epochs: int) -> Point:
-        identity = [fingerprints[lr], method, f"{budget:.9f}", seed]
-        identity += [] if terms == "retraining" else [terms, epochs]
+    def best(tried: list[Point]) -> float | None:
+        if len(tried) > 1 and not all(p.name in val_top1 for p in tried):
+            return None
+        return max(tried, key=lambda p: val_top1.get(p.name, 0.0)).lr  # of equals, the one given first
+
+    wanted = _wanted(config, load_path(config, run), lambda method, budget, seed: chosen(config, run, method, budget, seed))
+    return _points(config, wanted, best)
+
+
+def expected_points(config: Config, shape: Shape, gates: Scores) -> list[Point]:
+    """Every point that a configuration will have made at its end, largest budget first, without a run: an estimate.
+
+    Baselines that choose for themselves are taken to keep what the search keeps at their budget, whatever they are;
+    of several learning rates the first is taken for the best.
+
+    Args:
+        shape: of the gated model.
+        gates: what the search is taken to find, in the gates' shapes.
+
+    Raises:
+        BudgetError: a budget below the least that the model can be cut to.
+    """
+    path = RemovalPath(shape, gates, config.search.floors.model_dump(), config.search.round_to)
+    return _points(config, _wanted(config, path), lambda tried: tried[0].lr)
+
+
+def _points(config: Config, wanted: Iterator[Wanted], best: Callable[[list[Point]], float | None]) -> list[Point]:
+    """The points of all that is wanted: every learning rate with the first seed, the best one, once known, with the others."""
+    seeds, rates = config.retrain.seeds, config.retrain.rates
+    fingerprints = {lr: config.changed(**{"retrain.lr": lr}).fingerprint("retrain") for lr in rates}
+
+    def point(one: Wanted, seed: int, lr: float) -> Point:
+        structure, epochs = one.of_seed[seed]
+        identity = [fingerprints[lr], one.method, f"{one.budget:.9f}", seed]
+        identity += [] if one.terms == "retraining" else [one.terms, epochs]
+        identity += [one.shares] if one.shares else []
         return Point(
-            method=method,
-            budget=budget,
+            method=one.method,
+            budget=one.budget,
             seed=seed,
             structure=structure,
             hash=hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16],
-            terms=terms,
+            terms=one.terms,
+            shares=one.shares,
             lr=lr,
             epochs=epochs,
             one_of_rates=len(rates) > 1,
         )
 
     points: list[Point] = []
-    for method, budget, terms, of_seed in wanted:
-        tried = [point(method, budget, terms, seeds[0], lr, *of_seed[seeds[0]]) for lr in rates]
+    for one in sorted(wanted, key=lambda one: -one.budget):
+        tried = [point(one, seeds[0], lr) for lr in rates]
         points += tried
-        if all(p.name in val_top1 for p in tried) or len(rates) == 1:
-            best = max(tried, key=lambda p: val_top1.get(p.name, 0.0)).lr  # of equals, the one given first
-            points += [point(method, budget, terms, seed, best, *of_seed[seed]) for seed in seeds[1:]]
+        if (lr := best(tried)) is not None:
+            points += [point(one, seed, lr) for seed in seeds[1:]]
     return points
 
 
-def _wanted(config: Config, run: Folder) -> Iterator[tuple[str, float, str, dict[int, tuple[str, int]]]]:
-    """(method, budget, terms, for each seed structure and epochs) of all that is known."""
-    shape = load_shape(run)
-    path = RemovalPath(shape, read_gates_tensors(run, shape), config.search.floors.model_dump(), config.search.round_to)
-    dense, epochs, seeds = shape.full(), config.retrain.epochs, config.retrain.seeds
-    yield "dense", 1.0, "retraining", dict.fromkeys(seeds, (dense.to_json(), epochs))
-    for budget in config.sorted_budgets:
-        share = fraction(budget, dense.macs())
-        searched = path.solve(budget).to_json()
-        yield "searched", share, "retraining", dict.fromkeys(seeds, (searched, epochs))
+def _wanted(
+    config: Config, path: RemovalPath, keeps: Callable[[str, float, int], str | None] | None = None
+) -> Iterator[Wanted]:
+    """All that is known to be wanted.
+
+    Args:
+        keeps: what a baseline keeps at a budget with a seed: JSON, empty where it cannot meet the budget, None where that
+            is not known yet. Without it baselines keep what the search keeps.
+    """
+    dense, epochs, seeds = path.shape.full(), config.retrain.epochs, config.retrain.seeds
+    yield Wanted(method="dense", budget=1.0, of_seed=dict.fromkeys(seeds, (dense.to_json(), epochs)))
+    asked: set[str] = set()
+    for budget, shares, structure in frontier(config, path):
+        searched = structure.to_json()
+        yield Wanted(method="searched", budget=budget, shares=shares, of_seed=dict.fromkeys(seeds, (searched, epochs)))
+        again = f"{budget:.9f}" in asked  # shares that come to a budget that was there: what chooses for itself has it already
+        asked.add(f"{budget:.9f}")
         for method in config.baselines:
-            found = {seed: searched if method in FROM_SEARCH else chosen(config, run, method, share, seed) for seed in seeds}
+            if again and method not in FROM_SEARCH:
+                continue
+            copies = keeps is None or method in FROM_SEARCH
+            found = {seed: searched if copies or keeps is None else keeps(method, budget, seed) for seed in seeds}
             kept = {seed: text for seed, text in found.items() if text is not None}
             if len(kept) < len(seeds):
                 continue
             if "retraining" in config.baseline_terms:
-                yield method, share, "retraining", {seed: (text, epochs) for seed, text in kept.items()}
+                alike = {seed: (text, epochs) for seed, text in kept.items()}
+                yield Wanted(method=method, budget=budget, shares=shares if method in FROM_SEARCH else "", of_seed=alike)
             if "compute" in config.baseline_terms and method not in FROM_SEARCH:
                 longer = {
                     seed: epochs
-                    + extra_epochs(config.search.epochs, dense.macs(), len(config.budgets), Structure.from_json(text).macs())
+                    + extra_epochs(config.search.epochs, dense.macs(), config.frontier, Structure.from_json(text).macs())
                     if text
                     else epochs
                     for seed, text in kept.items()
                 }
-                yield method, share, "compute", {seed: (text, longer[seed]) for seed, text in kept.items()}
+                of_seed = {seed: (text, longer[seed]) for seed, text in kept.items()}
+                yield Wanted(method=method, budget=budget, terms="compute", of_seed=of_seed)
+
+
+def frontier(config: Config, path: RemovalPath) -> Iterator[tuple[float, str, Structure]]:
+    """(budget as a fraction of dense, shares as JSON or "", structure) of each searched point: budgets, then shares.
+
+    Raises:
+        BudgetError: a budget or share that cannot be met.
+    """
+    dense = path.shape.full().macs()
+    for budget in config.sorted_budgets:
+        yield fraction(budget, dense), "", path.solve(budget)
+    for shares in config.shares:
+        structure = path.shares(shares)
+        yield exact_fraction(structure.macs(), dense), shares_text(shares), structure
+
+
+def shares_text(shares: Mapping[Any, float]) -> str:
+    """Shares as JSON, the same text for the same shares; a family that keeps all is as one that is not named."""
+    return json.dumps({family: shares[family] for family in FAMILIES if shares.get(family, 1.0) < 1}, separators=(",", ":"))
 
 
 def fraction(budget: Budget, dense: int) -> float:
     """A budget as a fraction of the dense model's MACs."""
     return absolute(budget, dense) / dense if isinstance(budget, str) else budget
+
+
+def exact_fraction(macs: int, dense: int) -> float:
+    """The fraction of the dense model's MACs that, as a budget, allows `macs` to the last unit."""
+    share = macs / dense
+    return share if absolute(share, dense) >= macs else math.nextafter(share, 1.0)
+
+
+def baseline_budgets(config: Config, run: Folder) -> list[Budget]:
+    """The budgets that baselines are held to: the configuration's, and what its shares leave of the dense model."""
+    if not config.shares:
+        return list(config.budgets)
+    path = load_path(config, run)
+    dense = path.shape.full().macs()
+    found: dict[str, Budget] = {f"{fraction(budget, dense):.9f}": budget for budget in config.budgets}
+    for budget, shares, _ in frontier(config, path):
+        if shares:
+            found.setdefault(f"{budget:.9f}", budget)
+    return list(found.values())
 
 
 def points_to_do(points: list[Point], run: Folder) -> list[Point]:
@@ -142,14 +237,24 @@ def to_choose(config: Config, run: Folder, again: bool = False) -> list[tuple[st
     Args:
         again: also those that could not meet a budget.
     """
+    ranked = [method for method in config.baselines if method in RANKED]
+    if not ranked:
+        return []
     dense = load_shape(run).full().macs()
+    budgets = [fraction(budget, dense) for budget in baseline_budgets(config, run)]
     left: list[tuple[str, int]] = []
-    for method in (m for m in config.baselines if m in RANKED):
+    for method in ranked:
         for seed in config.retrain.seeds if method == "random" else config.retrain.seeds[:1]:
-            found = [chosen(config, run, method, fraction(budget, dense), seed) for budget in config.budgets]
+            found = [chosen(config, run, method, budget, seed) for budget in budgets]
             if None in found or (again and "" in found):
                 left.append((method, seed))
     return left
+
+
+def load_path(config: Config, run: Folder) -> RemovalPath:
+    """The removal path that the search's gates give under the configuration's floors."""
+    shape = load_shape(run)
+    return RemovalPath(shape, read_gates_tensors(run, shape), config.search.floors.model_dump(), config.search.round_to)
 
 
 def load_shape(run: Folder) -> Shape:

@@ -4,6 +4,7 @@ It watches the run folder, not the workers, so it shows the same wherever the wo
 here as points land.
 """
 
+import json
 import logging
 import threading
 import time
@@ -131,7 +132,9 @@ def final_table(rows: pd.DataFrame, config: Config, run: Folder, seconds: float)
     table = plain_table(f"{config.name} in {seconds:.0f} s", [("method", "left"), *((name, "right") for name in figures)])
     for row in ok.to_dict("records"):
         table.add_row(
-            row["method"] + (f" (seed {row['seed']})" if len(config.retrain.seeds) > 1 else ""),
+            row["method"]
+            + "".join(f" {family} {share:g}" for family, share in json.loads(row["shares"] or "{}").items())
+            + (f" (seed {row['seed']})" if len(config.retrain.seeds) > 1 else ""),
             f"{row['budget']:.2f}",
             f"{row['macs'] / 1e6:,.2f}",
             f"{100 * row['macs'] / row['macs_dense']:.1f} %",

@@ -176,6 +176,7 @@ POINT_COLUMNS: dict[str, int] = {
     "method": 0,
     "seed": 0,
     "budget": 6,
+    "shares": 0,
     "status": 0,
     "error": 0,
     "macs": 0,

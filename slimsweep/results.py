@@ -17,7 +17,7 @@ import torch
 from slimsweep.storage import Folder
 from slimsweep.structure import Shape
 
-SCHEMA_VERSION = "2"  # 1 had no terms and lr
+SCHEMA_VERSION = "3"  # 1 had no terms and lr, 2 no shares
 
 METHODS = ("searched", "dense", "uniform", "random", "taylor", "scratch", "small", "torch-pruning")
 
@@ -30,7 +30,8 @@ RESULTS = pa.schema(
         ("method", pa.string()),  # one of METHODS
         ("terms", pa.string()),  # retraining: as long as searched points; compute: longer by a share of the search
         ("seed", pa.int64()),
-        ("budget", pa.float64()),  # fraction of the dense model's MACs asked for; 1.0 for dense
+        ("budget", pa.float64()),  # fraction of the dense model's MACs asked for, or that shares leave; 1.0 for dense
+        ("shares", pa.string()),  # JSON: the share of its gates that each family keeps, where that was asked for, or empty
         ("status", pa.string()),  # ok or failed
         ("error", pa.string()),
         ("macs", pa.int64()),  # multiply-accumulates of one image
@@ -122,7 +123,7 @@ def write_row(run: Folder, row: dict[str, Any]) -> None:
     unknown = set(row) - set(RESULTS.names)
     if unknown:
         raise KeyError(f"not columns of the results table: {sorted(unknown)}")
-    row = {"status": "ok", "error": "", "terms": "retraining", "created_at": datetime.now(UTC), **row}
+    row = {"status": "ok", "error": "", "terms": "retraining", "shares": "", "created_at": datetime.now(UTC), **row}
     _write(run, f"results/{row['point']}.parquet", [row], RESULTS)
 
 
@@ -130,6 +131,7 @@ def read_rows(run: Folder) -> pd.DataFrame:
     """All rows of a run, by budget (largest first), method, terms, seed and learning rate; empty where there is none."""
     rows = _read(run, "results", RESULTS)
     rows["terms"] = rows["terms"].fillna("retraining")  # there was nothing else in version 1
+    rows["shares"] = rows["shares"].fillna("")  # nor anything but budgets in version 2
     return rows.sort_values(
         ["budget", "method", "terms", "seed", "lr"], ascending=[False, True, False, True, True], ignore_index=True
     )

@@ -12,16 +12,17 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch import nn
 
 from slimsweep.baselines import check_baseline
-from slimsweep.budget import RemovalPath, absolute
+from slimsweep.budget import Budget, BudgetError, RemovalPath, absolute
 from slimsweep.cluster import StageFailed, check_placement, check_storage, connected, foreseen, trials_at_once
 from slimsweep.config import Config, ConfigError, changed_keys, load_config
 from slimsweep.data import check_data
 from slimsweep.gates import add_gates
 from slimsweep.lock import hold
 from slimsweep.model import check_model
-from slimsweep.points import plan_points, points_to_do, to_choose
+from slimsweep.points import exact_fraction, plan_points, points_to_do, to_choose
 from slimsweep.progress import Progress, final_table
 from slimsweep.report import write_report
 from slimsweep.results import read_rows
@@ -139,6 +140,21 @@ def check(config: Config) -> None:
     model = check_model(config)
     check_data(config)
     data_for(config, model)
+    check_cuts(config, model)
+    if (cluster := foreseen()) is not None:
+        check_placement(config, cluster)
+
+
+def check_cuts(config: Config, model: nn.Module) -> None:
+    """Refuse a model that cannot be cut, and budgets, shares and baselines that it cannot have.
+
+    Args:
+        model: the dense one; on the meta device, for its weights are not looked at.
+
+    Raises:
+        ConfigError: in one sentence, what is wrong with the input.
+        ValueError: the model cannot be cut, or not to these budgets.
+    """
     settings = config.search
     shape = add_gates(model, settings.granularity, settings.families, settings.token_gate).shape
     # Which gates go first is not known yet, but what is left when all have gone is.
@@ -149,14 +165,23 @@ def check(config: Config) -> None:
         if absolute(budget, dense) >= dense:
             raise ConfigError(f"budget {budget!r} is not below the dense model's {dense / 1e6:,.1f} MMACs: take a smaller one")
         path.solve(budget)
+    left: list[Budget] = list(config.budgets)
+    for shares in config.shares:
+        try:
+            kept = path.shares(shares).macs()
+        except BudgetError as problem:
+            raise ConfigError(f"shares holds {shares}, but {problem}; keep more, or lower search.floors") from problem
+        except ValueError as problem:
+            raise ConfigError(f"shares holds {shares}, but {problem}; leave that family out") from problem
+        if kept == dense:
+            raise ConfigError(f"shares holds {shares}, which is nearest to all that this model has: take smaller shares")
+        left.append(exact_fraction(kept, dense))
     for method in config.baselines:
-        check_baseline(method, model, settings, config.budgets)
-    if (cluster := foreseen()) is not None:
-        check_placement(config, cluster)
+        check_baseline(method, model, settings, left)
 
 
 def compare(old: Config, new: Config, run: Folder) -> None:
-    """Refuse a change that would put results side by side that do not compare; budgets, seeds and resources may change."""
+    """Refuse a change that would put results side by side that do not compare; budgets, shares, seeds, resources may change."""
     begun = [
         stage for stage in ("dense", "search") if run.exists(f"curves/{stage}.parquet") or run.exists(f"{stage}/config.json")
     ]
@@ -166,8 +191,8 @@ def compare(old: Config, new: Config, run: Folder) -> None:
     changed = changed_keys(old.identity(stage), new.identity(stage)) if stage is not None else []
     if len(old.retrain.rates) > 1 and len(new.retrain.rates) > 1 and set(done.lr) <= set(new.retrain.rates):
         changed = [key for key in changed if key != "retrain.lr"]  # a list of rates may grow, and lose those that failed
-    if (done.terms == "compute").any() and len(old.budgets) != len(new.budgets):
-        changed.append("budgets (over which the search's compute is spread)")
+    if (done.terms == "compute").any() and old.frontier != new.frontier:
+        changed.append("budgets and shares (over which the search's compute is spread)")
     if changed:
         raise ConfigError(
             f"{', '.join(changed)} changed since {run.uri} was begun, so its results would not compare with new ones: "

@@ -21,7 +21,7 @@ from slimsweep.baselines import choose, starting_model, training_images
 from slimsweep.checkpoint import Checkpoints
 from slimsweep.cluster import StageFailed, first_cause
 from slimsweep.config import Config
-from slimsweep.points import Point, chosen_path, fraction, load_shape, to_choose
+from slimsweep.points import Point, baseline_budgets, chosen_path, fraction, load_shape, to_choose
 from slimsweep.results import has_ok_row, read_curve, write_row
 from slimsweep.search import data_parallel, load_gated, worker_resources
 from slimsweep.stage import check_shared, data_for, load_model, save_model, set_threads
@@ -55,9 +55,10 @@ def choose_baseline(settings: dict[str, Any], uri: str, method: str, seed: int) 
     data = data_for(config, dense)
     images, labels = training_images(data, config)
     dense.to("cuda" if config.resources.gpus_per_worker > 0 else "cpu")
-    found = choose(method, config.budgets, dense, config.search, seed=seed, images=images, labels=labels)
+    budgets = baseline_budgets(config, run)
+    found = choose(method, budgets, dense, config.search, seed=seed, images=images, labels=labels)
     total = load_shape(run).full().macs()
-    for budget, structure in zip(config.budgets, found, strict=True):
+    for budget, structure in zip(budgets, found, strict=True):
         kept, error = (structure.to_json(), "") if isinstance(structure, Structure) else ("", str(structure))
         run.write_json(chosen_path(config, method, fraction(budget, total), seed), {"structure": kept, "error": error})
 
@@ -219,6 +220,7 @@ def described(run: Folder, config: Config, point: Point) -> dict[str, Any]:
         "data": config.data.name,
         "method": point.method,
         "terms": point.terms,
+        "shares": point.shares,
         "seed": point.seed,
         "budget": point.budget,
         "lr": point.lr,

@@ -145,30 +145,6 @@ def test_parameters_leave_tokens_alone():
     assert all(mask.all() for mask in structure.masks["token"])
 
 
-@pytest.mark.parametrize(
-    ("share", "millions", "giga"), [(0.8, 17.80, 3.69), (0.7, 15.67, 3.24), (0.6, 13.54, 2.78), (0.5, 11.42, 2.33)]
-)
-def test_shares_give_the_papers_sizes(share, millions, giga):
-    """ViT-Slim (arXiv 2201.00814) prints 17.7/15.6/13.5/11.4 M and 3.7/3.3/2.8/2.3 G for DeiT-S."""
-    gated = deit_small()
-    structure = solve(gated, per_family={"attention": share, "mlp": share})
-    assert params(structure) / 1e6 == pytest.approx(millions, abs=0.015)
-    assert macs(structure) / 1e9 == pytest.approx(giga, abs=0.015)
-    assert all(mask.all() for mask in structure.masks["token"])
-    total = sum(m.numel() for m in structure.masks["mlp"])
-    assert sum(int(m.sum()) for m in structure.masks["mlp"]) / total == pytest.approx(share, abs=1e-3)
-
-
-_deit: list = []
-
-
-def deit_small():
-    if not _deit:
-        _deit.append(add_gates(timm.create_model("deit_small_patch16_224")))
-        _deit[0].set_gates(random_gates(_deit[0]))
-    return _deit[0]
-
-
 def test_shares_that_mean_nothing_are_refused():
     gated = add_gates(small_vit(), families=["mlp"])
     with pytest.raises(BudgetError, match="above 0 and at most 1"):

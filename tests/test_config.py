@@ -3,14 +3,12 @@
 import os
 import pickle
 import re
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import slimsweep
-from slimsweep.config import Config, ConfigError, changed_keys, load_config, presets
+from slimsweep.config import Config, ConfigError, changed_keys, load_config
 
 
 @pytest.fixture(autouse=True)
@@ -50,13 +48,6 @@ def test_no_argument_is_the_digits_recipe():
     assert not options.verbose
 
 
-@pytest.mark.parametrize("preset", presets())
-def test_every_preset_loads_and_says_how_to_run_it(preset):
-    config, _ = load_config(["--config", preset])
-    assert config.budgets
-    assert "python -m slimsweep.run" in (Path(slimsweep.__file__).parent / "configs" / f"{preset}.yaml").read_text()
-
-
 def test_command_line_over_environment_over_file(write, monkeypatch):
     path = write("search: {epochs: 1, lr: 0.1}\ndense: {epochs: 1}\nretrain: {epochs: 1}")
     monkeypatch.setenv("SLIMSWEEP_SEARCH__EPOCHS", "2")
@@ -75,6 +66,18 @@ def test_lists_and_mappings_from_the_command_line_and_the_environment(monkeypatc
     assert config.search.betas == (0.8, 0.9)
     assert config.retrain.seeds == [0, 1, 2]
     assert (config.search.l1.mlp, config.search.l1.attention) == (0.2, 0.05)
+
+
+def test_shares_are_a_list_of_points_or_one_of_them(write, monkeypatch):
+    both = {"attention": 0.7, "mlp": 0.7}
+    assert load_config(["--shares", '[{"attention":0.7,"mlp":0.7}]'])[0].shares == [both]
+    assert load_config(["--shares", '{"attention": "0.7", "mlp": 0.7}'])[0].shares == [both]
+    only, _ = load_config(["--config", write("budgets: []\nshares: [{attention: 0.7, mlp: 0.7}, {mlp: 0.5}]")])
+    assert (only.budgets, only.shares, only.frontier) == ([], [both, {"mlp": 0.5}], 2)
+    monkeypatch.setenv("SLIMSWEEP_SHARES", '[{"mlp": 0.5}]')
+    beside, _ = load_config([])
+    assert beside.shares == [{"mlp": 0.5}]
+    assert beside.frontier == len(beside.budgets) + 1
 
 
 def test_model_kwargs_as_a_whole_replace_and_one_by_one_change(monkeypatch):
@@ -138,6 +141,16 @@ def test_help_lists_every_field(capsys):
         (["--budgets", "0.5,0.50"], ["0.5", "twice"]),
         (["--budgets", "2G,2000M"], ["2000M", "twice"]),
         (["--budgets", "[]"], ["at least one"]),
+        (["--shares", "0.7"], ["shares", "'0.7'", '{"attention": 0.7, "mlp": 0.7}']),
+        (["--shares", "[0.7]"], ["shares", "points with the share that each family keeps"]),
+        (["--shares", '[{"atention": 0.7}]'], ["shares", "attention, mlp, token"]),
+        (["--shares", '{"mlp": 0}'], ["shares", "mlp", "above 0 and at most 1"]),
+        (["--shares", '{"mlp": 1.1}'], ["shares", "mlp", "above 0 and at most 1"]),
+        (["--shares", '{"mlp": "most"}'], ["shares", "number"]),
+        (["--shares", '{"mlp": 1.0}'], ["shares", "loses gates"]),
+        (["--shares", "{}"], ["shares", "loses gates"]),
+        (["--shares", '[{"mlp": 0.5}, {"mlp": 0.5, "token": 1}]'], ["shares", "twice"]),
+        (["--shares", "[{"], ["shares", "points with"]),
         (["--name", "a/b"], ["name", "a/b", "output"]),
         (["--name", ".."], ["name"]),
         (["--search.epochs", "ten"], ["search.epochs", "'ten'", "whole number", "command line"]),
@@ -247,6 +260,7 @@ def test_what_does_not_change_a_result_does_not_change_its_fingerprint():
             "name": "other",
             "output": "elsewhere",
             "budgets": [0.1],
+            "shares": [{"mlp": 0.5}],
             "baselines": ["random"],
             "retrain.seeds": [1, 2],
             "retrain.workers_per_trial": 2,
@@ -290,7 +304,9 @@ def test_changed_keys_names_what_differs():
 
 
 def test_a_written_configuration_is_read_back_whole(write):
-    config = load_config([])[0].changed(**{"budgets": [0.5, "2.3G"], "data.mean": [0.1], "search.lr": 1e-5})
+    config = load_config([])[0].changed(
+        **{"budgets": [0.5, "2.3G"], "shares": [{"mlp": 0.5}], "data.mean": [0.1], "search.lr": 1e-5}
+    )
     text = config.to_yaml()
     assert "torch" in text.splitlines()[0]
     again, _ = load_config(["--config", write(text)])

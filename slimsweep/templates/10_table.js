@@ -16,6 +16,7 @@ function columnsOf(view) {
       (p) => p.budget,
       (v) => share(v, 1),
     ),
+    ...(view.page.points.some((p) => p.shares) ? [text("shares", "Keeps", sharesOf)] : []),
     number(
       "seed",
       "Seed",
@@ -88,6 +89,7 @@ function tableRows(view, columns) {
         p.method,
         `seed=${p.seed};`,
         share(p.budget, 1).replace(" ", ""),
+        sharesOf(p),
         p.device || "",
         view.page.runs[p.run].name,
         view.page.runs[p.run].model,
@@ -292,6 +294,7 @@ function asText(view, separator) {
     "method",
     "seed",
     "budget",
+    "shares",
     "macs",
     "macs_dense",
     "params",

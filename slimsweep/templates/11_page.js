@@ -118,7 +118,7 @@ function drawHeadline(view) {
     );
   const top = groups.reduce((a, b) => (judged(b.best) > judged(a.best) ? b : a));
   stats.push(
-    stat("Most accurate", `${withSpread(top.y, top.se)} %`, `test top-1, ${top.method} at ${share(top.budget, 1)}`, top.best),
+    stat("Most accurate", `${withSpread(top.y, top.se)} %`, `test top-1, ${top.method} at ${asked(top)}`, top.best),
   );
   node.replaceChildren(...stats);
 }
@@ -271,7 +271,7 @@ function drawAnswer(view) {
     return node.replaceChildren(
       "No model fits. ",
       miss
-        ? `Nearest to \u201c${miss.condition.text}\u201d comes ${miss.point.method} at ${share(miss.point.budget, 1)}, with ${sayValue(miss.condition.kind, miss.value)}.`
+        ? `Nearest to \u201c${miss.condition.text}\u201d comes ${miss.point.method} at ${asked(miss.point)}, with ${sayValue(miss.condition.kind, miss.value)}.`
         : "Each condition is met by some model, all of them by none.",
     );
   }
@@ -279,7 +279,7 @@ function drawAnswer(view) {
   const run = view.page.runs.length > 1 ? ` of ${view.page.runs[p.run].name}` : "";
   const setting = a.conditions.map((c) => c.setting).find(Boolean);
   node.replaceChildren(
-    el("button", { type: "button", class: "link", onclick: () => choose(p) }, `${p.method} at ${share(p.budget, 1)}${run}`),
+    el("button", { type: "button", class: "link", onclick: () => choose(p) }, `${p.method} at ${asked(p)}${run}`),
     `: ${scaled(p.macs, "MACs")}, test top-1 ${percent(p.test_top1)} (validation ${percent(p.val_top1)}). ${a.limited ? "The most accurate" : "The cheapest"} of the ${count(a.fits.size, "model")} that fit; accuracy is judged by validation${setting ? `, speed by ${setting}` : ""}.`,
   );
   return node;

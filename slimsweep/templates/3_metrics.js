@@ -47,13 +47,18 @@ function show(metric, value) {
   return scaled(value, metric.unit);
 }
 
-// Points of one run, method and budget differ by their seed only.
+// What was asked of a point or group: a fraction of the MACs, and where shares of gates were asked for, those.
+const sharesOf = (p) => (p.shares || "").replace(/[{}"]/g, "").replaceAll(":", " ").replaceAll(",", ", ");
+const asked = (p) => share(p.budget, 1) + (p.shares ? ` (${sharesOf(p)})` : "");
+
+// Points of one run, method, budget and shares differ by their seed only.
 function groupsOf(shown, x, y) {
   const groups = new Map();
   for (const point of shown) {
     if (point.status !== "ok" || !known(x.of(point)) || !known(y.of(point))) continue;
-    const key = `${point.run}|${point.method}|${point.budget}`;
-    if (!groups.has(key)) groups.set(key, { key, run: point.run, method: point.method, budget: point.budget, members: [] });
+    const { run, method, budget, shares } = point;
+    const key = `${run}|${method}|${budget}|${shares || ""}`;
+    if (!groups.has(key)) groups.set(key, { key, run, method, budget, shares, members: [] });
     groups.get(key).members.push(point);
   }
   for (const group of groups.values()) {

@@ -95,7 +95,7 @@ function hoverOf(view, group) {
   const all = (of) => group.members.map(of).filter(known);
   const top1 = all((m) => m.test_top1);
   const dense = view.dense[p.run];
-  const lines = [`<b>${plain(p.method)}, budget ${share(p.budget, 1)}</b>`];
+  const lines = [`<b>${plain(p.method)}, budget ${plain(asked(p))}</b>`];
   if (page.runs.length > 1) lines.push(plain(run.name));
   lines.push(`${scaled(mean(group.members.map((m) => m.macs)), "MACs")} (${share(p.macs, p.macs_dense)} of dense)`);
   lines.push(`${scaled(p.params, "")} parameters (${share(p.params, p.params_dense)})`);
@@ -515,7 +515,7 @@ function frontierCaption(view) {
     said.push("Large markers are means over seeds with their standard error, small ones single seeds.");
   const runs = new Set(view.groups.map((g) => g.run)).size;
   if (view.y.key === "test_top1" && runs > 1 && runs <= 3) said.push("Dotted lines are the dense models as they came.");
-  if (view.knee) said.push(`Knee: ${view.knee.method} at ${share(view.knee.budget, 1)}.`);
+  if (view.knee) said.push(`Knee: ${view.knee.method} at ${asked(view.knee)}.`);
   said.push("MACs are multiply-accumulates of one image; papers on vision transformers call them FLOPs.");
   if (page.points.length) said.push("Click a point, or use the arrow keys, to open it.");
   return said.join(" ");

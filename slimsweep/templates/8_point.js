@@ -83,7 +83,7 @@ function pointHead(view, p, group) {
       "h2",
       { id: "point-title" },
       markerIcon(page, p.method, seriesStyle(page, p.run, p.method).colour),
-      ` ${p.method} at ${share(p.budget, 1)} of the MACs`,
+      ` ${p.method} at ${share(p.budget, 1)} of the MACs${p.shares ? `: ${sharesOf(p)}` : ""}`,
     ),
     el(
       "span",
@@ -173,7 +173,7 @@ function comparedWith(view, p) {
   if (!group || !group.best.layers) return null;
   const top1 = group.members.map((m) => m.test_top1).filter(known);
   return {
-    name: `${group.method} at ${share(group.budget, 1)}`,
+    name: `${group.method} at ${asked(group)}`,
     structure: group.best.layers,
     macs: group.best.macs,
     top1: top1.length ? mean(top1) : null,

@@ -1,0 +1,170 @@
+"""The paper's table beside what slimsweep cuts: `python reports/imagenet/make_table.py` writes it into README.md beside this.
+
+`--check` writes nothing, and fails where README.md has another table. No weights and no images are needed: sizes follow
+from the configurations that come with slimsweep.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from slimsweep import Structure, add_gates
+from slimsweep.budget import RemovalPath
+from slimsweep.config import load_config
+from slimsweep.model import check_model
+
+PAGE = Path(__file__).parent / "README.md"
+START, END = "<!-- written by make_table.py -->\n", "<!-- end -->\n"
+
+# Why a line of ours does not round to the paper's, by the letter that the table has for it.
+REASONS = {
+    "a": "Parameters: in these lines the paper's figures are ours cut off after the first decimal; in its others they are "
+    "rounded.",
+    "b": "MACs: the authors' own counter adds softmax, scaling and biases, which brings 3.24 to 3.26; slimsweep counts matrix "
+    "products, as torch's counter does.",
+    "c": "MACs: in the authors' code a share of tokens is a threshold on single gates, and a token that any later layer keeps "
+    "stays in all layers before it, so more tokens stay than the share says. Here a share is what stays. The figures are for "
+    "gates that are all alike, which leave all layers alike: what a search finds moves them.",
+    "d": "Swin's stages differ in what a gate costs, so sizes depend on which gates leave. The figures are for gates that are "
+    "all alike, which leave all layers alike.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A line of the paper's table, as printed."""
+
+    model: str
+    preset: str
+    shares: dict[str, float] = field(default_factory=dict)  # none: dense
+    params: str | None  # millions; None where the paper's table is not at hand
+    gmacs: str | None
+    top1: str  # percent
+    differs: str = ""  # letters of REASONS
+
+
+def deit_s(params: str, gmacs: str, top1: str, differs: str = "", **shares: float) -> Line:
+    return Line(
+        model="DeiT-S",
+        preset="deit-small-imagenet",
+        shares=shares,
+        params=params,
+        gmacs=gmacs,
+        top1=top1,
+        differs=differs,
+    )
+
+
+LINES = (
+    deit_s("22.0", "4.6", "79.90", "a"),
+    deit_s("19.9", "4.1", "80.90", attention=0.7),
+    deit_s("19.2", "3.9", "80.63", attention=0.6),
+    deit_s("18.5", "3.7", "80.10", attention=0.5),
+    deit_s("17.8", "3.5", "79.61", attention=0.4),
+    deit_s("17.8", "3.8", "80.80", mlp=0.7),
+    deit_s("16.4", "3.5", "80.39", mlp=0.6),
+    deit_s("15.0", "3.2", "79.89", mlp=0.5),
+    deit_s("13.5", "2.9", "79.20", mlp=0.4),
+    deit_s("17.7", "3.7", "80.60", "a", attention=0.8, mlp=0.8),
+    deit_s("15.6", "3.3", "80.03", "ab", attention=0.7, mlp=0.7),
+    deit_s("13.5", "2.8", "79.20", attention=0.6, mlp=0.6),
+    deit_s("11.4", "2.3", "77.94", attention=0.5, mlp=0.5),
+    deit_s("15.6", "3.1", "79.91", "ac", attention=0.7, mlp=0.7, token=0.8),
+    deit_s("15.6", "2.9", "79.72", "ac", attention=0.7, mlp=0.7, token=0.7),
+    deit_s("15.6", "2.8", "79.51", "ac", attention=0.7, mlp=0.7, token=0.6),
+    Line(model="DeiT-B", preset="deit-base-imagenet", params=None, gmacs=None, top1="81.8"),
+    Line(
+        model="DeiT-B",
+        preset="deit-base-imagenet",
+        shares={"attention": 0.6, "mlp": 0.6},
+        params="52.6",
+        gmacs="10.6",
+        top1="82.4",
+    ),
+    Line(model="Swin-T", preset="swin-tiny-imagenet", params=None, gmacs=None, top1="81.3"),
+    Line(
+        model="Swin-T",
+        preset="swin-tiny-imagenet",
+        shares={"attention": 0.8, "mlp": 0.8},
+        params="22.3",
+        gmacs="3.8",
+        top1="81.3",
+        differs="d",
+    ),
+    Line(
+        model="Swin-T",
+        preset="swin-tiny-imagenet",
+        shares={"attention": 0.7, "mlp": 0.7},
+        params="19.4",
+        gmacs="3.4",
+        top1="80.7",
+        differs="d",
+    ),
+)
+
+
+@cache
+def removal_path(preset: str) -> RemovalPath:
+    """The path of a preset's model over gates that are all alike."""
+    config, _ = load_config(["--config", preset])
+    search = config.search
+    shape = add_gates(check_model(config), search.granularity, search.families, search.token_gate).shape
+    alike = {family: [torch.ones(s) for s in shapes] for family, shapes in shape.gate_shapes.items()}
+    return RemovalPath(shape, alike, search.floors.model_dump(), search.round_to)
+
+
+def structure(line: Line) -> Structure:
+    """What is left of the line's model."""
+    return removal_path(line.preset).shares(line.shares)
+
+
+def agrees(line: Line) -> bool:
+    """Whether our parameters and MACs, rounded as the paper prints them, are the paper's."""
+    kept = structure(line)
+    return all(
+        printed is None or f"{ours:.1f}" == printed
+        for printed, ours in ((line.params, kept.params() / 1e6), (line.gmacs, kept.macs() / 1e9))
+    )
+
+
+def table() -> str:
+    """The table and its notes, in Markdown."""
+    rows = [
+        "| model | shares | M params: paper | slimsweep | GMACs: paper | slimsweep | top-1 %: paper | slimsweep |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for line in LINES:
+        kept = structure(line)
+        notes = "".join(f"<sup>{letter}</sup>" for letter in line.differs)
+        shares = f"`{json.dumps(line.shares)}`" if line.shares else "dense"
+        rows.append(
+            f"| {line.model} | {shares} | {line.params or '–'} | {kept.params() / 1e6:.2f} | {line.gmacs or '–'} "
+            f"| {kept.macs() / 1e9:.2f}{notes} | {line.top1} | not run here |"
+        )
+    used = {letter for line in LINES for letter in line.differs}
+    return "\n".join([*rows, "", *(f"<sup>{letter}</sup> {text}\n" for letter, text in REASONS.items() if letter in used)])
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where the page has another table")
+    check = parser.parse_args(argv).check
+    text = PAGE.read_text()
+    before, rest = text.split(START)
+    _, after = rest.split(END)
+    written = before + START + table() + END + after
+    if check and written != text:
+        print(f"the table in {PAGE} is not what this program writes: run it without --check")
+        return 1
+    if not check:
+        PAGE.write_text(written)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,201 @@
+"""Points: what a configuration asks for, with budgets and with shares of the gates, on a finished run of digits."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from slimsweep.budget import absolute
+from slimsweep.config import Config, ConfigError
+from slimsweep.model import check_model
+from slimsweep.pareto import best_rates
+from slimsweep.points import (
+    baseline_budgets,
+    chosen_path,
+    exact_fraction,
+    expected_points,
+    load_shape,
+    plan_points,
+    points_to_do,
+    shares_text,
+    to_choose,
+)
+from slimsweep.progress import final_table
+from slimsweep.report import page_data, read_run
+from slimsweep.results import read_gates_tensors, read_rows, write_row
+from slimsweep.run import check_cuts, compare
+from slimsweep.status import read_config, read_status
+from slimsweep.storage import Folder
+from slimsweep.structure import Structure
+
+BOTH = {"attention": 0.7, "mlp": 0.7}
+ALL = {"attention": 0.7, "mlp": 0.5, "token": 0.8}
+
+
+@pytest.fixture
+def finished(small_run: Path, tmp_path: Path) -> tuple[Config, Folder]:
+    """A finished sweep of budgets 0.5 and 0.25, to go on with."""
+    shutil.copytree(small_run, tmp_path / "small")
+    run = Folder(tmp_path / "small")
+    return read_config(run), run
+
+
+def expected(config: Config, run: Folder) -> list:
+    shape = load_shape(run)
+    return expected_points(config, shape, read_gates_tensors(run, shape))
+
+
+def test_what_is_expected_is_what_a_run_plans(finished: tuple[Config, Folder]) -> None:
+    config, run = finished
+    for changes in ({}, {"shares": [BOTH, ALL]}, {"budgets": [], "shares": [BOTH]}, {"retrain.seeds": [3, 4, 5]}):
+        asked = config.changed(**changes)
+        assert [p.name for p in expected(asked, run)] == [p.name for p in plan_points(asked, run)]
+    assert {p.name for p in expected(config, run)} == set(read_rows(run).point)
+
+
+def test_every_rate_and_baseline_is_expected_before_anything_is_known(finished: tuple[Config, Folder]) -> None:
+    config, run = finished
+    asked = config.changed(
+        baselines=["uniform", "scratch", "small"],
+        baseline_terms=["retraining", "compute"],
+        **{"retrain.lr": [1e-3, 3e-3], "retrain.seeds": [0, 1, 2]},
+    )
+    points = expected(asked, run)
+    assert len({p.name for p in points}) == len(points) == (1 + 2 * (2 + 2 * 2)) * (2 + 2)
+    assert {(p.seed, p.lr) for p in points} == {(0, 1e-3), (0, 3e-3), (1, 1e-3), (2, 1e-3)}
+    searched = {p.budget: p.structure for p in points if p.method == "searched"}
+    for point in points:
+        assert point.method == "dense" or point.structure == searched[point.budget]
+        dense, macs = load_shape(run).full().macs(), Structure.from_json(point.structure).macs()
+        longer = round(config.search.epochs * dense / (2 * macs)) if point.terms == "compute" else 0
+        assert point.epochs == config.retrain.epochs + longer
+
+
+def test_shares_are_points_at_the_macs_that_they_leave(finished: tuple[Config, Folder]) -> None:
+    config, run = finished
+    before = plan_points(config, run)
+    points = plan_points(config.changed(shares=[BOTH, ALL]), run)
+    assert set(before) < set(points)
+    new = {p.shares: p for p in points if p not in before}
+    assert set(new) == {shares_text(BOTH), shares_text(ALL)}
+    for shares in (BOTH, ALL):
+        point = new[shares_text(shares)]
+        structure = Structure.from_json(point.structure)
+        for family, masks in structure.masks.items():
+            kept = sum(int(m.sum()) for m in masks) / sum(m.numel() for m in masks)
+            assert kept == pytest.approx(shares.get(family, 1.0), abs=0.02)
+        dense = load_shape(run).full().macs()
+        assert point.method == "searched"
+        assert point.budget == pytest.approx(structure.macs() / dense)
+        assert absolute(point.budget, dense) == structure.macs()
+        assert json.loads(point.shares) == shares
+        assert point.name.startswith(f"searched-{point.budget:.4f}-attention0.7-mlp")
+    assert [p.budget for p in points] == sorted((p.budget for p in points), reverse=True)
+    assert {p.name for p in points_to_do(points, run)} == {p.name for p in new.values()}
+
+
+def test_a_share_and_a_budget_of_the_same_fraction_are_two_points(finished: tuple[Config, Folder]) -> None:
+    config, run = finished
+    asked = config.changed(budgets=[], shares=[BOTH], baselines=["uniform", "scratch"])
+    (point,) = (p for p in plan_points(asked, run) if p.method == "searched")
+    both = asked.changed(budgets=[point.budget])
+    assert baseline_budgets(both, run) == [point.budget]
+    keep(both, run, "uniform")
+    points = plan_points(both, run)
+    assert len({p.hash for p in points}) == len({p.name for p in points}) == len(points)
+    methods = sorted(p.method for p in points)
+    assert methods == ["dense", "scratch", "scratch", "searched", "searched", "uniform"]  # it chooses at a fraction once
+    for p in points:
+        done(run, p)
+    rows = read_rows(run)
+    mine = rows[rows.budget == point.budget]
+    assert len(mine) == len(best_rates(mine)) == 5
+    assert len(page_data([read_run(run)])["points"]["point"]) == len(rows)
+
+
+def keep(config: Config, run: Folder, method: str) -> None:
+    for budget in baseline_budgets(config, run):
+        text = load_shape(run).full().to_json()
+        run.write_json(chosen_path(config, method, budget, 0), {"structure": text, "error": ""})
+
+
+def done(run: Folder, point) -> None:
+    names = ("method", "budget", "seed", "terms", "shares", "lr", "epochs", "structure")
+    dense = Structure.from_json(point.structure).shape.full()
+    costs = {"macs": dense.macs(), "macs_dense": dense.macs(), "params": 1, "test_top1": 50.0, "test_top1_untouched": 50.0}
+    write_row(run, {**{n: getattr(point, n) for n in names}, **costs, "point": point.name, "val_top1": 50.0})
+
+
+def test_baselines_are_held_to_what_shares_leave(finished: tuple[Config, Folder]) -> None:
+    config, run = finished
+    asked = config.changed(budgets=[], shares=[BOTH, ALL], baselines=["uniform", "scratch"], baseline_terms=["compute"])
+    assert to_choose(asked, run) == [("uniform", 0)]
+    keep(asked, run, "uniform")
+    assert to_choose(asked, run) == []
+    points = plan_points(asked, run)
+    searched = {p.budget for p in points if p.method == "searched"}
+    uniform = [p for p in points if p.method == "uniform"]
+    assert {p.budget for p in uniform} == searched
+    assert {p.shares for p in uniform} == {""}
+    # Two searched points share the search, and this baseline keeps all.
+    assert {p.epochs for p in uniform} == {config.retrain.epochs + config.search.epochs // 2}
+
+
+def test_shares_extend_a_finished_run_unless_the_search_is_shared_out_already(finished: tuple[Config, Folder]) -> None:
+    config, run = finished
+    compare(config, config.changed(shares=[BOTH]), run)
+    asked = config.changed(baselines=["uniform"], baseline_terms=["compute"])
+    keep(asked, run, "uniform")
+    done(run, next(p for p in plan_points(asked, run) if p.terms == "compute"))
+    with pytest.raises(ConfigError, match="budgets and shares"):
+        compare(asked, asked.changed(shares=[BOTH]), run)
+    compare(asked, asked.changed(budgets=config.budgets[:1], shares=[BOTH]), run)  # as many share it
+
+
+def test_status_table_and_report_tell_shares(finished: tuple[Config, Folder]) -> None:
+    config, run = finished
+    asked = config.changed(shares=[BOTH])
+    status = read_status(run, asked)
+    (waiting,) = [part for part in status.points if part.state == "waiting"]
+    assert "-attention0.7-mlp0.7-" in waiting.name
+    (point,) = points_to_do(plan_points(asked, run), run)
+    done(run, point)
+    assert read_status(run, asked).finished
+    rows = read_rows(run)
+    assert set(rows.shares) == {"", '{"attention":0.7,"mlp":0.7}'}
+    console = Console(record=True, width=200)
+    console.print(final_table(rows, asked, run, 1.0))
+    assert "searched attention 0.7 mlp 0.7" in console.export_text()
+    assert "".join(page_data([read_run(run)])["points"]["shares"]) == '{"attention":0.7,"mlp":0.7}'
+
+
+@pytest.mark.parametrize("macs", [1, 12_345_677, 3_236_745_984, 4_598_882_303])
+def test_an_exact_fraction_allows_what_it_was_made_of(macs: int) -> None:
+    assert absolute(exact_fraction(macs, 4_598_882_304), 4_598_882_304) == macs
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"shares": [{"token": 0.5}], "search.families": ["attention", "mlp"]}, ["token", "no token gates", "leave that"]),
+        ({"shares": [{"mlp": 0.05}]}, ["'mlp': 0.05", "floors keep", "search.floors"]),
+        ({"shares": [{"attention": 0.9999}]}, ["0.9999", "nearest to all", "smaller"]),
+        ({"shares": [{"mlp": 0.2}, {"attention": 0.2, "mlp": 0.2, "token": 0.2}], "baselines": ["small"]}, []),
+    ],
+)
+def test_shares_that_the_model_cannot_have_are_refused_in_one_sentence(changes: dict, wanted: list[str]) -> None:
+    small = {"img_size": 8, "patch_size": 2, "in_chans": 1, "embed_dim": 64, "depth": 4, "num_heads": 4}
+    config = Config(model={"name": "vit_tiny_patch16_224", "kwargs": small}, budgets=[], shares=[BOTH]).changed(**changes)
+    model = check_model(config)
+    if not wanted:
+        check_cuts(config, model)
+        return
+    with pytest.raises(ConfigError) as caught:
+        check_cuts(config, model)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert text.startswith("shares holds")
+    for part in wanted:
+        assert part in text
