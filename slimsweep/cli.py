@@ -16,7 +16,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from slimsweep.run import main as run
 
         return run(words[1:])
-    chosen = parser().parse_args(words)
+    chosen, rest = parser().parse_known_args(words)
+    if rest and chosen.act is not plan:
+        parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    chosen.configuration = rest
     console = Console(highlight=False)
     command: Callable[[argparse.Namespace, Console], None] = chosen.act
     try:
@@ -32,11 +35,21 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, act: Callable[[argparse.Namespace, Console], None] | None, words: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=words, description=words)
+        added = commands.add_parser(name, help=words, description=words, allow_abbrev=False)
         added.set_defaults(act=act)
         return added
 
     command("run", None, "run a sweep: the same as python -m slimsweep.run, whose --help lists every key")
+
+    add = command("plan", plan, "what a configuration would do and cost; no cluster time is spent")
+    add.add_argument("--images", type=_sizes, metavar="TRAIN,VAL,TEST", help="images of the splits, where the data is not here")
+    add.add_argument("--nodes", type=int, help="of the cluster that will run it (default: this machine)")
+    add.add_argument("--node-cpus", type=float, metavar="N", help="CPUs of each of them")
+    add.add_argument("--node-gpus", type=float, default=0.0, metavar="N", help="GPUs of each of them (default: 0)")
+    add.add_argument("--tflops", type=float, help="what a GPU that is not here sustains in training, 10^12 operations a second")
+    add.add_argument("--price", type=float, help="of an hour of one GPU, or of one worker where there are no GPUs")
+    add.add_argument("--run", metavar="RUN", help="a run whose search has ended: its gates give the structures")
+    add.epilog = "All words of `slimsweep run` go here too: --config, --smoke, --FIELD VALUE."
 
     add = command("status", status, "stages and points of a run: done, running, failed, what comes next")
     add.add_argument("run", metavar="RUN", help="the run's folder: a local path or a URI")
@@ -66,6 +79,27 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--format", choices=("onnx", "pt2", "timm"), required=True)
     add.add_argument("--output", metavar="PATH")
     return top
+
+
+def plan(chosen: argparse.Namespace, console: Console) -> None:
+    from slimsweep.cluster import Cluster
+    from slimsweep.config import ConfigError, load_config
+    from slimsweep.plan import Images, show
+    from slimsweep.plan import plan as cost
+    from slimsweep.storage import Folder
+
+    config, _ = load_config(chosen.configuration, prog="slimsweep plan")
+    cluster, images = None, None
+    if chosen.nodes is not None:
+        if chosen.nodes < 1 or not chosen.node_cpus:
+            raise ConfigError(f"--nodes is {chosen.nodes}: give one or more, and --node-cpus with it")
+        cluster = Cluster([{"CPU": chosen.node_cpus, "GPU": chosen.node_gpus}] * chosen.nodes)
+    if chosen.images is not None:
+        if len(chosen.images) != 3:
+            raise ConfigError(f"--images is {','.join(map(str, chosen.images))}: give three numbers, TRAIN,VAL,TEST")
+        images = Images(train=chosen.images[0], val=chosen.images[1], test=chosen.images[2])
+    run = Folder(chosen.run) if chosen.run else None
+    show(cost(config, images=images, cluster=cluster, tflops=chosen.tflops, run=run), console, chosen.price)
 
 
 def status(chosen: argparse.Namespace, console: Console) -> None:

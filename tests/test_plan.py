@@ -1,0 +1,117 @@
+"""`slimsweep plan`: what a configuration will cost, without a cluster."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from slimsweep.cli import main
+from slimsweep.cluster import Cluster
+from slimsweep.config import Config, ConfigError, load_config
+from slimsweep.data import load_data
+from slimsweep.model import build_dense
+from slimsweep.plan import Images, makespan, measure, plan, show
+from slimsweep.results import read_curve, read_rows
+from slimsweep.status import read_config
+from slimsweep.storage import Folder
+from slimsweep.structure import image_size
+from slimsweep.train import train
+
+IMAGENET = Images(train=1_281_167, val=10_000, test=50_000)
+
+
+@pytest.fixture
+def digits() -> Config:
+    config, _ = load_config(["--config", "digits"])
+    return config
+
+
+@pytest.fixture
+def in_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer steps are timed, where a test looks at no time."""
+    monkeypatch.setattr("slimsweep.plan.TURN", 0.05)
+
+
+@pytest.mark.usefixtures("in_short")
+def test_it_tells_every_training_of_the_default_job(digits: Config) -> None:
+    found = plan(digits)
+    assert [t.name for t in found.trainings[:3]] == ["dense", "search", "dense 1.0000"]
+    assert [t.name for t in found.trainings[3:]] == [f"searched {b:.4f}" for b in (0.7, 0.5, 0.35, 0.25, 0.15)]
+    for training, budget in zip(found.trainings[3:], digits.sorted_budgets, strict=True):
+        assert 0.9 * float(budget) < training.macs / found.trainings[0].macs <= float(budget)
+    assert found.sweep_seconds + found.start_seconds < found.wall_seconds
+    console = Console(record=True, width=120)
+    show(found, console, price=3.0)
+    text = console.export_text()
+    assert "searched 0.1500" in text
+    assert "Price" in text
+
+
+def test_its_steps_take_as_long_as_those_of_a_real_training(digits: Config, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    config = digits.changed(**{"dense.epochs": 2, "dense.warmup_epochs": 0})
+    model = build_dense(config, 10)
+    data = load_data(config, image_size(model))
+    run = Folder(tmp_path)
+    train(model, data, config, config.dense, run=run, stage="dense", device=torch.device("cpu"))
+    real = min(row["seconds"] for row in read_curve(run, "dense") if row["epoch"])
+    steps = len(data.train) // config.data.batch_size
+    cost = measure(model, config, config.dense, config.data.batch_size, torch.device("cpu"))
+    assert not cost.scaled
+    assert 0.4 < steps * config.data.batch_size * cost.train_seconds / real < 2.0
+
+
+def test_a_small_step_stands_for_one_that_takes_too_long(digits: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slimsweep.plan.PATIENCE", 0.0)
+    cost = measure(build_dense(digits, 10), digits, digits.dense, 64, torch.device("cpu"))
+    assert cost.scaled
+    assert cost.batch == 8
+
+
+def test_the_papers_search_takes_its_43_gpu_hours_on_gpus_of_its_speed() -> None:
+    """What 50 epochs of the gated DeiT-S are in operations: 43 hours of a GPU that sustains 11.4 TFLOP/s in training."""
+    config, _ = load_config(["--config", "deit-small-imagenet", "--shares", '[{"attention": 0.5, "mlp": 0.5}]'])
+    found = plan(config, images=IMAGENET, tflops=11.4)
+    search = next(t for t in found.trainings if t.name == "search")
+    assert search.worker_seconds / 3600 == pytest.approx(43, abs=2)
+    assert search.epochs == 50
+    assert search.workers == 8
+    assert found.gpu_hours > 6 * 0.4 * 43  # six times as many epochs, for the dense model and the one at half
+
+
+def test_a_larger_cluster_trains_more_points_at_a_time() -> None:
+    config, _ = load_config(["--config", "deit-tiny-imagenet-best", "--budgets", "0.7,0.5,0.45"])
+    one, four = (
+        plan(config, images=IMAGENET, tflops=30, cluster=Cluster([{"CPU": 64.0, "GPU": 8.0}] * nodes)) for nodes in (1, 4)
+    )
+    assert (one.at_once, four.at_once) == (1, 4)
+    assert four.sweep_seconds < 0.4 * one.sweep_seconds
+    assert four.gpu_hours == one.gpu_hours
+    with pytest.raises(ConfigError, match="search_workers is 8"):
+        plan(config, images=IMAGENET, tflops=30, cluster=Cluster([{"CPU": 64.0, "GPU": 4.0}]))
+
+
+@pytest.mark.usefixtures("in_short")
+def test_a_run_whose_search_has_ended_gives_the_structures(small_run: Path) -> None:
+    run = Folder(small_run)
+    found = plan(read_config(run), run=run)
+    rows = read_rows(run)
+    planned = {t.name: t.macs for t in found.trainings}
+    for row in rows[rows.method == "searched"].itertuples():
+        assert planned[f"searched {row.budget:.4f}"] == row.macs
+
+
+@pytest.mark.parametrize(
+    ("seconds", "at_once", "wanted"), [([3, 1, 1], 2, 3), ([2, 2, 2], 2, 4), ([5, 4, 3, 3, 3], 2, 10), ([], 2, 0)]
+)
+def test_trials_start_as_places_become_free(seconds: list[float], at_once: int, wanted: float) -> None:
+    assert makespan(seconds, at_once) == wanted
+
+
+def test_data_that_is_not_here_is_asked_for_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--config", "deit-small-imagenet", "--data.root", "/nowhere"]) == 2
+    said = capsys.readouterr().out
+    assert "--images TRAIN,VAL,TEST" in said
+    assert main(["plan", "--images", "1000"]) == 2
+    assert "three numbers" in capsys.readouterr().out
