@@ -877,7 +877,9 @@ def _help(prog: str) -> str:
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=42, width=120),
     )
     parser.add_argument(
-        "--config", metavar="FILE_OR_PRESET", help=f"YAML file, or a preset: {', '.join(presets())} (default: digits)"
+        "--config",
+        metavar="FILE_OR_PRESET",
+        help=f"YAML file, which may start from a preset (extends: NAME), or a preset: {', '.join(presets())} (default: digits)",
     )
     parser.add_argument("--smoke", action="store_true", help="shrink the run to about a minute")
     parser.add_argument("--verbose", action="store_true", help="show all that Ray says")

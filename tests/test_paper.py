@@ -10,6 +10,7 @@ import timm
 import torch
 
 from slimsweep import add_gates, macs, params, solve
+from slimsweep.budget import RemovalPath
 from slimsweep.config import load_config
 
 PROGRAM = Path(__file__).parents[1] / "reports" / "imagenet" / "make_table.py"
@@ -92,6 +93,19 @@ def test_which_gates_leave_does_not_change_the_size_of_a_model_whose_layers_are_
     assert drawn != alike
     assert drawn.params() == pytest.approx(alike.params(), rel=1e-3)
     assert drawn.macs() == pytest.approx(alike.macs(), rel=1e-3)
+
+
+@pytest.mark.parametrize("line", [line for line in paper.LINES if "d" in line.differs], ids=lambda line: str(line.shares))
+def test_the_papers_sizes_of_swin_are_ones_that_its_shares_can_have(line):
+    """Gates of the first stages cost the most MACs, those of the last ones the most parameters."""
+    shape = paper.removal_path(line.preset).shape
+    sizes = []
+    for worth in (1, -1):
+        rising = {f: [torch.full(s, 100.0 + worth * i) for i, s in enumerate(gates)] for f, gates in shape.gate_shapes.items()}
+        kept = RemovalPath(shape, rising).shares(line.shares)
+        sizes.append((kept.params() / 1e6, kept.macs() / 1e9))
+    for extremes, printed in zip(zip(*sizes, strict=True), (line.params, line.gmacs), strict=True):
+        assert min(extremes) < float(printed) < max(extremes)
 
 
 def test_the_page_has_the_table_that_the_program_writes():

@@ -4,10 +4,12 @@ import csv
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from test_report import make_run
 
@@ -73,6 +75,14 @@ def live() -> RunTables:
     return make_run(failed="TrainingDiverged: the loss is not finite in epoch 3", standing=standing)
 
 
+def shares() -> RunTables:
+    """A run with a point of shares beside the budget of the same fraction."""
+    run = make_run(bench=True)
+    half = run.results[(run.results["method"] == "searched") & (run.results["budget"] == 0.5)]
+    same = half.assign(point="searched-0.5000-attention0.7-mlp0.6-s0-abcd", shares='{"attention":0.7,"mlp":0.6}')
+    return replace(run, results=pd.concat([run.results, same], ignore_index=True))
+
+
 def many() -> list[RunTables]:
     """A thousand points over twenty runs."""
     budgets = tuple(np.round(np.linspace(0.9, 0.2, 8), 3).tolist())
@@ -86,6 +96,7 @@ RUNS: dict[str, Callable[[], list[RunTables]]] = {
     "one": lambda: [one()],
     "evil": lambda: [make_run(EVIL, model=EVIL, data=EVIL, failed=EVIL), make_run(EVIL + "2", data=EVIL)],
     "live": lambda: [live()],
+    "shares": lambda: [shares()],
     "sets": lambda: [
         make_run("a", seeds=2),
         make_run("b", seeds=2, best=97),
@@ -131,8 +142,8 @@ def markers(page: "sync_api.Page") -> "sync_api.Locator":
     return page.locator("#frontier-figure .scatterlayer .trace .points path")
 
 
-def centre_of(page: "sync_api.Page", method: str, budget: float) -> tuple[float, float]:
-    """Where in the window the marker of a method and budget is."""
+def centre_of(page: "sync_api.Page", method: str, budget: float, kept: str = "") -> tuple[float, float]:
+    """Where in the window the marker of a method and budget is; `kept` is what its label has of shares."""
     place = page.evaluate(
         """([label]) => {
             const node = document.getElementById("frontier-figure");
@@ -147,7 +158,7 @@ def centre_of(page: "sync_api.Page", method: str, budget: float) -> tuple[float,
                 }
             return null;
         }""",
-        [f"<b>{method}, budget {round(100 * budget)} %</b>"],
+        [f"<b>{method}, budget {round(100 * budget)} %{kept}</b>"],
     )
     assert place is not None, f"no marker of {method} at {budget}"
     return place[0], place[1]
@@ -233,6 +244,16 @@ def test_a_click_on_a_point_shows_its_layers(opened: Opened):
     )
     assert all(sum(parts) == 16 for parts in cells)
     assert [parts[1] + parts[3] for parts in cells] == [layer["tokens"] for layer in summary]
+
+
+def test_points_of_shares_say_so_and_are_no_seeds_of_a_budget(opened: Opened):
+    page = opened("shares")
+    assert len(rows(page)) == 7
+    assert sorted(column(page, "shares")) == [""] * 6 + ["attention 0.7, mlp 0.6"]
+    page.mouse.click(*centre_of(page, "searched", 0.5, " (attention 0.7, mlp 0.6)"))
+    assert title(page) == "searched at 50 % of the MACs: attention 0.7, mlp 0.6"
+    page.fill("#filter", "mlp 0.6")
+    assert column(page, "point") == ["searched-0.5000-attention0.7-mlp0.6-s0-abcd"]
 
 
 def test_a_point_tells_how_to_load_it_how_it_trained_and_what_comes_next(opened: Opened):

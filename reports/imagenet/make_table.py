@@ -23,15 +23,16 @@ START, END = "<!-- written by make_table.py -->\n", "<!-- end -->\n"
 
 # Why a line of ours does not round to the paper's, by the letter that the table has for it.
 REASONS = {
-    "a": "Parameters: in these lines the paper's figures are ours cut off after the first decimal; in its others they are "
+    "a": "parameters: in these lines the paper's figures are ours cut off after the first decimal; in its others they are "
     "rounded.",
-    "b": "MACs: the authors' own counter adds softmax, scaling and biases, which brings 3.24 to 3.26; slimsweep counts matrix "
+    "b": "MACs: the authors' own counter adds softmax and biases, which brings 3.24 to 3.26; slimsweep counts matrix "
     "products, as torch's counter does.",
     "c": "MACs: in the authors' code a share of tokens is a threshold on single gates, and a token that any later layer keeps "
     "stays in all layers before it, so more tokens stay than the share says. Here a share is what stays. The figures are for "
     "gates that are all alike, which leave all layers alike: what a search finds moves them.",
-    "d": "Swin's stages differ in what a gate costs, so sizes depend on which gates leave. The figures are for gates that are "
-    "all alike, which leave all layers alike.",
+    "d": "both: Swin's stages differ in what a gate costs, so sizes depend on which gates leave. The figures are for gates "
+    "that are all alike; the paper's lie between what is left where the first stages give up their gates first, and the last "
+    "ones.",
 }
 
 
@@ -135,19 +136,18 @@ def agrees(line: Line) -> bool:
 def table() -> str:
     """The table and its notes, in Markdown."""
     rows = [
-        "| model | shares | M params: paper | slimsweep | GMACs: paper | slimsweep | top-1 %: paper | slimsweep |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
+        "| model | shares | M params: paper | slimsweep | GMACs: paper | slimsweep | top-1 %: paper | slimsweep | notes |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | --- | --- |",
     ]
     for line in LINES:
         kept = structure(line)
-        notes = "".join(f"<sup>{letter}</sup>" for letter in line.differs)
         shares = f"`{json.dumps(line.shares)}`" if line.shares else "dense"
         rows.append(
-            f"| {line.model} | {shares} | {line.params or '–'} | {kept.params() / 1e6:.2f} | {line.gmacs or '–'} "
-            f"| {kept.macs() / 1e9:.2f}{notes} | {line.top1} | not run here |"
+            f"| {line.model} | {shares} | {line.params or '–'} | {kept.params() / 1e6:.3f} | {line.gmacs or '–'} "
+            f"| {kept.macs() / 1e9:.3f} | {line.top1} | not run here | {', '.join(line.differs)} |"
         )
     used = {letter for line in LINES for letter in line.differs}
-    return "\n".join([*rows, "", *(f"<sup>{letter}</sup> {text}\n" for letter, text in REASONS.items() if letter in used)])
+    return "\n".join([*rows, "", *(f"- {letter}: {text}" for letter, text in REASONS.items() if letter in used), ""])
 
 
 def main(argv: list[str] | None = None) -> int:
