@@ -298,7 +298,7 @@ def show(found: Plan, console: Console, price: float | None = None) -> None:
         )
     workers = sum(t.worker_seconds for t in found.trainings) / 3600
     lines = [
-        f"Timed on {found.device}. Trials are x workers, GiB are of one worker, 'each' is a trial's time, hours are all workers'."
+        f"Timed on {found.device}. Trials are x workers, GiB are of one worker, 'each' is a trial's time, hours are of all."
     ]
     lines += [f"Note: {note}." for note in found.notes]
     lines += [
