@@ -59,6 +59,11 @@ def multiple(shape: Shape, round_to: int | None) -> int:
     return FAST_MULTIPLE if min(layer.head_dim for layer in shape.layers) >= WIDE_HEAD else 1
 
 
+def alike(shape: Shape) -> dict[str, list[torch.Tensor]]:
+    """Gates of 1, for what does not depend on which gates leave, or before a search has told."""
+    return {family: [torch.ones(s) for s in shapes] for family, shapes in shape.gate_shapes.items()}
+
+
 @dataclass(frozen=True)
 class Steps:
     """The order in which one family's gates leave; a step is what leaves together (units, or a dim of every kept head)."""
@@ -382,7 +387,7 @@ def _token_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to:
     outwards = np.maximum(np.abs(row - (rows - 1) / 2), np.abs(column - (columns - 1) / 2))
     tie = np.empty(patches, dtype=np.int64)
     tie[np.lexsort((np.arange(patches), -outwards))] = np.arange(patches)
-    # 197 rows take a matrix product as long as 208 do, so a few tokens less in every layer are the cheapest to give.
+    # Rows beyond a multiple are a group of their own to a matrix product: a few tokens less in every layer save most.
     if round_to > 1:
         lasting[:, np.lexsort((tie, lasting[0]))[: (patches + shape.layers[0].prefix) % round_to]] = -1.0
     layer_of, patch_of = np.divmod(np.arange(depth * patches), patches)

@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, act: Callable[[argparse.Namespace, Console], None] | None, words: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=words, description=words, allow_abbrev=False)
+        added = commands.add_parser(name, help=words, description=words)
         added.set_defaults(act=act)
         return added
 
@@ -49,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--tflops", type=float, help="what a GPU that is not here sustains in training, 10^12 operations a second")
     add.add_argument("--price", type=float, help="of an hour of one GPU, or of one worker where there are no GPUs")
     add.add_argument("--run", metavar="RUN", help="a run whose search has ended: its gates give the structures")
+    add.allow_abbrev = False  # --name is the configuration's, not --nodes in short
     add.epilog = "All words of `slimsweep run` go here too: --config, --smoke, --FIELD VALUE."
 
     add = command("status", status, "stages and points of a run: done, running, failed, what comes next")

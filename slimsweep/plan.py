@@ -9,7 +9,7 @@ import heapq
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,14 +17,16 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from slimsweep.budget import Scores
+from slimsweep.checkpoint import KEEP
 from slimsweep.cluster import Cluster, check_placement, foreseen, trials_at_once
 from slimsweep.config import Config, ConfigError, Distill, Recipe
-from slimsweep.data import Data, load_data, mixup_fn, train_loader
+from slimsweep.data import mixup_fn, train_loader
 from slimsweep.gates import GatedModel, add_gates
 from slimsweep.model import build_dense
 from slimsweep.points import Point, expected_points
 from slimsweep.progress import plain_table
 from slimsweep.results import read_gates_tensors
+from slimsweep.stage import data_for, set_threads
 from slimsweep.storage import Folder
 from slimsweep.structure import Structure, image_size, macs, params
 from slimsweep.surgery import slim
@@ -33,7 +35,6 @@ from slimsweep.train import Criterion, State, autocast, backward, set_drop_path
 FLOAT = 4  # bytes of a weight
 TURN = 1.0  # seconds that one model's training steps are timed for, at least two steps
 PATIENCE = 6.0  # seconds that one step may take before a smaller batch is timed in its place
-CHECKPOINTS = 2  # kept of each training that is under way
 # Beside what is trained: Ray's start, and the driver, the search and the first trials, each of which begins with a process that
 # imports torch, timm and Ray. Ray's own part was seen with the default job on 2 cores.
 RAY_SECONDS, STAGE_SECONDS = 8.0, 3.0
@@ -120,10 +121,8 @@ def plan(
         ConfigError: the data set is not here and `images` is not given, or the cluster cannot hold a worker.
     """
     notes: list[str] = []
-    dense = build_dense(_without_weights(config), config.data.num_classes or 10)
-    data, sizes, load_seconds = _data(config, dense, images, notes)
-    if data is not None and data.num_classes != (config.data.num_classes or 10):
-        dense = build_dense(_without_weights(config), data.num_classes)
+    num_classes, sizes, load_seconds = _data(config, images, notes)
+    dense = build_dense(_without_weights(config), num_classes)
     settings = config.search
     gated = add_gates(dense, settings.granularity, settings.families, settings.token_gate)
     gates: Scores = gated.gates
@@ -134,29 +133,30 @@ def plan(
 
     cuda = config.resources.gpus_per_worker > 0 and torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
+    set_threads(config)
     known = cuda or config.resources.gpus_per_worker == 0
     if tflops is not None:
         name = f"a device of {tflops:g} TFLOP/s, computed"
     else:
-        name = torch.cuda.get_device_name() if cuda else f"this machine's CPU, {_threads(config)} threads a worker"
+        name = torch.cuda.get_device_name() if cuda else f"this machine's CPU, {torch.get_num_threads()} threads a worker"
     if not known and tflops is None:
         notes.append("there is no GPU here: times are this CPU's; plan on a GPU, or say with --tflops what one sustains")
-    torch.set_num_threads(_threads(config))
 
     def cost(model: nn.Module, recipe: Recipe, workers: int, distill: Distill | None) -> Cost:
         batch = config.data.batch_size // workers // recipe.accumulate
         teacher = dense if distill is not None and distill.alpha > 0 else None
         if tflops is not None:
             return _computed(model, recipe, batch, tflops, teacher)
-        return measure(model, config, recipe, batch, device, data.num_classes if data else 0, teacher, distill)
+        return measure(model, config, recipe, batch, device, teacher, distill)
 
-    trainings: list[Training] = []
+    stages: list[Training] = []
     search_workers = config.resources.search_workers
     if config.dense.epochs:
         found = cost(dense, config.dense, search_workers, None)
-        trainings.append(_training("dense", dense, config, config.dense, found, sizes, load_seconds, search_workers, 1))
+        stages.append(_training("dense", dense, config, config.dense, found, sizes, load_seconds, search_workers, 1))
     found = cost(gated, settings, search_workers, settings.distill)
-    trainings.append(_training("search", gated, config, settings, found, sizes, load_seconds, search_workers, 1))
+    stages.append(_training("search", gated, config, settings, found, sizes, load_seconds, search_workers, 1))
+    retrained: list[Training] = []
     costs: dict[str, Cost] = {}
     per_trial = config.retrain.workers_per_trial
     groups: dict[tuple[str, str, int], list[Point]] = {}  # seeds and learning rates cost the same
@@ -168,7 +168,7 @@ def plan(
         recipe = config.retrain.at(members[0].lr, epochs)
         if structure not in costs:
             costs[structure] = cost(small, recipe, per_trial, config.retrain.distill)
-        trainings.append(
+        retrained.append(
             _training(label, small, config, recipe, costs[structure], sizes, load_seconds, per_trial, len(members))
         )
     if any(c.scaled for c in costs.values()):
@@ -180,17 +180,15 @@ def plan(
     cluster = cluster or _cluster(config, notes)
     check_placement(config, cluster)
     at_once = trials_at_once(config, cluster, len(points))
-    trials = [t.seconds for t in trainings if t.name not in ("dense", "search") for _ in range(t.trials)]
-    sweep = makespan(trials, at_once)
-    begun = sum(t.seconds for t in trainings if t.name in ("dense", "search"))
+    sweep = makespan([t.seconds for t in retrained for _ in range(t.trials)], at_once)
     starting = RAY_SECONDS + 3 * (STAGE_SECONDS + import_seconds())
     return Plan(
-        trainings=trainings,
+        trainings=[*stages, *retrained],
         at_once=at_once,
-        wall_seconds=starting + begun + sweep,
+        wall_seconds=starting + sum(t.seconds for t in stages) + sweep,
         start_seconds=starting,
         sweep_seconds=sweep,
-        disk_bytes=_disk(config, dense, gated, trainings, at_once),
+        disk_bytes=_disk(config, dense, gated, retrained, at_once),
         device=name,
         gpus_per_worker=config.resources.gpus_per_worker,
         known=known or tflops is not None,
@@ -204,7 +202,6 @@ def measure(
     recipe: Recipe,
     batch: int,
     device: torch.device,
-    num_classes: int = 0,
     teacher: nn.Module | None = None,
     distill: Distill | None = None,
 ) -> Cost:
@@ -213,16 +210,14 @@ def measure(
     Args:
         model: dense, gated or cut; it is trained by some steps.
         batch: images of one forward pass of one worker. Where a step of so many takes too long, fewer are timed.
-        num_classes: of the labels; the model's own where 0.
     """
     model.to(device).train()
     set_drop_path(model, recipe.drop_path)
     if recipe.grad_checkpointing:
         model.set_grad_checkpointing(True)  # type: ignore[operator]
-    classes = num_classes or int(model.num_classes)  # type: ignore[arg-type]
     one_part = recipe.model_copy(update={"accumulate": 1})
     state = State.start(model, one_part)
-    mixup = mixup_fn(config, classes, label_smoothing=recipe.label_smoothing)
+    mixup = mixup_fn(config, int(model.num_classes), label_smoothing=recipe.label_smoothing)  # type: ignore[arg-type]
     criterion = Criterion(one_part, teacher, distill, mixup, device)
     forward = torch.compile(model) if recipe.compile else model
     size = image_size(model)
@@ -239,7 +234,8 @@ def measure(
     took = step(torch.randn(few, *size), torch.zeros(few, dtype=torch.long))
     timed = batch if took * batch / few <= PATIENCE else few
     images, labels = torch.randn(timed, *size), torch.zeros(timed, dtype=torch.long)
-    seconds = [step(images.clone(), labels) for _ in range(2)][1:]
+    step(images.clone(), labels)  # at another batch size than before: memory is found anew
+    seconds: list[float] = []
     while sum(seconds) < TURN or len(seconds) < 2:
         seconds.append(step(images.clone(), labels))
     model.eval()
@@ -249,14 +245,10 @@ def measure(
             began = time.perf_counter()
             model(images.to(device)).sum().item()
             evaluated = time.perf_counter() - began
-    held = 4 + (1 if state.ema is not None else 0)  # weights, gradients, two moments
-    weights = held * sum(p.numel() for p in model.parameters()) * FLOAT
-    if teacher is not None:
-        weights += sum(p.numel() for p in teacher.parameters()) * FLOAT
     return Cost(
         train_seconds=sorted(seconds)[len(seconds) // 2] / timed,
         eval_seconds=evaluated / timed,
-        weight_bytes=weights,
+        weight_bytes=_weight_bytes(state, teacher),
         image_bytes=saved // few,
         batch=timed,
         scaled=timed < batch,
@@ -362,19 +354,24 @@ def _computed(model: nn.Module, recipe: Recipe, batch: int, tflops: float, teach
         state.optimizer.zero_grad(set_to_none=True)
 
     saved = _saved_bytes(step, model)
-    held = 4 + (1 if state.ema is not None else 0)
-    weights = (held * params(model) + (params(teacher) if teacher is not None else 0)) * FLOAT
     return Cost(
         train_seconds=3 * forward + taught,
         eval_seconds=forward,
-        weight_bytes=weights,
+        weight_bytes=_weight_bytes(state, teacher),
         image_bytes=saved // few,
         batch=batch,
         scaled=False,
     )
 
 
-def _saved_bytes(step: object, model: nn.Module) -> int:
+def _weight_bytes(state: State, teacher: nn.Module | None) -> int:
+    """Weights, gradients and two moments, a moving average where there is one, and a teacher's weights."""
+    copies = 4 + (state.ema is not None)
+    held = [p.numel() * copies for p in state.model.parameters()]
+    return FLOAT * (sum(held) + (params(teacher) if teacher is not None else 0))
+
+
+def _saved_bytes(step: Callable[[], object], model: nn.Module) -> int:
     """Bytes of the tensors that a training step keeps for its backward pass, weights apart; each storage counts once."""
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
@@ -386,17 +383,17 @@ def _saved_bytes(step: object, model: nn.Module) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        step()  # type: ignore[operator]
+        step()
     return sum(kept.values())
 
 
-def _data(config: Config, dense: nn.Module, images: Images | None, notes: list[str]) -> tuple[Data | None, Images, float]:
-    """(the splits if they are here, their sizes, seconds that one process takes to load a training image)."""
+def _data(config: Config, images: Images | None, notes: list[str]) -> tuple[int, Images, float]:
+    """(classes, sizes of the splits, seconds that one process takes to load a training image)."""
     if images is not None:
         notes.append("loading is not timed")
-        return None, images, 0.0
+        return config.data.num_classes or 10, images, 0.0
     try:
-        data = load_data(config, image_size(dense), getattr(dense, "pretrained_cfg", None))
+        data = data_for(config)
     except ConfigError as problem:
         raise ConfigError(f"{problem}; to plan without the images, say how many they are: --images TRAIN,VAL,TEST") from problem
     loader = train_loader(data, config.changed(**{"data.workers": 0}))
@@ -409,7 +406,7 @@ def _data(config: Config, dense: nn.Module, images: Images | None, notes: list[s
         if time.perf_counter() - began > TURN:
             break
     seconds = (time.perf_counter() - began) / seen if seen else 0.0
-    return data, Images(train=len(data.train), val=len(data.val), test=len(data.test)), seconds
+    return data.num_classes, Images(train=len(data.train), val=len(data.val), test=len(data.test)), seconds
 
 
 def _cluster(config: Config, notes: list[str]) -> Cluster:
@@ -425,13 +422,17 @@ def _cluster(config: Config, notes: list[str]) -> Cluster:
     return Cluster([whole] * workers)
 
 
-def _disk(config: Config, dense: nn.Module, gated: GatedModel, trainings: list[Training], at_once: int) -> int:
+def _disk(config: Config, dense: nn.Module, gated: GatedModel, retrained: list[Training], at_once: int) -> int:
     """Bytes of all models, and of the checkpoints that are there at the same time."""
-    models = FLOAT * (2 * params(dense) + sum(t.params * t.trials for t in trainings if t.name not in ("dense", "search")))
-    state = lambda recipe: FLOAT * (4 if recipe.ema_decay else 3)  # noqa: E731 (weights, two moments, a moving average)
-    largest = max((t.params for t in trainings if t.name not in ("dense", "search")), default=0)
-    under_way = CHECKPOINTS * max(state(config.search) * params(gated), at_once * state(config.retrain) * largest)
-    return models + under_way
+
+    def checkpoint(recipe: Recipe, parameters: int) -> int:
+        """Weights, two moments, a moving average where there is one."""
+        return FLOAT * (4 if recipe.ema_decay else 3) * parameters
+
+    models = FLOAT * (2 * params(dense) + sum(t.params * t.trials for t in retrained))
+    searching = checkpoint(config.search, params(gated))
+    sweeping = at_once * checkpoint(config.retrain, max(t.params for t in retrained))
+    return models + KEEP * max(searching, sweeping)
 
 
 def _without_weights(config: Config) -> Config:
@@ -440,10 +441,6 @@ def _without_weights(config: Config) -> Config:
         **{"model.pretrained": False, "model.checkpoint": None, "dense.epochs": max(1, config.dense.epochs)}
         | ({"dense.warmup_epochs": 0} if config.dense.epochs == 0 else {})
     )
-
-
-def _threads(config: Config) -> int:
-    return max(1, int(config.resources.cpus_per_worker))
 
 
 def _time(seconds: float) -> str:

@@ -142,8 +142,9 @@ def _wanted(
         for method in config.baselines:
             if again and method not in FROM_SEARCH:
                 continue
-            copies = keeps is None or method in FROM_SEARCH
-            found = {seed: searched if copies or keeps is None else keeps(method, budget, seed) for seed in seeds}
+            found: dict[int, str | None] = dict.fromkeys(seeds, searched)
+            if keeps is not None and method not in FROM_SEARCH:
+                found = {seed: keeps(method, budget, seed) for seed in seeds}
             kept = {seed: text for seed, text in found.items() if text is not None}
             if len(kept) < len(seeds):
                 continue

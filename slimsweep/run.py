@@ -10,12 +10,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from rich.console import Console
 from torch import nn
 
 from slimsweep.baselines import check_baseline
-from slimsweep.budget import Budget, BudgetError, RemovalPath, absolute
+from slimsweep.budget import Budget, BudgetError, RemovalPath, absolute, alike
 from slimsweep.cluster import StageFailed, check_placement, check_storage, connected, foreseen, trials_at_once
 from slimsweep.config import Config, ConfigError, changed_keys, load_config
 from slimsweep.data import check_data
@@ -158,8 +157,7 @@ def check_cuts(config: Config, model: nn.Module) -> None:
     settings = config.search
     shape = add_gates(model, settings.granularity, settings.families, settings.token_gate).shape
     # Which gates go first is not known yet, but what is left when all have gone is.
-    alike = {family: [torch.ones(s) for s in shapes] for family, shapes in shape.gate_shapes.items()}
-    path = RemovalPath(shape, alike, settings.floors.model_dump(), settings.round_to)
+    path = RemovalPath(shape, alike(shape), settings.floors.model_dump(), settings.round_to)
     dense = shape.full().macs()
     for budget in config.budgets:
         if absolute(budget, dense) >= dense:

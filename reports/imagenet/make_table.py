@@ -8,13 +8,11 @@ import argparse
 import json
 import sys
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
-import torch
-
 from slimsweep import Structure, add_gates
-from slimsweep.budget import RemovalPath
+from slimsweep.budget import RemovalPath, alike
 from slimsweep.config import load_config
 from slimsweep.model import check_model
 
@@ -49,17 +47,15 @@ class Line:
     differs: str = ""  # letters of REASONS
 
 
-def deit_s(params: str, gmacs: str, top1: str, differs: str = "", **shares: float) -> Line:
-    return Line(
-        model="DeiT-S",
-        preset="deit-small-imagenet",
-        shares=shares,
-        params=params,
-        gmacs=gmacs,
-        top1=top1,
-        differs=differs,
-    )
+def line_of(
+    model: str, preset: str, params: str | None, gmacs: str | None, top1: str, differs: str = "", **shares: float
+) -> Line:
+    return Line(model=model, preset=preset, shares=shares, params=params, gmacs=gmacs, top1=top1, differs=differs)
 
+
+deit_s = partial(line_of, "DeiT-S", "deit-small-imagenet")
+deit_b = partial(line_of, "DeiT-B", "deit-base-imagenet")
+swin_t = partial(line_of, "Swin-T", "swin-tiny-imagenet")
 
 LINES = (
     deit_s("22.0", "4.6", "79.90", "a"),
@@ -78,34 +74,11 @@ LINES = (
     deit_s("15.6", "3.1", "79.91", "ac", attention=0.7, mlp=0.7, token=0.8),
     deit_s("15.6", "2.9", "79.72", "ac", attention=0.7, mlp=0.7, token=0.7),
     deit_s("15.6", "2.8", "79.51", "ac", attention=0.7, mlp=0.7, token=0.6),
-    Line(model="DeiT-B", preset="deit-base-imagenet", params=None, gmacs=None, top1="81.8"),
-    Line(
-        model="DeiT-B",
-        preset="deit-base-imagenet",
-        shares={"attention": 0.6, "mlp": 0.6},
-        params="52.6",
-        gmacs="10.6",
-        top1="82.4",
-    ),
-    Line(model="Swin-T", preset="swin-tiny-imagenet", params=None, gmacs=None, top1="81.3"),
-    Line(
-        model="Swin-T",
-        preset="swin-tiny-imagenet",
-        shares={"attention": 0.8, "mlp": 0.8},
-        params="22.3",
-        gmacs="3.8",
-        top1="81.3",
-        differs="d",
-    ),
-    Line(
-        model="Swin-T",
-        preset="swin-tiny-imagenet",
-        shares={"attention": 0.7, "mlp": 0.7},
-        params="19.4",
-        gmacs="3.4",
-        top1="80.7",
-        differs="d",
-    ),
+    deit_b(None, None, "81.8"),
+    deit_b("52.6", "10.6", "82.4", attention=0.6, mlp=0.6),
+    swin_t(None, None, "81.3"),
+    swin_t("22.3", "3.8", "81.3", "d", attention=0.8, mlp=0.8),
+    swin_t("19.4", "3.4", "80.7", "d", attention=0.7, mlp=0.7),
 )
 
 
@@ -115,8 +88,7 @@ def removal_path(preset: str) -> RemovalPath:
     config, _ = load_config(["--config", preset])
     search = config.search
     shape = add_gates(check_model(config), search.granularity, search.families, search.token_gate).shape
-    alike = {family: [torch.ones(s) for s in shapes] for family, shapes in shape.gate_shapes.items()}
-    return RemovalPath(shape, alike, search.floors.model_dump(), search.round_to)
+    return RemovalPath(shape, alike(shape), search.floors.model_dump(), search.round_to)
 
 
 def structure(line: Line) -> Structure:
