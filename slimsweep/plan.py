@@ -118,7 +118,7 @@ def plan(
         run: a run whose search has ended: its gates give the structures. Else all gates are taken to be alike.
 
     Raises:
-        ConfigError: the data set is not here and `images` is not given, or the cluster cannot hold a worker.
+        ConfigError: the data set is not here and `images` is not given, `run` has no search, or the cluster holds no worker.
     """
     notes: list[str] = []
     num_classes, sizes, load_seconds = _data(config, images, notes)
@@ -126,7 +126,9 @@ def plan(
     settings = config.search
     gated = add_gates(dense, settings.granularity, settings.families, settings.token_gate)
     gates: Scores = gated.gates
-    if run is not None and run.exists("search/search.json"):
+    if run is not None:
+        if not run.exists("search/search.json"):
+            raise ConfigError(f"--run is {run.uri}, but no search has ended there: leave it out, and gates count as all alike")
         gates = read_gates_tensors(run, gated.shape)
         notes.append(f"structures are those of {run.uri}'s search")
     points = expected_points(config, gated.shape, gates)

@@ -102,6 +102,11 @@ def test_a_run_whose_search_has_ended_gives_the_structures(small_run: Path) -> N
         assert planned[f"searched {row.budget:.4f}"] == row.macs
 
 
+def test_a_run_without_a_search_is_refused(digits: Config, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no search has ended there"):
+        plan(digits, images=Images(train=1000, val=100, test=100), run=Folder(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("seconds", "at_once", "wanted"), [([3, 1, 1], 2, 3), ([2, 2, 2], 2, 4), ([5, 4, 3, 3, 3], 2, 10), ([], 2, 0)]
 )
