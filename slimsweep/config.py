@@ -447,7 +447,7 @@ class Config(Section):
     shares: list[dict[Family, float]] = []
     """Points that keep shares of each family's gates, whatever MACs that leaves: [{"attention": 0.7, "mlp": 0.7}]."""
     model: ModelConfig = ModelConfig()
-    """The dense model, from timm."""
+    """The dense model, from timm; a list of models searches each and shows one frontier over all."""
     data: DataConfig = DataConfig()
     """The images."""
     dense: Dense = Dense()
@@ -661,7 +661,22 @@ class Options:
 
 
 def load_config(argv: Sequence[str], *, prog: str = "python -m slimsweep.run") -> tuple[Config, Options]:
+    """`load_configs` where one model is wanted.
+
+    Raises:
+        ConfigError: anything in it that cannot work, and a list of models; the text is one sentence.
+    """
+    configs, options = load_configs(argv, prog=prog)
+    if len(configs) > 1:
+        raise ConfigError(f"model is a list of {len(configs)}, but {prog} takes one: keep one of them in a file of its own")
+    return configs[0], options
+
+
+def load_configs(argv: Sequence[str], *, prog: str = "python -m slimsweep.run") -> tuple[list[Config], Options]:
     """The configuration that a command line asks for: file or preset < environment < command line.
+
+    Where `model` is a list, there is a configuration for each of its models, all else alike: the run of each is named after
+    its model, in the folder that is the run's otherwise.
 
     Args:
         argv: arguments after the program's name: `--config PATH_OR_PRESET` (default: digits), `--smoke`, `--verbose`,
@@ -680,12 +695,30 @@ def load_config(argv: Sequence[str], *, prog: str = "python -m slimsweep.run") -
     for layer in layers.values():
         merged = _merge(merged, layer, Config)
     try:
-        config = Config(**merged)
+        configs = [Config(**values) for values in _bases(merged)]
     except ConfigError as refused:  # say it again, with the place where it was said
         cause = refused.__cause__
         raise (ConfigError(_sentence(cause, layers)) if isinstance(cause, ValidationError) else refused) from None
     options = Options(smoke="smoke" in flags, verbose="verbose" in flags)
-    return (config.smoke() if options.smoke else config), options
+    return ([config.smoke() for config in configs] if options.smoke else configs), options
+
+
+def _bases(merged: dict[str, Any]) -> list[dict[str, Any]]:
+    """A configuration's values for each of its models."""
+    models = merged.get("model")
+    if not isinstance(models, list):
+        return [merged]
+    if not models or not all(isinstance(model, Mapping) for model in models):
+        raise ConfigError("model is a list, of which each entry must be a model, such as [{name: deit_small_patch16_224}]")
+    group = Config(**{key: value for key, value in merged.items() if key != "model"})
+    names: list[str] = []
+    for model in models:
+        name = str(model.get("name", ModelConfig().name))
+        name = re.sub(r"[^A-Za-z0-9._-]", "-", name)
+        alike = sum(other == name or other.startswith(f"{name}-") for other in names)
+        names.append(f"{name}-{alike + 1}" if alike else name)
+    output = f"{group.output.rstrip('/')}/{group.name}"
+    return [{**merged, "model": model, "output": output, "name": name} for model, name in zip(models, names, strict=True)]
 
 
 def presets() -> list[str]:
@@ -807,6 +840,8 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any], section: type[Bas
         inner, old = _section(annotation), merged.get(key)
         if inner:
             new = _from_json(value)
+            if isinstance(old, list) and isinstance(new, Mapping):
+                raise ConfigError(f"{key} is a list, and {', '.join(f'{key}.{k}' for k in new)} is of one: say it in the list")
             if new is None and type(None) not in _kinds(annotation):
                 continue  # 'search:' with all its keys commented out
             merged[key] = _merge(old if isinstance(old, Mapping) else {}, new, inner) if isinstance(new, Mapping) else new

@@ -16,14 +16,14 @@ from torch import nn
 from slimsweep.baselines import check_baseline
 from slimsweep.budget import Budget, BudgetError, RemovalPath, absolute, alike
 from slimsweep.cluster import StageFailed, check_placement, check_storage, connected, foreseen, trials_at_once
-from slimsweep.config import Config, ConfigError, changed_keys, load_config
+from slimsweep.config import Config, ConfigError, changed_keys, load_configs
 from slimsweep.data import check_data
 from slimsweep.gates import add_gates
 from slimsweep.lock import hold
 from slimsweep.model import check_model
 from slimsweep.points import exact_fraction, plan_points, points_to_do, to_choose
 from slimsweep.progress import Progress, final_table
-from slimsweep.report import write_report
+from slimsweep.report import write_page, write_report
 from slimsweep.results import read_rows
 from slimsweep.stage import data_for
 from slimsweep.status import read_config, read_status
@@ -36,20 +36,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     words = sys.argv[1:] if argv is None else argv
     try:
-        config, options = load_config(words)
-        run = Folder(config.output) / config.name
-        check(config)
-        with hold(run):
-            begin(config, run)
-            return sweep(config, run, console, options.verbose)
+        configs, options = load_configs(words)
+        for config in configs:
+            check(config)
+        until = None if configs[0].resources.max_hours is None else time.time() + 3600 * configs[0].resources.max_hours
+        codes = [sweep_base(config, console, options.verbose, until) for config in configs]
+        if len(configs) > 1:
+            page = f"{Folder(configs[0].output).uri}/report.html"
+            write_page([Folder(config.output) / config.name for config in configs], page)
+            console.print(f"All {len(configs)} models on one frontier: {page}", soft_wrap=True)
+        return max(codes)
     except (ValueError, OSError) as problem:  # ConfigError, BudgetError, RunTaken: one sentence each
         if "--verbose" in words:
             console.print_exception()
         console.print(f"slimsweep: {problem}", style="red", soft_wrap=True, markup=False)
         return 2
-    except StageFailed as problem:
-        console.print(f"slimsweep: {problem}", style="red", soft_wrap=True, markup=False)
-        return 1
     except KeyboardInterrupt:
         console.print(
             "\nslimsweep: stopped; what is done is kept, and the same command goes on from the last epoch", style="yellow"
@@ -57,13 +58,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def sweep(config: Config, run: Folder, console: Console, verbose: bool = False) -> int:
-    """All stages that the run folder does not hold yet."""
+def sweep_base(config: Config, console: Console, verbose: bool, until: float | None) -> int:
+    """The run of one model; where its training fails, those of others go on."""
+    run = Folder(config.output) / config.name
+    with hold(run):
+        begin(config, run)
+        try:
+            return sweep(config, run, console, verbose, until)
+        except StageFailed as problem:
+            console.print(f"slimsweep: {problem}", style="red", soft_wrap=True, markup=False)
+            return 1
+
+
+def sweep(config: Config, run: Folder, console: Console, verbose: bool = False, until: float | None = None) -> int:
+    """All stages that the run folder does not hold yet; no epoch begins after `until` (time.time())."""
     from slimsweep.search import run_search
     from slimsweep.sweep import choose_baselines, run_sweep
 
     began = time.time()
-    until = None if config.resources.max_hours is None else began + 3600 * config.resources.max_hours
     attempt = time.strftime("%Y%m%d-%H%M%S", time.gmtime(began))
     searched = run.exists("search/search.json")
     points = plan_points(config, run) if searched else None

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slimsweep.config import Config, ConfigError, changed_keys, load_config
+from slimsweep.config import Config, ConfigError, changed_keys, load_config, load_configs
 
 
 @pytest.fixture(autouse=True)
@@ -212,6 +212,36 @@ def test_bad_variables_are_refused_and_named(monkeypatch):
     monkeypatch.delenv("SLIMSWEEP_SEARCH__EPOCHZ")
     monkeypatch.setenv("SLIMSWEEP_SERCH__EPOCHS", "3")
     assert "did you mean search" in refusal()
+
+
+TWO_SIZES = """
+name: sizes
+output: /there
+model:
+- {name: vit_tiny_patch16_224, kwargs: {depth: 6}}
+- {name: vit_tiny_patch16_224}
+- {name: deit_small_patch16_224, pretrained: true}
+"""
+
+
+def test_a_list_of_models_is_a_run_of_each_in_one_folder(write):
+    configs, _ = load_configs(["--config", write(TWO_SIZES), "--search.epochs", "7"])
+    assert [c.name for c in configs] == ["vit_tiny_patch16_224", "vit_tiny_patch16_224-2", "deit_small_patch16_224"]
+    assert {c.output for c in configs} == {"/there/sizes"}
+    assert [c.model.kwargs for c in configs] == [{"depth": 6}, {}, {}]
+    assert [c.dense.epochs for c in configs] == [300, 300, 0]  # pretrained weights are taken as they are, for that one alone
+    assert {c.search.epochs for c in configs} == {7}
+    again, _ = load_configs(["--config", write(configs[1].to_yaml())])
+    assert again == [configs[1]]
+
+
+def test_a_list_of_models_is_refused_where_one_is_wanted(write):
+    path = write(TWO_SIZES)
+    assert "model is a list of 3" in refusal("--config", path)
+    assert "model.pretrained is of one" in refusal("--config", path, "--model.pretrained", "true")
+    for wrong in ("[]", "[vit_tiny_patch16_224]"):
+        assert "each entry must be a model" in refusal("--config", write(f"model: {wrong}"))
+    assert "model.kwarg" in refusal("--config", write("model: [{name: vit_tiny_patch16_224}, {kwarg: 1}]"))
 
 
 def test_python_callers_get_the_same_refusals():

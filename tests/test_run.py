@@ -23,6 +23,8 @@ from slimsweep.structure import Structure, macs
 from slimsweep.surgery import load
 from slimsweep.sweep import trial
 
+SIZE = {"img_size": 8, "patch_size": 2, "in_chans": 1, "embed_dim": 64, "num_heads": 4}
+
 
 def epochs(run: Path) -> Counter:
     """How often each epoch of each stage or point was trained, from the append-only log."""
@@ -291,3 +293,26 @@ def test_a_search_that_diverges_says_so_in_one_sentence(
     out = " ".join(capsys.readouterr().out.split())
     assert "the loss of dense is not finite in epoch 1" in out
     assert "Traceback" not in out
+
+
+def test_several_models_are_swept_one_after_the_other_and_share_a_page(
+    ray_cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    sizes = [
+        {"name": "vit_tiny_patch16_224", "kwargs": {**SIZE, "depth": 2}},
+        {"name": "vit_tiny_patch16_224", "kwargs": {**SIZE, "depth": 1}},
+    ]
+    arguments = ["--output", str(tmp_path), "--name", "sizes", "--budgets", "0.5", *QUICK, "--model", json.dumps(sizes)]
+    assert main(arguments) == 0
+    runs = [tmp_path / "sizes" / name for name in ("vit_tiny_patch16_224", "vit_tiny_patch16_224-2")]
+    deep, shallow = (pd.read_parquet(run / "results") for run in runs)
+    for rows in (deep, shallow):
+        assert sorted(rows.method) == ["dense", "searched"]
+        assert (rows.status == "ok").all()
+    assert deep.macs_dense.iloc[0] > 1.8 * shallow.macs_dense.iloc[0]
+    page = tmp_path / "sizes" / "report.html"
+    assert page.is_file()
+    assert str(page) in capsys.readouterr().out
+    before = [epochs(run) for run in runs]
+    assert main(arguments) == 0  # what is done is not done again
+    assert [epochs(run) for run in runs] == before

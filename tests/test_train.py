@@ -1,15 +1,21 @@
 """The training loop: data parallel, resumed, diverging, distilled."""
 
+import copy
+import math
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import multiprocessing
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from slimsweep.checkpoint import Checkpoints
 from slimsweep.config import Config, load_config
+from slimsweep.data import train_loader
 from slimsweep.gates import add_gates
 from slimsweep.model import build_dense
 from slimsweep.proximal import GateOptimizer, penalty_weights
@@ -230,3 +236,53 @@ def test_annealing_moves_kept_tokens_to_one_and_leaves_absent_ones_absent() -> N
 def test_storage_refuses_names_that_lead_out() -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.raises(ValueError, match="leads out of"):
         Folder(folder).write_bytes("../outside", b"")
+
+
+def test_training_is_the_plain_loop_that_anyone_would_write(tmp_path: Path) -> None:
+    config = config_of("--dense.clip_grad", "null", "--dense.epochs", "2")
+    data, recipe = data_for(config), config.dense
+    torch.manual_seed(0)
+    start = build_dense(config, data.num_classes)
+    plain = copy.deepcopy(start).train()
+    loader = train_loader(data, config, seed=5)
+    decayed = [p for n, p in plain.named_parameters() if p.ndim > 1 and n not in plain.no_weight_decay()]
+    others = [p for n, p in plain.named_parameters() if p.ndim <= 1 or n in plain.no_weight_decay()]
+    groups = [{"params": others, "weight_decay": 0.0}, {"params": decayed, "weight_decay": recipe.weight_decay}]
+    optimizer = torch.optim.AdamW(groups, lr=recipe.lr)
+    steps = recipe.epochs * len(loader)
+    for epoch in range(recipe.epochs):
+        loader.set_epoch(epoch)
+        for step, (images, labels) in enumerate(loader):
+            for group in optimizer.param_groups:  # from lr to min_lr along half a cosine
+                turn = math.cos(math.pi * (epoch * len(loader) + step) / steps)
+                group["lr"] = recipe.min_lr + 0.5 * (recipe.lr - recipe.min_lr) * (1 + turn)
+            F.cross_entropy(plain(images), labels, label_smoothing=recipe.label_smoothing).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    trained = train(copy.deepcopy(start), data, config, recipe, run=Folder(tmp_path), stage="dense", seed=5, device=CPU)
+    for name, value in plain.state_dict().items():
+        assert torch.allclose(trained.state_dict()[name], value, atol=1e-5), name
+        assert name.endswith("bias") or not torch.allclose(value, start.state_dict()[name], atol=1e-3), name
+
+
+class CountReads(TorchDispatchMode):
+    """Counts how often the host asks a device for a number, which makes it wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.reads += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("optimizer", ["proximal", "adam"])
+def test_no_step_of_the_search_waits_for_the_device(tmp_path: Path, optimizer: str) -> None:
+    reads = {}
+    for batch in (32, 8):  # 4 steps an epoch, and 16
+        config = config_of("--data.batch_size", str(batch), "--search.gate_optimizer", optimizer, "--search.clip_grad", "1.0")
+        with CountReads() as counted:
+            searched(config, str(tmp_path / f"{batch}"))
+        reads[batch] = counted.reads
+    assert 0 < reads[8] == reads[32]  # the losses of an epoch are looked at, validation is counted

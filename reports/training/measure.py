@@ -1,0 +1,344 @@
+"""What gates cost a training step, and what slimsweep's loop costs beside a bare one.
+
+    python reports/training/measure.py steps     # a gated step of DeiT-S beside a dense one: time and peak memory
+    python reports/training/measure.py compiled  # the same by torch.compile, and a cut model, without graph breaks
+    python reports/training/measure.py loop      # images a second of train() beside a bare loop on the same model and loader
+    python reports/training/measure.py workers   # images a second of one data-parallel worker and of two
+
+Each variant has a process of its own, as every worker has, and they take turns in every round, on a machine that does
+nothing else. Writes its tables to README.md.
+"""
+
+import copy
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, multiprocessing, nn
+from torch.distributed._tools.mem_tracker import MemTracker
+from torch.utils.data import TensorDataset
+
+from slimsweep import add_gates, cluster, slim, solve  # cluster: how workers keep their memory  # noqa: F401
+from slimsweep.bench import hardware
+from slimsweep.config import Config, Recipe, Search
+from slimsweep.data import Data, train_loader
+from slimsweep.model import build_dense
+from slimsweep.stage import data_for, keep_memory
+from slimsweep.storage import Folder
+from slimsweep.train import Criterion, State, backward, train
+
+FOLDER = Path(__file__).parent
+BATCH, CLASSES = 8, 1000
+GATED = {"attention and MLP gates": ("attention", "mlp"), "all gates": ("attention", "mlp", "token")}
+EPOCHS = 2  # of a turn of the loop; its last one counts
+ROUNDS = 12
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+Turn = Callable[[], float]  # runs once and returns seconds
+
+
+# Steps.
+
+
+def stepper(model: nn.Module, recipe: Recipe, images: Tensor, labels: Tensor, compiled: bool = False) -> Callable[[], None]:
+    """One whole training step as the loop makes it: forward, backward, the weights' optimizer, the gates'."""
+    model.train().to(DEVICE)
+    state = State.start(model, recipe)
+    criterion = Criterion(recipe, None, None, None, DEVICE)
+    forward = torch.compile(model, fullgraph=True) if compiled else model
+
+    def step() -> None:
+        backward(forward, model, images, labels, criterion, state.gates, recipe, DEVICE)
+        state.step(recipe, 0)
+
+    return step
+
+
+def peak_memory(model: nn.Module, recipe: Recipe, images: Tensor, labels: Tensor) -> int:
+    """Bytes of weights, gradients, optimizer and activations at the fullest moment of a second step."""
+    if DEVICE.type == "cuda":
+        step = stepper(model, recipe, images, labels)
+        step()
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated()
+    state = State.start(model, recipe)
+    criterion = Criterion(recipe, None, None, None, DEVICE)
+    tracker = MemTracker()
+    tracker.track_external(model, state.optimizer, images, labels)
+    with tracker:
+        for _ in range(2):  # moments come into being with the first step
+            backward(model, model, images, labels, criterion, state.gates, recipe, DEVICE)
+            state.step(recipe, 0)
+            tracker.reset_mod_stats()
+    return int(tracker.get_tracker_snapshot("peak")[DEVICE]["Total"])
+
+
+def model_and_recipe(name: str) -> tuple[nn.Module, Recipe]:
+    """DeiT-S as it is trained, searched, or retrained after the cut."""
+    torch.manual_seed(0)
+    dense = timm.create_model("deit_small_patch16_224", num_classes=CLASSES)
+    if name == "dense":
+        return dense, Recipe(epochs=1)
+    if name == "cut to half":
+        return slim(dense, solve(add_gates(dense), 0.5, round_to=16)), Recipe(epochs=1)
+    return add_gates(dense, families=GATED[name]), Search(epochs=1)
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    return torch.randn(BATCH, 3, 224, 224, device=DEVICE), torch.randint(CLASSES, (BATCH,), device=DEVICE)
+
+
+def step_turn(name: str, compiled: bool) -> Turn:
+    model, recipe = model_and_recipe(name)
+    return timed(stepper(model, recipe, *batch(), compiled))
+
+
+def steps() -> str:
+    memory = {name: peak_memory(*model_and_recipe(name), *batch()) for name in ("dense", *GATED)}
+    seconds = in_turn({name: (step_turn, name, False) for name in memory})
+    lines = ["| DeiT-S, batch 8 | ms a step | x dense | peak MiB | x dense |", "| --- | ---: | ---: | ---: | ---: |"]
+    for name, took in seconds.items():
+        lines.append(
+            f"| {name} | {1e3 * statistics.median(took):.0f} | {ratio(took, seconds['dense'])} "
+            f"| {memory[name] / 2**20:.0f} | {memory[name] / memory['dense']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def compiled() -> str:
+    names = ("dense", "all gates", "cut to half")
+    seconds = in_turn({(name, how): (step_turn, name, how) for name in names for how in (False, True)})
+    lines = ["| DeiT-S, batch 8 | ms a step | compiled | compiled / eager | compiled, x dense |"]
+    lines.append("| --- | ---: | ---: | ---: | ---: |")
+    for name in names:
+        eager, fused = seconds[name, False], seconds[name, True]
+        lines.append(
+            f"| {name} | {1e3 * statistics.median(eager):.0f} | {1e3 * statistics.median(fused):.0f} "
+            f"| {ratio(fused, eager)} | {ratio(fused, seconds['dense', True])} |"
+        )
+    return "\n".join(lines)
+
+
+# The loop.
+
+
+def images(config: Config) -> tuple[TensorDataset, TensorDataset, TensorDataset]:
+    """Noise of the model's size, for the models whose own data are not here: loading costs what a cached set's costs."""
+    generator = torch.Generator().manual_seed(0)
+    sets = [
+        TensorDataset(torch.randn(count, 3, 224, 224, generator=generator), torch.arange(count) % 10) for count in (48, 8, 8)
+    ]
+    return sets[0], sets[1], sets[2]
+
+
+LOOPS: dict[str, dict[str, Any]] = {
+    "digits model, 1 MMAC, batch 64": {
+        "data": {"name": "digits", "batch_size": 64, "augment": {"scale": None, "hflip": 0.0}},
+        "model": {
+            "name": "vit_tiny_patch16_224",
+            "kwargs": {"img_size": 8, "patch_size": 2, "in_chans": 1, "embed_dim": 64, "depth": 4, "num_heads": 4},
+        },
+    },
+    "DeiT-Ti, 1.3 GMACs, batch 8": {
+        "data": {"name": "measure:images", "num_classes": 10, "batch_size": 8, "augment": {"scale": None, "hflip": 0.0}},
+        "model": {"name": "deit_tiny_patch16_224"},
+    },
+}
+
+
+def bare_loop(model: nn.Module, data: Data, config: Config, epochs: int) -> float:
+    """The loop that anyone would write, with nothing of slimsweep but the loader; seconds of its last epoch."""
+    loader = train_loader(data, config, seed=0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05, fused=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(loader))
+    model.to(DEVICE).train()
+    seconds = 0.0
+    for epoch in range(epochs):
+        began = time.perf_counter()
+        loader.set_epoch(epoch)
+        for batch, targets in loader:
+            x, y = batch.to(DEVICE, non_blocking=True), targets.to(DEVICE, non_blocking=True)
+            loss = F.cross_entropy(model(x), y, label_smoothing=0.1)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+        loss.item()
+        seconds = time.perf_counter() - began
+    return seconds
+
+
+def our_loop(model: nn.Module, data: Data, config: Config) -> float:
+    """Seconds that train() took for its last epoch, as its curve says."""
+    curve: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        train(
+            model,
+            data,
+            config,
+            config.dense,
+            run=Folder(folder),
+            stage="dense",
+            device=DEVICE,
+            on_epoch=lambda row: curve.append(row["seconds"]),
+        )
+    return curve[-1]
+
+
+def loop_turn(name: str, ours: bool) -> Turn:
+    config = Config(**LOOPS[name], dense={"epochs": EPOCHS, "lr": 1e-3})
+    data = data_for(config)
+    torch.manual_seed(0)
+    start = build_dense(config, data.num_classes)
+    if ours:
+        return lambda: our_loop(copy.deepcopy(start), data, config)
+    return lambda: bare_loop(copy.deepcopy(start), data, config, EPOCHS)
+
+
+def loop() -> str:
+    lines = ["| model | images a second, bare loop | train() | train() / bare |", "| --- | ---: | ---: | ---: |"]
+    for name, settings in LOOPS.items():
+        seconds = in_turn({ours: (loop_turn, name, ours) for ours in (False, True)})
+        images = images_an_epoch(Config(**settings))
+        bare, ours = seconds[False], seconds[True]
+        speeds = f"{images / statistics.median(bare):.1f} | {images / statistics.median(ours):.1f}"
+        lines.append(f"| {name} | {speeds} | {ratio(bare, ours)} |")
+    return "\n".join(lines)
+
+
+def images_an_epoch(config: Config) -> int:
+    return len(data_for(config).train) // config.data.batch_size * config.data.batch_size
+
+
+# Data-parallel workers.
+
+
+WORKERS = {**LOOPS["digits model, 1 MMAC, batch 64"], "dense": {"epochs": 6, "lr": 1e-3}}
+WORKERS["data"] = {**WORKERS["data"], "batch_size": 256}
+
+
+def one_worker(rank: int, world: int, folder: str) -> None:
+    """A worker of one CPU; rank 0 leaves the seconds of the fastest epoch in a file."""
+    torch.set_num_threads(1)
+    keep_memory()
+    if world > 1:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    config = Config(**WORKERS)
+    data = data_for(config)
+    torch.manual_seed(0)
+    curve: list[float] = []
+    train(
+        build_dense(config, data.num_classes),
+        data,
+        config,
+        config.dense,
+        run=Folder(folder),
+        stage="dense",
+        device=torch.device("cpu"),
+        on_epoch=lambda row: curve.append(row["seconds"]),
+    )
+    if rank == 0:
+        Path(folder, "seconds").write_text(str(min(curve)))
+    if world > 1:
+        dist.destroy_process_group()
+
+
+def workers() -> str:
+    seconds: dict[int, list[float]] = {1: [], 2: []}
+    for _ in range(ROUNDS):
+        for world, took in seconds.items():
+            with tempfile.TemporaryDirectory() as folder:
+                multiprocessing.spawn(one_worker, args=(world, folder), nprocs=world)
+                took.append(float(Path(folder, "seconds").read_text()))
+    images = images_an_epoch(Config(**WORKERS))
+    lines = ["| workers of one CPU | images a second | x one worker |", "| --- | ---: | ---: |"]
+    for world, took in seconds.items():
+        lines.append(f"| {world} | {images / statistics.median(took):.0f} | {ratio(seconds[1], took)} |")
+    return "\n".join(lines)
+
+
+# Turns.
+
+
+def timed(step: Callable[[], None]) -> Turn:
+    def turn() -> float:
+        step()  # weights and code come back into the caches, untimed
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+        began = time.perf_counter()
+        for _ in range(2):
+            step()
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+        return (time.perf_counter() - began) / 2
+
+    return turn
+
+
+def serve(pipe: Connection, make: Callable[..., Turn], *arguments: Any) -> None:
+    """A variant's process: a turn for each message."""
+    keep_memory()
+    turn = make(*arguments)
+    turn()
+    pipe.send(None)  # warm
+    while pipe.recv():
+        pipe.send(turn())
+
+
+def in_turn(variants: dict[Any, tuple[Any, ...]]) -> dict[Any, list[float]]:
+    """Seconds of each variant, a function that makes a turn and its arguments, in every round; each starts with another one."""
+    context = multiprocessing.get_context("spawn")
+    pipes = {}
+    for name, variant in variants.items():
+        pipes[name], theirs = context.Pipe()
+        context.Process(target=serve, args=(theirs, *variant), daemon=True).start()
+        theirs.close()  # so that the end of that process is noticed
+        pipes[name].recv()
+    names = list(variants)
+    seconds: dict[Any, list[float]] = {name: [] for name in names}
+    for number in range(ROUNDS):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            pipes[name].send(True)
+            seconds[name].append(pipes[name].recv())
+    for pipe in pipes.values():
+        pipe.send(False)
+    return seconds
+
+
+def ratio(above: list[float], below: list[float]) -> str:
+    """Median over the rounds of a round's ratio, and its quartiles."""
+    ratios = np.array(above) / np.array(below)
+    low, middle, high = np.percentile(ratios, (25, 50, 75))
+    return f"{middle:.3f} ({low:.3f} to {high:.3f})"
+
+
+PARTS = {"steps": steps, "compiled": compiled, "loop": loop, "workers": workers}
+
+
+def main() -> None:
+    readme = FOLDER / "README.md"
+    for part in sys.argv[1:] or PARTS:
+        table = PARTS[part]()
+        about = f"{hardware(DEVICE)}, {torch.get_num_threads()} threads, torch {torch.__version__}, timm {timm.__version__}"
+        said = f"{about}, median of interleaved rounds, {time.strftime('%Y-%m-%d')}:"
+        before, rest = readme.read_text().split(f"<!-- {part} -->")
+        after = rest.split(f"<!-- end of {part} -->")[1]
+        readme.write_text(f"{before}<!-- {part} -->\n{said}\n\n{table}\n<!-- end of {part} -->{after}")
+        print(table, flush=True)
+
+
+if __name__ == "__main__":
+    main()
