@@ -18,11 +18,10 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 
 from slimsweep.checkpoint import Checkpoints
-from slimsweep.config import Config, Distill, Recipe, Search
-from slimsweep.data import Data, ImageSet, ImageStream, eval_loader, mixup_fn, train_loader
+from slimsweep.config import Config, ConfigError, Distill, Recipe, Search
+from slimsweep.data import Damaged, Data, ImageSet, ImageStream, Loader, eval_loader, mixup_fn, train_loader
 from slimsweep.families import family_of
 from slimsweep.gates import GatedModel
 from slimsweep.proximal import GateOptimizer
@@ -206,6 +205,7 @@ def train(
                 check_finite(losses, stage, point, epoch, recipe)
         if state.gates is not None:
             state.gates.anneal((epoch + 1) / recipe.epochs)
+        share_damaged(loader.damaged, device)
         loss = float(mean_over_ranks(torch.stack(losses).mean()))
         seconds = time.perf_counter() - began
         top1, _, val_loss = evaluate(state.kept, val, device, recipe)
@@ -278,8 +278,12 @@ class Criterion:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: DataLoader, device: torch.device, recipe: Recipe | None = None) -> Metrics:
-    """Top-1, top-5 and loss over all ranks' shares of a data set, each image once."""
+def evaluate(model: nn.Module, loader: Loader, device: torch.device, recipe: Recipe | None = None) -> Metrics:
+    """Top-1, top-5 and loss over all ranks' shares of a data set, each image once; damaged ones are not counted.
+
+    Raises:
+        ConfigError: more images are damaged than data.max_damaged, or all are.
+    """
     training = model.training
     model.eval()
     sums = torch.zeros(4, dtype=torch.float64, device=device)
@@ -292,8 +296,11 @@ def evaluate(model: nn.Module, loader: DataLoader, device: torch.device, recipe:
         sums += torch.stack([best[:, 0].sum(), best.sum(), loss, torch.tensor(float(len(labels)), device=device)]).double()
     if ranks()[1] > 1:
         dist.all_reduce(sums)
+    share_damaged(loader.damaged, device)
     model.train(training)
     top1, top5, loss, count = sums.tolist()
+    if not count:
+        raise ConfigError(f"not one image of the {loader.damaged.split} split can be read: mend data.root or the split's name")
     return Metrics(100 * top1 / count, 100 * top5 / count, loss / count)
 
 
@@ -308,6 +315,23 @@ def measure(
     """`evaluate` on a data set, each rank its share."""
     rank, world = ranks()
     return evaluate(model.to(device), eval_loader(dataset, config, rank=rank, world=world), device, recipe)
+
+
+def share_damaged(damaged: Damaged, device: torch.device) -> None:
+    """Count the damaged images of a split over all ranks, so that where they are too many, all ranks stop with one sentence.
+
+    Raises:
+        ConfigError: they are more than data.max_damaged.
+    """
+    world = ranks()[1]
+    found = torch.tensor(len(damaged.reasons), device=device)
+    if world == 1 or float(mean_over_ranks(found)) == 0:
+        return
+    everyone: list[dict[str, str]] = [{}] * world
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():  # where the names travel
+        dist.all_gather_object(everyone, dict(damaged.reasons))
+    for reasons in everyone:
+        damaged.add(reasons)
 
 
 def check_finite(losses: list[Tensor], stage: str, point: str, epoch: int, recipe: Recipe) -> None:
