@@ -44,6 +44,10 @@ CACHE_BYTES = 2**28  # images that need no random transform are kept ready up to
 SHUFFLED = 2048  # stored images of a stream that a loading process holds and draws from, in training
 
 
+class TooManyDamaged(ConfigError):
+    """More images of a split are damaged than data.max_damaged."""
+
+
 class Damaged:
     """What images of a split could not be read so far: each once, in however many epochs and loading processes.
 
@@ -61,7 +65,7 @@ class Damaged:
         """Warn of damaged images that are new, of which `found` has the reasons by name.
 
         Raises:
-            ConfigError: with them there are more than the limit.
+            TooManyDamaged: with them there are more than the limit.
         """
         for name, reason in found.items():
             if name not in self.reasons:
@@ -74,14 +78,14 @@ class Damaged:
         if len(self.reasons) > self.limit:
             raise self.refusal(*list(self.reasons.items())[-1])
 
-    def refusal(self, name: str, reason: str) -> ConfigError:
+    def refusal(self, name: str, reason: str) -> TooManyDamaged:
         """The sentence that stops a run at this image."""
         if not self.limit:
             mend = "replace or remove it, or set data.max_damaged to skip so many in each split"
-            return ConfigError(f"the image {name} cannot be read ({reason}): {mend}")
+            return TooManyDamaged(f"the image {name} cannot be read ({reason}): {mend}")
         count = f"{self.limit} other{'s' * (self.limit > 1)} of {self.split} are damaged too"
         mend = f"replace or remove them, or raise data.max_damaged, which is {self.limit}"
-        return ConfigError(f"the image {name} cannot be read ({reason}), and {count}: {mend}")
+        return TooManyDamaged(f"the image {name} cannot be read ({reason}), and {count}: {mend}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -372,7 +376,7 @@ def load_data(config: Config, input_size: tuple[int, int, int], model_cfg: Mappi
 class Loader(DataLoader[Any]):
     """Batches of (images (B, C, H, W), labels (B,)); `damaged` says which images could not be read.
 
-    Iterating raises ConfigError where they are too many.
+    Iterating raises TooManyDamaged where they are more than may be.
     """
 
     @property

@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from slimsweep.checkpoint import Checkpoints
 from slimsweep.config import Config, ConfigError, Distill, Recipe, Search
-from slimsweep.data import Damaged, Data, ImageSet, ImageStream, Loader, eval_loader, mixup_fn, train_loader
+from slimsweep.data import Damaged, Data, ImageSet, ImageStream, Loader, TooManyDamaged, eval_loader, mixup_fn, train_loader
 from slimsweep.families import family_of
 from slimsweep.gates import GatedModel
 from slimsweep.proximal import GateOptimizer
@@ -287,13 +287,14 @@ def evaluate(model: nn.Module, loader: Loader, device: torch.device, recipe: Rec
     training = model.training
     model.eval()
     sums = torch.zeros(4, dtype=torch.float64, device=device)
-    for batch, targets in loader:
-        images, labels = batch.to(device, non_blocking=True), targets.to(device, non_blocking=True)
-        with autocast(recipe, device):
-            logits = model(images)
-        best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-        loss = F.cross_entropy(logits.float(), labels, reduction="sum")
-        sums += torch.stack([best[:, 0].sum(), best.sum(), loss, torch.tensor(float(len(labels)), device=device)]).double()
+    with suppress(TooManyDamaged):  # raised below, on all ranks: none waits for one that has stopped
+        for batch, targets in loader:
+            images, labels = batch.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+            with autocast(recipe, device):
+                logits = model(images)
+            best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+            loss = F.cross_entropy(logits.float(), labels, reduction="sum")
+            sums += torch.stack([best[:, 0].sum(), best.sum(), loss, torch.tensor(float(len(labels)), device=device)]).double()
     if ranks()[1] > 1:
         dist.all_reduce(sums)
     share_damaged(loader.damaged, device)
@@ -318,18 +319,17 @@ def measure(
 
 
 def share_damaged(damaged: Damaged, device: torch.device) -> None:
-    """Count the damaged images of a split over all ranks, so that where they are too many, all ranks stop with one sentence.
+    """Count the damaged images of a split over all ranks, so that where they are too many, all ranks stop.
 
     Raises:
-        ConfigError: they are more than data.max_damaged.
+        TooManyDamaged: they are more than data.max_damaged.
     """
     world = ranks()[1]
-    found = torch.tensor(len(damaged.reasons), device=device)
-    if world == 1 or float(mean_over_ranks(found)) == 0:
-        return
-    everyone: list[dict[str, str]] = [{}] * world
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():  # where the names travel
-        dist.all_gather_object(everyone, dict(damaged.reasons))
+    everyone = [damaged.reasons]
+    if world > 1 and float(mean_over_ranks(torch.tensor(float(len(damaged.reasons)), device=device))) > 0:
+        everyone = [{} for _ in range(world)]
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():  # where the names travel
+            dist.all_gather_object(everyone, damaged.reasons)
     for reasons in everyone:
         damaged.add(reasons)
 
