@@ -16,7 +16,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from PIL import Image
-from sklearn.datasets import load_digits
 from torch import Tensor, multiprocessing, nn
 
 from slimsweep.config import Config, ConfigError, load_config
@@ -32,14 +31,11 @@ SIZES = {"train": 50, "validation": 17, "test": 13}
 Sets = dict[str, list[tuple[bytes, int]]]  # encoded images and labels of each split
 
 
-@pytest.fixture(autouse=True)
-def _without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-
-
 @pytest.fixture(scope="session")
 def digits() -> dict[str, list[tuple[np.ndarray, int]]]:
     """Handwritten digits of four classes; the first pixel is the number of the image in its split."""
+    from sklearn.datasets import load_digits  # slow to import, and not needed in other processes
+
     images, labels = load_digits(n_class=len(CLASSES), return_X_y=True)
     images = (images.reshape(-1, 8, 8) * 15).astype(np.uint8)
     found, start = {}, 0
@@ -223,6 +219,16 @@ def test_each_form_gives_the_images_and_labels_that_were_written(form, digits, w
             assert found[number][1] == label
 
 
+@pytest.fixture
+def _one_thread():
+    """On busy machines, threads that wait for each other take most of the time of a small model."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_one_thread")
 def test_a_model_is_trained_and_evaluated_on_each_form(form, written, tmp_path):
     config = config_of(written(form), workers=1).changed(**{"dense.epochs": 2, "dense.warmup_epochs": 0})
     data = load_data(config, GREY)
@@ -558,7 +564,9 @@ def test_a_stream_says_how_many_images_it_has_or_is_refused(encoded, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["hfds/nobody/nothing", "hfids/nobody/nothing"])
-def test_a_data_set_that_is_only_on_the_hub_is_refused_without_a_network(tmp_path, name):
+def test_a_data_set_that_is_only_on_the_hub_is_refused_without_a_network(tmp_path, name, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # without it, retries take half a minute
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     text = refusal({"data.name": name, "data.root": str(tmp_path), "data.num_classes": 4})
     assert "nobody/nothing" in text
     assert "mend the name" in text
