@@ -4,7 +4,6 @@ Transforms are timm's; the affine warp works on whole batches of tensors, becaus
 """
 
 import functools
-import io
 import logging
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -279,8 +278,8 @@ class ImageStream:
         """Images, of all workers together."""
         return self.source.images if self.limit is None else min(self.source.images, self.limit)
 
-    def part(self, part: int, parts: int, order: Sequence[int]) -> Iterator[tuple[str, bytes, int]]:
-        """Name, encoded image and label of one share of the images: shares do not overlap, and all give each image once.
+    def part(self, part: int, parts: int, order: Sequence[int]) -> Iterator[tuple[str, Any, int]]:
+        """Name, stored image and label of one share of the images: shares do not overlap, and all give each image once.
 
         Args:
             part: which of `parts` shares: whole shards, or of a shard that several must share, each so-and-so-many-th image.
@@ -293,7 +292,7 @@ class ImageStream:
             most = None if self.limit is None else len(range(shard, self.limit, shards))
             yield from islice(islice(self.source.read(shard), most), part // shards, None, sharing)
 
-    def tensor(self, name: str, encoded: bytes, label: int, seed: int | None = None) -> tuple[Tensor, int]:
+    def tensor(self, name: str, stored: Any, label: int, seed: int | None = None) -> tuple[Tensor, int]:
         """An image (C, H, W) and its label; with a seed, one image always looks the same.
 
         Raises:
@@ -302,7 +301,8 @@ class ImageStream:
         """
         _check_label(label, self.num_classes, name)
         try:
-            image = decoded(io.BytesIO(encoded), self.view.mode)
+            with self.source.open(stored) as file:
+                image = decoded(file, self.view.mode)
         except UNREADABLE as problem:
             raise DamagedImage(name, said(problem)) from problem
         if seed is None:

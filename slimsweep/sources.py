@@ -5,6 +5,7 @@
 
 import importlib
 import importlib.util
+import io
 import json
 import os
 import struct
@@ -15,9 +16,8 @@ from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import timm.data
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
-from timm.utils.misc import natural_key
 from torch import Tensor
 
 from slimsweep.config import Config, ConfigError, did_you_mean
@@ -66,12 +66,16 @@ class Shards(Protocol):
     images: int  # in all shards together
     shards: int
 
-    def read(self, shard: int) -> Iterator[tuple[str, bytes, int]]:
-        """Name, encoded image and label of all images of a shard, in their order.
+    def read(self, shard: int) -> Iterator[tuple[str, Any, int]]:
+        """Name, image as `open` takes it, and label of all images of a shard, in their order.
 
         Raises:
             ConfigError: the shard cannot be read to its end, or something in it is no labelled image.
         """
+        ...
+
+    def open(self, stored: Any) -> BinaryIO:
+        """An image's file; raises OSError where it is not there."""
         ...
 
 
@@ -141,9 +145,10 @@ class _Read(Indexed):
         try:
             stored, label = self.dataset[index][:2]
             with stored:
-                return decoded(stored, self.mode), int(-1 if label is None else label)
+                image = decoded(stored, self.mode)
         except UNREADABLE as problem:
             raise DamagedImage(self.name(index), said(problem)) from problem
+        return image, _label(label, self.called)
 
     def name(self, index: int) -> str:
         """What an image is called in a message."""
@@ -168,8 +173,7 @@ class _ReadTar(_Read):
         super().__init__(reader, called, mode)
 
     def name(self, index: int) -> str:
-        image, tar, inner = self.dataset.samples[index]
-        return "/".join([self.dataset.root, *(str(part) for part in (tar, inner and inner.name) if part), image.name])
+        return "/".join([self.dataset.root, *(part for part in self._place(*self.dataset.samples[index]) if part)])
 
     def _known_classes(self) -> list[str] | None:
         return _by_index(self.dataset.class_name_to_idx)
@@ -178,8 +182,9 @@ class _ReadTar(_Read):
         return self.dataset.targets
 
     @staticmethod
-    def _place(image: tarfile.TarInfo, tar: str | None, inner: tarfile.TarInfo | None) -> tuple[Any, ...]:
-        return natural_key(tar or ""), natural_key(inner.name if inner else ""), natural_key(image.name)
+    def _place(image: tarfile.TarInfo, tar: str | None, inner: tarfile.TarInfo | None) -> tuple[str, ...]:
+        """In words: its tar file, the tar file in that, and itself."""
+        return tar or "", inner.name if inner else "", image.name
 
 
 class _ReadHub(_Read):
@@ -217,11 +222,16 @@ class _WebDataset:
             for sample in webdataset.tarfile_to_samples()([{"url": url}]):
                 count += 1
                 yield from self._labelled(sample, url)
-        except (OSError, EOFError, tarfile.TarError) as problem:
+        except ConfigError:
+            raise
+        except (OSError, EOFError, ValueError, tarfile.TarError) as problem:
             raise ConfigError(f"the shard {url} cannot be read to its end ({said(problem)}): write it again") from problem
         if self.lengths and count != self.lengths[shard]:
             says = f"_info.json says {self.lengths[shard]}"
             raise ConfigError(f"the shard {url} holds {count} images, but {says}: write it again, or mend _info.json")
+
+    def open(self, stored: bytes) -> BinaryIO:
+        return io.BytesIO(stored)
 
     def _labelled(self, sample: Mapping[str, Any], url: str) -> Iterator[tuple[str, bytes, int]]:
         name = f"{url}/{sample['__key__']}"
@@ -232,10 +242,7 @@ class _WebDataset:
             raise ConfigError(
                 f"the sample {name} holds {there}, but must hold an image (jpg, jpeg, png or webp) and {labels}: write it again"
             )
-        try:
-            label = int(json.loads(sample["json"])[self.label_key] if self.label_key else sample["cls"])
-        except (ValueError, KeyError, TypeError) as problem:
-            raise ConfigError(f"the sample {name} has no label that is a number ({said(problem)}): write it again") from problem
+        label = _label(json.loads(sample["json"]).get(self.label_key) if self.label_key else sample["cls"], name)
         if label >= 0 or not self.label_key:  # in the JSON, -1 is for images that another set of classes leaves out
             yield f"{name}.{kind}", sample[kind], label
 
@@ -254,30 +261,46 @@ class _HubStream:
         self.images = int(reader.num_samples)
         self.shards = int(self.dataset.num_shards)
 
-    def read(self, shard: int) -> Iterator[tuple[str, bytes, int]]:
+    def read(self, shard: int) -> Iterator[tuple[str, dict[str, Any], int]]:
+        count = 0
+        try:
+            # Plain iteration would deal the shard out once more, over the loading processes.
+            for rows in self.dataset.shard(num_shards=self.shards, index=shard).iter(batch_size=16):
+                for image, label in zip(*(rows[column] for column in self.columns), strict=True):
+                    name = f"{image['path'] or count} (number {count} of shard {shard} of {self.called})"
+                    yield name, image, _label(label, name)
+                    count += 1
+        except ConfigError:
+            raise
+        except (OSError, ValueError) as problem:
+            raise ConfigError(
+                f"shard {shard} of {self.called} cannot be read to its end ({said(problem)}): write or fetch it again"
+            ) from problem
+
+    def open(self, stored: dict[str, Any]) -> BinaryIO:
         import fsspec
 
-        count = 0
-        # Plain iteration would deal the shard out once more, over the loading processes.
-        for rows in self.dataset.shard(num_shards=self.shards, index=shard).iter(batch_size=16):
-            for image, label in zip(*(rows[column] for column in self.columns), strict=True):
-                name = f"{image['path'] or count} (number {count} of shard {shard} of {self.called})"
-                encoded = image["bytes"]
-                if encoded is None:
-                    with fsspec.open(image["path"], "rb") as file:
-                        encoded = file.read()
-                yield name, encoded, int(-1 if label is None else label)
-                count += 1
+        return io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else fsspec.open(stored["path"], "rb").open()
 
 
 def _by_index(classes: Mapping[str, int]) -> list[str] | None:
     return sorted(classes, key=classes.__getitem__) or None
 
 
+def _label(said: Any, name: str) -> int:
+    try:
+        return int(-1 if said is None else said)
+    except (TypeError, ValueError) as problem:
+        raise ConfigError(f"{name} has the label {said!r}, which is no number: write numbers of classes from 0") from problem
+
+
 def decoded(stored: BinaryIO, mode: str) -> Image.Image:
     """An image in one of Pillow's modes; raises one of UNREADABLE."""
-    with Image.open(stored) as image:
-        return image.convert(mode)
+    try:
+        with Image.open(stored) as image:
+            return image.convert(mode)
+    except UnidentifiedImageError:  # it would name an object in memory
+        raise UnidentifiedImageError("it is no image that Pillow knows") from None
 
 
 def said(problem: Exception) -> str:

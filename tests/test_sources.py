@@ -546,7 +546,7 @@ def test_what_is_no_labelled_image_in_a_shard_is_named(encoded, tmp_path):
     with tarfile.open(tmp_path / "validation-0000.tar", "w") as tar:
         add(tar, "a.png", encoded["test"][0][0])
         add(tar, "a.cls", b"zero")
-    assert "validation-0000.tar/a has no label that is a number" in refusal(said)
+    assert "validation-0000.tar/a has the label b'zero', which is no number" in refusal(said)
 
 
 def test_a_stream_says_how_many_images_it_has_or_is_refused(encoded, tmp_path):
