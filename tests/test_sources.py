@@ -271,6 +271,19 @@ def test_labels_that_are_known_keep_their_shares_in_a_validation_split(written):
     assert (np.abs(train - val) <= 1).all()
 
 
+@pytest.mark.parametrize("prefix", ["hfds", "hfids"])
+def test_hugging_face_reads_a_folder_of_images_too(encoded, written, tmp_path, prefix):
+    said = hub(tmp_path, {}) | folder(tmp_path, broken(encoded, validation=[9]))
+    (tmp_path / "README.md").write_bytes((Path(written(hub)["data.root"]).parent / "README.md").read_bytes())
+    said |= {"data.name": f"{prefix}/{tmp_path}", "data.root": str(tmp_path / "cache")}
+    config = config_of(said, max_damaged=1, workers=2)
+    data = load_data(config, GREY)
+    assert data.class_names == CLASSES
+    assert sorted(given(eval_loader(data.val, config))) == sorted(set(range(SIZES["validation"])) - {9})
+    (name,) = data.val.damaged.reasons
+    assert f"validation/{CLASSES[encoded['validation'][9][1]]}/9.png" in name
+
+
 # Each image once.
 
 
