@@ -18,6 +18,7 @@ import torch.distributed as dist
 from PIL import Image
 from torch import Tensor, multiprocessing, nn
 
+from slimsweep.baselines import training_images
 from slimsweep.config import Config, ConfigError, load_config
 from slimsweep.data import Data, eval_loader, images_seen, load_data, train_loader
 from slimsweep.model import build_dense
@@ -416,6 +417,17 @@ def test_a_resumed_training_on_a_stream_sees_what_an_uninterrupted_one_sees(stre
     assert same(through, batches(range(2, 3)))
     assert not same(through, batches(range(1, 2)))
     assert not same(through, batches(range(2, 3), seed=1))
+
+
+def test_images_for_gradients_come_from_a_stream_too_the_same_each_time_and_as_they_are_stored(streamed, written, digits):
+    config = config_of({**written(streamed), "data.augment.hflip": 1.0})
+    data = load_data(config, GREY)
+    (x, y), (again, _) = training_images(data, config), training_images(data, config)
+    assert torch.equal(x, again)
+    assert len(set(numbers(x))) == len(x) == 48
+    for image, label, number in zip(x, y, numbers(x), strict=True):
+        assert np.array_equal(pixels(image), digits["train"][number][0])
+        assert label == digits["train"][number][1]
 
 
 # Damaged images.
