@@ -14,8 +14,10 @@ Everything here is plain torch: nothing knows of Ray or of a run's folder.
 
 import bisect
 import importlib.util
+import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -29,7 +31,7 @@ from torch import Tensor, nn
 from slimsweep import torch_pruning
 from slimsweep.budget import Budget, RemovalPath, Scores, absolute, multiple
 from slimsweep.config import Config, ConfigError, Search
-from slimsweep.data import Data, ImageSet, ImageStream, eval_loader
+from slimsweep.data import Data, ImageSet, ImageStream, train_loader
 from slimsweep.families import (
     MLP_ROWS,
     QUERY_FIRST,
@@ -255,15 +257,16 @@ def random_scores(shape: Shape, seed: int) -> Scores:
 
 def training_images(data: Data, config: Config) -> tuple[Tensor, Tensor]:
     """(images (n, C, H, W), labels (n,)): TAYLOR_IMAGES of the training images, drawn by config.seed, without augmentation."""
-    train, plain, seed = data.train, data.val.view, config.seed
+    train, plain = data.train, data.val.view
     if isinstance(train, ImageSet):
-        chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:TAYLOR_IMAGES]
-        return ImageSet(train.source, train.indices[chosen.numpy()], plain, train.num_classes, cache=False).batch(
-            range(len(chosen))
-        )
-    stream = ImageStream(train.source, plain, seed, min(TAYLOR_IMAGES, train.limit or TAYLOR_IMAGES))
-    images, labels = zip(*eval_loader(stream, config), strict=True)
-    return torch.cat(images), torch.cat(labels)
+        chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(config.seed))[:TAYLOR_IMAGES]
+        indices = train.indices[chosen.numpy()]
+        some = ImageSet(train.source, indices, plain, train.num_classes, cache=False, damaged=train.damaged)
+        return some.batch(range(len(chosen)))
+    stream = ImageStream(train.source, plain, train.num_classes, train.limit, train.damaged)
+    batches = itertools.islice(train_loader(replace(data, train=stream), config), -(-TAYLOR_IMAGES // config.data.batch_size))
+    images, labels = zip(*batches, strict=True)
+    return torch.cat(images)[:TAYLOR_IMAGES], torch.cat(labels)[:TAYLOR_IMAGES]
 
 
 # Fresh weights.

@@ -149,7 +149,7 @@ class DataConfig(Section):
     """The images."""
 
     name: str = "digits"
-    """digits, a data set of timm (a folder: '', torch/fashion_mnist, hfds/NAME, wds/NAME), or package.module:function."""
+    """digits, a data set of timm (folder, torch/NAME, hfds/NAME, hfids/NAME, wds/NAME), or package.module:function."""
     root: str | None = None
     """Where the data set lies."""
     train_split: str = "train"
@@ -170,6 +170,10 @@ class DataConfig(Section):
     """Loading processes of each training worker; 0 loads in the worker itself."""
     limit: int | None = Field(None, ge=1)
     """Images a split, at most: for trials."""
+    max_damaged: int = Field(0, ge=0)
+    """Images a split that may be unreadable: each is named in a warning and skipped, one more stops the run. They are
+    counted over all epochs and workers of a training, and none is allowed where nobody says so, as a gap changes what
+    is measured."""
     image_size: int | None = Field(None, ge=1)
     """Side of the images in pixels; null takes the model's."""
     mean: tuple[float, ...] | None = None
@@ -618,7 +622,7 @@ class Config(Section):
     def identity(self, stage: Stage) -> dict[str, Any]:
         """All that changes the result of a stage, and nothing else: not budgets, shares, seeds, resources or output."""
         everything = self.model_dump(mode="json")
-        for key in ("workers", "root", "eval_batch_size"):
+        for key in ("workers", "root", "eval_batch_size", "max_damaged"):
             everything["data"].pop(key)
         cut = {key: everything["search"].pop(key) for key in ("floors", "round_to")}
         result = {key: everything[key] for key in ("seed", "model", "data", "dense")}

@@ -1,19 +1,16 @@
-"""What the network sees: data sets, their splits, transforms, and loaders whose batches depend on seed and epoch alone.
+"""What the network sees: splits, transforms, and loaders whose batches depend on seed and epoch alone.
 
-`digits` is embedded, all else comes through timm's create_dataset or the user's own function. Transforms are timm's; the
-affine warp works on whole batches of tensors, because that is what makes small images cheap.
+Transforms are timm's; the affine warp works on whole batches of tensors, because that is what makes small images cheap.
 """
 
 import functools
-import importlib
-import importlib.util
-import itertools
+import logging
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from itertools import islice
+from typing import Any, TypeVar
 
 import numpy as np
 import timm.data
@@ -24,34 +21,70 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from torchvision.transforms.functional import to_pil_image
 
-from slimsweep.config import Affine, Config, ConfigError, did_you_mean
+from slimsweep.config import Affine, Config, ConfigError
+from slimsweep.sources import (
+    UNREADABLE,
+    DamagedImage,
+    Indexed,
+    Shards,
+    Source,
+    check_data,
+    decoded,
+    said,
+    sources_of,
+    split_off,
+    title,
+)
 
-SPLIT_SEED = 20_210  # not the run's seed: all runs on a data set share its splits, so that they can be compared
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
 CACHE_BYTES = 2**28  # images that need no random transform are kept ready up to here
-TRAIN_NAMES = ("train", "training")
-VAL_NAMES = ("val", "valid", "validation", "eval", "evaluation")
-FOLDER_NAMES = ("", "folder", "imagefolder", "image_folder", "torch/folder", "torch/image_folder")
-TORCH_TWO_SPLITS = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")
-TORCH_NAMES = (*TORCH_TWO_SPLITS, "imagenet", "places365", "inaturalist", "inat")
-STREAMS = ("wds", "hfids", "tfds")
-PACKAGES = {"hfds": "datasets", "hfids": "datasets", "wds": "webdataset", "tfds": "tensorflow_datasets"}
+SHUFFLED = 2048  # stored images of a stream that a loading process holds and draws from, in training
 
 
-class Source(Protocol):
-    """A split as it is stored: random access to images, without a transform."""
+class TooManyDamaged(ConfigError):
+    """More images of a split are damaged than data.max_damaged."""
 
-    class_names: list[str] | None
-    labels: np.ndarray | None  # of all images, where they are known without decoding
 
-    def __len__(self) -> int: ...
+class Damaged:
+    """What images of a split could not be read so far: each once, in however many epochs and loading processes.
 
-    def image(self, index: int) -> tuple[Image.Image | Tensor, int]:
-        """One image and its label.
+    Args:
+        split: train, val or test.
+        limit: how many may be skipped.
+    """
+
+    def __init__(self, split: str, limit: int) -> None:
+        self.split = split
+        self.limit = limit
+        self.reasons: dict[str, str] = {}
+
+    def skip(self, found: Mapping[str, str]) -> None:
+        """Warn of damaged images that are new, of which `found` has the reasons by name.
 
         Raises:
-            ConfigError: the image cannot be read.
+            TooManyDamaged: with them there are more than the limit.
         """
-        ...
+        for name, reason in found.items():
+            if name not in self.reasons:
+                self.add({name: reason})
+                log.warning("the image %s cannot be read (%s): it is skipped in %s", name, reason, self.split)
+
+    def add(self, found: Mapping[str, str]) -> None:
+        """`skip`, without a warning: another worker has given it."""
+        self.reasons.update(found)
+        if len(self.reasons) > self.limit:
+            raise self.refusal(*list(self.reasons.items())[-1])
+
+    def refusal(self, name: str, reason: str) -> TooManyDamaged:
+        """The sentence that stops a run at this image."""
+        if not self.limit:
+            mend = "replace or remove it, or set data.max_damaged to skip so many in each split"
+            return TooManyDamaged(f"the image {name} cannot be read ({reason}): {mend}")
+        count = f"{self.limit} other{'s' * (self.limit > 1)} of {self.split} are damaged too"
+        mend = f"replace or remove them, or raise data.max_damaged, which is {self.limit}"
+        return TooManyDamaged(f"the image {name} cannot be read ({reason}), and {count}: {mend}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +111,16 @@ class View:
     channels: int
     black: Tensor  # (C, 1, 1): black after normalization
 
+    @property
+    def mode(self) -> str:
+        """Pillow's name of the images that the transform takes."""
+        return "L" if self.channels == 1 else "RGB"
+
     def tensor(self, image: Image.Image | Tensor) -> Tensor:
         if isinstance(image, Tensor) and image.dtype == torch.uint8:
             image = to_pil_image(image)
-        if isinstance(image, Image.Image):
-            mode = "L" if self.channels == 1 else "RGB"
-            image = image if image.mode == mode else image.convert(mode)
+        if isinstance(image, Image.Image) and image.mode != self.mode:
+            image = image.convert(self.mode)
         return self.transform(image)
 
     def warp(self, images_BCHW: Tensor, uniform_B5: np.ndarray) -> Tensor:
@@ -101,14 +138,24 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         view: how they become tensors.
         num_classes: labels must be below.
         cache: keep tensors where nothing random happens to them and they fit.
+        damaged: where images that cannot be read are noted; None allows none.
     """
 
-    def __init__(self, source: Source, indices: np.ndarray, view: View, num_classes: int, cache: bool) -> None:
+    def __init__(
+        self,
+        source: Source,
+        indices: np.ndarray,
+        view: View,
+        num_classes: int,
+        cache: bool,
+        damaged: Damaged | None = None,
+    ) -> None:
         self.source = source
         self.indices = indices
         self.view = view
         self.num_classes = num_classes
         self.cache = cache and not view.random
+        self.damaged = damaged or Damaged("data", 0)
         self._images: Tensor | None = None
         self._labels = torch.full((len(indices),), -1)
 
@@ -116,103 +163,154 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         return len(self.indices)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        images, labels = self.batch([index])
+        images, labels, damaged = self.read([index])
+        for name, reason in damaged.items():
+            raise self.damaged.refusal(name, reason)
         return images[0], int(labels[0])
 
     def batch(self, items: Sequence[int], seeds: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
-        """(images (B, C, H, W), labels (B,)) of `items`; with `seeds`, one an image, the same ones always look the same.
+        """(images (B, C, H, W), labels (B,)) of `items`, as `read` gives them; those that are damaged are noted.
 
         Raises:
-            ConfigError: an image that cannot be read, a label that is not one of the classes.
+            ConfigError: too many images that cannot be read, a label that is not one of the classes.
         """
+        images, labels, damaged = self.read(items, seeds)
+        self.damaged.skip(damaged)
+        return images, labels
+
+    def read(self, items: Sequence[int], seeds: Sequence[int] | None = None) -> tuple[Tensor, Tensor, dict[str, str]]:
+        """(images (B, C, H, W), labels (B,), the reasons of damaged images by name).
+
+        Without `seeds`, as in evaluation, damaged images are left out. With them, one an image as in training, the same
+        items always look the same, and the next readable image stands in for a damaged one: B is kept, as long as
+        there are not more damaged ones than may be.
+
+        Raises:
+            ConfigError: a label that is not one of the classes.
+        """
+        damaged: dict[str, str] = {}
         if self.view.random and seeds is not None:
-            images, labels = self._draw(items, seeds)
+            with _random_state_kept():
+                images, labels = self._stack(items, seeds, damaged)
         elif self.cache:
-            images, labels = self._ready(items)
+            images, labels = self._ready(items, seeds, damaged)
         else:
-            images, labels = self._stack(items)
-        if self.view.affine is None:
-            return images, labels
-        if seeds is None:
-            seeds = torch.randint(2**62, (len(items),)).tolist()
+            images, labels = self._stack(items, seeds, damaged)
+        if self.view.affine is None or not len(labels):
+            return images, labels, damaged
+        if seeds is None or len(seeds) != len(labels):
+            seeds = torch.randint(2**62, (len(labels),)).tolist()
         uniform = uniforms(np.asarray(seeds, dtype=np.uint64), 5)
-        return self.view.warp(images, uniform), labels
+        return self.view.warp(images, uniform), labels, damaged
 
     def _one(self, item: int) -> tuple[Tensor, int]:
         image, label = self.source.image(int(self.indices[item]))
-        if not 0 <= label < self.num_classes:
-            known = f"there are {self.num_classes} classes"
-            raise ConfigError(
-                f"image {self.indices[item]} has the label {label}, but {known}: set data.num_classes, or mend labels"
-            )
+        _check_label(label, self.num_classes, f"image {self.indices[item]}")
         return self.view.tensor(image), label
 
-    def _stack(self, items: Sequence[int]) -> tuple[Tensor, Tensor]:
-        images, labels = zip(*(self._one(item) for item in items), strict=True)
-        return torch.stack(images), torch.tensor(labels)
-
-    def _draw(self, items: Sequence[int], seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-        images, labels = [], []
-        with _random_state_kept():
-            for item, seed in zip(items, seeds, strict=True):
+    def _stack(self, items: Sequence[int], seeds: Sequence[int] | None, damaged: dict[str, str]) -> tuple[Tensor, Tensor]:
+        def one(item: int, seed: int | None) -> tuple[Tensor, int]:
+            if self.view.random and seed is not None:
                 _seed_all(seed)
-                image, label = self._one(item)
-                images.append(image)
-                labels.append(label)
-        return torch.stack(images), torch.tensor(labels)
+            return self._one(item)
 
-    def _ready(self, items: Sequence[int]) -> tuple[Tensor, Tensor]:
+        given = [None] * len(items) if seeds is None else seeds
+        reads = (
+            self._readable(item, functools.partial(one, seed=seed), seed is not None, damaged)
+            for item, seed in zip(items, given, strict=True)
+        )
+        return _stacked(found for found in reads if found is not None)
+
+    def _readable(self, item: int, read: Callable[[int], T], training: bool, damaged: dict[str, str]) -> T | None:
+        """What `read` makes of an item, or in training of the next that is not damaged; None where there is nothing."""
+        for other in range(item, item + len(self) if training else item + 1):
+            try:
+                return read(other % len(self))
+            except DamagedImage as problem:
+                damaged[problem.name] = problem.reason
+                if len(damaged) > self.damaged.limit:
+                    break
+        return None
+
+    def _ready(self, items: Sequence[int], seeds: Sequence[int] | None, damaged: dict[str, str]) -> tuple[Tensor, Tensor]:
         chosen = torch.as_tensor(items)
-        for item in chosen[self._labels[chosen] < 0].tolist():
-            image, label = self._one(item)
-            if self._images is None:
-                if len(self) * image.numel() * image.element_size() > CACHE_BYTES:
-                    self.cache = False
-                    return self._stack(items)
-                self._images = torch.empty(len(self), *image.shape)
-            self._images[item], self._labels[item] = image, label
-        assert self._images is not None
+        if (self._labels[chosen] < 0).any():
+            kept = [self._readable(item, self._keep, seeds is not None, damaged) for item in items]
+            if not self.cache:  # they do not fit
+                return self._stack(items, seeds, damaged)
+            chosen = torch.tensor([item for item in kept if item is not None], dtype=torch.int64)
+        if self._images is None:
+            return _stacked([])
         return self._images[chosen], self._labels[chosen]
 
+    def _keep(self, item: int) -> int:
+        """Keep an item's tensor ready; returns the item."""
+        if self.cache and self._labels[item] < 0:
+            image, label = self._one(item)
+            if self._images is None:
+                self.cache = len(self) * image.numel() * image.element_size() <= CACHE_BYTES
+                if not self.cache:
+                    return item
+                self._images = torch.empty(len(self), *image.shape)
+            self._images[item], self._labels[item] = image, label
+        return item
 
-class ImageStream(IterableDataset[tuple[Tensor, int]]):
-    """A streamed split (WebDataset and the like): timm's reader shards and shuffles it, this transforms and cuts it short.
+
+class ImageStream:
+    """A split that is streamed (WebDataset and the like), as the network sees it; loaders deal it out.
 
     Args:
-        source: timm's IterableImageDataset, without a transform.
+        source: its shards.
         view: how images become tensors.
-        seed: of augmentation, with the epoch and the place in the stream.
-        limit: images over all workers together, at most.
+        num_classes: labels must be below.
+        limit: images of it that are used at most: the first ones of each shard.
+        damaged: where images that cannot be read are noted; None allows none.
     """
 
-    def __init__(self, source: Any, view: View, seed: int, limit: int | None) -> None:
+    def __init__(self, source: Shards, view: View, num_classes: int, limit: int | None, damaged: Damaged | None = None) -> None:
         self.source = source
         self.view = view
-        self.seed = seed
+        self.num_classes = num_classes
         self.limit = limit
-        self.epoch = 0
+        self.damaged = damaged or Damaged("data", 0)
 
     def __len__(self) -> int:
-        """Images of one training worker."""
-        mine = len(self.source)
-        return mine if self.limit is None else min(mine, self.limit // _world())
+        """Images, of all workers together."""
+        return self.source.images if self.limit is None else min(self.source.images, self.limit)
 
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-        self.source.set_epoch(epoch)
+    def part(self, part: int, parts: int, order: Sequence[int]) -> Iterator[tuple[str, Any, int]]:
+        """Name, stored image and label of one share of the images: shares do not overlap, and all give each image once.
 
-    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
-        process = torch.utils.data.get_worker_info()
-        loaders, loader = (process.num_workers, process.id) if process else (1, 0)
-        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-        seeds = np.random.default_rng([self.seed, self.epoch, rank, loader])
-        most = None if self.limit is None else -(-self.limit // (_world() * loaders))
-        for image, label in itertools.islice(self.source, most):
-            seed = int(seeds.integers(2**63))
-            with _random_state_kept():
-                _seed_all(seed)
-                tensor = self.view.tensor(image)
-            yield self.view.warp(tensor[None], uniforms(np.array([seed], dtype=np.uint64), 5))[0], int(label)
+        Args:
+            part: which of `parts` shares: whole shards, or of a shard that several must share, each so-and-so-many-th image.
+            parts: how many there are.
+            order: in which shards are dealt out and read.
+        """
+        shards = len(order)
+        sharing = len(range(part % shards, parts, shards))  # 1 where there are enough shards
+        for shard in order[part % shards :: parts]:
+            most = None if self.limit is None else len(range(shard, self.limit, shards))
+            yield from islice(islice(self.source.read(shard), most), part // shards, None, sharing)
+
+    def tensor(self, name: str, stored: Any, label: int, seed: int | None = None) -> tuple[Tensor, int]:
+        """An image (C, H, W) and its label; with a seed, one image always looks the same.
+
+        Raises:
+            DamagedImage: it cannot be read.
+            ConfigError: a label that is not one of the classes.
+        """
+        _check_label(label, self.num_classes, name)
+        try:
+            with self.source.open(stored) as file:
+                image = decoded(file, self.view.mode)
+        except UNREADABLE as problem:
+            raise DamagedImage(name, said(problem)) from problem
+        if seed is None:
+            return self.view.tensor(image), label
+        with _random_state_kept():
+            _seed_all(seed)
+            tensor = self.view.tensor(image)
+        return self.view.warp(tensor[None], uniforms(np.array([seed], dtype=np.uint64), 5))[0], label
 
 
 def load_data(config: Config, input_size: tuple[int, int, int], model_cfg: Mapping[str, Any] | None = None) -> Data:
@@ -233,16 +331,19 @@ def load_data(config: Config, input_size: tuple[int, int, int], model_cfg: Mappi
         raise ConfigError(
             f"data.image_size is {wanted.image_size}, but the model takes {size}: set model.kwargs.img_size alike"
         )
-    sources = _sources(config, "L" if input_size[0] == 1 else "RGB")
+    sources = sources_of(config, "L" if input_size[0] == 1 else "RGB")
     train = sources["train"]
     num_classes, class_names = _classes(config, sources)
     preprocessing = _preprocessing(config, input_size, model_cfg or {}, num_classes)
     train_view, eval_view = _views(config, preprocessing)
 
-    if not isinstance(train, _Indexed):
+    if not isinstance(train, Indexed):
         views = {"train": train_view, "val": eval_view, "test": eval_view}
-        streams = {split: ImageStream(source, views[split], config.seed, wanted.limit) for split, source in sources.items()}
-        _check_batch(config, len(streams["train"]) * _world())
+        streams = {
+            split: ImageStream(source, views[split], num_classes, wanted.limit, Damaged(split, wanted.max_damaged))
+            for split, source in sources.items()
+        }
+        _check_batch(config, len(streams["train"]))
         return Data(**streams, num_classes=num_classes, class_names=class_names, preprocessing=preprocessing)
 
     for split, source in sources.items():
@@ -252,7 +353,7 @@ def load_data(config: Config, input_size: tuple[int, int, int], model_cfg: Mappi
         count = max(1, round(wanted.val_share * len(train)))
         if count >= len(train):
             raise ConfigError(
-                f"the training split of {_called(config)} has {len(train)} images, too few to take val_share of them"
+                f"the training split of {title(config)} has {len(train)} images, too few to take val_share of them"
             )
         indices["train"], indices["val"] = split_off(train.labels, len(train), count)
         sources["val"] = train
@@ -263,42 +364,40 @@ def load_data(config: Config, input_size: tuple[int, int, int], model_cfg: Mappi
             labels = None if source.labels is None else source.labels[chosen]
             chosen = chosen[split_off(labels, len(chosen), wanted.limit)[1]]
         view = train_view if split == "train" else eval_view
-        sets[split] = ImageSet(source, chosen, view, num_classes, cache=wanted.workers == 0)
+        damaged = Damaged(split, wanted.max_damaged)
+        sets[split] = ImageSet(source, chosen, view, num_classes, cache=wanted.workers == 0, damaged=damaged)
     _check_batch(config, len(sets["train"]))
     return Data(**sets, num_classes=num_classes, class_names=class_names, preprocessing=preprocessing)
-
-
-def check_data(config: Config) -> None:
-    """Refuse, without reading images, a data set that does not exist here.
-
-    Raises:
-        ConfigError: an unknown name, or a root that is not there.
-    """
-    name, root = config.data.name, config.data.root
-    prefix, slash, rest = name.partition("/")
-    prefix = prefix.lower()
-    if name == "digits" or (":" in name and not slash):
-        return
-    if name not in FOLDER_NAMES and not (slash and (prefix in PACKAGES or (prefix == "torch" and rest.lower() in TORCH_NAMES))):
-        known = ["digits", "folder", *(f"torch/{n}" for n in TORCH_NAMES)]
-        other = "it may be digits, folder, torch/NAME, hfds/NAME, wds/NAME or package.module:function"
-        raise ConfigError(f"data.name is {name!r}, which is no known data set; {did_you_mean(name.lower(), known, other)}")
-    if root is None and prefix not in ("hfds", "hfids", "tfds"):
-        raise ConfigError(f"data.root is not set, but {_called(config)} is read from a folder: set data.root to it")
-    if root is not None and prefix not in STREAMS and not Path(root).expanduser().is_dir():
-        raise ConfigError(f"data.root is {root!r}, which is no folder here: mend the path, or put {_called(config)} there")
 
 
 # Loaders.
 
 
-class TrainLoader(DataLoader[Any]):
-    """Batches of (images (B, C, H, W), labels (B,)); `set_epoch` before each epoch decides order and augmentation."""
+class Loader(DataLoader[Any]):
+    """Batches of (images (B, C, H, W), labels (B,)); `damaged` says which images could not be read.
+
+    Iterating raises TooManyDamaged where they are more than may be.
+    """
+
+    @property
+    def damaged(self) -> Damaged:
+        return self.dataset.images.damaged  # type: ignore[attr-defined]
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        # Loading processes send what they could not read along with the batch: only here is it known whether that is new.
+        for images, labels, damaged in super().__iter__():
+            self.damaged.skip(damaged)
+            if len(labels):
+                yield images, labels
+
+
+class TrainLoader(Loader):
+    """`set_epoch` before each epoch decides order and augmentation."""
 
     def set_epoch(self, epoch: int) -> None:
         ordered: Any = self.sampler if isinstance(self.sampler, _ShuffledBatches) else self.dataset
         ordered.set_epoch(epoch)
-        # Loading processes take their seeds from here, and streams shuffle by them.
+        # Loading processes take their seeds from here.
         self.generator.manual_seed(ordered.seed * 1_000_003 + epoch)
 
 
@@ -306,7 +405,8 @@ def train_loader(data: Data, config: Config, rank: int = 0, world: int = 1, seed
     """Training batches of one of `world` workers: each holds its share of the same global batch, whatever `world` is.
 
     Order and augmentation are functions of (seed, epoch) alone, so a resumed run sees what an uninterrupted one would
-    have seen. Images that do not fill a last batch wait for another epoch.
+    have seen; of a stream, also of the number of workers and loading processes, which deal its shards among themselves.
+    Images that do not fill a last batch wait for another epoch.
 
     Args:
         data: from `load_data`.
@@ -321,37 +421,40 @@ def train_loader(data: Data, config: Config, rank: int = 0, world: int = 1, seed
     batch, workers = config.data.batch_size, config.data.workers
     if batch % world:
         raise ConfigError(f"data.batch_size is {batch}, which does not divide by {world} workers: take a multiple of {world}")
+    seed = config.seed if seed is None else seed
     common: dict[str, Any] = {
+        "batch_size": None,
         "num_workers": workers,
-        "persistent_workers": workers > 0,
         "generator": torch.Generator(),
         "pin_memory": torch.cuda.is_available(),
     }
     if isinstance(data.train, ImageStream):
-        data.train.source.set_loader_cfg(num_workers=workers)
         # Fresh processes each epoch: ones that stay would not hear of the new epoch.
-        return TrainLoader(data.train, batch_size=batch // world, drop_last=True, **{**common, "persistent_workers": False})
+        return TrainLoader(_StreamedTraining(data.train, batch=batch, rank=rank, world=world, seed=seed), **common)
     batches = _ShuffledBatches(
-        size=len(data.train),
-        batch=batch,
-        rank=rank,
-        world=world,
-        seed=config.seed if seed is None else seed,
-        repeated=config.data.augment.repeated,
+        size=len(data.train), batch=batch, rank=rank, world=world, seed=seed, repeated=config.data.augment.repeated
     )
-    return TrainLoader(_Fetch(data.train), sampler=batches, batch_size=None, collate_fn=_as_it_is, **common)
+    return TrainLoader(_Fetch(data.train), sampler=batches, collate_fn=_as_it_is, persistent_workers=workers > 0, **common)
 
 
-def eval_loader(dataset: ImageSet | ImageStream, config: Config, rank: int = 0, world: int = 1) -> DataLoader[Any]:
+def images_seen(data: Data, config: Config) -> int:
+    """Images that one epoch trains on, over all workers: whole batches only."""
+    return len(data.train) // config.data.batch_size * config.data.batch_size
+
+
+def eval_loader(dataset: ImageSet | ImageStream, config: Config, rank: int = 0, world: int = 1) -> Loader:
     """Batches of one of `world` workers, in order; all workers together give each image exactly once."""
     batch = config.data.eval_batch_size or max(1, config.data.batch_size // world)
-    common: dict[str, Any] = {"num_workers": config.data.workers, "pin_memory": torch.cuda.is_available()}
+    common: dict[str, Any] = {
+        "batch_size": None,
+        "num_workers": config.data.workers,
+        "pin_memory": torch.cuda.is_available(),
+    }
     if isinstance(dataset, ImageStream):
-        dataset.source.set_loader_cfg(num_workers=config.data.workers)
-        return DataLoader(dataset, batch_size=batch, **common)
+        return Loader(_StreamedEvaluation(dataset, batch=batch, rank=rank, world=world), **common)
     mine = range(rank, len(dataset), world)
     batches = [list(mine[start : start + batch]) for start in range(0, len(mine), batch)]
-    return DataLoader(_Fetch(dataset), sampler=batches, batch_size=None, collate_fn=_as_it_is, **common)
+    return Loader(_Fetch(dataset), sampler=batches, collate_fn=_as_it_is, **common)
 
 
 def mixup_fn(config: Config, num_classes: int, *, label_smoothing: float = 0.0) -> Any:
@@ -396,7 +499,7 @@ class _ShuffledBatches(Sampler[list[tuple[int, int]]]):
             yield list(zip(order[mine].tolist(), seeds[mine].tolist(), strict=True))
 
 
-class _Fetch(Dataset[tuple[Tensor, Tensor]]):
+class _Fetch(Dataset[tuple[Tensor, Tensor, dict[str, str]]]):
     """Whole batches from an ImageSet, by lists of items or of (item, seed) pairs."""
 
     def __init__(self, images: ImageSet) -> None:
@@ -405,11 +508,100 @@ class _Fetch(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, wanted: list[Any]) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, wanted: list[Any]) -> tuple[Tensor, Tensor, dict[str, str]]:
         if isinstance(wanted[0], tuple):
             items, seeds = zip(*wanted, strict=True)
-            return self.images.batch(items, seeds)
-        return self.images.batch(wanted)
+            return self.images.read(items, seeds)
+        return self.images.read(wanted)
+
+
+class _StreamedTraining(IterableDataset[tuple[Tensor, Tensor, dict[str, str]]]):
+    """A worker's training batches from a stream.
+
+    Loading processes take turns, so each gives every so-and-so-many-th step of the epoch; one whose share of the images
+    is over before that begins with it again.
+    """
+
+    def __init__(self, images: ImageStream, *, batch: int, rank: int, world: int, seed: int) -> None:
+        self.images, self.global_batch, self.rank, self.world, self.seed = images, batch, rank, world, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.images) // self.global_batch
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, dict[str, str]]]:
+        loader, loaders = _loading_process()
+        damaged: dict[str, str] = {}
+        images = self._endless(self.rank * loaders + loader, self.world * loaders, damaged)
+        for _ in range(loader, len(self), loaders):
+            found, labels = _stacked(islice(images, self.global_batch // self.world))
+            yield found, labels, dict(damaged)
+
+    def _endless(self, part: int, parts: int, damaged: dict[str, str]) -> Iterator[tuple[Tensor, int]]:
+        """Readable images, until there are more `damaged` ones than may be."""
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.images.source.shards).tolist()
+        draw = np.random.default_rng([self.seed, self.epoch, part])
+        while True:
+            given = 0
+            for stored in _mixed(self.images.part(part, parts, order), draw):
+                try:
+                    image = self.images.tensor(*stored, seed=int(draw.integers(2**63)))
+                except DamagedImage as problem:
+                    damaged[problem.name] = problem.reason
+                    if len(damaged) > self.images.damaged.limit:
+                        return
+                    continue
+                given += 1
+                yield image
+            if not given and parts == 1:
+                raise ConfigError("the training images cannot be read, not one of them: mend data.root or the split's name")
+            if not given:  # a share without images: there are more shares than images in a shard
+                part, parts = 0, 1
+
+
+class _StreamedEvaluation(IterableDataset[tuple[Tensor, Tensor, dict[str, str]]]):
+    """A worker's share of a stream, in batches."""
+
+    def __init__(self, images: ImageStream, *, batch: int, rank: int, world: int) -> None:
+        self.images, self.batch, self.rank, self.world = images, batch, rank, world
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, dict[str, str]]]:
+        loader, loaders = _loading_process()
+        stream = self.images.part(self.rank * loaders + loader, self.world * loaders, range(self.images.source.shards))
+        while some := list(islice(stream, self.batch)):
+            readable, damaged = [], {}
+            for stored in some:
+                try:
+                    readable.append(self.images.tensor(*stored))
+                except DamagedImage as problem:
+                    damaged[problem.name] = problem.reason
+            yield *_stacked(readable), damaged
+
+
+def _loading_process() -> tuple[int, int]:
+    """(which of a worker's loading processes this is, how many there are)."""
+    process = torch.utils.data.get_worker_info()
+    return (process.id, process.num_workers) if process else (0, 1)
+
+
+def _mixed(stored: Iterator[T], draw: np.random.Generator) -> Iterator[T]:
+    """All of them in a random order, as far as SHUFFLED at once allow."""
+    held = list(islice(stored, SHUFFLED))
+    for new in stored:
+        place = int(draw.integers(len(held)))
+        yield held[place]
+        held[place] = new
+    yield from (held[place] for place in draw.permutation(len(held)))
+
+
+def _stacked(found: Iterable[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+    """(images (B, C, H, W), labels (B,)); of no image, two empty tensors."""
+    pairs = list(found)
+    images = torch.stack([image for image, _ in pairs]) if pairs else torch.empty(0)
+    return images, torch.tensor([label for _, label in pairs], dtype=torch.int64)
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -434,10 +626,6 @@ def _seed_all(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002
     torch.default_generator.manual_seed(seed)
-
-
-def _world() -> int:
-    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
 
 
 @contextmanager
@@ -478,237 +666,6 @@ def affine_warp(images_BCHW: Tensor, affine: Affine, uniform_B5: np.ndarray) -> 
     return F.grid_sample(images_BCHW, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
-def split_off(labels: np.ndarray | None, size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(the rest, `count` of them), both sorted indices below `size`; classes keep their shares where labels are known.
-
-    The same for the same labels, on every machine and for every seed of a run.
-    """
-    order = np.random.default_rng(SPLIT_SEED).permutation(size)
-    place = np.empty(size)
-    groups = [order] if labels is None else [order[labels[order] == c] for c in np.unique(labels)]
-    for members in groups:
-        place[members] = (np.arange(len(members)) + 0.5) / len(members)
-    rank = np.empty(size, dtype=np.int64)
-    rank[order] = np.arange(size)
-    by_place = np.lexsort((rank, place))
-    return np.sort(by_place[count:]), np.sort(by_place[:count])
-
-
-# Sources.
-
-
-class _Indexed:
-    """A map-style data set of (image, label), with labels and classes where it has them."""
-
-    def __init__(self, dataset: Any, called: str) -> None:
-        self.dataset = dataset
-        self.called = called
-        names = getattr(dataset, "classes", None)
-        self.class_names: list[str] | None = [str(n) for n in names] if names is not None else None
-        labels = getattr(dataset, "targets", None)
-        self.labels: np.ndarray | None = np.asarray(labels).astype(np.int64) if labels is not None else None
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def image(self, index: int) -> tuple[Image.Image | Tensor, int]:
-        try:
-            image, label = self.dataset[index]
-        except OSError as problem:
-            files = getattr(self.dataset, "samples", None)
-            name = files[index][0] if files else f"image {index} of {self.called}"
-            raise ConfigError(f"{name} cannot be read ({problem}): replace or remove it") from problem
-        return image, int(label)
-
-
-class _Read(_Indexed):
-    """timm's reader without its ImageDataset, which takes a neighbour's image in place of a damaged one."""
-
-    def __init__(self, reader: Any, called: str, mode: str) -> None:
-        self.dataset = reader
-        self.called = called
-        self.mode = mode
-        classes = getattr(reader, "class_to_idx", None) or {}
-        self.class_names = sorted(classes, key=classes.__getitem__) or None
-        samples = getattr(reader, "samples", None)
-        self.labels = np.array([label for _, label in samples]) if samples and self.class_names else None
-
-    def image(self, index: int) -> tuple[Image.Image | Tensor, int]:
-        try:
-            stored, label = self.dataset[index][:2]
-            with stored, Image.open(stored) as image:
-                return image.convert(self.mode), int(-1 if label is None else label)
-        except (OSError, SyntaxError, Image.DecompressionBombError) as problem:
-            name = self.dataset.filename(index, absolute=True)
-            raise ConfigError(f"the image {name} cannot be read ({problem}): replace or remove it") from problem
-
-
-class _Digits:
-    """scikit-learn's 1,797 images of handwritten digits, grey, 8 x 8."""
-
-    classes = tuple("0123456789")
-
-    def __init__(self, images: np.ndarray, targets: np.ndarray) -> None:
-        self.images = images
-        self.targets = targets
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return Image.fromarray(self.images[index]), int(self.targets[index])
-
-
-def _sources(config: Config, mode: str) -> dict[str, Any]:
-    """train, test, and val where the data set has one; as they are stored."""
-    if config.data.name == "digits":
-        return _digits(config)
-    if ":" in config.data.name and "/" not in config.data.name:
-        return _from_function(config)
-    return _from_timm(config, mode)
-
-
-def _digits(config: Config) -> dict[str, _Indexed]:
-    for field, value, only in (("train_split", config.data.train_split, "train"), ("val_split", config.data.val_split, "val")):
-        if value not in (None, only):
-            raise ConfigError(f"data.{field} is {value!r}, but digits has the splits train, val and test: leave it out")
-    if config.data.test_split not in (None, "test"):
-        raise ConfigError(f"data.test_split is {config.data.test_split!r}, but digits has train, val and test: leave it out")
-    images, labels = _stored_digits()
-    rest, test = split_off(labels, len(labels), 360)
-    train, val = split_off(labels[rest], len(rest), 360)
-    parts = {"train": rest[train], "val": rest[val], "test": test}
-    return {split: _Indexed(_Digits(images[part], labels[part]), f"digits {split}") for split, part in parts.items()}
-
-
-def _stored_digits() -> tuple[np.ndarray, np.ndarray]:
-    """(images (1797, 8, 8) from 0 to 255, labels (1797,))."""
-    # scikit-learn takes 3.5 s to import, in every worker anew; its file, 6 ms to read.
-    package = importlib.util.find_spec("sklearn")
-    if package is None or package.origin is None:
-        raise ConfigError("digits needs the package scikit-learn: pip install scikit-learn")
-    file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
-    if file.is_file():
-        pixels, labels = np.split(np.loadtxt(file, delimiter=",", dtype=np.uint8), [64], axis=1)
-    else:
-        from sklearn.datasets import load_digits
-
-        pixels, labels = load_digits(return_X_y=True)
-    return np.round(pixels.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8), labels.reshape(-1).astype(np.int64)
-
-
-def _from_function(config: Config) -> dict[str, _Indexed]:
-    name = config.data.name
-    module_name, _, function_name = name.partition(":")
-    try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError, ValueError) as problem:
-        raise ConfigError(
-            f"data.name is {name!r}, but that cannot be imported ({problem}): run where {module_name} is on Python's path"
-        ) from problem
-    returned = function(config)
-    if not isinstance(returned, tuple) or len(returned) != 3:
-        raise ConfigError(f"{name} must return (train, val or None, test), not {type(returned).__name__}: mend its return")
-    found = {split: dataset for split, dataset in zip(("train", "val", "test"), returned, strict=True) if dataset is not None}
-    for split in ("train", "test"):
-        if split not in found:
-            raise ConfigError(f"{name} returned None for {split}: only the validation set may be None")
-    for split, dataset in found.items():
-        if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")) or len(dataset) == 0:
-            raise ConfigError(f"{name} must return data sets with a length above 0 and images by index; its {split} is not one")
-    return {split: _Indexed(dataset, f"{name} {split}") for split, dataset in found.items()}
-
-
-def _from_timm(config: Config, mode: str) -> dict[str, Any]:
-    prefix, _, rest = config.data.name.partition("/")
-    prefix, rest = prefix.lower(), rest.lower()
-    folder = config.data.name in FOLDER_NAMES
-    names = {"train": config.data.train_split, "test": config.data.test_split or _usual_test_split(config, folder)}
-    if config.data.val_split is not None:
-        names["val"] = config.data.val_split
-    kept = {split: ("train" if name in TRAIN_NAMES else "val" if name in VAL_NAMES else name) for split, name in names.items()}
-    if prefix == "torch" and rest in TORCH_TWO_SPLITS:  # all that is not train is its test set
-        kept = {split: name if name == "train" else "test" for split, name in kept.items()}
-    for one, other in (("train", "test"), ("val", "test"), ("val", "train")):
-        if one in kept and kept[one] == kept[other]:
-            mend = "leave data.val_split out, and a share of the training images is taken" if one == "val" else "name another"
-            raise ConfigError(f"the {one} and {other} splits of {_called(config)} are the same one, {names[other]!r}: {mend}")
-    return {
-        split: _one_from_timm(config, names[split], split, mode, folder) for split in ("train", "val", "test") if split in names
-    }
-
-
-def _usual_test_split(config: Config, folder: bool) -> str:
-    prefix, _, rest = config.data.name.lower().partition("/")
-    if folder:
-        return "test" if (Path(config.data.root or "").expanduser() / "test").is_dir() else "validation"
-    if prefix == "torch":
-        return "test" if rest in TORCH_TWO_SPLITS else "validation"
-    return "test" if config.data.val_split in VAL_NAMES else "validation"
-
-
-def _one_from_timm(config: Config, name: str, split: str, mode: str, folder: bool) -> Any:
-    prefix = config.data.name.partition("/")[0].lower()
-    called = f"{_called(config)} {name}"
-    root = None if config.data.root is None else str(Path(config.data.root).expanduser())
-    if folder:
-        assert root is not None
-        root = str(_split_folder(Path(root), name))
-    streamed: dict[str, Any] = {}
-    if prefix in STREAMS:
-        if config.data.val_split is None:
-            raise ConfigError(
-                f"data.val_split is not set, but {_called(config)} is a stream, of which no share can be kept: name one"
-            )
-        streamed = {"is_training": split == "train", "batch_size": config.data.batch_size, "seed": config.seed}
-    package = PACKAGES.get(prefix)
-    if package is not None and importlib.util.find_spec(package) is None:  # timm's readers print and raise, each its own way
-        raise ConfigError(f"{_called(config)} needs the package {package}: pip install {package.replace('_', '-')}")
-    try:
-        dataset = timm.data.create_dataset(
-            "" if folder else config.data.name,
-            root=root,
-            split=name,
-            search_split=False,
-            download=False,
-            input_img_mode=mode,
-            **streamed,
-        )
-    except (ImportError, RuntimeError, AssertionError, OSError, ValueError, KeyError) as problem:
-        where = f" under {root!r}" if root else ""
-        said = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-        said = said.replace("You can use download=True to download it", "").strip(" .")
-        raise ConfigError(
-            f"the {name} split of {_called(config)} cannot be opened{where} ({said}): {_mend(config)}"
-        ) from problem
-    if isinstance(dataset, IterableDataset):
-        return dataset
-    return _Read(dataset.reader, called, mode) if hasattr(dataset, "reader") else _Indexed(dataset, called)
-
-
-def _mend(config: Config) -> str:
-    rest = config.data.name.partition("/")[2].lower()
-    raw = {"mnist": "MNIST", "kmnist": "KMNIST", "fashion_mnist": "FashionMNIST", "qmnist": "QMNIST"}.get(rest)
-    if raw:
-        return f"nothing is downloaded; put its idx files into {raw}/raw below data.root"
-    return "nothing is downloaded; mend data.root or the split's name"
-
-
-def _split_folder(root: Path, name: str) -> Path:
-    alike = TRAIN_NAMES if name in TRAIN_NAMES else VAL_NAMES if name in VAL_NAMES else ()
-    for candidate in (name, *alike):
-        if (root / candidate).is_dir():
-            return root / candidate
-    there = ", ".join(sorted(p.name for p in root.iterdir() if p.is_dir())[:8]) or "no folders"
-    raise ConfigError(
-        f"data.root {str(root)!r} has no folder for the split {name!r}, it has {there}: name the split, or mend data.root"
-    )
-
-
-def _called(config: Config) -> str:
-    return "the image folder" if config.data.name in FOLDER_NAMES else config.data.name
-
-
 # Checks and transforms.
 
 
@@ -726,30 +683,45 @@ def _classes(config: Config, sources: Mapping[str, Any]) -> tuple[int, list[str]
     labels = getattr(train, "labels", None)
     found = len(names) if names else int(labels.max()) + 1 if labels is not None and len(labels) else None
     if wanted is None and found is None:
-        raise ConfigError(f"data.num_classes is not set, and {_called(config)} does not say how many there are: set it")
+        raise ConfigError(f"data.num_classes is not set, and {title(config)} does not say how many there are: set it")
     if wanted is not None and found is not None and (wanted < found or (names and wanted != found)):
-        raise ConfigError(
-            f"data.num_classes is {wanted}, but {_called(config)} has {found} classes: set {found} or leave it out"
-        )
+        raise ConfigError(f"data.num_classes is {wanted}, but {title(config)} has {found} classes: set {found} or leave it out")
     return wanted or found or 0, names
 
 
 def _check_channels(source: Source, split: str, config: Config, channels: int) -> None:
-    image, _ = source.image(0)
+    image = _first_readable(source, split, config.data.max_damaged)
     if isinstance(image, Tensor):
         if image.ndim != 3:
             raise ConfigError(
-                f"the {split} images of {_called(config)} are tensors of shape {tuple(image.shape)}: give (C, H, W)"
+                f"the {split} images of {title(config)} are tensors of shape {tuple(image.shape)}: give (C, H, W)"
             )
         has = image.shape[0]
     elif isinstance(image, Image.Image):
         has = 1 if image.mode in ("1", "L", "LA", "I", "F", "I;16") else 3
     else:
-        raise ConfigError(f"{_called(config)} gives images as {type(image).__name__}: give PIL images or tensors (C, H, W)")
+        raise ConfigError(f"{title(config)} gives images as {type(image).__name__}: give PIL images or tensors (C, H, W)")
     if has != channels:
         raise ConfigError(
-            f"the {split} images of {_called(config)} have {has} channel{'s' * (has != 1)}, but the model takes {channels}: "
+            f"the {split} images of {title(config)} have {has} channel{'s' * (has != 1)}, but the model takes {channels}: "
             f"set model.kwargs.in_chans to {has}"
+        )
+
+
+def _first_readable(source: Source, split: str, max_damaged: int) -> Image.Image | Tensor:
+    damaged = Damaged(split, max_damaged)
+    for index in range(len(source)):
+        try:
+            return source.image(index)[0]
+        except DamagedImage as problem:
+            damaged.add({problem.name: problem.reason})
+    raise ConfigError(f"the {split} images cannot be read, not one of them: mend data.root or the split's name")
+
+
+def _check_label(label: int, num_classes: int, name: str) -> None:
+    if not 0 <= label < num_classes:
+        raise ConfigError(
+            f"{name} has the label {label}, but there are {num_classes} classes: set data.num_classes, or mend labels"
         )
 
 
@@ -757,7 +729,7 @@ def _check_batch(config: Config, images: int) -> None:
     if config.data.batch_size > images:
         under = " under data.limit" if config.data.limit else ""
         raise ConfigError(
-            f"data.batch_size is {config.data.batch_size}, but {_called(config)} has {images} training images{under}: lower it"
+            f"data.batch_size is {config.data.batch_size}, but {title(config)} has {images} training images{under}: lower it"
         )
 
 

@@ -21,6 +21,7 @@ from slimsweep.baselines import choose, starting_model, training_images
 from slimsweep.checkpoint import Checkpoints
 from slimsweep.cluster import StageFailed, first_cause
 from slimsweep.config import Config
+from slimsweep.data import images_seen
 from slimsweep.points import Point, baseline_budgets, chosen_path, fraction, load_shape, to_choose
 from slimsweep.results import has_ok_row, read_curve, write_row
 from slimsweep.search import data_parallel, load_gated, worker_resources
@@ -195,7 +196,7 @@ def retrain(config: Config, run: Folder, point: Point, device: torch.device, ran
         "test_top5": test.top5,
         "test_loss": test.loss,
         "epochs": point.epochs,
-        "samples_seen": point.epochs * (len(data.train) // config.data.batch_size) * config.data.batch_size,
+        "samples_seen": point.epochs * images_seen(data, config),
         "train_seconds": sum(r["seconds"] for r in curve),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "model_path": path,

@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,11 +18,10 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 
 from slimsweep.checkpoint import Checkpoints
-from slimsweep.config import Config, Distill, Recipe, Search
-from slimsweep.data import Data, ImageSet, ImageStream, eval_loader, mixup_fn, train_loader
+from slimsweep.config import Config, ConfigError, Distill, Recipe, Search
+from slimsweep.data import Damaged, Data, ImageSet, ImageStream, Loader, TooManyDamaged, eval_loader, mixup_fn, train_loader
 from slimsweep.families import family_of
 from slimsweep.gates import GatedModel
 from slimsweep.proximal import GateOptimizer
@@ -206,6 +205,7 @@ def train(
                 check_finite(losses, stage, point, epoch, recipe)
         if state.gates is not None:
             state.gates.anneal((epoch + 1) / recipe.epochs)
+        share_damaged(loader.damaged, device)
         loss = float(mean_over_ranks(torch.stack(losses).mean()))
         seconds = time.perf_counter() - began
         top1, _, val_loss = evaluate(state.kept, val, device, recipe)
@@ -278,22 +278,30 @@ class Criterion:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: DataLoader, device: torch.device, recipe: Recipe | None = None) -> Metrics:
-    """Top-1, top-5 and loss over all ranks' shares of a data set, each image once."""
+def evaluate(model: nn.Module, loader: Loader, device: torch.device, recipe: Recipe | None = None) -> Metrics:
+    """Top-1, top-5 and loss over all ranks' shares of a data set, each image once; damaged ones are not counted.
+
+    Raises:
+        ConfigError: more images are damaged than data.max_damaged, or all are.
+    """
     training = model.training
     model.eval()
     sums = torch.zeros(4, dtype=torch.float64, device=device)
-    for batch, targets in loader:
-        images, labels = batch.to(device, non_blocking=True), targets.to(device, non_blocking=True)
-        with autocast(recipe, device):
-            logits = model(images)
-        best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-        loss = F.cross_entropy(logits.float(), labels, reduction="sum")
-        sums += torch.stack([best[:, 0].sum(), best.sum(), loss, torch.tensor(float(len(labels)), device=device)]).double()
+    with suppress(TooManyDamaged):  # raised below, on all ranks: none waits for one that has stopped
+        for batch, targets in loader:
+            images, labels = batch.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+            with autocast(recipe, device):
+                logits = model(images)
+            best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+            loss = F.cross_entropy(logits.float(), labels, reduction="sum")
+            sums += torch.stack([best[:, 0].sum(), best.sum(), loss, torch.tensor(float(len(labels)), device=device)]).double()
     if ranks()[1] > 1:
         dist.all_reduce(sums)
+    share_damaged(loader.damaged, device)
     model.train(training)
     top1, top5, loss, count = sums.tolist()
+    if not count:
+        raise ConfigError(f"not one image of the {loader.damaged.split} split can be read: mend data.root or the split's name")
     return Metrics(100 * top1 / count, 100 * top5 / count, loss / count)
 
 
@@ -308,6 +316,22 @@ def measure(
     """`evaluate` on a data set, each rank its share."""
     rank, world = ranks()
     return evaluate(model.to(device), eval_loader(dataset, config, rank=rank, world=world), device, recipe)
+
+
+def share_damaged(damaged: Damaged, device: torch.device) -> None:
+    """Count the damaged images of a split over all ranks, so that where they are too many, all ranks stop.
+
+    Raises:
+        TooManyDamaged: they are more than data.max_damaged.
+    """
+    world = ranks()[1]
+    everyone = [damaged.reasons]
+    if world > 1 and float(mean_over_ranks(torch.tensor(float(len(damaged.reasons)), device=device))) > 0:
+        everyone = [{} for _ in range(world)]
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():  # where the names travel
+            dist.all_gather_object(everyone, damaged.reasons)
+    for reasons in everyone:
+        damaged.add(reasons)
 
 
 def check_finite(losses: list[Tensor], stage: str, point: str, epoch: int, recipe: Recipe) -> None:

@@ -299,6 +299,7 @@ def test_what_does_not_change_a_result_does_not_change_its_fingerprint():
             "data.workers": 4,
             "data.root": "/data",
             "data.eval_batch_size": 7,
+            "data.max_damaged": 3,
         }
     )
     for stage in ("dense", "search", "retrain"):

@@ -11,14 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import affine as torchvision_affine
 
 from slimsweep.config import Affine, ConfigError, load_config
 from slimsweep.data import (
     ImageSet,
-    ImageStream,
     affine_warp,
     check_data,
     eval_loader,
@@ -508,38 +507,6 @@ def test_names_are_checked_without_reading_data(config):
     check_data(config.changed(**{"data.name": "hfds/cifar10"}))
     with pytest.raises(ConfigError):
         check_data(config.changed(**{"data.name": "imagenett"}))
-
-
-class Stream(IterableDataset):
-    """What timm's IterableImageDataset is to a loader."""
-
-    def __len__(self):
-        return 40
-
-    def __iter__(self):
-        return iter([Pictures()[i] for i in range(40)])
-
-    def set_epoch(self, epoch):
-        pass
-
-    def set_loader_cfg(self, num_workers):
-        pass
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_stream_is_augmented_the_same_way_after_a_resume_and_cut_short(config, workers):
-    asked = config.changed(**EVERYTHING, **{"data.name": f"{__name__}:coloured", "data.batch_size": 8, "data.workers": workers})
-    data = load_data(asked, (3, 12, 12))
-    streamed = replace(data, train=ImageStream(Stream(), data.train.view, seed=0, limit=16))
-    assert len(streamed.train) == 16
-    loader = train_loader(streamed, asked)
-    epochs = []
-    for epoch in (0, 1, 1):
-        loader.set_epoch(epoch)
-        epochs.append(list(loader))
-    assert len(epochs[0]) == 2
-    assert same(epochs[1], epochs[2])
-    assert not same(epochs[0], epochs[1])
 
 
 @pytest.mark.parametrize(("name", "package"), [("wds/x", "webdataset"), ("hfds/cifar10", "datasets")])
