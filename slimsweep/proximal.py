@@ -34,7 +34,7 @@ class GateOptimizer:
         self.steps = 0
         self.power = 1.0
         everything = [g for gates in self.gates.values() for g in gates]
-        self.adam = torch.optim.Adam(everything, lr=search.gate_lr) if search.gate_optimizer == "adam" else None
+        self.adam = torch.optim.Adam(everything, lr=search.gate_lr, fused=True) if search.gate_optimizer == "adam" else None
 
     def penalty(self) -> Tensor | float:
         """The l1 as a term of the loss, where Adam follows its gradient (the paper's way: sums of |gate|); else 0."""

@@ -260,20 +260,23 @@ def test_training_is_the_plain_loop_that_anyone_would_write(tmp_path: Path) -> N
             optimizer.step()
             optimizer.zero_grad()
     trained = train(copy.deepcopy(start), data, config, recipe, run=Folder(tmp_path), stage="dense", seed=5, device=CPU)
-    for name, value in plain.state_dict().items():
-        assert torch.allclose(trained.state_dict()[name], value, atol=1e-5), name
-        assert name.endswith("bias") or not torch.allclose(value, start.state_dict()[name], atol=1e-3), name
+    images = torch.stack([data.test[i][0] for i in range(32)])
+    with torch.no_grad():  # key biases change nothing, and are moved by rounding alone: what the models compute is compared
+        expected, found, before = plain.eval()(images), trained.eval()(images), start.eval()(images)
+    assert torch.allclose(found, expected, atol=1e-4)
+    assert not torch.allclose(before, expected, atol=0.1)
 
 
 class CountReads(TorchDispatchMode):
-    """Counts how often the host asks a device for a number, which makes it wait."""
+    """Counts how often the host asks for a number, such as a loss, for which it waits. Indices are the loader's own."""
 
     def __init__(self) -> None:
         super().__init__()
         self.reads = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.reads += func is torch.ops.aten._local_scalar_dense.default
+        if func is torch.ops.aten._local_scalar_dense.default:
+            self.reads += args[0].is_floating_point()
         return func(*args, **kwargs or {})
 
 
@@ -281,7 +284,16 @@ class CountReads(TorchDispatchMode):
 def test_no_step_of_the_search_waits_for_the_device(tmp_path: Path, optimizer: str) -> None:
     reads = {}
     for batch in (32, 8):  # 4 steps an epoch, and 16
-        config = config_of("--data.batch_size", str(batch), "--search.gate_optimizer", optimizer, "--search.clip_grad", "1.0")
+        config = config_of(
+            "--data.batch_size",
+            str(batch),
+            "--data.eval_batch_size",
+            "64",
+            "--search.gate_optimizer",
+            optimizer,
+            "--search.clip_grad",
+            "1.0",
+        )
         with CountReads() as counted:
             searched(config, str(tmp_path / f"{batch}"))
         reads[batch] = counted.reads
