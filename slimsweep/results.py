@@ -4,6 +4,7 @@
 write without a lock and a kill loses at most the row that was being written.
 """
 
+import json
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -225,3 +226,9 @@ def _read(run: Folder, folder: str, schema: pa.Schema) -> pd.DataFrame:
     tables = [read_table(run, f"{folder}/{name}", schema) for name in run.list(folder) if name.endswith(".parquet")]
     # "default" fills a column that an older version did not have with nulls.
     return pa.concat_tables([schema.empty_table(), *tables], promote_options="default").to_pandas()
+
+
+def damaged_images(run: Folder) -> dict[str, str]:
+    """The images that could not be read in any stage or point so far and were skipped, and why."""
+    found = [json.loads(line) for line in run.read_lines("damaged.log")]
+    return {entry["image"]: entry["reason"] for entry in found}

@@ -24,7 +24,7 @@ from slimsweep.model import check_model
 from slimsweep.points import exact_fraction, plan_points, points_to_do, to_choose
 from slimsweep.progress import Progress, final_table
 from slimsweep.report import write_page, write_report
-from slimsweep.results import read_rows
+from slimsweep.results import damaged_images, read_rows
 from slimsweep.stage import data_for
 from slimsweep.status import read_config, read_status
 from slimsweep.storage import Folder
@@ -105,6 +105,9 @@ def sweep(config: Config, run: Folder, console: Console, verbose: bool = False, 
     console.print(final_table(rows, config, run, time.time() - began))
     if no_picture:
         console.print(no_picture, style="dim")
+    if damaged := damaged_images(run):
+        first = f"{len(damaged)} damaged images were" if len(damaged) > 1 else "One damaged image was"
+        console.print(f"{first} skipped; damaged.log in the run's folder says which", style="yellow")
     missing = points_to_do(points or [], run)
     failed = [point for point in missing if (rows.point == point.name).any() or until is None]
     if len(missing) > len(failed):

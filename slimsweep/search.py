@@ -24,7 +24,7 @@ from slimsweep.model import build_dense
 from slimsweep.results import gate_rows, write_gates
 from slimsweep.stage import check_shared, data_for, load_model, save_model, set_threads, wait
 from slimsweep.storage import Folder
-from slimsweep.train import OutOfTime, measure, train
+from slimsweep.train import OutOfTime, measure, note_damaged, train
 
 
 def run_search(config: Config, run: Folder, attempt: str, until: float | None = None) -> None:
@@ -105,6 +105,7 @@ def train_dense(config: Config, run: Folder, device: torch.device, rank: int, un
     val = measure(model, data.val, config, device, config.dense)
     test = measure(model, data.test, config, device, config.dense)  # the split's one reading for this model
     if rank == 0:
+        note_damaged(run, data.test.damaged)
         metrics = {"val_top1": val.top1, "test_top1": test.top1, "test_top5": test.top5, "test_loss": test.loss}
         save_model(run, "dense", model, data, metrics)
         Checkpoints(run, "dense").clear()

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,12 @@ class Folder:
                 stream.write((line + "\n").encode())
         else:  # objects cannot grow: one object a line, in a folder of the log's name
             self.write_bytes(f"{name}.d/{uuid.uuid4().hex}", (line + "\n").encode())
+
+    def read_lines(self, name: str) -> Sequence[str]:
+        """The lines of a log, as `append_line` left them; none where there is no log."""
+        if self.is_local:
+            return self.read_bytes(name).decode().splitlines() if self.exists(name) else []
+        return [self.read_bytes(f"{name}.d/{part}").decode().rstrip() for part in self.list(f"{name}.d")]
 
     def delete(self, name: str) -> None:
         """Remove a file or a folder with all below it; nothing happens where there is none."""

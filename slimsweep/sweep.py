@@ -28,7 +28,7 @@ from slimsweep.search import data_parallel, load_gated, worker_resources
 from slimsweep.stage import check_shared, data_for, load_model, save_model, set_threads
 from slimsweep.storage import Folder
 from slimsweep.structure import Structure, macs, params
-from slimsweep.train import OutOfTime, measure, train
+from slimsweep.train import OutOfTime, measure, note_damaged, train
 
 log = logging.getLogger(__name__)
 
@@ -180,6 +180,7 @@ def retrain(config: Config, run: Folder, point: Point, device: torch.device, ran
     test = measure(small, data.test, config, device, config.retrain)
     if rank != 0:
         return
+    note_damaged(run, data.test.damaged)
     path = f"models/{point.name}"
     size = save_model(
         run, path, small, data, {"val_top1": val.top1, "test_top1": test.top1, "budget": point.budget, "method": point.method}

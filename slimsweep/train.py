@@ -25,7 +25,7 @@ from slimsweep.data import Damaged, Data, ImageSet, ImageStream, Loader, TooMany
 from slimsweep.families import family_of
 from slimsweep.gates import GatedModel
 from slimsweep.proximal import GateOptimizer
-from slimsweep.results import read_curve, write_curve
+from slimsweep.results import damaged_images, read_curve, write_curve
 from slimsweep.storage import Folder
 
 SMALL = 1e-2  # a gate below this counts as gone in the curves
@@ -215,6 +215,7 @@ def train(
             curve.append(row)
             entry = {"stage": stage, "point": point, "epoch": epoch + 1, "pid": os.getpid(), "time": time.time()}
             run.append_line("epochs.log", json.dumps(entry))
+            note_damaged(run, loader.damaged, val.damaged)
             write_curve(run, name, curve)
             checkpoints.save(epoch + 1, state.state_dict())
             on_epoch(row)
@@ -332,6 +333,15 @@ def share_damaged(damaged: Damaged, device: torch.device) -> None:
             dist.all_gather_object(everyone, damaged.reasons)
     for reasons in everyone:
         damaged.add(reasons)
+
+
+def note_damaged(run: Folder, *splits: Damaged) -> None:
+    """Write the damaged images of these splits to the run's damaged.log, those that it does not name yet."""
+    named = damaged_images(run) if any(damaged.reasons for damaged in splits) else {}
+    for damaged in splits:
+        for image, reason in damaged.reasons.items():
+            if image not in named:
+                run.append_line("damaged.log", json.dumps({"split": damaged.split, "image": image, "reason": reason}))
 
 
 def check_finite(losses: list[Tensor], stage: str, point: str, epoch: int, recipe: Recipe) -> None:

@@ -22,8 +22,9 @@ from slimsweep.baselines import training_images
 from slimsweep.config import Config, ConfigError, load_config
 from slimsweep.data import Data, eval_loader, images_seen, load_data, train_loader
 from slimsweep.model import build_dense
+from slimsweep.results import damaged_images
 from slimsweep.storage import Folder
-from slimsweep.train import Metrics, measure, train
+from slimsweep.train import Metrics, measure, note_damaged, train
 
 GREY = (1, 8, 8)
 CPU = torch.device("cpu")
@@ -250,6 +251,22 @@ def test_a_model_is_trained_and_evaluated_on_each_form(form, written, tmp_path):
         for images, labels in eval_loader(data.test, config):
             right.update((model.eval()(images).argmax(1) == labels).tolist())
     assert measure(model, data.test, config, CPU).top1 == pytest.approx(100 * right[True] / SIZES["test"])
+
+
+@pytest.mark.usefixtures("_one_thread")
+def test_a_run_keeps_the_names_of_what_it_skipped(encoded, written, tmp_path):
+    config = config_of(written(folder, train=[3], validation=[0, 13]), max_damaged=2)
+    config = config.changed(**{"dense.epochs": 2, "dense.warmup_epochs": 0})
+    data, run = load_data(config, GREY), Folder(tmp_path)
+    assert damaged_images(run) == {}
+    train(build_dense(config, data.num_classes), data, config, config.dense, run=run, stage="dense", device=CPU)
+    assert len(run.read_lines("damaged.log")) == 3  # each once, in two epochs
+    for name, reason in damaged_images(run).items():
+        assert Path(name).is_file()
+        assert reason
+    measure(Witness(), data.test, config, CPU)
+    note_damaged(run, data.train.damaged, data.test.damaged)
+    assert len(run.read_lines("damaged.log")) == 3
 
 
 def test_files_of_one_name_in_several_tars_come_in_the_same_order_wherever_they_lie(encoded, tmp_path, monkeypatch):
