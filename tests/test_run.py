@@ -23,8 +23,6 @@ from slimsweep.structure import Structure, macs
 from slimsweep.surgery import load
 from slimsweep.sweep import trial
 
-SIZE = {"img_size": 8, "patch_size": 2, "in_chans": 1, "embed_dim": 64, "num_heads": 4}
-
 
 def epochs(run: Path) -> Counter:
     """How often each epoch of each stage or point was trained, from the append-only log."""
@@ -295,24 +293,24 @@ def test_a_search_that_diverges_says_so_in_one_sentence(
     assert "Traceback" not in out
 
 
-def test_several_models_are_swept_one_after_the_other_and_share_a_page(
-    ray_cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture
+def test_several_models_are_runs_of_their_own_on_one_page(
+    copied_run: tuple[Path, list[str]], capsys: pytest.CaptureFixture
 ) -> None:
-    sizes = [
-        {"name": "vit_tiny_patch16_224", "kwargs": {**SIZE, "depth": 2}},
-        {"name": "vit_tiny_patch16_224", "kwargs": {**SIZE, "depth": 1}},
-    ]
-    arguments = ["--output", str(tmp_path), "--name", "sizes", "--budgets", "0.5", *QUICK, "--model", json.dumps(sizes)]
-    assert main(arguments) == 0
-    runs = [tmp_path / "sizes" / name for name in ("vit_tiny_patch16_224", "vit_tiny_patch16_224-2")]
-    deep, shallow = (pd.read_parquet(run / "results") for run in runs)
-    for rows in (deep, shallow):
-        assert sorted(rows.method) == ["dense", "searched"]
-        assert (rows.status == "ok").all()
-    assert deep.macs_dense.iloc[0] > 1.8 * shallow.macs_dense.iloc[0]
-    page = tmp_path / "sizes" / "report.html"
-    assert page.is_file()
-    assert str(page) in capsys.readouterr().out
-    before = [epochs(run) for run in runs]
-    assert main(arguments) == 0  # what is done is not done again
-    assert [epochs(run) for run in runs] == before
+    run, arguments = copied_run
+    group = run.parent / "sizes"
+    names = ["vit_tiny_patch16_224", "vit_tiny_patch16_224-2"]
+    for name in names:  # both are finished: what two sizes would train is what one does, twice
+        shutil.copytree(run, group / name)
+    model = read_config(Folder(run)).model.model_dump(mode="json")
+    several = [*arguments, "--name", "sizes", "--model", json.dumps([model, model])]
+    before = [epochs(group / name) for name in names]
+    assert main(several) == 0
+    assert [epochs(group / name) for name in names] == before
+    page = group / "report.html"
+    assert str(page) in capsys.readouterr().out.replace("\n", "")
+    assert page.stat().st_size > (group / names[0] / "report.html").stat().st_size - 100_000
+    assert all((group / name / "report.html").is_file() for name in names)
+    # A third one that cannot be cut to the budgets is refused before any of them begins.
+    worse = {**model, "kwargs": {**model["kwargs"], "num_heads": 3}}
+    assert main([*several[:-1], json.dumps([model, worse])]) == 2
+    assert [epochs(group / name) for name in names] == before
