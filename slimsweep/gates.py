@@ -181,8 +181,8 @@ class TokenBias(nn.Module):
 class BiasedAttention(nn.Module):
     """Before timm's attention class: the fastest of its two forms for a bias with a gradient.
 
-    On a CPU torch computes such a bias by a general form that guards against rows without any key, at 1.06 times what
-    timm's own products and softmax take (reports/training). A GPU's kernels take the bias and its gradient.
+    On a CPU torch computes such a bias by a general form that guards against rows without any key: 12.8 ms a layer of DeiT-S
+    and step, where timm's own products and softmax take 10.1 (reports/training). A GPU's kernels take the bias as it is.
     """
 
     proj: nn.Linear

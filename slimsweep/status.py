@@ -78,9 +78,9 @@ def read_config(run: Folder) -> Config:
         ValueError: the folder is no run.
     """
     if not run.exists("config.yaml"):
-        raise ValueError(
-            f"{run.uri} is not a run of slimsweep: it has no config.yaml; give the folder that --output and --name made"
-        )
+        runs = [name for name in run.list() if run.exists(f"{name}/config.yaml")]  # of several models, or of one --output
+        mend = f"give one of the runs in it: {', '.join(runs)}" if runs else "give the folder that --output and --name made"
+        raise ValueError(f"{run.uri} is not a run of slimsweep: it has no config.yaml; {mend}")
     return Config(**yaml.safe_load(run.read_bytes("config.yaml")))
 
 

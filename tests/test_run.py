@@ -310,7 +310,9 @@ def test_several_models_are_runs_of_their_own_on_one_page(
     assert str(page) in capsys.readouterr().out.replace("\n", "")
     assert page.stat().st_size > (group / names[0] / "report.html").stat().st_size - 100_000
     assert all((group / name / "report.html").is_file() for name in names)
-    # A third one that cannot be cut to the budgets is refused before any of them begins.
+    with pytest.raises(ValueError, match=f"give one of the runs in it: {', '.join(names)}$"):
+        read_config(Folder(group))
+    # One that cannot work is refused before any of them begins.
     worse = {**model, "kwargs": {**model["kwargs"], "num_heads": 3}}
     assert main([*several[:-1], json.dumps([model, worse])]) == 2
     assert [epochs(group / name) for name in names] == before
