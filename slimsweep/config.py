@@ -8,6 +8,7 @@ Light to import (no torch), so that a wrong key is refused at once.
 import argparse
 import difflib
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -717,10 +718,9 @@ def _bases(merged: dict[str, Any]) -> list[dict[str, Any]]:
     group = Config(**{key: value for key, value in merged.items() if key != "model"})
     names: list[str] = []
     for model in models:
-        name = str(model.get("name", ModelConfig().name))
-        name = re.sub(r"[^A-Za-z0-9._-]", "-", name)
-        alike = sum(other == name or other.startswith(f"{name}-") for other in names)
-        names.append(f"{name}-{alike + 1}" if alike else name)
+        name = re.sub(r"[^A-Za-z0-9._-]", "-", str(model.get("name", ModelConfig().name)))
+        numbered = (f"{name}-{number}" for number in itertools.count(2))
+        names.append(name if name not in names else next(other for other in numbered if other not in names))
     output = f"{group.output.rstrip('/')}/{group.name}"
     return [{**merged, "model": model, "output": output, "name": name} for model, name in zip(models, names, strict=True)]
 
