@@ -715,7 +715,7 @@ def _bases(merged: dict[str, Any]) -> list[dict[str, Any]]:
         return [merged]
     if not models or not all(isinstance(model, Mapping) for model in models):
         raise ConfigError("model is a list, of which each entry must be a model, such as [{name: deit_small_patch16_224}]")
-    group = Config(**{key: value for key, value in merged.items() if key != "model"})
+    group = Config(**{key: merged[key] for key in ("name", "output") if key in merged})
     names: list[str] = []
     for model in models:
         name = re.sub(r"[^A-Za-z0-9._-]", "-", str(model.get("name", ModelConfig().name)))

@@ -231,6 +231,8 @@ def test_a_list_of_models_is_a_run_of_each_in_one_folder(write):
     assert [c.model.kwargs for c in configs] == [{"depth": 6}, {}, {}]
     assert [c.dense.epochs for c in configs] == [300, 300, 0]  # pretrained weights are taken as they are, for that one alone
     assert {c.search.epochs for c in configs} == {7}
+    pretrained, _ = load_configs(["--config", write("dense: {epochs: 0}\nmodel: [{pretrained: true}]")])
+    assert [c.dense.epochs for c in pretrained] == [0]
     again, _ = load_configs(["--config", write(configs[1].to_yaml())])
     assert again == [configs[1]]
 
