@@ -123,6 +123,7 @@ def test_new_budgets_and_failed_points_are_all_that_is_trained(
     assert "searched" in capsys.readouterr().out
 
 
+@pytest.mark.faults
 def test_a_point_that_fails_leaves_a_row_and_the_others_go_on(
     copied_run: tuple[Path, list[str]], capsys: pytest.CaptureFixture
 ) -> None:
@@ -273,6 +274,7 @@ def test_bad_input_is_one_sentence_before_ray_starts(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.faults
 def test_a_search_that_diverges_says_so_in_one_sentence(
     ray_cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
