@@ -194,23 +194,24 @@ def test_a_driver_of_another_machine_is_watched_before_its_place_is_taken(tmp_pa
         assert run.read_json(lock.FILE)["host"] != "another-pod"
 
 
+@pytest.mark.faults
 def test_hours_that_are_over_end_the_run_with_what_it_has(
-    copied_run: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture
+    ray_cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    run, arguments = copied_run
-    over = ["--resources.max_hours", "1e-9"]
-    assert main([*arguments, "--name", "short", *over]) == 0
+    arguments = ["--output", str(tmp_path), "--name", "short", *QUICK, "--budgets", "0.5", "--search.epochs", "2"]
+    assert main([*arguments, "--resources.max_hours", "1e-9"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "resources.max_hours (1e-09) are over, and the search could not be finished" in out
     assert "the same command goes on" in out
     assert not (tmp_path / "short" / "epochs.log").exists()
+    assert main(arguments) == 0
     # In the sweep: what is done stays, what is not has no row and is no failure.
-    before = epochs(run)
-    arguments[arguments.index("--budgets") + 1] = "0.5,0.3,0.25"
-    assert main([*arguments, *over]) == 0
-    assert "1 of 4 points could not be finished" in " ".join(capsys.readouterr().out.split())
-    assert len(pd.read_parquet(run / "results")) == 3
-    assert epochs(run) == before
+    arguments[arguments.index("--budgets") + 1] = "0.5,0.3"
+    assert main([*arguments, "--resources.max_hours", "1e-9"]) == 0
+    assert "1 of 3 points could not be finished" in " ".join(capsys.readouterr().out.split())
+    assert len(pd.read_parquet(tmp_path / "short" / "results")) == 2
+    assert main(arguments) == 0
+    assert set(epochs(tmp_path / "short").values()) == {1}
 
 
 def test_what_a_run_saves_may_be_read_by_whom_the_umask_lets(small_run: Path) -> None:
