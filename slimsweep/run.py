@@ -17,7 +17,6 @@ from slimsweep.baselines import check_baseline
 from slimsweep.budget import Budget, BudgetError, RemovalPath, absolute, alike
 from slimsweep.cluster import StageFailed, check_placement, check_storage, connected, foreseen, trials_at_once
 from slimsweep.config import Config, ConfigError, changed_keys, load_configs
-from slimsweep.data import check_data
 from slimsweep.gates import add_gates
 from slimsweep.lock import hold
 from slimsweep.model import check_model
@@ -25,6 +24,7 @@ from slimsweep.points import exact_fraction, plan_points, points_to_do, to_choos
 from slimsweep.progress import Progress, final_table
 from slimsweep.report import write_page, write_report
 from slimsweep.results import damaged_images, read_rows
+from slimsweep.sources import check_data
 from slimsweep.stage import data_for
 from slimsweep.status import read_config, read_status
 from slimsweep.storage import Folder

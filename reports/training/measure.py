@@ -31,7 +31,7 @@ from torch.utils.data import TensorDataset
 from slimsweep import add_gates, cluster, slim, solve  # cluster: how workers keep their memory  # noqa: F401
 from slimsweep.bench import hardware
 from slimsweep.config import Config, Recipe, Search
-from slimsweep.data import Data, train_loader
+from slimsweep.data import Data, images_seen, train_loader
 from slimsweep.model import build_dense
 from slimsweep.stage import data_for, keep_memory
 from slimsweep.storage import Folder
@@ -49,8 +49,10 @@ Turn = Callable[[], float]  # runs once and returns seconds
 # Steps.
 
 
-def stepper(model: nn.Module, recipe: Recipe, images: Tensor, labels: Tensor, compiled: bool = False) -> Callable[[], None]:
-    """One whole training step as the loop makes it: forward, backward, the weights' optimizer, the gates'."""
+def stepper(
+    model: nn.Module, recipe: Recipe, images: Tensor, labels: Tensor, compiled: bool = False
+) -> tuple[Callable[[], None], State]:
+    """One whole training step as the loop makes it: forward, backward, optimizer, the gates' own; and what it steps."""
     model.train().to(DEVICE)
     state = State.start(model, recipe)
     criterion = Criterion(recipe, None, None, None, DEVICE)
@@ -60,27 +62,24 @@ def stepper(model: nn.Module, recipe: Recipe, images: Tensor, labels: Tensor, co
         backward(forward, model, images, labels, criterion, state.gates, recipe, DEVICE)
         state.step(recipe, 0)
 
-    return step
+    return step, state
 
 
 def peak_memory(model: nn.Module, recipe: Recipe, images: Tensor, labels: Tensor) -> int:
     """Bytes of weights, gradients, optimizer and activations at the fullest moment of a second step."""
+    step, state = stepper(model, recipe, images, labels)
     if DEVICE.type == "cuda":
-        step = stepper(model, recipe, images, labels)
         step()
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         step()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated()
-    state = State.start(model, recipe)
-    criterion = Criterion(recipe, None, None, None, DEVICE)
     tracker = MemTracker()
     tracker.track_external(model, state.optimizer, images, labels)
     with tracker:
         for _ in range(2):  # moments come into being with the first step
-            backward(model, model, images, labels, criterion, state.gates, recipe, DEVICE)
-            state.step(recipe, 0)
+            step()
             tracker.reset_mod_stats()
     return int(tracker.get_tracker_snapshot("peak")[DEVICE]["Total"])
 
@@ -102,7 +101,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 def step_turn(name: str, compiled: bool) -> Turn:
     model, recipe = model_and_recipe(name)
-    return timed(stepper(model, recipe, *batch(), compiled))
+    return timed(stepper(model, recipe, *batch(), compiled)[0])
 
 
 def steps() -> str:
@@ -144,7 +143,7 @@ def images(config: Config) -> tuple[TensorDataset, TensorDataset, TensorDataset]
 
 
 LOOPS: dict[str, dict[str, Any]] = {
-    "digits model, 1 MMAC, batch 64": {
+    "digits model, 3.5 MMACs, batch 64": {
         "data": {"name": "digits", "batch_size": 64, "augment": {"scale": None, "hflip": 0.0}},
         "model": {
             "name": "vit_tiny_patch16_224",
@@ -180,8 +179,8 @@ def bare_loop(model: nn.Module, data: Data, config: Config, epochs: int) -> floa
     return seconds
 
 
-def our_loop(model: nn.Module, data: Data, config: Config) -> float:
-    """Seconds that train() took for its last epoch, as its curve says."""
+def our_loop(model: nn.Module, data: Data, config: Config, device: torch.device = DEVICE) -> list[float]:
+    """Seconds that train() took for each epoch, as its curve says."""
     curve: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         train(
@@ -191,10 +190,10 @@ def our_loop(model: nn.Module, data: Data, config: Config) -> float:
             config.dense,
             run=Folder(folder),
             stage="dense",
-            device=DEVICE,
+            device=device,
             on_epoch=lambda row: curve.append(row["seconds"]),
         )
-    return curve[-1]
+    return curve
 
 
 def loop_turn(name: str, ours: bool) -> Turn:
@@ -203,7 +202,7 @@ def loop_turn(name: str, ours: bool) -> Turn:
     torch.manual_seed(0)
     start = build_dense(config, data.num_classes)
     if ours:
-        return lambda: our_loop(copy.deepcopy(start), data, config)
+        return lambda: our_loop(copy.deepcopy(start), data, config)[-1]
     return lambda: bare_loop(copy.deepcopy(start), data, config, EPOCHS)
 
 
@@ -211,21 +210,18 @@ def loop() -> str:
     lines = ["| model | images a second, bare loop | train() | train() / bare |", "| --- | ---: | ---: | ---: |"]
     for name, settings in LOOPS.items():
         seconds = in_turn({ours: (loop_turn, name, ours) for ours in (False, True)})
-        images = images_an_epoch(Config(**settings))
+        config = Config(**settings)
+        images = images_seen(data_for(config), config)
         bare, ours = seconds[False], seconds[True]
         speeds = f"{images / statistics.median(bare):.1f} | {images / statistics.median(ours):.1f}"
         lines.append(f"| {name} | {speeds} | {ratio(bare, ours)} |")
     return "\n".join(lines)
 
 
-def images_an_epoch(config: Config) -> int:
-    return len(data_for(config).train) // config.data.batch_size * config.data.batch_size
-
-
 # Data-parallel workers.
 
 
-WORKERS = {**LOOPS["digits model, 1 MMAC, batch 64"], "dense": {"epochs": 6, "lr": 1e-3}}
+WORKERS = {**LOOPS["digits model, 3.5 MMACs, batch 64"], "dense": {"epochs": 6, "lr": 1e-3}}
 WORKERS["data"] = {**WORKERS["data"], "batch_size": 256}
 
 
@@ -238,19 +234,9 @@ def one_worker(rank: int, world: int, folder: str) -> None:
     config = Config(**WORKERS)
     data = data_for(config)
     torch.manual_seed(0)
-    curve: list[float] = []
-    train(
-        build_dense(config, data.num_classes),
-        data,
-        config,
-        config.dense,
-        run=Folder(folder),
-        stage="dense",
-        device=torch.device("cpu"),
-        on_epoch=lambda row: curve.append(row["seconds"]),
-    )
+    seconds = our_loop(build_dense(config, data.num_classes), data, config, torch.device("cpu"))
     if rank == 0:
-        Path(folder, "seconds").write_text(str(min(curve)))
+        Path(folder, "seconds").write_text(str(min(seconds)))
     if world > 1:
         dist.destroy_process_group()
 
@@ -262,7 +248,8 @@ def workers() -> str:
             with tempfile.TemporaryDirectory() as folder:
                 multiprocessing.spawn(one_worker, args=(world, folder), nprocs=world)
                 took.append(float(Path(folder, "seconds").read_text()))
-    images = images_an_epoch(Config(**WORKERS))
+    config = Config(**WORKERS)
+    images = images_seen(data_for(config), config)
     lines = ["| workers of one CPU | images a second | x one worker |", "| --- | ---: | ---: |"]
     for world, took in seconds.items():
         lines.append(f"| {world} | {images / statistics.median(took):.0f} | {ratio(seconds[1], took)} |")
