@@ -81,10 +81,13 @@ ATTENTION_ROWS = {
     "q_bias": 1,
     "k_bias": 1,
     "v_bias": 1,
+    "qkv.q_bias": 1,
+    "qkv.v_bias": 1,
     "gate.weight": 1,
     "gate.bias": 1,
 }
-QUERY_FIRST = ("qkv.weight", "qkv.bias", "q_proj.weight", "q_proj.bias", "q_bias")  # their first stack is the query's
+# Those whose first stack is the query's.
+QUERY_FIRST = ("qkv.weight", "qkv.bias", "q_proj.weight", "q_proj.bias", "q_bias", "qkv.q_bias")
 
 # The projections with a row for each MLP unit, and how often the units are stacked in them.
 MLP_ROWS: dict[type[nn.Module], dict[str, int]] = {
@@ -105,6 +108,8 @@ def family_of(model: Timm) -> Family:
     if family is None:
         known = ", ".join(f.model.__name__ for f in FAMILY_TABLE)
         raise ValueError(f"{name} is a {type(model).__name__}, which slimsweep cannot cut; it cuts timm's {known} models")
+    if hasattr(model, "structure"):  # its blocks were looked at before the cut, which may have taken branches out of them
+        return family
     for block in family.blocks(model):
         reason = REFUSED_BLOCKS.get(type(block))
         if reason is not None or not isinstance(block, family.block):

@@ -92,7 +92,12 @@ def _what_to_gate(model: Timm, granularity: str, families: Sequence[str] | None)
 
 
 def subclass(module: Timm, mixin: type[nn.Module]) -> None:
-    """Give a module's class `mixin`'s methods by a subclass of both, as torch's parametrizations do; weights and names stay."""
+    """Give a module's class `mixin`'s methods by a subclass of both, as torch's parametrizations do; weights and names stay.
+
+    A module that has them already is left as it is.
+    """
+    if isinstance(module, mixin):
+        return
     base = type(module)
     body = {"__module__": mixin.__module__, "timm_class": base}
     module.__class__ = type(f"{mixin.__name__}[{base.__name__}]", (mixin, base), body)

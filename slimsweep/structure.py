@@ -146,6 +146,12 @@ class Structure:
         whole = torch.ones(self.shape.layers[layer].tokens, dtype=torch.bool)
         return self.masks["token"][layer] if "token" in self.masks else whole
 
+    def holds(self, other: "Structure") -> bool:
+        """Whether `other` is of the same dense model and keeps nothing that this one does not keep."""
+        layers = range(len(self.shape.layers))
+        masks = (Structure.attention_mask, Structure.mlp_mask, Structure.token_mask)
+        return self.shape == other.shape and all(not (mask(other, i) & ~mask(self, i)).any() for mask in masks for i in layers)
+
     def sizes(self, layer: int) -> tuple[int, int, int, int]:
         """(heads, head dim, MLP units, patch tokens) that one layer keeps."""
         dims = self.attention_mask(layer).sum(1)

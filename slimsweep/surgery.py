@@ -31,19 +31,18 @@ def slim(gated: nn.Module, structure: Structure) -> nn.Module:
     """The cut model: gate values folded into the weights, what the structure drops gone.
 
     Args:
-        gated: what `add_gates` returned, or a plain timm model; left alone.
-        structure: what to keep.
+        gated: what `add_gates` returned, a plain timm model, or one that has been cut already; left alone.
+        structure: what to keep of the dense model.
 
     Raises:
-        ValueError: the structure is of another model, or the model has been cut already.
+        ValueError: the structure is of another model, or keeps what has been cut already.
     """
-    if hasattr(gated, "structure"):
-        raise ValueError(f"this {model_name(gated)} has been cut already; cut its dense model instead")
     model: Timm = fold_gates(gated) if isinstance(gated, GatedModel) else copy.deepcopy(gated)
     model.zero_grad(set_to_none=True)  # a deep copy takes the last gradients along
     base, args = model_name(model), dict(getattr(model, "_model_args", {}))
+    again = hasattr(model, "structure")
     cut(model, structure)
-    model._model_args = {"base": base, "base_args": args}
+    model._model_args = args if again else {"base": base, "base_args": args}
     if getattr(model, "pretrained_cfg", None):
         model.pretrained_cfg = {**model.pretrained_cfg, "architecture": ARCHITECTURE}
         model.default_cfg = model.pretrained_cfg
@@ -51,31 +50,53 @@ def slim(gated: nn.Module, structure: Structure) -> nn.Module:
 
 
 def cut(model: Timm, structure: Structure) -> None:
-    """Cut a plain timm model in place. What is kept of its weights is kept exactly.
+    """Cut a timm model in place, a plain one or one that has been cut. What is kept of its weights is kept exactly.
 
     Raises:
-        ValueError: the structure is of another model.
+        ValueError: the structure is of another model, or keeps what has been cut already.
     """
     structure.validate()
     blocks = family_of(model).blocks(model)
-    check_sizes(model, blocks, structure)
+    before: Structure | None = getattr(model, "structure", None)
+    if before is None:
+        check_sizes(model, blocks, structure)
+        before = structure.shape.full()
+    elif not before.holds(structure):
+        raise ValueError(
+            f"this {model_name(model)} has been cut already, to a structure that does not hold all of this one; "
+            "cut its dense model instead"
+        )
     came = structure.token_mask(0).new_ones(())
     with torch.no_grad():
         for index, block in enumerate(blocks):
             rope = isinstance(block.attn, EvaAttention | AttentionRope)
-            tokens = structure.token_mask(index)
+            tokens, attention = structure.token_mask(index), structure.attention_mask(index)
             if came.shape != tokens.shape:  # the first layer, and Swin's stages, which lose no tokens but merge them
                 came = torch.ones_like(tokens)
-            heads = cut_attention(block, structure.attention_mask(index))
-            cut_mlp(block, structure.mlp_mask(index))
-            rope_heads = heads if getattr(model, "rope_mixed", False) else None
-            if not torch.equal(tokens, came) or rope_heads is not None or (rope and not tokens.all()):
+            cut_attention(block, still(attention, before.attention_mask(index)))
+            cut_mlp(block, structure.mlp_mask(index)[before.mlp_mask(index)])
+            heads = attention.any(1).nonzero().flatten()
+            own = rope and getattr(model, "rope_mixed", False) and 0 < len(heads) < len(attention)
+            if not torch.equal(tokens, came) or own or (rope and not tokens.all()):
                 subclass(block, SelectingBlock)
-                block.select(came, tokens, model.num_prefix_tokens, rope_heads)
+            if isinstance(block, SelectingBlock):
+                block.select(came, tokens, model.num_prefix_tokens, heads if own else None)
             came = tokens
     if not came.all():
         subclass(model, FewerTokens)
     model.structure = structure
+
+
+def still(kept: Tensor, before: Tensor) -> Tensor:
+    """Which attention dims of a layer that was cut to `before` are `kept`: (heads, head_dim) of what it has now.
+
+    Args:
+        kept: (heads, head_dim) of the dense layer.
+        before: the same; a head narrower than the widest was padded by zeros, which nothing keeps.
+    """
+    width = int(before.sum(1).max())
+    rows = [F.pad(kept[head][before[head]], (0, width - int(before[head].sum()))) for head in before.any(1).nonzero().flatten()]
+    return torch.stack(rows) if rows else kept.new_zeros(0, 0)
 
 
 def check_sizes(model: Timm, blocks: list[Timm], structure: Structure) -> None:
@@ -93,16 +114,16 @@ def check_sizes(model: Timm, blocks: list[Timm], structure: Structure) -> None:
         raise ValueError(f"the structure chooses among {len(wanted)} patches, this model has {patches}; keep its image size")
 
 
-def cut_attention(block: Timm, mask: Tensor) -> Tensor | None:
-    """Keep the dims of `mask`, (heads, head_dim). Returns the heads that are kept; None where all are, or none."""
+def cut_attention(block: Timm, mask: Tensor) -> None:
+    """Keep the dims of `mask`, (heads, head_dim)."""
     attention = block.attn
     if bool(mask.all()):
-        return None
+        return
     heads = mask.any(1).nonzero().flatten()
     if len(heads) == 0:
         block.attn = Removed(attention.proj.bias)
         block.norm1 = nn.Identity()
-        return None
+        return
     width = int(mask.sum(1).max())
     # A head narrower than the widest (only in masks made by hand) is padded with rows of zeros: negative in every stack.
     dims = [mask[h].nonzero().flatten() + h * mask.shape[1] for h in heads]
@@ -127,7 +148,6 @@ def cut_attention(block: Timm, mask: Tensor) -> Tensor | None:
         block.attn = rotary(attention)
     elif isinstance(attention, AttentionRope):
         attention.num_kv_heads, attention.kv_dim = len(heads), order.numel()
-    return heads if len(heads) < len(mask) else None
 
 
 def cut_mlp(block: Timm, mask: Tensor) -> None:

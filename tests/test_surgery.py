@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from zoo import MODELS, build, close_gates, difference, images, random_gates, small_vit
 
 from slimsweep import Structure, add_gates, load, macs, params, save, slim, solve
+from slimsweep.train import set_drop_path
 
 TOLERANCE = 1e-5
 
@@ -234,12 +235,46 @@ def test_features_of_a_model_that_lost_tokens_are_no_grid():
     assert slim(whole, solve(whole, 0.7)).forward_intermediates(x)[1][0].shape == (2, 32, 4, 4)
 
 
-def test_a_cut_model_is_not_cut_again():
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_cut_model_cut_further_is_the_gated_model_cut_once(kind, tmp_path):
+    gated = add_gates(build(kind))
+    gated.set_gates(random_gates(gated))
+    larger, smaller = solve(gated, [0.75, 0.45])
+    once, twice = slim(gated, smaller), slim(slim(gated, larger), smaller)
+    assert difference(once, twice) < TOLERANCE
+    assert twice.structure == smaller
+    assert {n: p.shape for n, p in twice.named_parameters()} == {n: p.shape for n, p in once.named_parameters()}
+    save(twice, tmp_path)
+    assert difference(twice, load(tmp_path)) == 0
+
+
+@given(data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_any_masks_are_cut_further_exactly(data):
+    gated = add_gates(small_vit(reg_tokens=2, init_values=0.1))
+    first, second = data.draw(masks(gated.shape)), data.draw(masks(gated.shape))
+    both = {family: [a & b for a, b in zip(first[family], second[family], strict=True)] for family in first}
+    larger, smaller = Structure(gated.shape, first), Structure(gated.shape, both)
+    assert difference(slim(gated, smaller), slim(slim(gated, larger), smaller)) < TOLERANCE
+
+
+def test_a_model_without_a_branch_is_trained_on():
+    """With floors of 0 a harsh budget may take whole branches."""
+    dense = small_vit()
+    structure = add_gates(dense).shape.full()
+    structure.masks["attention"][1][:] = False
+    structure.masks["mlp"][0][:] = False
+    small = slim(dense, structure)
+    set_drop_path(small, 0.1)
+    assert slim(small, structure).structure == structure
+
+
+def test_what_has_been_cut_is_not_kept():
     gated = add_gates(small_vit())
-    structure = solve(gated, 0.5)
-    small = slim(gated, structure)
-    with pytest.raises(ValueError, match="cut already"):
-        slim(small, structure)
+    larger, smaller = solve(gated, [0.5, 0.3])
+    small = slim(gated, smaller)
+    with pytest.raises(ValueError, match=r"cut already.*does not hold"):
+        slim(small, larger)
     with pytest.raises(ValueError, match="cut already"):
         add_gates(small)
 
