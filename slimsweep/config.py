@@ -367,6 +367,9 @@ class Retrain(Recipe):
     """Highest learning rate, as it is for the batch size; of a list, the best on validation for each method and budget."""
     seeds: list[int] = [0]
     """Seeds of the retraining, a point each: a list, or how many (3 is 0,1,2)."""
+    start: Literal["search", "larger"] = "search"
+    """What a searched point starts from: the search's weights, or the trained model of the next larger budget, which it waits
+    for; the structures of all budgets are cut from one another."""
     distill: Distill = Distill()
     """Learning from the dense model's answers."""
     workers_per_trial: int = Field(1, ge=1)

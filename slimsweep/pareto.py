@@ -150,6 +150,40 @@ def hypervolume_by_method(
     return pd.DataFrame(found, columns=["method", "budgets", "seeds", "mean", "se"])
 
 
+def hypervolume_gains(
+    rows: pd.DataFrame, reference: tuple[float, float], method: str = "searched", x: str = "macs", y: str = "test_top1"
+) -> pd.DataFrame:
+    """How much larger a method's hypervolume is than each other method's, paired by seed.
+
+    A pair is compared at the seeds that both have, over the budgets that all those seeds have of both.
+
+    Args:
+        rows: of one run.
+        reference: as in `hypervolume`.
+        method: the one that the others are compared with.
+
+    Returns:
+        A row for each other method that has a budget and a seed in common: method, budgets, seeds, gain (mean of the
+        difference, positive where `method` is ahead), se (of that mean; NaN for one seed), in the unit of x times that of y.
+    """
+    ok = rows[(rows["status"] == "ok") & rows[y].notna()]
+    groups = {(name, seed): group for (name, seed), group in ok.groupby(["method", "seed"])}
+    found: list[dict[str, object]] = []
+    for other in sorted(set(ok["method"]) - {method}):
+        seeds = [seed for name, seed in groups if name == other and (method, seed) in groups]
+        pairs = [(groups[method, seed], groups[other, seed]) for seed in seeds]
+        if not pairs:
+            continue
+        shared = set.intersection(*(set(group["budget"]) for pair in pairs for group in pair))
+        areas = [[hypervolume(g.loc[g["budget"].isin(shared), [x, y]].to_numpy(), reference) for g in pair] for pair in pairs]
+        if not shared:
+            continue
+        gains = np.array([ours - theirs for ours, theirs in areas])
+        se = float(gains.std(ddof=1) / np.sqrt(len(gains))) if len(gains) > 1 else float("nan")
+        found.append({"method": other, "budgets": len(shared), "seeds": len(gains), "gain": float(gains.mean()), "se": se})
+    return pd.DataFrame(found, columns=["method", "budgets", "seeds", "gain", "se"])
+
+
 def _oriented(rows: pd.DataFrame, x: str, y: str, maximize_x: bool, maximize_y: bool) -> tuple[Numbers, Numbers]:
     """Both columns as numbers, turned so that less cost and more quality are better."""
     cost = rows[x].to_numpy(dtype=np.float64)

@@ -183,6 +183,9 @@ def plan(
     check_placement(config, cluster)
     at_once = trials_at_once(config, cluster, len(points))
     sweep = makespan([t.seconds for t in retrained for _ in range(t.trials)], at_once)
+    if config.retrain.start == "larger":  # searched points of one seed wait for each other
+        chain = [t.seconds for t, group in zip(retrained, groups.values(), strict=True) if group[0].method == "searched"]
+        sweep = max(sweep, sum(chain))
     starting = RAY_SECONDS + 3 * (STAGE_SECONDS + import_seconds())
     return Plan(
         trainings=[*stages, *retrained],

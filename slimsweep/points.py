@@ -29,6 +29,7 @@ class Point:
     lr: float
     epochs: int
     one_of_rates: bool = False  # whether other learning rates are tried: then the name tells this one
+    start: str = ""  # the point whose trained model it starts from; empty where it starts from the search or the dense model
 
     @property
     def name(self) -> str:
@@ -54,13 +55,14 @@ def plan_points(config: Config, run: Folder) -> list[Point]:
 
     It follows from the configuration and from what the run's folder holds. Where there are several learning rates, each
     method, terms and budget tries all of them with the first seed; the other seeds are planned once all those have ok rows,
-    at the rate that is best on validation. Baselines whose structures are still to be chosen are left out (`to_choose`).
+    at the rate that is best on validation. Where retrain.start is "larger", a searched point is planned once the point that
+    it starts from has an ok row. Baselines whose structures are still to be chosen are left out (`to_choose`).
 
     Raises:
         BudgetError: a budget below the least that the model can be cut to.
     """
     val_top1: dict[str, float] = {}
-    if len(config.retrain.rates) > 1:
+    if len(config.retrain.rates) > 1 or config.retrain.start == "larger":
         rows = read_rows(run)
         val_top1 = dict(rows.loc[rows.status == "ok", ["point", "val_top1"]].itertuples(index=False))
 
@@ -70,7 +72,7 @@ def plan_points(config: Config, run: Folder) -> list[Point]:
         return max(tried, key=lambda p: val_top1.get(p.name, 0.0)).lr  # of equals, the one given first
 
     wanted = _wanted(config, load_path(config, run), lambda method, budget, seed: chosen(config, run, method, budget, seed))
-    return _points(config, wanted, best)
+    return _points(config, wanted, best, lambda point: point.name in val_top1)
 
 
 def expected_points(config: Config, shape: Shape, gates: Scores) -> list[Point]:
@@ -87,19 +89,30 @@ def expected_points(config: Config, shape: Shape, gates: Scores) -> list[Point]:
         BudgetError: a budget below the least that the model can be cut to.
     """
     path = RemovalPath(shape, gates, config.search.floors.model_dump(), config.search.round_to)
-    return _points(config, _wanted(config, path), lambda tried: tried[0].lr)
+    return _points(config, _wanted(config, path), lambda tried: tried[0].lr, lambda point: True)
 
 
-def _points(config: Config, wanted: Iterator[Wanted], best: Callable[[list[Point]], float | None]) -> list[Point]:
-    """The points of all that is wanted: every learning rate with the first seed, the best one, once known, with the others."""
+def _points(
+    config: Config,
+    wanted: Iterator[Wanted],
+    best: Callable[[list[Point]], float | None],
+    trained: Callable[[Point], bool],
+) -> list[Point]:
+    """The points of all that is wanted: every learning rate with the first seed, the best one, once known, with the others.
+
+    Args:
+        best: of the points of a first seed the best learning rate, None where that is not known yet.
+        trained: whether a point's model is there for others to start from.
+    """
     seeds, rates = config.retrain.seeds, config.retrain.rates
     fingerprints = {lr: config.changed(**{"retrain.lr": lr}).fingerprint("retrain") for lr in rates}
 
-    def point(one: Wanted, seed: int, lr: float) -> Point:
+    def point(one: Wanted, seed: int, lr: float, start: Point | None) -> Point:
         structure, epochs = one.of_seed[seed]
         identity = [fingerprints[lr], one.method, f"{one.budget:.9f}", seed]
         identity += [] if one.terms == "retraining" else [one.terms, epochs]
         identity += [one.shares] if one.shares else []
+        identity += [start.hash] if start else []
         return Point(
             method=one.method,
             budget=one.budget,
@@ -111,14 +124,28 @@ def _points(config: Config, wanted: Iterator[Wanted], best: Callable[[list[Point
             lr=lr,
             epochs=epochs,
             one_of_rates=len(rates) > 1,
+            start=start.name if start else "",
         )
 
     points: list[Point] = []
+    searched: list[tuple[Structure, dict[int, Point]]] = []  # of each larger budget its structure, and each seed's point
     for one in sorted(wanted, key=lambda one: -one.budget):
-        tried = [point(one, seeds[0], lr) for lr in rates]
+        starts: dict[int, Point | None] = dict.fromkeys(seeds)
+        if config.retrain.start == "larger" and one.method == "searched":
+            structure = Structure.from_json(one.of_seed[seeds[0]][0])
+            of_seed = next((known for larger, known in reversed(searched) if larger.holds(structure)), None)
+            if of_seed is not None:
+                starts = {seed: start for seed, start in of_seed.items() if trained(start)}
+            searched.append((structure, {}))
+        if seeds[0] not in starts:
+            continue
+        tried = [point(one, seeds[0], lr, starts[seeds[0]]) for lr in rates]
         points += tried
         if (lr := best(tried)) is not None:
-            points += [point(one, seed, lr) for seed in seeds[1:]]
+            chosen = {seed: point(one, seed, lr, start) for seed, start in starts.items()}
+            points += [chosen[seed] for seed in seeds[1:] if seed in chosen]
+            if one.method == "searched" and searched:
+                searched[-1][1].update(chosen)
     return points
 
 

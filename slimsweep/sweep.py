@@ -158,7 +158,10 @@ def retrain(config: Config, run: Folder, point: Point, device: torch.device, ran
         raise ValueError(run.read_json(chosen_path(config, point.method, point.budget, point.seed))["error"])
     dense = load_model(run, "dense")
     # The dense point starts from the dense weights: it shows what the retraining alone gives.
-    source = load_gated(config, run, dense) if point.method == "searched" else dense
+    if point.start:
+        source = load_model(run, f"models/{point.start}")
+    else:
+        source = load_gated(config, run, dense) if point.method == "searched" else dense
     small = starting_model(point.method, source, Structure.from_json(point.structure), point.seed)
     recipe = config.retrain.at(point.lr, point.epochs)
     data = data_for(config, dense)

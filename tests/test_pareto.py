@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slimsweep.pareto import best_rates, by_series, frontier, hypervolume, hypervolume_by_method, knee, summarize
+from slimsweep.pareto import (
+    best_rates,
+    by_series,
+    frontier,
+    hypervolume,
+    hypervolume_by_method,
+    hypervolume_gains,
+    knee,
+    summarize,
+)
 
 # Few different values, so that ties come up often.
 points = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), max_size=25)
@@ -148,6 +157,23 @@ def test_one_seed_has_a_hypervolume_and_no_spread():
 
 def test_seeds_without_a_budget_in_common_have_no_hypervolume():
     assert hypervolume_by_method(results([("searched", 0.5, 0, 90.0), ("searched", 0.7, 1, 91.0)]), (1000, 0)).empty
+
+
+def test_gains_are_paired_by_seed():
+    """Seeds that differ much do not hide a gain that each of them shows."""
+    rows = results(
+        [(m, b, s, base + 10 * s + gain) for m, base, gain in [("searched", 50, 1.0), ("uniform", 50, 0.0)] for b in (0.25, 0.5)
+         for s in range(3)]
+        + [("taylor", 0.5, s, 50.0 + 10 * s + s) for s in range(2)]
+        + [("small", 0.5, 7, 99.0)]
+    )  # fmt: skip
+    gains = hypervolume_gains(rows, (1000, 0)).set_index("method")
+    assert list(gains.index) == ["taylor", "uniform"]  # small has no seed in common
+    assert gains.loc["uniform", "gain"] == pytest.approx(1.0 * 750)
+    assert gains.loc["uniform", "se"] == pytest.approx(0)
+    assert gains.loc["taylor", ["budgets", "seeds"]].tolist() == [1, 2]
+    assert gains.loc["taylor", "gain"] == pytest.approx(0.5 * 500)  # 1 and 0 points, over half of the dense MACs
+    assert gains.loc["taylor", "se"] == pytest.approx(0.5 * 500)
 
 
 def test_of_several_learning_rates_the_best_on_validation_counts():

@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from slimsweep.budget import absolute
@@ -26,9 +28,13 @@ from slimsweep.progress import final_table
 from slimsweep.report import page_data, read_run
 from slimsweep.results import read_gates_tensors, read_rows, write_row
 from slimsweep.run import check_cuts, compare
+from slimsweep.stage import data_for, load_model
 from slimsweep.status import read_config, read_status
 from slimsweep.storage import Folder
 from slimsweep.structure import Structure
+from slimsweep.surgery import slim
+from slimsweep.sweep import retrain
+from slimsweep.train import measure
 
 BOTH = {"attention": 0.7, "mlp": 0.7}
 ALL = {"attention": 0.7, "mlp": 0.5, "token": 0.8}
@@ -126,6 +132,53 @@ def done(run: Folder, point) -> None:
     dense = Structure.from_json(point.structure).shape.full()
     costs = {"macs": dense.macs(), "macs_dense": dense.macs(), "params": 1, "test_top1": 50.0, "test_top1_untouched": 50.0}
     write_row(run, {**{n: getattr(point, n) for n in names}, **costs, "point": point.name, "val_top1": 50.0})
+
+
+def test_points_that_start_from_larger_ones_wait_for_them(finished: tuple[Config, Folder]) -> None:
+    config, run = finished
+    asked = config.changed(
+        budgets=[0.5, 0.25, 0.12],
+        baselines=["scratch"],
+        **{"retrain.start": "larger", "retrain.seeds": [0, 1], "retrain.lr": [1e-3, 3e-3]},
+    )
+    assert not {p.hash for p in plan_points(asked, run)} & set(read_rows(run).point_hash)  # those started from the search
+    begun = [p for p in plan_points(asked, run) if p.method == "searched"]
+    assert [(p.budget, p.seed, p.start) for p in begun] == [(0.5, 0, ""), (0.5, 0, "")]
+
+    for point in begun:
+        done(run, point)
+    known = [p for p in plan_points(asked, run) if p.method == "searched"]
+    larger = begun[0].name  # the best rate on validation: of equals the one given first
+    assert [(p.budget, p.seed, p.start) for p in known] == [
+        *[(0.5, 0, ""), (0.5, 0, ""), (0.5, 1, ""), (0.25, 0, larger), (0.25, 0, larger)]
+    ]  # 0.25 of the second seed has nothing to start from yet
+
+    while left := points_to_do(plan_points(asked, run), run):
+        for point in left:
+            done(run, point)
+    points = plan_points(asked, run)
+    assert {p.name for p in points} == {p.name for p in expected(asked, run)}
+    assert not any(p.start for p in points if p.method != "searched")
+    of = {p.name: p for p in points}
+    for point in (p for p in points if p.start):
+        start = of[point.start]
+        assert (start.budget, start.seed) == ({0.25: 0.5, 0.12: 0.25}[point.budget], point.seed)
+        assert Structure.from_json(start.structure).holds(Structure.from_json(point.structure))
+
+
+def test_a_point_goes_on_from_the_larger_one(finished: tuple[Config, Folder]) -> None:
+    """Its model before training is the larger model, cut further; and it is trained, saved and written like any other."""
+    config, run = finished
+    (larger,) = [p for p in plan_points(config, run) if (p.method, p.budget) == ("searched", 0.5)]
+    (smaller,) = [p for p in plan_points(config, run) if (p.method, p.budget) == ("searched", 0.25)]
+    point = replace(smaller, start=larger.name, hash="0" * 16)
+    retrain(config, run, point, torch.device("cpu"), 0)
+    rows = read_rows(run).set_index("point")
+    assert rows.loc[point.name, "status"] == "ok"
+    cut = slim(load_model(run, f"models/{larger.name}"), Structure.from_json(smaller.structure))
+    val = measure(cut, data_for(config, cut).val, config, torch.device("cpu"))
+    assert rows.loc[point.name, "val_top1_cut"] == pytest.approx(val.top1)
+    assert rows.loc[point.name, "macs"] == rows.loc[smaller.name, "macs"]
 
 
 def test_baselines_are_held_to_what_shares_leave(finished: tuple[Config, Folder]) -> None:

@@ -73,6 +73,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     }
     place = Path("/tmp", f"ray-{secrets.token_hex(3)}")  # socket paths are limited to 107 characters
     words = ["--head", "--block", f"--port={gcs}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"]
+    # A cluster that another test left behind may still hold the agent's usual port, and without one no job can be submitted.
+    words += ["--dashboard-agent-listen-port=0"]
     with (scratch / "log").open("w") as log:
         process = subprocess.Popen(
             [RAY, "start", *words, "--num-cpus=2", f"--temp-dir={place}", "--disable-usage-stats"],
@@ -83,10 +85,11 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         )
     try:
         found = Head({**environment, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}, scratch)
-        deadline = time.time() + 90
-        while found.ray("job", "list", check=False).returncode:
+        deadline = time.time() + 180
+        # The dashboard answers before the agent that starts jobs does: ready is who has run one.
+        while (said := found.ray("job", "submit", "--", "true", check=False)).returncode:
             assert process.poll() is None, (scratch / "log").read_text()
-            assert time.time() < deadline, (scratch / "log").read_text()
+            assert time.time() < deadline, said.stdout + said.stderr + (scratch / "log").read_text()
             time.sleep(1)
         yield found
     finally:
