@@ -145,20 +145,19 @@ def check_baseline(method: str, model: nn.Module, search: Search, budgets: Seque
             )
 
 
-def extra_epochs(search_epochs: int, dense_macs: int, frontier: int, point_macs: int) -> int:
+def extra_epochs(search_macs: float, frontier: int, point_macs: int) -> int:
     """Epochs of retraining that cost as much as a point's share of the search.
 
     The search trains the gated model, which costs what the dense one does, on the images that retraining sees too; so in
     multiply-accumulates the images cancel, and so do backward passes.
 
     Args:
-        search_epochs: epochs of the search.
-        dense_macs: of one image through the gated model.
+        search_macs: of the search, an image: the gated model's in each of its epochs, and those of trying paces.
         frontier: searched points that share the search equally: one a budget, or point of shares. Seeds repeat
             the whole frontier.
         point_macs: of one image through the point's model.
     """
-    return max(0, round(search_epochs * dense_macs / (frontier * point_macs)))
+    return max(0, round(search_macs / (frontier * point_macs)))
 
 
 # Scores: in the gates' shapes, the smallest leave first.

@@ -1,8 +1,8 @@
 """From gates to structures: one fixed removal path, of which every budget's structure is a prefix.
 
 Gates leave in one order for all budgets, so structures are nested and a hundred budgets cost one sort and a hundred
-binary searches. Each family gives up its share at the same rate along the path, because raw gate values do not compare
-across families: any single token or MLP unit looks useless beside the others of its kind.
+binary searches. Each family gives up its share at a pace of its own along the path, whatever its gates' values: those do not
+compare across families, for any single token or MLP unit looks useless beside the others of its kind.
 """
 
 import re
@@ -89,17 +89,24 @@ class RemovalPath:
         floors: for each family the share of every layer that never leaves.
         round_to: kept head dims, MLP units and tokens (with the prefix) of a layer are multiples of this, the dense sizes
             excepted. None takes what is fast: 16 where heads are at least 64 wide, 1 in smaller models.
+        paces: for each family, how fast it leaves: where one of pace 1 keeps a share s, one of pace p keeps s ** p. All
+            leave alike where not given.
     """
 
     def __init__(
-        self, shape: Shape, scores: Scores, floors: Mapping[str, float] | None = None, round_to: int | None = 1
+        self,
+        shape: Shape,
+        scores: Scores,
+        floors: Mapping[str, float] | None = None,
+        round_to: int | None = 1,
+        paces: Mapping[str, float] | None = None,
     ) -> None:
         round_to = multiple(shape, round_to)
         if round_to < 1:
             raise ValueError(f"round_to is {round_to}; it must be at least 1")
         self.shape = shape
         self.families: dict[str, Steps] = {}
-        for given in (scores, floors or {}):
+        for given in (scores, floors or {}, paces or {}):
             if unknown := sorted(set(given) - set(FAMILIES)):
                 raise ValueError(f"{unknown[0]!r} is no family of gates; they are {', '.join(FAMILIES)}")
         for family in (f for f in FAMILIES if f in scores):
@@ -114,12 +121,15 @@ class RemovalPath:
                 raise ValueError(f"the floor of {family} gates is {floor}; it must be at least 0 and below 1")
             make = {"attention": _attention_steps, "mlp": _mlp_steps, "token": _token_steps}[family]
             self.families[family] = make(shape, values, floor, round_to)
-        self._merge()
+        self._merge(paces or {})
 
-    def _merge(self) -> None:
-        """Interleave the families by progress, and price every prefix."""
+    def _merge(self, paces: Mapping[str, float]) -> None:
+        """Interleave the families by progress at their paces, and price every prefix."""
+        if any(pace <= 0 for pace in paces.values()):
+            raise ValueError(f"the paces are {dict(paces)}; they must be above 0")
         names = list(self.families)
-        progress = np.concatenate([self.families[f].progress for f in names]) if names else np.zeros(0)
+        kept = [(1 - self.families[f].progress).clip(min=0) ** (1 / paces.get(f, 1.0)) for f in names]
+        progress = 1 - np.concatenate(kept) if names else np.zeros(0)
         family = np.repeat(np.arange(len(names)), [len(self.families[f].layer) for f in names])
         order = np.lexsort((family, progress))
         # Where on the path a family's steps lie, from 1.

@@ -315,6 +315,17 @@ class Floors(Section):
     """Of tokens."""
 
 
+class Pace(Section):
+    """How fast each family's gates leave: where the path keeps a share s, a family keeps s to the power of its pace."""
+
+    attention: float = Field(1.0, gt=0, le=10)
+    """Of attention dims."""
+    mlp: float = Field(1.0, gt=0, le=10)
+    """Of MLP units."""
+    token: float = Field(1.0, gt=0, le=10)
+    """Of tokens."""
+
+
 class Search(Recipe):
     """The one search, with learnable gates."""
 
@@ -344,9 +355,23 @@ class Search(Recipe):
     """Learning from the dense model's answers."""
     floors: Floors = Floors()
     """Share of the gates of each layer that never leaves."""
+    paces: list[Pace] = [
+        Pace.model_construct(attention=1.0, mlp=mlp, token=token) for token in (1.0, 0.7, 0.5) for mlp in (1.0, 1.4)
+    ]
+    """How fast the families leave beside each other; of several, what is best on validation after a short retraining at the
+    smallest budget holds for all budgets."""
+    recovery: int = Field(1, ge=1)
+    """Epochs of that short retraining."""
     round_to: int | None = Field(None, ge=1)
     """Sizes of heads and MLPs, and tokens with the class token, are multiples of this; null takes 16 where heads are 64 wide
     or more, for speed, and 1 below."""
+
+    @field_validator("paces")
+    @classmethod
+    def _proposals(cls, value: list[Pace]) -> list[Pace]:
+        if not value:
+            raise ValueError('must hold at least one pace, such as [{"mlp": 1.4, "token": 0.7}]; [{}] lets all leave alike')
+        return _once(value)
 
     @field_validator("families")
     @classmethod
@@ -613,6 +638,8 @@ class Config(Section):
                 "name": f"{self.name.removesuffix('-smoke')[:94]}-smoke",
                 "budgets": _ends(budgets),
                 "shares": _ends(self.shares),
+                "search.paces": self.search.paces[:2],
+                "search.recovery": 1,
                 "baselines": self.baselines[:1],
                 "data.limit": min(self.data.limit or 2**62, max(64, 2 * batch)),
                 "data.batch_size": batch,
@@ -628,7 +655,7 @@ class Config(Section):
         everything = self.model_dump(mode="json")
         for key in ("workers", "root", "eval_batch_size", "max_damaged"):
             everything["data"].pop(key)
-        cut = {key: everything["search"].pop(key) for key in ("floors", "round_to")}
+        cut = {key: everything["search"].pop(key) for key in ("floors", "paces", "recovery", "round_to")}
         result = {key: everything[key] for key in ("seed", "model", "data", "dense")}
         if stage in ("search", "retrain"):
             result["search"] = everything["search"]
@@ -935,7 +962,7 @@ def _help(prog: str) -> str:
             groups[name].add_argument(f"--{name}", metavar="JSON|null", help="all of it at once, or null for off")
             continue
         default = field.get_default(call_default_factory=True)
-        text += f" (default: {json.dumps(default)})".replace("%", "%%")
+        text += f" (default: {json.dumps(default, default=BaseModel.model_dump)})".replace("%", "%%")
         groups[name.rpartition(".")[0]].add_argument(f"--{name}", metavar=_wanted(field.annotation), help=text)
     return parser.format_help()
 

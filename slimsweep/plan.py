@@ -23,7 +23,7 @@ from slimsweep.config import Config, ConfigError, Distill, Recipe
 from slimsweep.data import mixup_fn, train_loader
 from slimsweep.gates import GatedModel, add_gates
 from slimsweep.model import build_dense
-from slimsweep.points import Point, expected_points
+from slimsweep.points import Point, expected_points, path_at, smallest_budget
 from slimsweep.progress import plain_table
 from slimsweep.results import read_gates_tensors
 from slimsweep.stage import data_for, set_threads
@@ -158,9 +158,17 @@ def plan(
         stages.append(_training("dense", dense, config, config.dense, found, sizes, load_seconds, search_workers, 1))
     found = cost(gated, settings, search_workers, settings.distill)
     stages.append(_training("search", gated, config, settings, found, sizes, load_seconds, search_workers, 1))
+    per_trial = config.retrain.workers_per_trial
+    paces = len(config.search.paces)
+    tries: list[Training] = []
+    if paces > 1 and config.budgets:
+        path = path_at(config, gated.shape, gates, settings.paces[0].model_dump())
+        small = slim(gated, path.solve(smallest_budget(config, gated.shape.full().macs())))
+        recipe = config.retrain.at(config.retrain.rates[0], settings.recovery)
+        found = cost(small, recipe, 1, config.retrain.distill)
+        tries.append(_training("paces", small, config, recipe, found, sizes, load_seconds, 1, paces))
     retrained: list[Training] = []
     costs: dict[str, Cost] = {}
-    per_trial = config.retrain.workers_per_trial
     groups: dict[tuple[str, str, int], list[Point]] = {}  # seeds and learning rates cost the same
     for point in points:
         terms = "" if point.terms == "retraining" else f", {point.terms}"
@@ -182,15 +190,16 @@ def plan(
     cluster = cluster or _cluster(config, notes)
     check_placement(config, cluster)
     at_once = trials_at_once(config, cluster, len(points))
+    trying = makespan([t.seconds for t in tries for _ in range(paces)], trials_at_once(config, cluster, paces))
     sweep = makespan([t.seconds for t in retrained for _ in range(t.trials)], at_once)
     if config.retrain.start == "larger":  # searched points of one seed wait for each other
         chain = [t.seconds for t, group in zip(retrained, groups.values(), strict=True) if group[0].method == "searched"]
         sweep = max(sweep, sum(chain))
     starting = RAY_SECONDS + 3 * (STAGE_SECONDS + import_seconds())
     return Plan(
-        trainings=[*stages, *retrained],
+        trainings=[*stages, *tries, *retrained],
         at_once=at_once,
-        wall_seconds=starting + sum(t.seconds for t in stages) + sweep,
+        wall_seconds=starting + sum(t.seconds for t in stages) + trying + sweep,
         start_seconds=starting,
         sweep_seconds=sweep,
         disk_bytes=_disk(config, dense, gated, retrained, at_once),

@@ -78,7 +78,8 @@ def plan_points(config: Config, run: Folder) -> list[Point]:
 def expected_points(config: Config, shape: Shape, gates: Scores) -> list[Point]:
     """Every point that a configuration will have made at its end, largest budget first, without a run: an estimate.
 
-    Baselines that choose for themselves are taken to keep what the search keeps at their budget, whatever they are;
+    Baselines that choose for themselves are taken to keep what the search keeps at their budget, whatever they are; of
+    several paces the first is taken for the best;
     of several learning rates the first is taken for the best.
 
     Args:
@@ -88,7 +89,7 @@ def expected_points(config: Config, shape: Shape, gates: Scores) -> list[Point]:
     Raises:
         BudgetError: a budget below the least that the model can be cut to.
     """
-    path = RemovalPath(shape, gates, config.search.floors.model_dump(), config.search.round_to)
+    path = path_at(config, shape, gates, config.search.paces[0].model_dump())
     return _points(config, _wanted(config, path), lambda tried: tried[0].lr, lambda point: True)
 
 
@@ -159,6 +160,7 @@ def _wanted(
             is not known yet. Without it baselines keep what the search keeps.
     """
     dense, epochs, seeds = path.shape.full(), config.retrain.epochs, config.retrain.seeds
+    spent = search_macs(config, path)
     yield Wanted(method="dense", budget=1.0, of_seed=dict.fromkeys(seeds, (dense.to_json(), epochs)))
     asked: set[str] = set()
     for budget, shares, structure in frontier(config, path):
@@ -180,14 +182,23 @@ def _wanted(
                 yield Wanted(method=method, budget=budget, shares=shares if method in FROM_SEARCH else "", of_seed=alike)
             if "compute" in config.baseline_terms and method not in FROM_SEARCH:
                 longer = {
-                    seed: epochs
-                    + extra_epochs(config.search.epochs, dense.macs(), config.frontier, Structure.from_json(text).macs())
-                    if text
-                    else epochs
+                    seed: epochs + extra_epochs(spent, config.frontier, Structure.from_json(text).macs()) if text else epochs
                     for seed, text in kept.items()
                 }
                 of_seed = {seed: (text, longer[seed]) for seed, text in kept.items()}
                 yield Wanted(method=method, budget=budget, terms="compute", of_seed=of_seed)
+
+
+def search_macs(config: Config, path: RemovalPath) -> float:
+    """MACs of the search for each training image: of the gated model in all its epochs, and of trying paces."""
+    dense, tried = path.shape.full().macs(), len(config.search.paces)
+    if tried < 2 or not config.budgets:
+        return config.search.epochs * dense
+    return config.search.epochs * dense + tried * config.search.recovery * path.solve(smallest_budget(config, dense)).macs()
+
+
+def smallest_budget(config: Config, dense: int) -> Budget:
+    return min(config.budgets, key=lambda budget: absolute(budget, dense))
 
 
 def frontier(config: Config, path: RemovalPath) -> Iterator[tuple[float, str, Structure]]:
@@ -245,10 +256,14 @@ def points_to_do(points: list[Point], run: Folder) -> list[Point]:
 
 def chosen_path(config: Config, method: str, budget: float, seed: int) -> str:
     """Where a baseline's structure is kept; all that it depends on is in the name."""
-    identity = config.identity("retrain")
-    key = hashlib.sha256(json.dumps([identity["search"], identity["cut"]], sort_keys=True).encode()).hexdigest()[:8]
     drawn = f"-s{seed}" if method == "random" else ""
-    return f"baselines/{method}-{budget:.9f}{drawn}-{key}.json"
+    return f"baselines/{method}-{budget:.9f}{drawn}-{_cut_key(config)}.json"
+
+
+def _cut_key(config: Config) -> str:
+    """Eight hex digits that stand for the search and how budgets become structures."""
+    identity = config.identity("retrain")
+    return hashlib.sha256(json.dumps([identity["search"], identity["cut"]], sort_keys=True).encode()).hexdigest()[:8]
 
 
 def chosen(config: Config, run: Folder, method: str, budget: float, seed: int) -> str | None:
@@ -280,9 +295,35 @@ def to_choose(config: Config, run: Folder, again: bool = False) -> list[tuple[st
 
 
 def load_path(config: Config, run: Folder) -> RemovalPath:
-    """The removal path that the search's gates give under the configuration's floors."""
+    """The removal path that the search's gates give under the configuration's floors, at the pace that was chosen."""
     shape = load_shape(run)
-    return RemovalPath(shape, read_gates_tensors(run, shape), config.search.floors.model_dump(), config.search.round_to)
+    return path_at(config, shape, read_gates_tensors(run, shape), chosen_pace(config, run))
+
+
+def path_at(config: Config, shape: Shape, gates: Scores, pace: Mapping[str, float]) -> RemovalPath:
+    """The removal path under the configuration's floors at some pace of the families that have gates."""
+    pace = {family: pace[family] for family in gates}
+    return RemovalPath(shape, gates, config.search.floors.model_dump(), config.search.round_to, pace)
+
+
+# At which pace the families leave is chosen once, by workers, and kept beside the search.
+
+
+def pace_path(config: Config) -> str:
+    """Where the chosen pace is kept; the search and all that the cut depends on are in the name."""
+    return f"search/pace-{_cut_key(config)}.json"
+
+
+def pace_is_open(config: Config, run: Folder) -> bool:
+    """Whether a pace is still to be chosen. Points by shares do not depend on it."""
+    return len(config.search.paces) > 1 and bool(config.budgets) and not run.exists(pace_path(config))
+
+
+def chosen_pace(config: Config, run: Folder) -> dict[str, float]:
+    """The pace of each family: the one that was chosen, or the first that was proposed."""
+    if run.exists(pace_path(config)):
+        return dict(run.read_json(pace_path(config))["pace"])
+    return config.search.paces[0].model_dump()
 
 
 def load_shape(run: Folder) -> Shape:

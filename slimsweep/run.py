@@ -4,6 +4,7 @@ Dense training and search, then the sweep over all budgets, then the report. Wha
 again, so the same command goes on after any end.
 """
 
+import json
 import signal
 import sys
 import time
@@ -20,7 +21,7 @@ from slimsweep.config import Config, ConfigError, changed_keys, load_configs
 from slimsweep.gates import add_gates
 from slimsweep.lock import hold
 from slimsweep.model import check_model
-from slimsweep.points import exact_fraction, plan_points, points_to_do, to_choose
+from slimsweep.points import exact_fraction, pace_is_open, pace_path, plan_points, points_to_do, to_choose
 from slimsweep.progress import Progress, final_table
 from slimsweep.report import write_page, write_report
 from slimsweep.results import damaged_images, read_rows
@@ -73,13 +74,13 @@ def sweep_base(config: Config, console: Console, verbose: bool, until: float | N
 def sweep(config: Config, run: Folder, console: Console, verbose: bool = False, until: float | None = None) -> int:
     """All stages that the run folder does not hold yet; no epoch begins after `until` (time.time())."""
     from slimsweep.search import run_search
-    from slimsweep.sweep import choose_baselines, run_sweep
+    from slimsweep.sweep import choose_baselines, choose_pace, run_sweep
 
     began = time.time()
     attempt = time.strftime("%Y%m%d-%H%M%S", time.gmtime(began))
     searched = run.exists("search/search.json")
     points = plan_points(config, run) if searched else None
-    if points is None or points_to_do(points, run) or to_choose(config, run):
+    if points is None or points_to_do(points, run) or to_choose(config, run) or pace_is_open(config, run):
         with connected(verbose) as cluster:
             check_placement(config, cluster)
             check_storage(run)
@@ -90,6 +91,11 @@ def sweep(config: Config, run: Folder, console: Console, verbose: bool = False, 
                     if until is None:
                         raise ConfigError(f"the workers' results are not in {run.uri}: give an output that all nodes see")
                     return out_of_time(config, console, "the search")
+            if pace_is_open(config, run):
+                console.print(pace_line(config), style="dim", soft_wrap=True, markup=False)
+                if not choose_pace(config, run, until):
+                    return out_of_time(config, console, "the choice of a pace")
+                console.print(pace_chosen(config, run), style="dim", soft_wrap=True, markup=False)
             choose_baselines(config, run)
             points = plan_points(config, run)
             tried: set[str] = set()
@@ -118,6 +124,22 @@ def sweep(config: Config, run: Folder, console: Console, verbose: bool = False, 
             error = rows.loc[rows.point == point.name, "error"]
             console.print(f"  {point.name}: {error.iloc[0] if len(error) else 'no row'}", markup=False)
     return 1 if failed else 0
+
+
+def pace_line(config: Config) -> str:
+    """What is about to be tried, in one line."""
+    epochs = f"{config.search.recovery} epoch{'s' if config.search.recovery > 1 else ''}"
+    return f"Pace of the families: trying {len(config.search.paces)}, {epochs} each at the smallest budget"
+
+
+def pace_chosen(config: Config, run: Folder) -> str:
+    """What was chosen, in one line."""
+    found = run.read_json(pace_path(config))
+    top1 = {json.dumps(one["pace"]): one["val_top1"] for one in found["tried"]}
+    pace = ", ".join(f"{family} {value:g}" for family, value in found["pace"].items())
+    return f"Pace of the families: {pace} ({top1.pop(json.dumps(found['pace'])):.2f} % on validation; others " + (
+        f"{min(top1.values()):.2f} to {max(top1.values()):.2f})"
+    )
 
 
 def out_of_time(config: Config, console: Console, what: str) -> int:

@@ -15,12 +15,12 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import nn
 
-from slimsweep.budget import RemovalPath
 from slimsweep.checkpoint import Checkpoints
 from slimsweep.cluster import StageFailed, first_cause
 from slimsweep.config import Config
 from slimsweep.gates import GatedModel, add_gates
 from slimsweep.model import build_dense
+from slimsweep.points import path_at
 from slimsweep.results import gate_rows, write_gates
 from slimsweep.stage import check_shared, data_for, load_model, save_model, set_threads, wait
 from slimsweep.storage import Folder
@@ -136,7 +136,7 @@ def search(config: Config, run: Folder, device: torch.device, rank: int, until: 
         gated = cast(GatedModel, trained)
         gates = gated.gates
         write_gates(run, gate_rows(gates))
-        path = RemovalPath(gated.shape, gates, settings.floors.model_dump(), settings.round_to)
+        path = path_at(config, gated.shape, gates, settings.paces[0].model_dump())
         run.write_bytes("search/path.safetensors", save_tensors(path.tensors()))
         # Shared parameters (a gate, under the names of all it multiplies) are written once.
         run.write_bytes(

@@ -1,6 +1,7 @@
 """What the search and every retraining share around the training loop: data for a model, threads, the saved model."""
 
 import ctypes
+import json
 import socket
 import sys
 import tempfile
@@ -13,7 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 from slimsweep.config import Config
-from slimsweep.data import Data, load_data
+from slimsweep.data import Data, ImageStream, load_data
 from slimsweep.lock import FILE as MARK
 from slimsweep.model import check_model
 from slimsweep.storage import Folder
@@ -21,14 +22,27 @@ from slimsweep.structure import image_size
 from slimsweep.surgery import load, save
 from slimsweep.train import ranks
 
+KEPT: dict[str, Data] = {}  # one, by all that it depends on
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def data_for(config: Config, model: nn.Module | None = None) -> Data:
-    """The splits as `model` takes them, or as the configured dense model will, where it is not built yet."""
+    """The splits as `model` takes them, or as the configured dense model will, where it is not built yet.
+
+    A process keeps the last ones: the next stage or point that it trains finds their images decoded.
+    """
     if model is None:
         model = check_model(config)
-    return load_data(config, image_size(model), getattr(model, "pretrained_cfg", None))
+    size, usual = image_size(model), getattr(model, "pretrained_cfg", None)
+    key = json.dumps([config.data.model_dump(mode="json"), size, usual], default=str)
+    if key not in KEPT:
+        data = load_data(config, size, usual)
+        KEPT.clear()
+        if isinstance(data.train, ImageStream):
+            return data
+        KEPT[key] = data
+    return KEPT[key]
 
 
 def set_threads(config: Config) -> None:

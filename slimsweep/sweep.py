@@ -7,6 +7,7 @@ import logging
 import time
 import traceback
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -15,6 +16,7 @@ import ray.train.torch
 import ray.tune
 import timm
 import torch
+from safetensors.torch import save as save_tensors
 
 import slimsweep
 from slimsweep.baselines import choose, starting_model, training_images
@@ -22,15 +24,85 @@ from slimsweep.checkpoint import Checkpoints
 from slimsweep.cluster import StageFailed, first_cause
 from slimsweep.config import Config
 from slimsweep.data import images_seen
-from slimsweep.points import Point, baseline_budgets, chosen_path, fraction, load_shape, to_choose
+from slimsweep.points import (
+    Point,
+    baseline_budgets,
+    chosen_path,
+    fraction,
+    load_path,
+    load_shape,
+    pace_path,
+    path_at,
+    smallest_budget,
+    to_choose,
+)
 from slimsweep.results import has_ok_row, read_curve, write_row
 from slimsweep.search import data_parallel, load_gated, worker_resources
 from slimsweep.stage import check_shared, data_for, load_model, save_model, set_threads
 from slimsweep.storage import Folder
 from slimsweep.structure import Structure, macs, params
-from slimsweep.train import OutOfTime, measure, note_damaged, train
+from slimsweep.surgery import slim
+from slimsweep.train import OutOfTime, TrainingDiverged, measure, note_damaged, train
 
 log = logging.getLogger(__name__)
+
+
+def choose_pace(config: Config, run: Folder, until: float | None = None) -> bool:
+    """Let workers try the paces that the configuration proposes, a task each, and keep the best on validation for the run.
+
+    Returns:
+        Whether one was chosen: False where `until` (time.time()) came first; the tries that had ended are kept.
+
+    Raises:
+        StageFailed: a worker raised. A training that diverges is no failure: its pace is not taken.
+    """
+    gpus = config.resources.gpus_per_worker
+    work = ray.remote(num_cpus=config.resources.cpus_per_worker, num_gpus=gpus)(try_pace)
+    tries = range(len(config.search.paces))
+    try:
+        found = ray.get([work.remote(config.model_dump(mode="json"), run.uri, index, until) for index in tries])
+    except ray.exceptions.RayError as problem:
+        raise StageFailed(f"the paces could not be tried: {first_cause(problem)}") from problem
+    if None in found:
+        return False
+    best = max(tries, key=lambda index: found[index]["val_top1"])  # of equals the one given first
+    run.write_json(pace_path(config), {"pace": found[best]["pace"], "tried": found})
+    run.write_bytes("search/path.safetensors", save_tensors(load_path(config, run).tensors()))
+    return True
+
+
+def try_pace(settings: dict[str, Any], uri: str, index: int, until: float | None = None) -> dict[str, Any] | None:
+    """Cut the search's model to the smallest budget at one pace and retrain it shortly; None where time ran out."""
+    config, run = Config(**settings), Folder(uri)
+    pace = config.search.paces[index].model_dump()
+    name = f"pace-{index}-{Path(pace_path(config)).stem[-8:]}"
+    if run.exists(f"search/{name}.json"):  # of an earlier start
+        return dict(run.read_json(f"search/{name}.json"))
+    set_threads(config)
+    device = torch.device("cuda" if config.resources.gpus_per_worker > 0 else "cpu")
+    dense = load_model(run, "dense")
+    gated = load_gated(config, run, dense)
+    path = path_at(config, gated.shape, gated.gates, pace)
+    budget = smallest_budget(config, gated.shape.full().macs())
+    recipe = config.retrain.at(config.retrain.rates[0], config.search.recovery)
+    # One worker stands for all that train a point together: in as many parts as they are, a batch needs no more memory.
+    parts = {"accumulate": recipe.accumulate * config.retrain.workers_per_trial}
+    recipe = recipe.model_copy(update={**parts, "warmup_epochs": min(recipe.warmup_epochs, recipe.epochs - 1)})
+    data = data_for(config, dense)
+    result: dict[str, Any] = {"pace": pace, "budget": fraction(budget, gated.shape.full().macs()), "val_top1": 0.0, "error": ""}
+    start = slim(gated, path.solve(budget))
+    where: Any = {"run": run, "stage": "retrain", "point": name, "seed": config.seed, "device": device, "until": until}
+    try:
+        small = train(start, data, config, recipe, teacher=dense, distill=config.retrain.distill, **where)
+        result["val_top1"] = measure(small, data.val, config, device, recipe).top1
+    except OutOfTime:
+        return None
+    except TrainingDiverged as problem:
+        result["error"] = str(problem)
+    run.write_json(f"search/{name}.json", result)
+    Checkpoints(run, name).clear()
+    run.delete(f"curves/{name}.parquet")  # of no point of the sweep
+    return result
 
 
 def choose_baselines(config: Config, run: Folder) -> None:

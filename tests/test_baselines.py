@@ -362,7 +362,7 @@ def test_without_torch_pruning_the_extra_is_named(monkeypatch: pytest.MonkeyPatc
 def test_equal_compute_spends_the_search_on_the_whole_frontier(epochs: int, shares: list[float]):
     dense = 4_598_882_304
     points = [int(share * dense) for share in shares]
-    spent = sum(extra_epochs(epochs, dense, len(points), cost) * cost for cost in points)
+    spent = sum(extra_epochs(epochs * dense, len(points), cost) * cost for cost in points)
     assert abs(spent - epochs * dense) <= sum(points) / 2  # half an epoch of each point is rounding
 
 

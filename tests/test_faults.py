@@ -25,7 +25,7 @@ EPOCHS = {"dense": 6, "search": 30, "retrain": 30}
 SETTINGS = [
     *("--name", "killed", "--budgets", "0.5,0.25", "--data.limit", "256", "--resources.cpus_per_worker", "1"),
     *(word for stage, epochs in EPOCHS.items() for word in (f"--{stage}.epochs", str(epochs))),
-    *("--dense.warmup_epochs", "0", "--retrain.warmup_epochs", "0"),
+    *("--dense.warmup_epochs", "0", "--retrain.warmup_epochs", "0", "--search.paces", "[{}]"),
 ]
 # Columns that say when, how long, or which process; all others are the same whatever happened in between.
 TIMES = ["train_seconds", "created_at"]

@@ -36,9 +36,9 @@ def in_short(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("in_short")
 def test_it_tells_every_training_of_the_default_job(digits: Config) -> None:
     found = plan(digits)
-    assert [t.name for t in found.trainings[:3]] == ["dense", "search", "dense 1.0000"]
-    assert [t.name for t in found.trainings[3:]] == [f"searched {b:.4f}" for b in (0.7, 0.5, 0.35, 0.25, 0.15)]
-    for training, budget in zip(found.trainings[3:], digits.sorted_budgets, strict=True):
+    assert [t.name for t in found.trainings[:4]] == ["dense", "search", "paces", "dense 1.0000"]
+    assert [t.name for t in found.trainings[4:]] == [f"searched {b:.4f}" for b in (0.7, 0.5, 0.35, 0.25, 0.15)]
+    for training, budget in zip(found.trainings[4:], digits.sorted_budgets, strict=True):
         assert 0.9 * float(budget) < training.macs / found.trainings[0].macs <= float(budget)
     assert found.sweep_seconds + found.start_seconds < found.wall_seconds
     console = Console(record=True, width=120)

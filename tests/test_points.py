@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load
 
 from slimsweep.budget import absolute
 from slimsweep.config import Config, ConfigError
@@ -15,25 +16,31 @@ from slimsweep.model import check_model
 from slimsweep.pareto import best_rates
 from slimsweep.points import (
     baseline_budgets,
+    chosen_pace,
     chosen_path,
     exact_fraction,
     expected_points,
+    load_path,
     load_shape,
+    pace_is_open,
+    pace_path,
+    path_at,
     plan_points,
     points_to_do,
+    search_macs,
     shares_text,
     to_choose,
 )
 from slimsweep.progress import final_table
 from slimsweep.report import page_data, read_run
-from slimsweep.results import read_gates_tensors, read_rows, write_row
+from slimsweep.results import read_curves, read_gates_tensors, read_rows, write_row
 from slimsweep.run import check_cuts, compare
 from slimsweep.stage import data_for, load_model
 from slimsweep.status import read_config, read_status
 from slimsweep.storage import Folder
 from slimsweep.structure import Structure
 from slimsweep.surgery import slim
-from slimsweep.sweep import retrain
+from slimsweep.sweep import retrain, try_pace
 from slimsweep.train import measure
 
 BOTH = {"attention": 0.7, "mlp": 0.7}
@@ -72,10 +79,11 @@ def test_every_rate_and_baseline_is_expected_before_anything_is_known(finished: 
     assert len({p.name for p in points}) == len(points) == (1 + 2 * (2 + 2 * 2)) * (2 + 2)
     assert {(p.seed, p.lr) for p in points} == {(0, 1e-3), (0, 3e-3), (1, 1e-3), (2, 1e-3)}
     searched = {p.budget: p.structure for p in points if p.method == "searched"}
+    spent = search_macs(asked, load_path(asked, run))
     for point in points:
         assert point.method == "dense" or point.structure == searched[point.budget]
-        dense, macs = load_shape(run).full().macs(), Structure.from_json(point.structure).macs()
-        longer = round(config.search.epochs * dense / (2 * macs)) if point.terms == "compute" else 0
+        macs = Structure.from_json(point.structure).macs()
+        longer = round(spent / (2 * macs)) if point.terms == "compute" else 0
         assert point.epochs == config.retrain.epochs + longer
 
 
@@ -132,6 +140,46 @@ def done(run: Folder, point) -> None:
     dense = Structure.from_json(point.structure).shape.full()
     costs = {"macs": dense.macs(), "macs_dense": dense.macs(), "params": 1, "test_top1": 50.0, "test_top1_untouched": 50.0}
     write_row(run, {**{n: getattr(point, n) for n in names}, **costs, "point": point.name, "val_top1": 50.0})
+
+
+def test_the_pace_that_is_best_on_validation_holds_for_all_budgets(finished: tuple[Config, Folder]) -> None:
+    config, run = finished
+    found = run.read_json(pace_path(config))
+    assert [one["pace"] for one in found["tried"]] == [pace.model_dump() for pace in config.search.paces]
+    assert [one["budget"] for one in found["tried"]] == [0.25, 0.25]
+    best = max(found["tried"], key=lambda one: one["val_top1"])
+    assert chosen_pace(config, run) == found["pace"] == best["pace"]
+    shape = load_shape(run)
+    path = path_at(config, shape, read_gates_tensors(run, shape), best["pace"])
+    for point in plan_points(config.changed(budgets=[0.5, 0.25, 0.12]), run):  # also for one that was asked for later
+        assert point.method == "dense" or Structure.from_json(point.structure) == path.solve(point.budget)
+    curves = read_curves(run)
+    assert set(curves[curves.stage == "retrain"].point) == set(read_rows(run).point)  # the tries are no points
+    left = load(run.read_bytes("search/path.safetensors"))
+    assert all(torch.equal(left[name], tensor) for name, tensor in path.tensors().items())
+
+    assert not pace_is_open(config, run)
+    assert pace_is_open(config.changed(**{"search.floors.mlp": 0.2}), run)
+    assert not pace_is_open(config.changed(**{"search.paces": [{"token": 0.7}]}), run)
+
+
+def test_trying_paces_is_part_of_what_the_search_cost(finished: tuple[Config, Folder]) -> None:
+    config, run = finished
+    path = load_path(config, run)
+    dense = path.shape.full().macs()
+    assert search_macs(config.changed(**{"search.paces": [{}]}), path) == config.search.epochs * dense
+    three = config.changed(**{"search.paces": [{}, {"mlp": 2}, {"token": 0.5}], "search.recovery": 2})
+    assert search_macs(three, path) == config.search.epochs * dense + 3 * 2 * path.solve(0.25).macs()
+
+
+def test_a_pace_whose_training_diverges_is_not_taken(finished: tuple[Config, Folder]) -> None:
+    config, run = finished
+    wild = config.changed(**{"retrain.lr": 1e30, "retrain.clip_grad": None, "search.recovery": 2})
+    found = try_pace(wild.model_dump(mode="json"), run.uri, 0)
+    assert found is not None
+    assert found["val_top1"] == 0
+    assert "not finite" in found["error"]
+    assert try_pace(config.changed(**{"search.recovery": 3}).model_dump(mode="json"), run.uri, 0, until=0.0) is None
 
 
 def test_points_that_start_from_larger_ones_wait_for_them(finished: tuple[Config, Folder]) -> None:

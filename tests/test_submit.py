@@ -22,7 +22,7 @@ PROJECT = Path(__file__).parents[1]
 RAY = Path(sys.executable).with_name("ray")
 QUICK = [
     *("--budgets", "0.5", "--data.limit", "256", "--dense.epochs", "1", "--dense.warmup_epochs", "0"),
-    *("--retrain.epochs", "1", "--retrain.warmup_epochs", "0"),
+    *("--retrain.epochs", "1", "--retrain.warmup_epochs", "0", "--search.paces", "[{}]"),
 ]
 
 

@@ -1,0 +1,92 @@
+"""The study's tables from its rows: `python reports/fashion-mnist/make_table.py` writes them into README.md beside this.
+
+`--check` writes nothing, and fails where README.md has other tables. `--run FOLDER` takes the rows of a run's folder first, and
+keeps them in results.parquet.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from slimsweep.pareto import best_rates, hypervolume_by_method, hypervolume_gains, summarize
+from slimsweep.results import read_rows
+from slimsweep.storage import Folder
+
+HERE = Path(__file__).parent
+PAGE, ROWS = HERE / "README.md", HERE / "results.parquet"
+START, END = "<!-- written by make_table.py -->\n", "<!-- end -->\n"
+TERMS = {
+    "retraining": "Equal retraining: every model sees as many images after the cut.",
+    "compute": "Equal compute: the others retrain longer by what the search cost, spread over the budgets.",
+}
+
+
+def tables(rows: pd.DataFrame) -> Iterator[str]:
+    """Markdown: for each of the terms, test top-1 of methods x budgets, and their hypervolumes beside the search's."""
+    ok = best_rates(rows[rows["status"] == "ok"])
+    dense = float(ok["macs_dense"].iloc[0])
+    searched = ok[ok["method"] == "searched"]
+    for terms, says in TERMS.items():
+        others = ok[(ok["terms"] == terms) & ~ok["method"].isin(["searched", "dense"])]
+        if others.empty:
+            continue
+        both = pd.concat([searched, others])
+        yield table(both, dense, says)
+
+
+def table(rows: pd.DataFrame, dense: float, says: str) -> str:
+    budgets = sorted(rows["budget"].unique(), reverse=True)
+    means = summarize(rows, metrics=["test_top1"]).set_index(["method", "budget"])
+    # Divided by the dense MACs, an area is the test top-1 averaged over all limits on MACs.
+    areas = hypervolume_by_method(rows, (dense, 0.0)).set_index("method")
+    gains = hypervolume_gains(rows, (dense, 0.0)).set_index("method")
+    lines = [
+        says,
+        "",
+        f"| method | {' | '.join(f'{100 * b:g} %' for b in budgets)} | hypervolume | searched ahead by |",
+        f"| --- |{' ---: |' * (len(budgets) + 2)}",
+    ]
+    order = ["searched", *areas.drop("searched").sort_values("mean", ascending=False).index]
+    for method in order:
+        cells = [_cell(means.loc[(method, b)], "test_top1_mean", "test_top1_se", 2) if (method, b) in means.index else ""
+                 for b in budgets]  # fmt: skip
+        whole = areas.loc[method, "budgets"] == len(budgets)
+        cells.append(_cell(areas.loc[method] / dense, "mean", "se", 3) if whole else "")
+        if method in gains.index:
+            beside = "" if whole else f" ({gains.loc[method, 'budgets']} budgets)"
+            cells.append(_cell(gains.loc[method, ["gain", "se"]] / dense, "gain", "se", 3) + beside)
+        else:
+            cells.append("")
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(row: pd.Series, mean: str, se: str, digits: int) -> str:
+    spread = "" if pd.isna(row[se]) else f" ± {row[se]:.{digits}f}"
+    return f"{row[mean]:.{digits}f}{spread}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where the page has other tables")
+    parser.add_argument("--run", help="a run's folder, whose rows to take first")
+    options = parser.parse_args(argv)
+    if options.run:
+        read_rows(Folder(options.run)).sort_values("point", ignore_index=True).to_parquet(ROWS)
+    text = PAGE.read_text()
+    before, rest = text.split(START)
+    _, after = rest.split(END)
+    written = before + START + "\n" + "\n\n".join(tables(pd.read_parquet(ROWS))) + "\n\n" + END + after
+    if options.check and written != text:
+        print(f"the tables in {PAGE} are not what this program writes: run it without --check")
+        return 1
+    if not options.check:
+        PAGE.write_text(written)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
