@@ -231,6 +231,7 @@ def solve(
     scores: Scores | None = None,
     floors: Mapping[str, float] | None = None,
     round_to: int | None = 1,
+    paces: Mapping[str, float] | None = None,
 ) -> Structure: ...
 @overload
 def solve(
@@ -241,6 +242,7 @@ def solve(
     scores: Scores | None = None,
     floors: Mapping[str, float] | None = None,
     round_to: int | None = 1,
+    paces: Mapping[str, float] | None = None,
 ) -> list[Structure]: ...
 @overload
 def solve(
@@ -252,6 +254,7 @@ def solve(
     scores: Scores | None = None,
     floors: Mapping[str, float] | None = None,
     round_to: int | None = 1,
+    paces: Mapping[str, float] | None = None,
 ) -> Structure: ...
 
 
@@ -264,6 +267,7 @@ def solve(
     scores: Scores | None = None,
     floors: Mapping[str, float] | None = None,
     round_to: int | None = 1,
+    paces: Mapping[str, float] | None = None,
 ) -> Structure | list[Structure]:
     """The structure that a budget leaves of a gated model; for a list of budgets a list.
 
@@ -276,6 +280,7 @@ def solve(
         floors: for each family the share of every layer that never leaves ({"mlp": 0.1}); none where not given.
         round_to: kept head dims, MLP units and tokens (with the prefix) of a layer are multiples of this; None takes what is
             fast: 16 where heads are at least 64 wide, 1 in smaller models.
+        paces: how fast each family leaves ({"mlp": 1.4, "token": 0.7}); all alike where not given.
 
     Raises:
         BudgetError: a budget that means nothing or cannot be reached; says the least that can.
@@ -287,7 +292,7 @@ def solve(
     ranked = dict(gated.gates if scores is None else scores)
     if metric == "params":
         ranked.pop("token", None)
-    path = RemovalPath(gated.shape, ranked, floors, round_to)
+    path = RemovalPath(gated.shape, ranked, floors, round_to, paces)
     if per_family is not None:
         return path.shares(per_family)
     if isinstance(budget, float | int | str):

@@ -16,6 +16,7 @@ from slimsweep.budget import RemovalPath, absolute
 GATED = {g: add_gates(small_vit(global_pool="avg"), granularity=g) for g in ("dim", "head", "uniform")}
 
 budgets = st.floats(0.15, 1.0)
+paces = st.fixed_dictionaries({f: st.sampled_from([0.5, 1.0, 2.0]) for f in ("attention", "mlp", "token")})
 floors = st.fixed_dictionaries({f: st.sampled_from([0.0, 0.1, 0.25]) for f in ("attention", "mlp", "token")})
 
 
@@ -31,9 +32,11 @@ def kept(structure: Structure) -> torch.Tensor:
     return torch.cat([m.flatten() for ms in structure.masks.values() for m in ms])
 
 
-@given(data=st.data(), granularity=st.sampled_from(list(GATED)), floors=floors, round_to=st.sampled_from([1, 2, 4]))
+@given(
+    data=st.data(), granularity=st.sampled_from(list(GATED)), floors=floors, round_to=st.sampled_from([1, 2, 4]), paces=paces
+)
 @settings(max_examples=60, deadline=None)
-def test_structures_keep_every_promise(data, granularity, floors, round_to):
+def test_structures_keep_every_promise(data, granularity, floors, round_to, paces):
     gated = GATED[granularity]
     values = data.draw(scores(gated))
     metric = data.draw(st.sampled_from(["macs", "params"]))
@@ -41,10 +44,10 @@ def test_structures_keep_every_promise(data, granularity, floors, round_to):
     asked = sorted(data.draw(st.lists(budgets, min_size=2, max_size=4)), reverse=True)
     dense = count(gated)
     ranked = {f: v for f, v in values.items() if f != "token" or metric == "macs"}
-    path = RemovalPath(gated.shape, ranked, floors, round_to)
+    path = RemovalPath(gated.shape, ranked, floors, round_to, paces)
     left = path.macs if metric == "macs" else path.params
     asked = [b for b in asked if b * dense >= left[-1]]
-    options = {"scores": values, "floors": floors, "round_to": round_to, "metric": metric}
+    options = {"scores": values, "floors": floors, "round_to": round_to, "paces": paces, "metric": metric}
     structures = solve(gated, asked, **options)
 
     for budget, structure in zip(asked, structures, strict=True):
@@ -81,6 +84,15 @@ def test_every_prefix_of_the_path_is_priced_to_the_unit(data):
         structure = path.prefix(length)
         assert (macs(structure), params(structure)) == (path.macs[length], path.params[length])
     assert (path.macs[1:] <= path.macs[:-1]).all()
+
+
+def test_families_leave_at_their_pace():
+    """Where a family of pace 1 keeps a share s, one of pace p keeps s ** p, to a step of each."""
+    gated = add_gates(small_vit())
+    for structure in solve(gated, [0.7, 0.5, 0.3], scores=random_gates(gated), paces={"mlp": 2.0, "token": 0.5}):
+        kept = {f: float(torch.cat([m.flatten() for m in ms]).float().mean()) for f, ms in structure.masks.items()}
+        assert kept["mlp"] == pytest.approx(kept["attention"] ** 2, abs=0.05)
+        assert kept["token"] == pytest.approx(kept["attention"] ** 0.5, abs=0.05)
 
 
 def test_the_smallest_gates_leave_first():
@@ -227,6 +239,8 @@ def test_a_budget_above_the_dense_model_keeps_all():
         ({"round_to": 0}, "at least 1"),
         ({"floors": {"mlp": 1.0}}, "below 1"),
         ({"floors": {"mlps": 0.1}}, "no family of gates"),
+        ({"paces": {"mlps": 2}}, "no family of gates"),
+        ({"paces": {"mlp": 0}}, "above 0"),
         ({"scores": {"mlps": []}}, "no family of gates"),
         ({"scores": {"mlp": [torch.ones(64)] * 3}}, "shapes"),
         ({"scores": {"mlp": [torch.full((64,), torch.nan)] * 4}}, "not finite"),

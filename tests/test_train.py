@@ -115,6 +115,16 @@ def test_a_resumed_search_keeps_its_gates(tmp_path: Path) -> None:
     assert resumed.gates.keys() == whole.gates.keys()
 
 
+def test_a_process_decodes_the_images_of_all_its_points_once() -> None:
+    config, _ = load_config(["--data.limit", "100", "--data.batch_size", "50"])
+    first = data_for(config)
+    first.train.batch(range(100))
+    assert data_for(config.changed(**{"retrain.epochs": 7, "budgets": [0.3]})) is first
+    other = data_for(config.changed(**{"data.limit": 60}))
+    assert len(other.train) == 60
+    assert data_for(config) is not first  # only the last ones are kept
+
+
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     config = config_of("--dense.clip_grad", "null")
     data, run = data_for(config), Folder(tmp_path)
