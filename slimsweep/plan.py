@@ -23,7 +23,7 @@ from slimsweep.config import Config, ConfigError, Distill, Recipe
 from slimsweep.data import mixup_fn, train_loader
 from slimsweep.gates import GatedModel, add_gates
 from slimsweep.model import build_dense
-from slimsweep.points import Point, expected_points, path_at, smallest_budget
+from slimsweep.points import Point, chosen_pace, expected_points, path_at, smallest_budget
 from slimsweep.progress import plain_table
 from slimsweep.results import read_gates_tensors
 from slimsweep.stage import data_for, set_threads
@@ -131,7 +131,8 @@ def plan(
             raise ConfigError(f"--run is {run.uri}, but no search has ended there: leave it out, and gates count as all alike")
         gates = read_gates_tensors(run, gated.shape)
         notes.append(f"structures are those of {run.uri}'s search")
-    points = expected_points(config, gated.shape, gates)
+    pace = settings.paces[0].model_dump() if run is None else chosen_pace(config, run)
+    points = expected_points(config, gated.shape, gates, pace)
 
     cuda = config.resources.gpus_per_worker > 0 and torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
@@ -162,7 +163,7 @@ def plan(
     paces = len(config.search.paces)
     tries: list[Training] = []
     if paces > 1 and config.budgets:
-        path = path_at(config, gated.shape, gates, settings.paces[0].model_dump())
+        path = path_at(config, gated.shape, gates, pace)
         small = slim(gated, path.solve(smallest_budget(config, gated.shape.full().macs())))
         recipe = config.retrain.at(config.retrain.rates[0], settings.recovery)
         found = cost(small, recipe, 1, config.retrain.distill)

@@ -75,21 +75,21 @@ def plan_points(config: Config, run: Folder) -> list[Point]:
     return _points(config, wanted, best, lambda point: point.name in val_top1)
 
 
-def expected_points(config: Config, shape: Shape, gates: Scores) -> list[Point]:
+def expected_points(config: Config, shape: Shape, gates: Scores, pace: Mapping[str, float] | None = None) -> list[Point]:
     """Every point that a configuration will have made at its end, largest budget first, without a run: an estimate.
 
-    Baselines that choose for themselves are taken to keep what the search keeps at their budget, whatever they are; of
-    several paces the first is taken for the best;
+    Baselines that choose for themselves are taken to keep what the search keeps at their budget, whatever they are;
     of several learning rates the first is taken for the best.
 
     Args:
         shape: of the gated model.
         gates: what the search is taken to find, in the gates' shapes.
+        pace: what is taken to be chosen; of several that are proposed the first where not given.
 
     Raises:
         BudgetError: a budget below the least that the model can be cut to.
     """
-    path = path_at(config, shape, gates, config.search.paces[0].model_dump())
+    path = path_at(config, shape, gates, pace or config.search.paces[0].model_dump())
     return _points(config, _wanted(config, path), lambda tried: tried[0].lr, lambda point: True)
 
 

@@ -57,14 +57,14 @@ def finished(small_run: Path, tmp_path: Path) -> tuple[Config, Folder]:
 
 def expected(config: Config, run: Folder) -> list:
     shape = load_shape(run)
-    return expected_points(config, shape, read_gates_tensors(run, shape))
+    return expected_points(config, shape, read_gates_tensors(run, shape), chosen_pace(config, run))
 
 
 def test_what_is_expected_is_what_a_run_plans(finished: tuple[Config, Folder]) -> None:
     config, run = finished
     for changes in ({}, {"shares": [BOTH, ALL]}, {"budgets": [], "shares": [BOTH]}, {"retrain.seeds": [3, 4, 5]}):
         asked = config.changed(**changes)
-        assert [p.name for p in expected(asked, run)] == [p.name for p in plan_points(asked, run)]
+        assert expected(asked, run) == plan_points(asked, run)
     assert {p.name for p in expected(config, run)} == set(read_rows(run).point)
 
 
