@@ -4,7 +4,6 @@ Dense training and search, then the sweep over all budgets, then the report. Wha
 again, so the same command goes on after any end.
 """
 
-import json
 import signal
 import sys
 import time
@@ -135,10 +134,11 @@ def pace_line(config: Config) -> str:
 def pace_chosen(config: Config, run: Folder) -> str:
     """What was chosen, in one line."""
     found = run.read_json(pace_path(config))
-    top1 = {json.dumps(one["pace"]): one["val_top1"] for one in found["tried"]}
     pace = ", ".join(f"{family} {value:g}" for family, value in found["pace"].items())
-    return f"Pace of the families: {pace} ({top1.pop(json.dumps(found['pace'])):.2f} % on validation; others " + (
-        f"{min(top1.values()):.2f} to {max(top1.values()):.2f})"
+    top1 = sorted(one["val_top1"] for one in found["tried"])
+    diverged = sum(bool(one["error"]) for one in found["tried"])
+    return f"Pace of the families: {pace} ({top1[-1]:.2f} % on validation; others {top1[0]:.2f} to {top1[-2]:.2f})" + (
+        f"; {diverged} diverged, {pace_path(config)} in the run's folder says how" if diverged else ""
     )
 
 
