@@ -40,7 +40,7 @@ from slimsweep.status import read_config, read_status
 from slimsweep.storage import Folder
 from slimsweep.structure import Structure
 from slimsweep.surgery import slim
-from slimsweep.sweep import retrain, try_pace
+from slimsweep.sweep import choose_pace, retrain, try_pace
 from slimsweep.train import measure
 
 BOTH = {"attention": 0.7, "mlp": 0.7}
@@ -142,8 +142,12 @@ def done(run: Folder, point) -> None:
     write_row(run, {**{n: getattr(point, n) for n in names}, **costs, "point": point.name, "val_top1": 50.0})
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_the_pace_that_is_best_on_validation_holds_for_all_budgets(finished: tuple[Config, Folder]) -> None:
     config, run = finished
+    config = config.changed(**{"search.paces": [{}, {"mlp": 1.4, "token": 0.5}]})
+    assert pace_is_open(config, run)
+    assert choose_pace(config, run)
     found = run.read_json(pace_path(config))
     assert [one["pace"] for one in found["tried"]] == [pace.model_dump() for pace in config.search.paces]
     assert [one["budget"] for one in found["tried"]] == [0.25, 0.25]
