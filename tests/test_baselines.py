@@ -398,7 +398,7 @@ def test_compute_terms_are_points_of_their_own_with_the_epochs_that_the_search_c
         **BASE,
         baselines=["uniform", "scratch"],
         baseline_terms=["retraining", "compute"],
-        search={"epochs": 40},
+        search={"epochs": 40, "paces": [{}]},
         retrain={"epochs": 10},
     )
     assert {p.method for p in plan_points(config, run)} == {"dense", "searched", "scratch"}  # others are still to be chosen
