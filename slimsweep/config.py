@@ -650,6 +650,16 @@ class Config(Section):
             }
         )
 
+    def pace_recipe(self) -> Retrain:
+        """How a pace of the families is tried: a short retraining at the first learning rate, by one worker.
+
+        In as many parts as workers would train a point together, a batch needs no more memory than theirs.
+        """
+        epochs, parts = self.search.recovery, self.retrain.accumulate * self.retrain.workers_per_trial
+        # A moving average would still hold mostly the weights right after the cut.
+        short = {"accumulate": parts, "warmup_epochs": min(self.retrain.warmup_epochs, epochs - 1), "ema_decay": None}
+        return self.retrain.at(self.retrain.rates[0], epochs).model_copy(update=short)
+
     def identity(self, stage: Stage) -> dict[str, Any]:
         """All that changes the result of a stage, and nothing else: not budgets, shares, seeds, resources or output."""
         everything = self.model_dump(mode="json")

@@ -23,7 +23,7 @@ from slimsweep.config import Config, ConfigError, Distill, Recipe
 from slimsweep.data import mixup_fn, train_loader
 from slimsweep.gates import GatedModel, add_gates
 from slimsweep.model import build_dense
-from slimsweep.points import Point, chosen_pace, expected_points, path_at, smallest_budget
+from slimsweep.points import Point, chosen_pace, expected_points, paces_tried, path_at
 from slimsweep.progress import plain_table
 from slimsweep.results import read_gates_tensors
 from slimsweep.stage import data_for, set_threads
@@ -160,12 +160,11 @@ def plan(
     found = cost(gated, settings, search_workers, settings.distill)
     stages.append(_training("search", gated, config, settings, found, sizes, load_seconds, search_workers, 1))
     per_trial = config.retrain.workers_per_trial
-    paces = len(config.search.paces)
     tries: list[Training] = []
-    if paces > 1 and config.budgets:
-        path = path_at(config, gated.shape, gates, pace)
-        small = slim(gated, path.solve(smallest_budget(config, gated.shape.full().macs())))
-        recipe = config.retrain.at(config.retrain.rates[0], settings.recovery)
+    paces, smallest = paces_tried(config, gated.shape, run)
+    if paces:
+        small = slim(gated, path_at(config, gated.shape, gates, pace).solve(smallest))
+        recipe = config.pace_recipe()
         found = cost(small, recipe, 1, config.retrain.distill)
         tries.append(_training("paces", small, config, recipe, found, sizes, load_seconds, 1, paces))
     retrained: list[Training] = []
@@ -191,7 +190,8 @@ def plan(
     cluster = cluster or _cluster(config, notes)
     check_placement(config, cluster)
     at_once = trials_at_once(config, cluster, len(points))
-    trying = makespan([t.seconds for t in tries for _ in range(paces)], trials_at_once(config, cluster, paces))
+    side_by_side = min(config.resources.max_concurrent_trials or paces, cluster.workers(config))  # one worker tries a pace
+    trying = makespan([t.seconds for t in tries for _ in range(paces)], side_by_side)
     sweep = makespan([t.seconds for t in retrained for _ in range(t.trials)], at_once)
     if config.retrain.start == "larger":  # searched points of one seed wait for each other
         chain = [t.seconds for t, group in zip(retrained, groups.values(), strict=True) if group[0].method == "searched"]

@@ -3,9 +3,12 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from safetensors.torch import save
 
 from slimsweep.baselines import FROM_SEARCH, RANKED, extra_epochs
 from slimsweep.budget import Budget, RemovalPath, Scores, absolute
@@ -13,6 +16,8 @@ from slimsweep.config import Config
 from slimsweep.results import read_gates_tensors, read_rows
 from slimsweep.storage import Folder
 from slimsweep.structure import FAMILIES, Shape, Structure
+
+PATH = "search/path.safetensors"  # the removal path, for who wants to cut by it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +76,9 @@ def plan_points(config: Config, run: Folder) -> list[Point]:
             return None
         return max(tried, key=lambda p: val_top1.get(p.name, 0.0)).lr  # of equals, the one given first
 
-    wanted = _wanted(config, load_path(config, run), lambda method, budget, seed: chosen(config, run, method, budget, seed))
+    path = load_path(config, run)
+    spent = search_macs(config, path, *paces_tried(config, path.shape, run))
+    wanted = _wanted(config, path, spent, lambda method, budget, seed: chosen(config, run, method, budget, seed))
     return _points(config, wanted, best, lambda point: point.name in val_top1)
 
 
@@ -90,7 +97,20 @@ def expected_points(config: Config, shape: Shape, gates: Scores, pace: Mapping[s
         BudgetError: a budget below the least that the model can be cut to.
     """
     path = path_at(config, shape, gates, pace or config.search.paces[0].model_dump())
-    return _points(config, _wanted(config, path), lambda tried: tried[0].lr, lambda point: True)
+    spent = search_macs(config, path, *paces_tried(config, shape))
+    return _points(config, _wanted(config, path, spent), lambda tried: tried[0].lr, lambda point: True)
+
+
+def points_to_come(config: Config, run: Folder, points: list[Point]) -> int:
+    """How many points are not planned yet, for they wait for others: for the best learning rate, or for where they start."""
+    shape = load_shape(run)
+    known = Counter(map(_asked, points))
+    wanted = Counter(map(_asked, expected_points(config, shape, read_gates_tensors(run, shape), chosen_pace(config, run))))
+    return sum((wanted - known).values())
+
+
+def _asked(point: Point) -> tuple[str, str, str, str, int]:
+    return point.method, point.terms, f"{point.budget:.9f}", point.shares, point.seed
 
 
 def _points(
@@ -151,16 +171,16 @@ def _points(
 
 
 def _wanted(
-    config: Config, path: RemovalPath, keeps: Callable[[str, float, int], str | None] | None = None
+    config: Config, path: RemovalPath, spent: float, keeps: Callable[[str, float, int], str | None] | None = None
 ) -> Iterator[Wanted]:
     """All that is known to be wanted.
 
     Args:
+        spent: what the search cost, an image, in MACs (`search_macs`).
         keeps: what a baseline keeps at a budget with a seed: JSON, empty where it cannot meet the budget, None where that
             is not known yet. Without it baselines keep what the search keeps.
     """
     dense, epochs, seeds = path.shape.full(), config.retrain.epochs, config.retrain.seeds
-    spent = search_macs(config, path)
     yield Wanted(method="dense", budget=1.0, of_seed=dict.fromkeys(seeds, (dense.to_json(), epochs)))
     asked: set[str] = set()
     for budget, shares, structure in frontier(config, path):
@@ -189,12 +209,15 @@ def _wanted(
                 yield Wanted(method=method, budget=budget, terms="compute", of_seed=of_seed)
 
 
-def search_macs(config: Config, path: RemovalPath) -> float:
-    """MACs of the search for each training image: of the gated model in all its epochs, and of trying paces."""
-    dense, tried = path.shape.full().macs(), len(config.search.paces)
-    if tried < 2 or not config.budgets:
-        return config.search.epochs * dense
-    return config.search.epochs * dense + tried * config.search.recovery * path.solve(smallest_budget(config, dense)).macs()
+def search_macs(config: Config, path: RemovalPath, tries: int, budget: Budget) -> float:
+    """MACs of the search for each training image: of the gated model in all its epochs, and of trying paces.
+
+    Args:
+        tries: how many paces are tried, or were (`paces_tried`).
+        budget: where that is.
+    """
+    trying = tries * config.search.recovery * path.solve(budget).macs() if tries else 0
+    return config.search.epochs * path.shape.full().macs() + trying
 
 
 def smallest_budget(config: Config, dense: int) -> Budget:
@@ -309,21 +332,78 @@ def path_at(config: Config, shape: Shape, gates: Scores, pace: Mapping[str, floa
 # At which pace the families leave is chosen once, by workers, and kept beside the search.
 
 
+def distinct_paces(config: Config, families: Collection[str]) -> list[dict[str, float]]:
+    """The paces to try, of the families that have gates: as proposed, but those that come to the same once.
+
+    A family that is alone keeps what its budget leaves it at any pace.
+    """
+    found: list[dict[str, float]] = []
+    for pace in config.search.paces:
+        of_gated = {family: value for family, value in pace.model_dump().items() if family in families}
+        if of_gated not in found:
+            found.append(of_gated)
+    return found if len(families) > 1 else found[:1]
+
+
+def paces_tried(config: Config, shape: Shape, run: Folder | None = None) -> tuple[int, Budget]:
+    """How many paces are tried (0 without a choice) and at which budget: as a run that is given did, once it has chosen."""
+    if not config.budgets:
+        return 0, 1.0
+    if run is not None and run.exists(pace_path(config)):
+        tried = run.read_json(pace_path(config))["tried"]
+        return len(tried), float(tried[0]["budget"])
+    tries = len(distinct_paces(config, shape.gate_shapes))
+    return tries if tries > 1 else 0, smallest_budget(config, shape.full().macs())
+
+
+def pace_key(config: Config, dense: int) -> str:
+    """Eight hex digits that stand for all that the try of a pace depends on, but the pace.
+
+    Args:
+        dense: MACs of the dense model.
+    """
+    identity = config.identity("retrain")
+    cut = {key: value for key, value in identity["cut"].items() if key != "paces"}
+    smallest = f"{fraction(smallest_budget(config, dense), dense):.9f}"
+    recipe = config.pace_recipe().model_dump(mode="json", exclude={"seeds", "start", "workers_per_trial"})
+    known = [identity["search"], cut, recipe, smallest]
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:8]
+
+
 def pace_path(config: Config) -> str:
     """Where the chosen pace is kept; the search and all that the cut depends on are in the name."""
     return f"search/pace-{_cut_key(config)}.json"
 
 
 def pace_is_open(config: Config, run: Folder) -> bool:
-    """Whether a pace is still to be chosen. Points by shares do not depend on it."""
-    return len(config.search.paces) > 1 and bool(config.budgets) and not run.exists(pace_path(config))
+    """Whether a pace is still to be chosen; points by shares do not depend on it.
+
+    What was chosen by another recipe, or at another smallest budget, holds once a point was made with it.
+    """
+    if not config.budgets:
+        return False
+    shape = load_shape(run)
+    if len(distinct_paces(config, shape.gate_shapes)) < 2:
+        return False
+    if not run.exists(pace_path(config)):
+        return True
+    rows = read_rows(run)
+    made = (rows.status == "ok") & (rows.method == "searched") & (rows.shares == "")
+    return not made.any() and run.read_json(pace_path(config)).get("key") != pace_key(config, shape.full().macs())
 
 
 def chosen_pace(config: Config, run: Folder) -> dict[str, float]:
-    """The pace of each family: the one that was chosen, or the first that was proposed."""
+    """The pace of each family that has gates: the one that was chosen, or the first that was proposed."""
     if run.exists(pace_path(config)):
         return dict(run.read_json(pace_path(config))["pace"])
     return config.search.paces[0].model_dump()
+
+
+def keep_path(config: Config, run: Folder) -> None:
+    """Write the removal path that points are cut by to the run's folder, where it holds another."""
+    tensors = save(load_path(config, run).tensors())
+    if not run.exists(PATH) or run.read_bytes(PATH) != tensors:
+        run.write_bytes(PATH, tensors)
 
 
 def load_shape(run: Folder) -> Shape:

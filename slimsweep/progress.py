@@ -36,7 +36,10 @@ class Progress:
         self.run, self.config, self.console, self.points = run, config, console, points
         self.title = title
         self.stop = threading.Event()
-        self.seen: dict[str, tuple[str, int]] = {}
+        began = self._read()  # what is done before is no news
+        self.seen: dict[str, tuple[str, int]] = {
+            p.name: (p.state, p.epochs) for p in began.points if points is not None and p.state == "done"
+        }
         self.bars = Bars(
             TextColumn("{task.description:8}"),
             BarColumn(),
@@ -46,7 +49,7 @@ class Progress:
             console=console,
         )
         self.tasks = (
-            {s.name: self.bars.add_task(s.name, total=max(s.epochs_total, 1), top1="") for s in self._read().stages}
+            {s.name: self.bars.add_task(s.name, total=max(s.epochs_total, 1), top1="") for s in began.stages}
             if points is None
             else {}
         )

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
 from rich.console import Console
 from torch import nn
 
@@ -20,7 +21,19 @@ from slimsweep.config import Config, ConfigError, changed_keys, load_configs
 from slimsweep.gates import add_gates
 from slimsweep.lock import hold
 from slimsweep.model import check_model
-from slimsweep.points import exact_fraction, pace_is_open, pace_path, plan_points, points_to_do, to_choose
+from slimsweep.points import (
+    distinct_paces,
+    exact_fraction,
+    fraction,
+    keep_path,
+    load_shape,
+    pace_is_open,
+    pace_path,
+    plan_points,
+    points_to_come,
+    points_to_do,
+    to_choose,
+)
 from slimsweep.progress import Progress, final_table
 from slimsweep.report import write_page, write_report
 from slimsweep.results import damaged_images, read_rows
@@ -91,10 +104,11 @@ def sweep(config: Config, run: Folder, console: Console, verbose: bool = False, 
                         raise ConfigError(f"the workers' results are not in {run.uri}: give an output that all nodes see")
                     return out_of_time(config, console, "the search")
             if pace_is_open(config, run):
-                console.print(pace_line(config), style="dim", soft_wrap=True, markup=False)
+                console.print(pace_line(config, run), style="dim", soft_wrap=True, markup=False)
                 if not choose_pace(config, run, until):
                     return out_of_time(config, console, "the choice of a pace")
                 console.print(pace_chosen(config, run), style="dim", soft_wrap=True, markup=False)
+            keep_path(config, run)
             choose_baselines(config, run)
             points = plan_points(config, run)
             tried: set[str] = set()
@@ -113,22 +127,27 @@ def sweep(config: Config, run: Folder, console: Console, verbose: bool = False, 
     if damaged := damaged_images(run):
         first = f"{len(damaged)} damaged images were" if len(damaged) > 1 else "One damaged image was"
         console.print(f"{first} skipped; damaged.log in the run's folder says which", style="yellow")
-    missing = points_to_do(points or [], run)
+    missing = points_to_do(points, run)
     failed = [point for point in missing if (rows.point == point.name).any() or until is None]
+    later = points_to_come(config, run, points)
+    total = len(points) + later
     if len(missing) > len(failed):
-        out_of_time(config, console, f"{len(missing) - len(failed)} of {len(points or [])} points")
+        out_of_time(config, console, f"{len(missing) - len(failed) + later} of {total} points")
     if failed:
-        console.print(f"{len(failed)} of {len(points or [])} points failed; the same command tries them again:", style="red")
+        console.print(f"{len(failed)} of {total} points failed; the same command tries them again:", style="red")
         for point in failed:
             error = rows.loc[rows.point == point.name, "error"]
             console.print(f"  {point.name}: {error.iloc[0] if len(error) else 'no row'}", markup=False)
+        if later and len(missing) == len(failed):
+            console.print(f"{later} more wait for them and were not begun", style="red")
     return 1 if failed else 0
 
 
-def pace_line(config: Config) -> str:
+def pace_line(config: Config, run: Folder) -> str:
     """What is about to be tried, in one line."""
     epochs = f"{config.search.recovery} epoch{'s' if config.search.recovery > 1 else ''}"
-    return f"Pace of the families: trying {len(config.search.paces)}, {epochs} each at the smallest budget"
+    tries = len(distinct_paces(config, load_shape(run).gate_shapes))
+    return f"Pace of the families: trying {tries}, {epochs} each at the smallest budget"
 
 
 def pace_chosen(config: Config, run: Folder) -> str:
@@ -228,11 +247,32 @@ def compare(old: Config, new: Config, run: Folder) -> None:
         changed = [key for key in changed if key != "retrain.lr"]  # a list of rates may grow, and lose those that failed
     if (done.terms == "compute").any() and old.frontier != new.frontier:
         changed.append("budgets and shares (over which the search's compute is spread)")
+    if new.retrain.start == "larger" and (done.method == "searched").any():
+        changed += starts_changed(old, new, done)
     if changed:
+        names = ", ".join(dict.fromkeys(changed))
         raise ConfigError(
-            f"{', '.join(changed)} changed since {run.uri} was begun, so its results would not compare with new ones: "
+            f"{names} changed since {run.uri} was begun, so its results would not compare with new ones: "
             "take another --name, or set it back"
         )
+
+
+def starts_changed(old: Config, new: Config, done: pd.DataFrame) -> list[str]:
+    """What would let searched points start from other models than those did that are done, each from the next larger one's.
+
+    Args:
+        done: the rows of the points that are done.
+    """
+    dense, least = int(done.macs_dense.iloc[0]), done.budget[done.method == "searched"].min()
+    larger = [{fraction(b, dense) for b in config.budgets if fraction(b, dense) >= least} for config in (old, new)]
+    changed = []
+    if larger[0] != larger[1]:
+        changed.append(f"budgets (each starts from the next larger one's model: below {least:g} new ones can be added)")
+    if old.shares != new.shares:
+        changed.append("shares (whose models others may start from)")
+    if not set(new.retrain.rates) <= set(old.retrain.rates):
+        changed.append("retrain.lr (whose best model others start from)")
+    return changed
 
 
 def _interrupt(number: int, frame: Any) -> None:

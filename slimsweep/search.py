@@ -20,7 +20,6 @@ from slimsweep.cluster import StageFailed, first_cause
 from slimsweep.config import Config
 from slimsweep.gates import GatedModel, add_gates
 from slimsweep.model import build_dense
-from slimsweep.points import path_at
 from slimsweep.results import gate_rows, write_gates
 from slimsweep.stage import check_shared, data_for, load_model, save_model, set_threads, wait
 from slimsweep.storage import Folder
@@ -136,8 +135,6 @@ def search(config: Config, run: Folder, device: torch.device, rank: int, until: 
         gated = cast(GatedModel, trained)
         gates = gated.gates
         write_gates(run, gate_rows(gates))
-        path = path_at(config, gated.shape, gates, settings.paces[0].model_dump())
-        run.write_bytes("search/path.safetensors", save_tensors(path.tensors()))
         # Shared parameters (a gate, under the names of all it multiplies) are written once.
         run.write_bytes(
             "search/model.safetensors", save_tensors({n: p.detach().cpu().contiguous() for n, p in gated.named_parameters()})

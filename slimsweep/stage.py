@@ -30,7 +30,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 def data_for(config: Config, model: nn.Module | None = None) -> Data:
     """The splits as `model` takes them, or as the configured dense model will, where it is not built yet.
 
-    A process keeps the last ones: the next stage or point that it trains finds their images decoded.
+    A process keeps the last ones: the next stage or point that it trains finds their images decoded, and begins to count
+    damaged ones anew.
     """
     if model is None:
         model = check_model(config)
@@ -42,6 +43,8 @@ def data_for(config: Config, model: nn.Module | None = None) -> Data:
         if isinstance(data.train, ImageStream):
             return data
         KEPT[key] = data
+    for split in (KEPT[key].train, KEPT[key].val, KEPT[key].test):
+        split.damaged.reasons.clear()
     return KEPT[key]
 
 

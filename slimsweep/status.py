@@ -11,7 +11,7 @@ from rich.table import Table
 from slimsweep.config import Config
 from slimsweep.lock import driver_alive
 from slimsweep.pareto import best_rates
-from slimsweep.points import Point, plan_points, to_choose
+from slimsweep.points import Point, plan_points, points_to_come, to_choose
 from slimsweep.results import read_curve, read_rows
 from slimsweep.storage import Folder
 
@@ -41,6 +41,7 @@ class Status:
     stages: list[Part]
     points: list[Part] = field(default_factory=list)  # empty before the search has ended
     choosing: bool = False  # what the baselines keep is still to be chosen: their points are not known yet
+    later: int = 0  # points that are known once others have ended
 
     def count(self, state: State) -> int:
         return sum(p.state == state for p in self.points)
@@ -60,14 +61,15 @@ class Status:
                 )
         if self.finished:
             failed = self.count("failed")
+            more = f", and {self.later} that wait for them begin" if self.later else ""
             return (
-                f"{failed} failed points are tried again by the same command"
+                f"{failed} failed points are tried again by the same command{more}"
                 if failed
                 else "all points are done; the report is report.html"
             )
         if self.choosing:
             return "what the baselines keep is to be chosen" + ("" if self.alive else "; start the same command again to go on")
-        left = self.count("waiting") + self.count("running")
+        left = self.count("waiting") + self.count("running") + self.later
         return f"{left} points are to be done" + ("" if self.alive else "; start the same command again to go on")
 
 
@@ -95,18 +97,20 @@ def read_status(run: Folder, config: Config | None = None, points: list[Point] |
     alive = driver_alive(run)
     dense = _stage(run, "dense", run.exists("dense/config.json"), config.dense.epochs, alive)
     search = _stage(run, "search", run.exists("search/search.json"), config.search.epochs, alive and dense.state == "done")
-    parts = []
+    parts, later = [], 0
     if search.state == "done":
         table = read_rows(run)
         rows = {row["point"]: row for row in table.to_dict("records")}
         best = set(best_rates(table)["point"])
         curves = {n.removesuffix(".parquet") for n in run.list("curves")}
-        for point in points if points is not None else plan_points(config, run):
+        points = points if points is not None else plan_points(config, run)
+        later = points_to_come(config, run, points)
+        for point in points:
             part = _point(run, point, rows, curves, point.epochs, alive)
             other = part.state == "done" and point.name not in best
             parts.append(replace(part, note="another learning rate is better on validation") if other else part)
     choosing = search.state == "done" and bool(to_choose(config, run))
-    return Status(name=config.name, alive=alive, stages=[dense, search], points=parts, choosing=choosing)
+    return Status(name=config.name, alive=alive, stages=[dense, search], points=parts, choosing=choosing, later=later)
 
 
 def _stage(run: Folder, name: str, done: bool, total: int, alive: bool) -> Part:

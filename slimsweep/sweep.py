@@ -7,7 +7,6 @@ import logging
 import time
 import traceback
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -16,7 +15,6 @@ import ray.train.torch
 import ray.tune
 import timm
 import torch
-from safetensors.torch import save as save_tensors
 
 import slimsweep
 from slimsweep.baselines import choose, starting_model, training_images
@@ -28,9 +26,10 @@ from slimsweep.points import (
     Point,
     baseline_budgets,
     chosen_path,
+    distinct_paces,
     fraction,
-    load_path,
     load_shape,
+    pace_key,
     pace_path,
     path_at,
     smallest_budget,
@@ -56,26 +55,34 @@ def choose_pace(config: Config, run: Folder, until: float | None = None) -> bool
     Raises:
         StageFailed: a worker raised. A training that diverges is no failure: its pace is not taken.
     """
+    shape = load_shape(run)
+    paces = distinct_paces(config, shape.gate_shapes)
+    at_once = config.resources.max_concurrent_trials or len(paces)
     gpus = config.resources.gpus_per_worker
     work = ray.remote(num_cpus=config.resources.cpus_per_worker, num_gpus=gpus)(try_pace)
-    tries = range(len(config.search.paces))
+    found: list[dict[str, Any]] = []
     try:
-        found = ray.get([work.remote(config.model_dump(mode="json"), run.uri, index, until) for index in tries])
+        for first in range(0, len(paces), at_once):
+            asked = [(config.model_dump(mode="json"), run.uri, pace, until) for pace in paces[first : first + at_once]]
+            ended = ray.get([work.remote(*arguments) for arguments in asked])
+            if None in ended:
+                return False
+            found += ended
     except ray.exceptions.RayError as problem:
         raise StageFailed(f"the paces could not be tried: {first_cause(problem)}") from problem
-    if None in found:
-        return False
-    best = max(tries, key=lambda index: found[index]["val_top1"])  # of equals the one given first
-    run.write_json(pace_path(config), {"pace": found[best]["pace"], "tried": found})
-    run.write_bytes("search/path.safetensors", save_tensors(load_path(config, run).tensors()))
+    if all(one["error"] for one in found):
+        raise StageFailed(f"no pace of the families could be retrained: {found[0]['error']}")
+    best = max(found, key=lambda one: one["val_top1"])  # of equals the one given first
+    key = pace_key(config, shape.full().macs())
+    run.write_json(pace_path(config), {"pace": best["pace"], "tried": found, "key": key})
     return True
 
 
-def try_pace(settings: dict[str, Any], uri: str, index: int, until: float | None = None) -> dict[str, Any] | None:
+def try_pace(settings: dict[str, Any], uri: str, pace: dict[str, float], until: float | None = None) -> dict[str, Any] | None:
     """Cut the search's model to the smallest budget at one pace and retrain it shortly; None where time ran out."""
     config, run = Config(**settings), Folder(uri)
-    pace = config.search.paces[index].model_dump()
-    name = f"pace-{index}-{Path(pace_path(config)).stem[-8:]}"
+    dense_macs = load_shape(run).full().macs()
+    name = f"pace-{'-'.join(f'{family}{value:g}' for family, value in pace.items())}-{pace_key(config, dense_macs)}"
     if run.exists(f"search/{name}.json"):  # of an earlier start
         return dict(run.read_json(f"search/{name}.json"))
     set_threads(config)
@@ -83,13 +90,9 @@ def try_pace(settings: dict[str, Any], uri: str, index: int, until: float | None
     dense = load_model(run, "dense")
     gated = load_gated(config, run, dense)
     path = path_at(config, gated.shape, gated.gates, pace)
-    budget = smallest_budget(config, gated.shape.full().macs())
-    recipe = config.retrain.at(config.retrain.rates[0], config.search.recovery)
-    # One worker stands for all that train a point together: in as many parts as they are, a batch needs no more memory.
-    parts = {"accumulate": recipe.accumulate * config.retrain.workers_per_trial}
-    recipe = recipe.model_copy(update={**parts, "warmup_epochs": min(recipe.warmup_epochs, recipe.epochs - 1)})
+    budget, recipe = smallest_budget(config, dense_macs), config.pace_recipe()
     data = data_for(config, dense)
-    result: dict[str, Any] = {"pace": pace, "budget": fraction(budget, gated.shape.full().macs()), "val_top1": 0.0, "error": ""}
+    result: dict[str, Any] = {"pace": pace, "budget": fraction(budget, dense_macs), "val_top1": 0.0, "error": ""}
     start = slim(gated, path.solve(budget))
     where: Any = {"run": run, "stage": "retrain", "point": name, "seed": config.seed, "device": device, "until": until}
     try:

@@ -97,7 +97,7 @@ def rows_of(run: Path) -> pd.DataFrame:
 
 
 def finish(process: subprocess.Popen, run: Path) -> pd.DataFrame:
-    said, _ = process.communicate(timeout=400)
+    said, _ = process.communicate(timeout=500)
     assert process.returncode == 0, said
     return rows_of(run)
 
@@ -295,11 +295,11 @@ def test_a_full_disk_loses_no_finished_point(small_disk: Path) -> None:
 
 
 def test_trials_of_two_workers_never_deadlock(tmp_path: Path) -> None:
-    """Three budgets and the dense point, each a Ray Train job of two workers, on two CPUs."""
+    """Two budgets and the dense point, each a Ray Train job of two workers, on two CPUs."""
     run = tmp_path / "killed"
-    quick = ("--search.epochs", "1", "--retrain.epochs", "1", "--dense.epochs", "1", "--budgets", "0.7,0.5,0.3")
+    quick = ("--search.epochs", "1", "--retrain.epochs", "1", "--dense.epochs", "1")
     rows = finish(start(tmp_path, *quick, "--retrain.workers_per_trial", "2", "--resources.search_workers", "2"), run)
-    assert len(rows) == 4
+    assert len(rows) == 3
     assert (rows.status == "ok").all()
 
 

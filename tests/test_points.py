@@ -12,20 +12,25 @@ from safetensors.torch import load
 
 from slimsweep.budget import absolute
 from slimsweep.config import Config, ConfigError
+from slimsweep.data import TooManyDamaged
 from slimsweep.model import check_model
 from slimsweep.pareto import best_rates
 from slimsweep.points import (
     baseline_budgets,
     chosen_pace,
     chosen_path,
+    distinct_paces,
     exact_fraction,
     expected_points,
+    keep_path,
     load_path,
     load_shape,
     pace_is_open,
     pace_path,
+    paces_tried,
     path_at,
     plan_points,
+    points_to_come,
     points_to_do,
     search_macs,
     shares_text,
@@ -79,7 +84,8 @@ def test_every_rate_and_baseline_is_expected_before_anything_is_known(finished: 
     assert len({p.name for p in points}) == len(points) == (1 + 2 * (2 + 2 * 2)) * (2 + 2)
     assert {(p.seed, p.lr) for p in points} == {(0, 1e-3), (0, 3e-3), (1, 1e-3), (2, 1e-3)}
     searched = {p.budget: p.structure for p in points if p.method == "searched"}
-    spent = search_macs(asked, load_path(asked, run))
+    path = load_path(asked, run)
+    spent = search_macs(asked, path, *paces_tried(asked, path.shape, run))
     for point in points:
         assert point.method == "dense" or point.structure == searched[point.budget]
         macs = Structure.from_json(point.structure).macs()
@@ -166,24 +172,72 @@ def test_the_pace_that_is_best_on_validation_holds_for_all_budgets(finished: tup
     assert pace_is_open(config.changed(**{"search.floors.mlp": 0.2}), run)
     assert not pace_is_open(config.changed(**{"search.paces": [{"token": 0.7}]}), run)
 
+    # It holds for the points that were made with it; before there are any, what it depends on may still change.
+    changes = ({"budgets": [0.5, 0.12]}, {"retrain.lr": 1e-4}, {"search.recovery": 2})
+    assert not any(pace_is_open(config.changed(**change), run) for change in changes[:2])
+    for name in run.list("results"):
+        run.delete(f"results/{name}")
+    assert not pace_is_open(config, run)
+    assert all(pace_is_open(config.changed(**change), run) for change in changes)
+
+
+def test_paces_are_tried_one_after_another_where_one_trial_may_run(finished: tuple[Config, Folder], ray_cluster) -> None:
+    config, run = finished
+    config = config.changed(**{"search.paces": [{}, {"token": 0.5}], "resources.max_concurrent_trials": 1, "data.limit": 64})
+    assert not choose_pace(config, run, until=0.0)
+    assert pace_is_open(config, run)
+
+
+def test_a_pace_of_families_without_gates_is_no_other_pace() -> None:
+    default = Config()
+    assert len(distinct_paces(default, ["attention", "mlp", "token"])) == len(default.search.paces) == 6
+    assert distinct_paces(default, ["attention", "mlp"]) == [{"attention": 1.0, "mlp": 1.0}, {"attention": 1.0, "mlp": 1.4}]
+    assert distinct_paces(default, ["mlp"]) == [{"mlp": 1.0}]  # what one family keeps follows from the budget
+
+
+def test_a_pace_is_tried_by_the_weights_that_were_trained() -> None:
+    """A moving average would still be what was cut; and a worker alone holds no more of a batch than each of several."""
+    config = Config().changed(
+        **{"retrain.ema_decay": 0.9999, "retrain.workers_per_trial": 4, "retrain.accumulate": 2, "retrain.lr": [1e-3, 2e-3]}
+    )
+    recipe = config.pace_recipe()
+    assert (recipe.ema_decay, recipe.accumulate, recipe.lr, recipe.warmup_epochs) == (None, 8, 1e-3, 0)
+
 
 def test_trying_paces_is_part_of_what_the_search_cost(finished: tuple[Config, Folder]) -> None:
     config, run = finished
     path = load_path(config, run)
     dense = path.shape.full().macs()
-    assert search_macs(config.changed(**{"search.paces": [{}]}), path) == config.search.epochs * dense
+
+    def spent(asked: Config) -> float:
+        return search_macs(asked, path, *paces_tried(asked, path.shape, run))
+
+    assert spent(config.changed(**{"search.paces": [{}]})) == config.search.epochs * dense
     three = config.changed(**{"search.paces": [{}, {"mlp": 2}, {"token": 0.5}], "search.recovery": 2})
-    assert search_macs(three, path) == config.search.epochs * dense + 3 * 2 * path.solve(0.25).macs()
+    assert spent(three) == config.search.epochs * dense + 3 * 2 * path.solve(0.25).macs()
+    tried = [{"pace": {}, "budget": 0.5, "val_top1": 0.0, "error": ""}] * 2
+    run.write_json(pace_path(three), {"pace": three.search.paces[0].model_dump(), "tried": tried})
+    assert spent(three) == config.search.epochs * dense + 2 * 2 * path.solve(0.5).macs()  # as it was done
+
+
+def test_the_path_that_is_left_is_the_one_that_points_are_cut_by(finished: tuple[Config, Folder]) -> None:
+    config, run = finished
+    for asked in (config, config.changed(**{"search.paces": [{"mlp": 2}]}), config.changed(**{"search.floors.mlp": 0.3})):
+        keep_path(asked, run)
+        left = load(run.read_bytes("search/path.safetensors"))
+        assert all(torch.equal(left[name], tensor) for name, tensor in load_path(asked, run).tensors().items())
 
 
 def test_a_pace_whose_training_diverges_is_not_taken(finished: tuple[Config, Folder]) -> None:
     config, run = finished
     wild = config.changed(**{"retrain.lr": 1e30, "retrain.clip_grad": None, "search.recovery": 2})
-    found = try_pace(wild.model_dump(mode="json"), run.uri, 0)
+    pace = {"attention": 1.0, "mlp": 1.4, "token": 1.0}
+    found = try_pace(wild.model_dump(mode="json"), run.uri, pace)
     assert found is not None
     assert found["val_top1"] == 0
     assert "not finite" in found["error"]
-    assert try_pace(config.changed(**{"search.recovery": 3}).model_dump(mode="json"), run.uri, 0, until=0.0) is None
+    # Mended, it is tried again.
+    assert try_pace(config.changed(**{"search.recovery": 2}).model_dump(mode="json"), run.uri, pace, until=0.0) is None
 
 
 def test_points_that_start_from_larger_ones_wait_for_them(finished: tuple[Config, Folder]) -> None:
@@ -196,6 +250,10 @@ def test_points_that_start_from_larger_ones_wait_for_them(finished: tuple[Config
     assert not {p.hash for p in plan_points(asked, run)} & set(read_rows(run).point_hash)  # those started from the search
     begun = [p for p in plan_points(asked, run) if p.method == "searched"]
     assert [(p.budget, p.seed, p.start) for p in begun] == [(0.5, 0, ""), (0.5, 0, "")]
+    planned = plan_points(asked, run)
+    assert points_to_come(asked, run, planned) == len(expected(asked, run)) - len(planned) > 0
+    status = read_status(run, asked)
+    assert f"{len(expected(asked, run)) - status.count('done')} points are to be done" in status.next
 
     for point in begun:
         done(run, point)
@@ -210,12 +268,52 @@ def test_points_that_start_from_larger_ones_wait_for_them(finished: tuple[Config
             done(run, point)
     points = plan_points(asked, run)
     assert {p.name for p in points} == {p.name for p in expected(asked, run)}
+    assert points_to_come(asked, run, points) == 0
     assert not any(p.start for p in points if p.method != "searched")
     of = {p.name: p for p in points}
     for point in (p for p in points if p.start):
         start = of[point.start]
         assert (start.budget, start.seed) == ({0.25: 0.5, 0.12: 0.25}[point.budget], point.seed)
         assert Structure.from_json(start.structure).holds(Structure.from_json(point.structure))
+
+
+@pytest.mark.parametrize(
+    ("changes", "refused"),
+    [
+        ({"budgets": [0.7, 0.5, 0.25]}, "budgets"),
+        ({"budgets": [0.5, 0.4, 0.25]}, "budgets"),
+        ({"budgets": [0.25]}, "budgets"),
+        ({"shares": [BOTH]}, "shares"),
+        ({"retrain.lr": [1e-3, 3e-3, 1e-2]}, "retrain.lr"),
+        ({"budgets": [0.5, 0.25, 0.12], "retrain.seeds": [0, 1]}, None),
+        ({"baselines": ["scratch"]}, None),
+    ],
+)
+def test_no_change_gives_done_points_another_start(finished: tuple[Config, Folder], changes: dict, refused: str | None) -> None:
+    config, run = finished
+    config = config.changed(**{"retrain.start": "larger", "retrain.lr": [1e-3, 3e-3]})
+    while left := points_to_do(plan_points(config, run), run):
+        for point in left:
+            done(run, point)
+    before = {p.name for p in plan_points(config, run)}
+    asked = config.changed(**changes)
+    if refused is None:
+        compare(config, asked, run)
+        assert before <= {p.name for p in plan_points(asked, run)}
+        return
+    with pytest.raises(ConfigError, match=refused):
+        compare(config, asked, run)
+
+
+def test_an_image_that_could_not_be_read_once_ends_no_later_training(finished: tuple[Config, Folder]) -> None:
+    config, run = finished
+    dense = load_model(run, "dense")
+    data = data_for(config, dense)
+    with pytest.raises(TooManyDamaged):
+        data.train.damaged.skip({"0.png": "Stale file handle"})
+    again = data_for(config, dense)
+    assert again is data
+    again.train.damaged.add({})
 
 
 def test_a_point_goes_on_from_the_larger_one(finished: tuple[Config, Folder]) -> None:
