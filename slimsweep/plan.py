@@ -121,6 +121,8 @@ def plan(
         ConfigError: the data set is not here and `images` is not given, `run` has no search, or the cluster holds no worker.
     """
     notes: list[str] = []
+    cluster = cluster or _cluster(config, notes)
+    check_placement(config, cluster)
     num_classes, sizes, load_seconds = _data(config, images, notes)
     dense = build_dense(_without_weights(config), num_classes)
     settings = config.search
@@ -136,7 +138,8 @@ def plan(
 
     cuda = config.resources.gpus_per_worker > 0 and torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
-    set_threads(config)
+    if tflops is None:  # what is timed has the threads of a worker
+        set_threads(config)
     known = cuda or config.resources.gpus_per_worker == 0
     if tflops is not None:
         name = f"a device of {tflops:g} TFLOP/s, computed"
@@ -187,8 +190,6 @@ def plan(
     if load_seconds and config.data.workers == 0:
         notes.append(f"loading takes {1e3 * load_seconds:.2f} ms an image, in the training process (data.workers is 0)")
 
-    cluster = cluster or _cluster(config, notes)
-    check_placement(config, cluster)
     at_once = trials_at_once(config, cluster, len(points))
     side_by_side = min(config.resources.max_concurrent_trials or paces, cluster.workers(config))  # one worker tries a pace
     trying = makespan([t.seconds for t in tries for _ in range(paces)], side_by_side)

@@ -26,7 +26,7 @@ def ray_cluster() -> Iterator[None]:
 
     from slimsweep import cluster  # sets Ray's environment before Ray is imported  # noqa: F401
 
-    ray.init(address="local", num_cpus=2, log_to_driver=False, logging_level="ERROR")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
 

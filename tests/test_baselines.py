@@ -66,7 +66,8 @@ def chosen(method: str, model: nn.Module = DENSE, budgets: list = BUDGETS, seed:
 def test_every_method_meets_its_budget(method: str, granularity: str):
     if method == "torch-pruning":
         pytest.importorskip("torch_pruning", reason="the extra `baselines` is not installed")
-    budgets = [0.7] if granularity == "head" else BUDGETS  # of four heads at most one or two can go
+    # Of four heads at most one or two can go; and Torch-Pruning finds a budget by many prunings, so one must do.
+    budgets = [0.7] if granularity == "head" or (method, granularity) == ("torch-pruning", "uniform") else BUDGETS
     for budget, structure in zip(budgets, chosen(method, budgets=budgets, granularity=granularity), strict=True):
         assert structure.macs() <= budget * macs(DENSE)
         assert macs(starting_model(method, DENSE, structure, 0)) == structure.macs()

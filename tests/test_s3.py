@@ -33,7 +33,7 @@ def store() -> Iterator[dict[str, str]]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        deadline = time.time() + 60
+        deadline = time.time() + 180
         while socket.socket().connect_ex(("127.0.0.1", port)):
             assert server.poll() is None
             assert time.time() < deadline

@@ -153,7 +153,7 @@ def test_a_stopped_job_keeps_its_state_and_goes_on(head: Head, tmp_path: Path) -
         return [e["epoch"] for e in entries if e["stage"] == "search"]
 
     head.submit(tmp_path, *long, name="stopped", wait=False)
-    deadline = time.time() + 120
+    deadline = time.time() + 300
     while len(epochs()) < 3:
         assert time.time() < deadline, head.ray("job", "logs", "stopped").stdout
         time.sleep(0.1)
