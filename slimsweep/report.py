@@ -28,8 +28,9 @@ import pyarrow as pa
 
 import slimsweep
 from slimsweep.pareto import EQUAL_COMPUTE, best_rates, by_series, frontier, hypervolume_by_method, knee, summarize
+from slimsweep.points import pace_path
 from slimsweep.results import CURVES, GATES, read_curves, read_gates, read_rows, read_table
-from slimsweep.status import Status, read_status
+from slimsweep.status import Status, read_config, read_status
 from slimsweep.storage import Folder
 from slimsweep.structure import Structure
 
@@ -94,6 +95,7 @@ class RunTables:
     gates: pd.DataFrame = field(default_factory=lambda: _empty(GATES))
     bench: pd.DataFrame = field(default_factory=lambda: _empty(BENCH))
     standing: Standing | None = None
+    pace: dict[str, Any] | None = None  # of the families: what was chosen, and what was tried for it
 
 
 # From tables to HTML.
@@ -262,6 +264,7 @@ def _describe(run: RunTables, name: str) -> dict[str, Any]:
         "standing": asdict(run.standing) if run.standing is not None else None,
         "search": _search(run.curves),
         "gates": _histograms(run.gates),
+        "pace": _pace(run.pace),
     }
 
 
@@ -335,6 +338,14 @@ def _histograms(gates: pd.DataFrame) -> dict[str, dict[str, list[float]]]:
         counts, edges = np.histogram(values, bins=HISTOGRAM_BINS, range=(0.0, float(values.max(initial=0.0)) or 1.0))
         found[str(family)] = {"edges": np.round(edges, 6).tolist(), "counts": counts.tolist()}
     return found
+
+
+def _pace(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The pace that was chosen, and the validation top-1 (percent) of all tries that did not diverge, the best first."""
+    if found is None:
+        return None
+    val = sorted((round(one["val_top1"], 2) for one in found["tried"] if not one["error"]), reverse=True)
+    return {"chosen": found["pace"], "val": val}
 
 
 def _benchmarks(runs: Sequence[RunTables]) -> dict[str, Any]:
@@ -469,7 +480,15 @@ def read_run(folder: Folder, status: Status | None = None) -> RunTables:
         gates=read_gates(folder),
         bench=_read_bench(folder),
         standing=_standing(status) if status is not None else None,
+        pace=_read_pace(folder),
     )
+
+
+def _read_pace(folder: Folder) -> dict[str, Any] | None:
+    if not folder.exists("config.yaml") or not folder.exists(path := pace_path(read_config(folder))):
+        return None
+    found: dict[str, Any] = folder.read_json(path)
+    return found
 
 
 def _read_bench(folder: Folder) -> pd.DataFrame:

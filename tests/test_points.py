@@ -168,6 +168,9 @@ def test_the_pace_that_is_best_on_validation_holds_for_all_budgets(finished: tup
     left = load(run.read_bytes("search/path.safetensors"))
     assert all(torch.equal(left[name], tensor) for name, tensor in path.tensors().items())
 
+    run.write_bytes("config.yaml", config.to_yaml().encode())
+    assert page_data([read_run(run)])["runs"][0]["pace"]["chosen"] == found["pace"]
+
     assert not pace_is_open(config, run)
     assert pace_is_open(config.changed(**{"search.floors.mlp": 0.2}), run)
     assert not pace_is_open(config.changed(**{"search.paces": [{"token": 0.7}]}), run)

@@ -189,6 +189,8 @@ def test_it_opens_from_disk_without_a_request_or_a_complaint(opened: Opened):
         page.locator(section).scroll_into_view_if_needed()
     page.wait_for_selector("#gates-figure svg.main-svg")
     page.wait_for_selector("#search-figure svg.main-svg")
+    assert "MLP units 1.4, patch tokens 0.7" in page.inner_text("#pace")
+    assert "94.72 %, the others 90.00 % to 91.39 %" in page.inner_text("#pace")
 
 
 def test_text_from_data_is_shown_and_not_run(opened: Opened):

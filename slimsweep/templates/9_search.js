@@ -14,6 +14,7 @@ function drawSearch(view) {
   const { page } = view;
   const run = view.selected ? view.selected.run : view.runs[0];
   const search = run === undefined ? null : page.runs[run].search;
+  const pace = search && page.runs[run].pace;
   section.hidden = !search;
   if (!search || !window.Plotly) return; // drawn again once the library is there
   if (section.dataset.run === String(run)) return;
@@ -42,6 +43,7 @@ function drawSearch(view) {
     ),
     el("div", { id: "search-figure", class: "figure" }),
     el("div", { id: "gates-figure", class: "figure" }),
+    ...(pace ? [el("p", { class: "caption", id: "pace" }, paceSentence(pace))] : []),
   );
   if (searchWatcher) searchWatcher.disconnect();
   searchWatcher = new IntersectionObserver(
@@ -53,6 +55,12 @@ function drawSearch(view) {
     { rootMargin: "300px" },
   );
   searchWatcher.observe(byId("search-figure"));
+}
+
+function paceSentence({ chosen, val }) {
+  const paces = Object.entries(chosen).map(([family, value]) => `${FAMILY_NAMES[family] || family} ${value}`);
+  const others = val.length > 2 ? `, the others ${percent(val[val.length - 1])} to ${percent(val[1])}` : val.length > 1 ? `, the other ${percent(val[1])}` : "";
+  return `Pace at which families leave: ${paces.join(", ")}. Where pace 1 keeps a share s, pace p keeps s to the power of p. Retrained shortly at the smallest budget, it was the best on validation: ${percent(val[0])}${others}.`;
 }
 
 const familyStyle = (family) => FAMILY_STYLE[family] || { ...METHOD_STYLE.small, dash: "longdash" };
