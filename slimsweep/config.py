@@ -394,7 +394,7 @@ class Retrain(Recipe):
     """Seeds of the retraining, a point each: a list, or how many (3 is 0,1,2)."""
     start: Literal["search", "larger"] = "search"
     """What a searched point starts from: the search's weights, or the trained model of the next larger budget, which it waits
-    for; the structures of all budgets are cut from one another."""
+    for; the largest budget's then starts from the dense point's. The structures of all budgets are cut from one another."""
     distill: Distill = Distill()
     """Learning from the dense model's answers."""
     workers_per_trial: int = Field(1, ge=1)

@@ -194,8 +194,9 @@ def plan(
     side_by_side = min(config.resources.max_concurrent_trials or paces, cluster.workers(config))  # one worker tries a pace
     trying = makespan([t.seconds for t in tries for _ in range(paces)], side_by_side)
     sweep = makespan([t.seconds for t in retrained for _ in range(t.trials)], at_once)
-    if config.retrain.start == "larger":  # searched points of one seed wait for each other
-        chain = [t.seconds for t, group in zip(retrained, groups.values(), strict=True) if group[0].method == "searched"]
+    if config.retrain.start == "larger":  # the dense and the searched points of one seed wait for each other
+        chained = ("dense", "searched")
+        chain = [t.seconds for t, group in zip(retrained, groups.values(), strict=True) if group[0].method in chained]
         sweep = max(sweep, sum(chain))
     starting = RAY_SECONDS + 3 * (STAGE_SECONDS + import_seconds())
     return Plan(

@@ -61,7 +61,8 @@ def plan_points(config: Config, run: Folder) -> list[Point]:
     It follows from the configuration and from what the run's folder holds. Where there are several learning rates, each
     method, terms and budget tries all of them with the first seed; the other seeds are planned once all those have ok rows,
     at the rate that is best on validation. Where retrain.start is "larger", a searched point is planned once the point that
-    it starts from has an ok row. Baselines whose structures are still to be chosen are left out (`to_choose`).
+    it starts from (of the largest budget, the dense point) has an ok row. Baselines whose structures are still to be chosen
+    are left out (`to_choose`).
 
     Raises:
         BudgetError: a budget below the least that the model can be cut to.
@@ -149,15 +150,18 @@ def _points(
         )
 
     points: list[Point] = []
-    searched: list[tuple[Structure, dict[int, Point]]] = []  # of each larger budget its structure, and each seed's point
+    larger: list[
+        tuple[Structure, dict[int, Point]]
+    ] = []  # of dense and each larger budget its structure, and each seed's point
     for one in sorted(wanted, key=lambda one: -one.budget):
         starts: dict[int, Point | None] = dict.fromkeys(seeds)
-        if config.retrain.start == "larger" and one.method == "searched":
+        chained = config.retrain.start == "larger" and one.method in ("dense", "searched")
+        if chained:
             structure = Structure.from_json(one.of_seed[seeds[0]][0])
-            of_seed = next((known for larger, known in reversed(searched) if larger.holds(structure)), None)
+            of_seed = next((known for whole, known in reversed(larger) if whole.holds(structure)), None)
             if of_seed is not None:
                 starts = {seed: start for seed, start in of_seed.items() if trained(start)}
-            searched.append((structure, {}))
+            larger.append((structure, {}))
         if seeds[0] not in starts:
             continue
         tried = [point(one, seeds[0], lr, starts[seeds[0]]) for lr in rates]
@@ -165,8 +169,8 @@ def _points(
         if (lr := best(tried)) is not None:
             chosen = {seed: point(one, seed, lr, start) for seed, start in starts.items()}
             points += [chosen[seed] for seed in seeds[1:] if seed in chosen]
-            if one.method == "searched" and searched:
-                searched[-1][1].update(chosen)
+            if chained:
+                larger[-1][1].update(chosen)
     return points
 
 

@@ -251,20 +251,25 @@ def test_points_that_start_from_larger_ones_wait_for_them(finished: tuple[Config
         **{"retrain.start": "larger", "retrain.seeds": [0, 1], "retrain.lr": [1e-3, 3e-3]},
     )
     assert not {p.hash for p in plan_points(asked, run)} & set(read_rows(run).point_hash)  # those started from the search
-    begun = [p for p in plan_points(asked, run) if p.method == "searched"]
-    assert [(p.budget, p.seed, p.start) for p in begun] == [(0.5, 0, ""), (0.5, 0, "")]
     planned = plan_points(asked, run)
+    assert not [p for p in planned if p.method == "searched"]
     assert points_to_come(asked, run, planned) == len(expected(asked, run)) - len(planned) > 0
     status = read_status(run, asked)
     assert f"{len(expected(asked, run)) - status.count('done')} points are to be done" in status.next
 
-    for point in begun:
+    def searched() -> list[tuple[float, int, str]]:
+        return [(p.budget, p.seed, p.start) for p in plan_points(asked, run) if p.method == "searched"]
+
+    dense = [p for p in planned if p.method == "dense"]
+    for point in dense:
         done(run, point)
-    known = [p for p in plan_points(asked, run) if p.method == "searched"]
-    larger = begun[0].name  # the best rate on validation: of equals the one given first
-    assert [(p.budget, p.seed, p.start) for p in known] == [
-        *[(0.5, 0, ""), (0.5, 0, ""), (0.5, 1, ""), (0.25, 0, larger), (0.25, 0, larger)]
-    ]  # 0.25 of the second seed has nothing to start from yet
+    best = dense[0].name  # the best rate on validation: of equals the one given first
+    assert searched() == [(0.5, 0, best), (0.5, 0, best)]
+    for point in (begun := [p for p in plan_points(asked, run) if p.method == "searched"]):
+        done(run, point)
+    larger = begun[0].name
+    # Of the second seed nothing is there to start from yet.
+    assert searched() == [(0.5, 0, best), (0.5, 0, best), (0.25, 0, larger), (0.25, 0, larger)]
 
     while left := points_to_do(plan_points(asked, run), run):
         for point in left:
@@ -276,7 +281,7 @@ def test_points_that_start_from_larger_ones_wait_for_them(finished: tuple[Config
     of = {p.name: p for p in points}
     for point in (p for p in points if p.start):
         start = of[point.start]
-        assert (start.budget, start.seed) == ({0.25: 0.5, 0.12: 0.25}[point.budget], point.seed)
+        assert (start.budget, start.seed) == ({0.5: 1.0, 0.25: 0.5, 0.12: 0.25}[point.budget], point.seed)
         assert Structure.from_json(start.structure).holds(Structure.from_json(point.structure))
 
 
