@@ -104,6 +104,8 @@ def expected_points(config: Config, shape: Shape, gates: Scores, pace: Mapping[s
 
 def points_to_come(config: Config, run: Folder, points: list[Point]) -> int:
     """How many points are not planned yet, for they wait for others: for the best learning rate, or for where they start."""
+    if len(config.retrain.rates) == 1 and config.retrain.start == "search":
+        return 0
     shape = load_shape(run)
     known = Counter(map(_asked, points))
     wanted = Counter(map(_asked, expected_points(config, shape, read_gates_tensors(run, shape), chosen_pace(config, run))))
@@ -369,7 +371,9 @@ def pace_key(config: Config, dense: int) -> str:
     identity = config.identity("retrain")
     cut = {key: value for key, value in identity["cut"].items() if key != "paces"}
     smallest = f"{fraction(smallest_budget(config, dense), dense):.9f}"
-    recipe = config.pace_recipe().model_dump(mode="json", exclude={"seeds", "start", "workers_per_trial"})
+    # However many workers train a point together, a batch is the same.
+    short = config.pace_recipe().model_copy(update={"accumulate": config.retrain.accumulate})
+    recipe = short.model_dump(mode="json", exclude={"seeds", "start", "workers_per_trial"})
     known = [identity["search"], cut, recipe, smallest]
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:8]
 
@@ -392,7 +396,7 @@ def pace_is_open(config: Config, run: Folder) -> bool:
     if not run.exists(pace_path(config)):
         return True
     rows = read_rows(run)
-    made = (rows.status == "ok") & (rows.method == "searched") & (rows.shares == "")
+    made = (rows.status == "ok") & rows.method.isin(FROM_SEARCH) & (rows.shares == "")
     return not made.any() and run.read_json(pace_path(config)).get("key") != pace_key(config, shape.full().macs())
 
 

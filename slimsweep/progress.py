@@ -36,6 +36,7 @@ class Progress:
         self.run, self.config, self.console, self.points = run, config, console, points
         self.title = title
         self.stop = threading.Event()
+        self.written = False
         began = self._read()  # what is done before is no news
         self.seen: dict[str, tuple[str, int]] = {
             p.name: (p.state, p.epochs) for p in began.points if points is not None and p.state == "done"
@@ -104,7 +105,10 @@ class Progress:
                 )
         if self.console.is_terminal:
             self.live.update(self._picture(status))
-        if landed and not status.finished:  # the finished page is written at the end, with its picture
+        # What an earlier start or round left is shown too; the finished page is written at the end, with its picture.
+        landed |= not self.written and status.count("done") > 0
+        if landed and not (status.finished and not status.later):
+            self.written = True
             write_report(self.run, status)
 
     def _worth_a_line(self, part: Part, before: tuple[str, int] | None) -> bool:

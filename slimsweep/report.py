@@ -341,11 +341,11 @@ def _histograms(gates: pd.DataFrame) -> dict[str, dict[str, list[float]]]:
 
 
 def _pace(found: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The pace that was chosen, and the validation top-1 (percent) of all tries that did not diverge, the best first."""
+    """The pace that was chosen, at which budget, and the validation top-1 (percent) of all tries that ended, the best first."""
     if found is None:
         return None
     val = sorted((round(one["val_top1"], 2) for one in found["tried"] if not one["error"]), reverse=True)
-    return {"chosen": found["pace"], "val": val}
+    return {"chosen": found["pace"], "budget": found["tried"][0]["budget"], "val": val}
 
 
 def _benchmarks(runs: Sequence[RunTables]) -> dict[str, Any]:

@@ -235,7 +235,10 @@ def check_cuts(config: Config, model: nn.Module) -> None:
 
 
 def compare(old: Config, new: Config, run: Folder) -> None:
-    """Refuse a change that would put results side by side that do not compare; budgets, shares, seeds, resources may change."""
+    """Refuse a change that would put results side by side that do not compare.
+
+    Budgets, shares, seeds and resources may change; where points start from larger ones, what they start from may not.
+    """
     begun = [
         stage for stage in ("dense", "search") if run.exists(f"curves/{stage}.parquet") or run.exists(f"{stage}/config.json")
     ]
@@ -270,6 +273,8 @@ def starts_changed(old: Config, new: Config, done: pd.DataFrame) -> list[str]:
         changed.append(f"budgets (each starts from the next larger one's model: below {least:g} new ones can be added)")
     if old.shares != new.shares:
         changed.append("shares (whose models others may start from)")
+    if len(new.retrain.rates) > 1 and old.retrain.seeds[0] != new.retrain.seeds[0]:
+        changed.append("the first of retrain.seeds (which chooses the learning rate of the models that others start from)")
     if not set(new.retrain.rates) <= set(old.retrain.rates):
         changed.append("retrain.lr (whose best model others start from)")
     return changed

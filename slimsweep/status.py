@@ -62,11 +62,10 @@ class Status:
         if self.finished:
             failed = self.count("failed")
             more = f", and {self.later} that wait for them begin" if self.later else ""
-            return (
-                f"{failed} failed points are tried again by the same command{more}"
-                if failed
-                else "all points are done; the report is report.html"
-            )
+            if failed:
+                return f"{failed} failed points are tried again by the same command{more}"
+            if not self.later:
+                return "all points are done; the report is report.html"
         if self.choosing:
             return "what the baselines keep is to be chosen" + ("" if self.alive else "; start the same command again to go on")
         left = self.count("waiting") + self.count("running") + self.later

@@ -17,7 +17,7 @@ import timm
 import torch
 
 import slimsweep
-from slimsweep.baselines import choose, starting_model, training_images
+from slimsweep.baselines import FROM_SEARCH, choose, starting_model, training_images
 from slimsweep.checkpoint import Checkpoints
 from slimsweep.cluster import StageFailed, first_cause
 from slimsweep.config import Config
@@ -25,6 +25,7 @@ from slimsweep.data import images_seen
 from slimsweep.points import (
     Point,
     baseline_budgets,
+    chosen_pace,
     chosen_path,
     distinct_paces,
     fraction,
@@ -74,6 +75,12 @@ def choose_pace(config: Config, run: Folder, until: float | None = None) -> bool
         raise StageFailed(f"no pace of the families could be retrained: {found[0]['error']}")
     best = max(found, key=lambda one: one["val_top1"])  # of equals the one given first
     key = pace_key(config, shape.full().macs())
+    if best["pace"] != chosen_pace(config, run):
+        # What an earlier choice began has other sizes, under the same names.
+        for name in run.list("checkpoints"):
+            if name.split("-")[0] in FROM_SEARCH:
+                Checkpoints(run, name).clear()
+                run.delete(f"curves/{name}.parquet")
     run.write_json(pace_path(config), {"pace": best["pace"], "tried": found, "key": key})
     return True
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from safetensors.torch import load
 
 from slimsweep.budget import absolute
+from slimsweep.cluster import ray
 from slimsweep.config import Config, ConfigError
 from slimsweep.data import TooManyDamaged
 from slimsweep.model import check_model
@@ -165,8 +166,6 @@ def test_the_pace_that_is_best_on_validation_holds_for_all_budgets(finished: tup
         assert point.method == "dense" or Structure.from_json(point.structure) == path.solve(point.budget)
     curves = read_curves(run)
     assert set(curves[curves.stage == "retrain"].point) == set(read_rows(run).point)  # the tries are no points
-    left = load(run.read_bytes("search/path.safetensors"))
-    assert all(torch.equal(left[name], tensor) for name, tensor in path.tensors().items())
 
     run.write_bytes("config.yaml", config.to_yaml().encode())
     assert page_data([read_run(run)])["runs"][0]["pace"]["chosen"] == found["pace"]
@@ -184,11 +183,35 @@ def test_the_pace_that_is_best_on_validation_holds_for_all_budgets(finished: tup
     assert all(pace_is_open(config.changed(**change), run) for change in changes)
 
 
-def test_paces_are_tried_one_after_another_where_one_trial_may_run(finished: tuple[Config, Folder], ray_cluster) -> None:
+@pytest.mark.usefixtures("ray_cluster")
+def test_no_more_paces_are_tried_at_a_time_than_trials_may_run(
+    finished: tuple[Config, Folder], monkeypatch: pytest.MonkeyPatch
+) -> None:
     config, run = finished
-    config = config.changed(**{"search.paces": [{}, {"token": 0.5}], "resources.max_concurrent_trials": 1, "data.limit": 64})
-    assert not choose_pace(config, run, until=0.0)
+    config = config.changed(
+        **{"search.paces": [{}, {"token": 0.5}, {"mlp": 2.0}], "resources.max_concurrent_trials": 2, "data.limit": 64}
+    )
+    asked: list[int] = []
+    get = ray.get
+    monkeypatch.setattr(ray, "get", lambda found: asked.append(len(found)) or get(found))
+    assert choose_pace(config, run)
+    assert asked == [2, 1]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_was_begun_at_another_pace_is_begun_anew(finished: tuple[Config, Folder]) -> None:
+    config, run = finished
+    config = config.changed(**{"search.paces": [{}, {"token": 0.5}], "data.limit": 64})
+    worse = {"pace": {"attention": 1.0, "mlp": 9.0, "token": 1.0}, "tried": [], "key": "another"}
+    run.write_json(pace_path(config), worse)
+    for point in ("searched-0.5000-s0-aaaa", "uniform-0.5000-s0-bbbb"):
+        run.write_bytes(f"checkpoints/{point}/epoch-00001.safetensors", b"sizes of that pace")
+    for name in run.list("results"):
+        run.delete(f"results/{name}")
     assert pace_is_open(config, run)
+    assert choose_pace(config, run)
+    assert run.list("checkpoints/searched-0.5000-s0-aaaa") == []
+    assert run.list("checkpoints/uniform-0.5000-s0-bbbb") != []
 
 
 def test_a_pace_of_families_without_gates_is_no_other_pace() -> None:
@@ -293,6 +316,7 @@ def test_points_that_start_from_larger_ones_wait_for_them(finished: tuple[Config
         ({"budgets": [0.25]}, "budgets"),
         ({"shares": [BOTH]}, "shares"),
         ({"retrain.lr": [1e-3, 3e-3, 1e-2]}, "retrain.lr"),
+        ({"retrain.seeds": [1, 0]}, "first of retrain.seeds"),
         ({"budgets": [0.5, 0.25, 0.12], "retrain.seeds": [0, 1]}, None),
         ({"baselines": ["scratch"]}, None),
     ],

@@ -186,7 +186,9 @@ def make_run(
         or Standing(planned=len(rows), done=len(rows) - bool(failed), failed=int(bool(failed)), next="all points are done"),
         pace={
             "pace": {"attention": 1.0, "mlp": 1.4, "token": 0.7},
-            "tried": [{"val_top1": top1, "error": "not finite" * (not top1)} for top1 in (90.0, 94.721, 0.0, 91.389)],
+            "tried": [
+                {"budget": 0.25, "val_top1": top1, "error": "not finite" * (not top1)} for top1 in (90.0, 94.721, 0.0, 91.389)
+            ],
         },
     )
 

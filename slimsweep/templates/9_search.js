@@ -57,10 +57,10 @@ function drawSearch(view) {
   searchWatcher.observe(byId("search-figure"));
 }
 
-function paceSentence({ chosen, val }) {
+function paceSentence({ chosen, budget, val }) {
   const paces = Object.entries(chosen).map(([family, value]) => `${FAMILY_NAMES[family] || family} ${value}`);
   const others = val.length > 2 ? `, the others ${percent(val[val.length - 1])} to ${percent(val[1])}` : val.length > 1 ? `, the other ${percent(val[1])}` : "";
-  return `Pace at which families leave: ${paces.join(", ")}. Where pace 1 keeps a share s, pace p keeps s to the power of p. Retrained shortly at the smallest budget, it was the best on validation: ${percent(val[0])}${others}.`;
+  return `Pace at which families leave: ${paces.join(", ")}. Where pace 1 keeps a share s, pace p keeps s to the power of p. Retrained shortly at ${(100 * budget).toPrecision(2)} % of the MACs, it was the best on validation: ${percent(val[0])}${others}.`;
 }
 
 const familyStyle = (family) => FAMILY_STYLE[family] || { ...METHOD_STYLE.small, dash: "longdash" };
