@@ -49,6 +49,12 @@ BUDGETS = [0.7, 0.5, 0.35]
 DENSE = small_vit()
 
 
+@pytest.fixture(autouse=True)
+def _few_prunings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch-Pruning finds a budget by halving; a dim of these small models is more than its last steps."""
+    monkeypatch.setattr("slimsweep.torch_pruning.TRIES", 8)
+
+
 def some_images(model: nn.Module, count: int = 48) -> tuple[torch.Tensor, torch.Tensor]:
     return images(model, count), torch.randint(0, 10, (count,), generator=torch.Generator().manual_seed(2))
 
