@@ -101,7 +101,8 @@ class Progress:
             if not self.console.is_terminal and before != self.seen[part.name] and self._worth_a_line(part, before):
                 top1 = "" if part.val_top1 is None else f", val top-1 {part.val_top1:.2f} %"
                 self.console.print(
-                    f"{time.strftime('%H:%M:%S')} {part.name}: {part.state}, epoch {part.epochs}/{part.epochs_total}{top1}"
+                    f"{time.strftime('%H:%M:%S')} {part.name}: {part.state}, epoch {part.epochs}/{part.epochs_total}{top1}",
+                    soft_wrap=True,
                 )
         if self.console.is_terminal:
             self.live.update(self._picture(status))

@@ -123,7 +123,7 @@ def sweep(config: Config, run: Folder, console: Console, verbose: bool = False, 
     rows = read_rows(run)
     console.print(final_table(rows, config, run, time.time() - began))
     if no_picture:
-        console.print(no_picture, style="dim")
+        console.print(no_picture, style="dim", soft_wrap=True)
     if damaged := damaged_images(run):
         first = f"{len(damaged)} damaged images were" if len(damaged) > 1 else "One damaged image was"
         console.print(f"{first} skipped; damaged.log in the run's folder says which", style="yellow")
