@@ -524,9 +524,9 @@ def test_a_thousand_points_open_and_answer_quickly(opened: Opened):
         page.reload()
         page.wait_for_selector("html[data-ready]")
         openings.append(time.perf_counter() - start)
-        if openings[-1] < 5:
+        if openings[-1] < 3:
             break
-    assert min(openings) < 5
+    assert min(openings) < 3
     assert page.locator("#points tbody tr").count() >= 250
     took = page.evaluate(
         """async () => {
@@ -541,4 +541,4 @@ def test_a_thousand_points_open_and_answer_quickly(opened: Opened):
             return took;
         }"""
     )
-    assert min(took) < 500  # here too
+    assert sorted(took)[len(took) // 2] < 500
