@@ -23,7 +23,7 @@ from slimsweep.config import Config, ConfigError, Distill, Recipe
 from slimsweep.data import mixup_fn, train_loader
 from slimsweep.gates import GatedModel, add_gates
 from slimsweep.model import build_dense
-from slimsweep.points import Point, chosen_pace, expected_points, paces_tried, path_at
+from slimsweep.points import CHAINED, Point, chosen_pace, expected_points, paces_tried, path_at
 from slimsweep.progress import plain_table
 from slimsweep.results import read_gates_tensors
 from slimsweep.stage import data_for, set_threads
@@ -195,8 +195,7 @@ def plan(
     trying = makespan([t.seconds for t in tries for _ in range(paces)], side_by_side)
     sweep = makespan([t.seconds for t in retrained for _ in range(t.trials)], at_once)
     if config.retrain.start == "larger":  # the dense and the searched points of one seed wait for each other
-        chained = ("dense", "searched")
-        chain = [t.seconds for t, group in zip(retrained, groups.values(), strict=True) if group[0].method in chained]
+        chain = [t.seconds for t, group in zip(retrained, groups.values(), strict=True) if group[0].method in CHAINED]
         sweep = max(sweep, sum(chain))
     starting = RAY_SECONDS + 3 * (STAGE_SECONDS + import_seconds())
     return Plan(

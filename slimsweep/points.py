@@ -17,7 +17,7 @@ from slimsweep.results import read_gates_tensors, read_rows
 from slimsweep.storage import Folder
 from slimsweep.structure import FAMILIES, Shape, Structure
 
-PATH = "search/path.safetensors"  # the removal path, for who wants to cut by it
+CHAINED = ("dense", "searched")  # methods whose points start from one another, where retrain.start is "larger"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ def plan_points(config: Config, run: Folder) -> list[Point]:
         return max(tried, key=lambda p: val_top1.get(p.name, 0.0)).lr  # of equals, the one given first
 
     path = load_path(config, run)
-    spent = search_macs(config, path, *paces_tried(config, path.shape, run))
+    spent = search_macs(config, path, run)
     wanted = _wanted(config, path, spent, lambda method, budget, seed: chosen(config, run, method, budget, seed))
     return _points(config, wanted, best, lambda point: point.name in val_top1)
 
@@ -98,7 +98,7 @@ def expected_points(config: Config, shape: Shape, gates: Scores, pace: Mapping[s
         BudgetError: a budget below the least that the model can be cut to.
     """
     path = path_at(config, shape, gates, pace or config.search.paces[0].model_dump())
-    spent = search_macs(config, path, *paces_tried(config, shape))
+    spent = search_macs(config, path)
     return _points(config, _wanted(config, path, spent), lambda tried: tried[0].lr, lambda point: True)
 
 
@@ -152,12 +152,11 @@ def _points(
         )
 
     points: list[Point] = []
-    larger: list[
-        tuple[Structure, dict[int, Point]]
-    ] = []  # of dense and each larger budget its structure, and each seed's point
+    # Of dense and each larger budget its structure, and each seed's point.
+    larger: list[tuple[Structure, dict[int, Point]]] = []
     for one in sorted(wanted, key=lambda one: -one.budget):
         starts: dict[int, Point | None] = dict.fromkeys(seeds)
-        chained = config.retrain.start == "larger" and one.method in ("dense", "searched")
+        chained = config.retrain.start == "larger" and one.method in CHAINED
         if chained:
             structure = Structure.from_json(one.of_seed[seeds[0]][0])
             of_seed = next((known for whole, known in reversed(larger) if whole.holds(structure)), None)
@@ -215,13 +214,13 @@ def _wanted(
                 yield Wanted(method=method, budget=budget, terms="compute", of_seed=of_seed)
 
 
-def search_macs(config: Config, path: RemovalPath, tries: int, budget: Budget) -> float:
+def search_macs(config: Config, path: RemovalPath, run: Folder | None = None) -> float:
     """MACs of the search for each training image: of the gated model in all its epochs, and of trying paces.
 
     Args:
-        tries: how many paces are tried, or were (`paces_tried`).
-        budget: where that is.
+        run: where that may have been done, and then counts as it was.
     """
+    tries, budget = paces_tried(config, path.shape, run)
     trying = tries * config.search.recovery * path.solve(budget).macs() if tries else 0
     return config.search.epochs * path.shape.full().macs() + trying
 
@@ -409,9 +408,9 @@ def chosen_pace(config: Config, run: Folder) -> dict[str, float]:
 
 def keep_path(config: Config, run: Folder) -> None:
     """Write the removal path that points are cut by to the run's folder, where it holds another."""
-    tensors = save(load_path(config, run).tensors())
-    if not run.exists(PATH) or run.read_bytes(PATH) != tensors:
-        run.write_bytes(PATH, tensors)
+    name, tensors = "search/path.safetensors", save(load_path(config, run).tensors())
+    if not run.exists(name) or run.read_bytes(name) != tensors:
+        run.write_bytes(name, tensors)
 
 
 def load_shape(run: Folder) -> Shape:

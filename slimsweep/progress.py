@@ -18,7 +18,7 @@ from rich.progress import Progress as Bars
 
 from slimsweep.config import Config
 from slimsweep.pareto import best_rates, by_series
-from slimsweep.points import Point
+from slimsweep.points import Point, points_to_come
 from slimsweep.report import write_report
 from slimsweep.status import Part, Status, plain_table, read_status, status_table
 from slimsweep.storage import Folder
@@ -36,6 +36,7 @@ class Progress:
         self.run, self.config, self.console, self.points = run, config, console, points
         self.title = title
         self.stop = threading.Event()
+        self.later = None if points is None else points_to_come(config, run, points)
         self.written = False
         began = self._read()  # what is done before is no news
         self.seen: dict[str, tuple[str, int]] = {
@@ -74,7 +75,7 @@ class Progress:
                 self.live.stop()
 
     def _read(self) -> Status:
-        return read_status(self.run, self.config, self.points)
+        return read_status(self.run, self.config, self.points, self.later)
 
     def _watch(self) -> None:
         pause = EVERY_SECONDS

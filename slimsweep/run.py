@@ -119,7 +119,8 @@ def sweep(config: Config, run: Folder, console: Console, verbose: bool = False, 
                     run_sweep(config, run, left, name, trials_at_once(config, cluster, len(left)), until)
                 tried.update(point.name for point in left)
                 points = plan_points(config, run)
-    no_picture = write_report(run, read_status(run, config, points))
+    later = points_to_come(config, run, points)
+    no_picture = write_report(run, read_status(run, config, points, later))
     rows = read_rows(run)
     console.print(final_table(rows, config, run, time.time() - began))
     if no_picture:
@@ -129,7 +130,6 @@ def sweep(config: Config, run: Folder, console: Console, verbose: bool = False, 
         console.print(f"{first} skipped; damaged.log in the run's folder says which", style="yellow")
     missing = points_to_do(points, run)
     failed = [point for point in missing if (rows.point == point.name).any() or until is None]
-    later = points_to_come(config, run, points)
     total = len(points) + later
     if len(missing) > len(failed):
         out_of_time(config, console, f"{len(missing) - len(failed) + later} of {total} points")
@@ -267,9 +267,9 @@ def starts_changed(old: Config, new: Config, done: pd.DataFrame) -> list[str]:
         done: the rows of the points that are done.
     """
     dense, least = int(done.macs_dense.iloc[0]), done.budget[done.method == "searched"].min()
-    larger = [{fraction(b, dense) for b in config.budgets if fraction(b, dense) >= least} for config in (old, new)]
+    before, after = ({f for b in config.budgets if (f := fraction(b, dense)) >= least} for config in (old, new))
     changed = []
-    if larger[0] != larger[1]:
+    if before != after:
         changed.append(f"budgets (each starts from the next larger one's model: below {least:g} new ones can be added)")
     if old.shares != new.shares:
         changed.append("shares (whose models others may start from)")

@@ -85,31 +85,34 @@ def read_config(run: Folder) -> Config:
     return Config(**yaml.safe_load(run.read_bytes("config.yaml")))
 
 
-def read_status(run: Folder, config: Config | None = None, points: list[Point] | None = None) -> Status:
+def read_status(
+    run: Folder, config: Config | None = None, points: list[Point] | None = None, later: int | None = None
+) -> Status:
     """The status of a run.
 
     Args:
         config: read from the run where not given.
         points: solved from the gates where not given.
+        later: points that are not planned yet; solved from the gates where not given.
     """
     config = config or read_config(run)
     alive = driver_alive(run)
     dense = _stage(run, "dense", run.exists("dense/config.json"), config.dense.epochs, alive)
     search = _stage(run, "search", run.exists("search/search.json"), config.search.epochs, alive and dense.state == "done")
-    parts, later = [], 0
+    parts = []
     if search.state == "done":
         table = read_rows(run)
         rows = {row["point"]: row for row in table.to_dict("records")}
         best = set(best_rates(table)["point"])
         curves = {n.removesuffix(".parquet") for n in run.list("curves")}
         points = points if points is not None else plan_points(config, run)
-        later = points_to_come(config, run, points)
+        later = points_to_come(config, run, points) if later is None else later
         for point in points:
             part = _point(run, point, rows, curves, point.epochs, alive)
             other = part.state == "done" and point.name not in best
             parts.append(replace(part, note="another learning rate is better on validation") if other else part)
     choosing = search.state == "done" and bool(to_choose(config, run))
-    return Status(name=config.name, alive=alive, stages=[dense, search], points=parts, choosing=choosing, later=later)
+    return Status(name=config.name, alive=alive, stages=[dense, search], points=parts, choosing=choosing, later=later or 0)
 
 
 def _stage(run: Folder, name: str, done: bool, total: int, alive: bool) -> Part:

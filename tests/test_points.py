@@ -28,7 +28,6 @@ from slimsweep.points import (
     load_shape,
     pace_is_open,
     pace_path,
-    paces_tried,
     path_at,
     plan_points,
     points_to_come,
@@ -86,7 +85,7 @@ def test_every_rate_and_baseline_is_expected_before_anything_is_known(finished: 
     assert {(p.seed, p.lr) for p in points} == {(0, 1e-3), (0, 3e-3), (1, 1e-3), (2, 1e-3)}
     searched = {p.budget: p.structure for p in points if p.method == "searched"}
     path = load_path(asked, run)
-    spent = search_macs(asked, path, *paces_tried(asked, path.shape, run))
+    spent = search_macs(asked, path, run)
     for point in points:
         assert point.method == "dense" or point.structure == searched[point.budget]
         macs = Structure.from_json(point.structure).macs()
@@ -234,16 +233,12 @@ def test_trying_paces_is_part_of_what_the_search_cost(finished: tuple[Config, Fo
     config, run = finished
     path = load_path(config, run)
     dense = path.shape.full().macs()
-
-    def spent(asked: Config) -> float:
-        return search_macs(asked, path, *paces_tried(asked, path.shape, run))
-
-    assert spent(config.changed(**{"search.paces": [{}]})) == config.search.epochs * dense
+    assert search_macs(config.changed(**{"search.paces": [{}]}), path, run) == config.search.epochs * dense
     three = config.changed(**{"search.paces": [{}, {"mlp": 2}, {"token": 0.5}], "search.recovery": 2})
-    assert spent(three) == config.search.epochs * dense + 3 * 2 * path.solve(0.25).macs()
+    assert search_macs(three, path, run) == config.search.epochs * dense + 3 * 2 * path.solve(0.25).macs()
     tried = [{"pace": {}, "budget": 0.5, "val_top1": 0.0, "error": ""}] * 2
     run.write_json(pace_path(three), {"pace": three.search.paces[0].model_dump(), "tried": tried})
-    assert spent(three) == config.search.epochs * dense + 2 * 2 * path.solve(0.5).macs()  # as it was done
+    assert search_macs(three, path, run) == config.search.epochs * dense + 2 * 2 * path.solve(0.5).macs()  # as it was done
 
 
 def test_the_path_that_is_left_is_the_one_that_points_are_cut_by(finished: tuple[Config, Folder]) -> None:
