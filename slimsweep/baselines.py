@@ -29,7 +29,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from slimsweep import torch_pruning
-from slimsweep.budget import Budget, RemovalPath, Scores, absolute, multiple
+from slimsweep.budget import NEAR, Budget, RemovalPath, Scores, absolute, multiple
 from slimsweep.config import Config, ConfigError, Search
 from slimsweep.data import Data, ImageSet, ImageStream, train_loader
 from slimsweep.families import (
@@ -54,7 +54,6 @@ RANKED = ("uniform", "taylor", "random", "small", "torch-pruning")  # methods wh
 
 TAYLOR_IMAGES = 512  # that the gradients of taylor and torch-pruning are taken on
 TAYLOR_BATCH = 16
-NEAR = 0.01  # of the dense model's MACs: a model is near its budget that is short of it by no more
 
 
 def choose(
@@ -346,10 +345,18 @@ def small_structure(dense: Timm, budget: Budget, round_to: int = 1, cost: Callab
     if type(model.blocks[0].mlp) is Mlp:
         layer = shape.layers[0]
         units = layer.hidden + spare // (blocks * int(layer.mlp_macs(1, layer.tokens)))
-        with torch.device("meta"):
-            model = _like(dense, **sizes, mlp_ratio=(units - units % round_to + 0.5) / chosen)
-        shape = measure(model, "dim", ())
+        units -= units % round_to
+        # A head that pools by attention has an MLP too, as wide, which the blocks' price leaves out.
+        while (shape := _of_mlp(dense, sizes, units)).full().macs() > limit:
+            units -= round_to
     return Structure(shape, {})
+
+
+def _of_mlp(dense: Timm, sizes: dict[str, int], units: int) -> Shape:
+    """The shape of the plain model of some sizes whose MLPs have so many hidden units."""
+    with torch.device("meta"):
+        model = _like(dense, **sizes, mlp_ratio=(units + 0.5) / sizes["embed_dim"])
+    return measure(model, "dim", ())
 
 
 def small_widths(dense: Timm, round_to: int = 1) -> list[int]:

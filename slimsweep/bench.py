@@ -21,7 +21,7 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from slimsweep.results import write_bench
+from slimsweep.results import SETTING, write_bench
 from slimsweep.storage import Folder
 from slimsweep.structure import image_size, macs
 from slimsweep.surgery import dense_like, load
@@ -147,8 +147,7 @@ def bench_dir(path: str | os.PathLike[str], **options: Any) -> list[Row]:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The rows for a terminal: how many times fewer MACs, and how many times faster, than dense in the same measurement."""
-    keys = ("device", "hardware", "threads", "dtype", "compile")
-    about = {tuple(row[key] for key in keys) for row in rows}
+    about = {tuple(row[key] for key in SETTING) for row in rows}
     title = "; ".join(
         f"{hardware}, {f'{threads} threads, ' if device == 'cpu' else ''}{dtype}, {'compiled' if compiled else 'eager'}"
         for device, hardware, threads, dtype, compiled in sorted(about)
@@ -158,8 +157,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     shown.add_column("model")
     for heading in ("GMACs", "p50 ms", "p90 ms", "images/s", "memory", "fewer MACs", "faster"):
         shown.add_column(heading, justify="right")
-    ordered = sorted(rows, key=lambda r: (tuple(str(r[k]) for k in keys), r["batch_size"], -r["macs"], r["point"]))
-    for (_, batch), group in itertools.groupby(ordered, key=lambda r: (tuple(str(r[k]) for k in keys), r["batch_size"])):
+    ordered = sorted(rows, key=lambda r: (tuple(str(r[k]) for k in SETTING), r["batch_size"], -r["macs"], r["point"]))
+    for (_, batch), group in itertools.groupby(ordered, key=lambda r: (tuple(str(r[k]) for k in SETTING), r["batch_size"])):
         members = list(group)
         dense = next((r for r in members if r["point"] == DENSE), None)
         for row in members:

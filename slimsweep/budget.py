@@ -5,6 +5,7 @@ binary searches. Each family gives up its share at a pace of its own along the p
 compare across families, for any single token or MLP unit looks useless beside the others of its kind.
 """
 
+import numbers
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from slimsweep.structure import FAMILIES, Shape, Structure
 Budget = float | str
 Scores = Mapping[str, Sequence[Any]]
 NEVER = np.iinfo(np.int64).max
+NEAR = 0.01  # of the dense model's MACs: a model is near its budget that is short of it by no more
 # Matrix products and attention are fastest on sizes that are multiples of 16, measured in reports/speed. Heads that are
 # narrower than this come from small models, where such steps would be too coarse for a budget.
 FAST_MULTIPLE, WIDE_HEAD = 16, 64
@@ -289,15 +291,23 @@ def solve(
         raise ValueError(f"metric is {metric!r}; it can be 'macs' or 'params'")
     if (budget is None) == (per_family is None):
         raise ValueError("give either a budget or per_family shares")
+    if per_family is not None and metric != "macs":
+        raise ValueError("metric says what a budget counts, and shares count gates: leave it out beside per_family")
     ranked = dict(gated.gates if scores is None else scores)
     if metric == "params":
         ranked.pop("token", None)
     path = RemovalPath(gated.shape, ranked, floors, round_to, paces)
     if per_family is not None:
         return path.shares(per_family)
-    if isinstance(budget, float | int | str):
-        return path.solve(budget, metric)
-    return [path.solve(b, metric) for b in budget or ()]
+    one: Any = budget
+    if isinstance(one, str | numbers.Real):
+        return path.solve(_plain(one), metric)
+    return [path.solve(_plain(b), metric) for b in one]
+
+
+def _plain(budget: Any) -> Budget:
+    """A budget without NumPy's types of numbers."""
+    return budget if isinstance(budget, str | int) else float(budget)
 
 
 # The order within one family. Ties go by rank within the layer and then by layer, so gates that are all alike leave every

@@ -113,12 +113,12 @@ def status(chosen: argparse.Namespace, console: Console) -> None:
 def report(chosen: argparse.Namespace, console: Console) -> None:
     from slimsweep.report import write_page, write_report
     from slimsweep.status import read_status
-    from slimsweep.storage import Folder
+    from slimsweep.storage import Folder, joined
 
     runs = [Folder(r) for r in chosen.runs]
     if len(runs) == 1 and chosen.output is None:
         said = write_report(runs[0], read_status(runs[0]))
-        console.print(f"{runs[0].uri}/report.html" + (f" ({said})" if said else ""), soft_wrap=True)
+        console.print(joined(runs[0].uri, "report.html") + (f" ({said})" if said else ""), soft_wrap=True)
         return
     write_page(runs, output := chosen.output or "report.html")
     console.print(output, soft_wrap=True)
@@ -138,7 +138,7 @@ def pick(chosen: argparse.Namespace, console: Console) -> None:
     from slimsweep.pick import describe
     from slimsweep.pick import pick as best
     from slimsweep.results import read_bench, read_rows
-    from slimsweep.storage import Folder
+    from slimsweep.storage import Folder, joined
 
     run = Folder(chosen.run)
     row = best(
@@ -150,7 +150,7 @@ def pick(chosen: argparse.Namespace, console: Console) -> None:
         batch_size=chosen.batch_size,
     )
     # The folder alone on standard output, so that a script can take it.
-    print(f"{run.uri}/{row.model_path}")
+    print(joined(run.uri, row.model_path))
     Console(stderr=True, highlight=False).print(describe(row), soft_wrap=True)
 
 

@@ -65,6 +65,10 @@ class Cluster:
         # Ray does not tell what an autoscaler may still add: the person does.
         return max(fit, config.resources.max_workers or 0)
 
+    @property
+    def gpus(self) -> float:
+        return sum(node.get("GPU", 0.0) for node in self.nodes)
+
 
 @contextmanager
 def connected(verbose: bool = False) -> Iterator[Cluster]:
@@ -115,9 +119,11 @@ def check_placement(config: Config, cluster: Cluster) -> None:
         ("retrain.workers_per_trial", config.retrain.workers_per_trial),
     ):
         if wanted > fit:
+            others = [f"resources.{kind}" for kind in ("gpus_per_worker", "cpus_per_worker") if getattr(config.resources, kind)]
+            lower = [*([field] if fit else []), *others]
             raise ConfigError(
                 f"{field} is {wanted}, but this cluster of {len(cluster.nodes)} nodes holds at most {fit} workers "
-                f"of {each} each: lower it, or resources.cpus_per_worker; where the cluster autoscales, say in "
+                f"of {each} each: lower {' or '.join(lower)}; where the cluster autoscales, say in "
                 "resources.max_workers how many workers it may grow to"
             )
 

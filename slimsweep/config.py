@@ -26,6 +26,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
+from slimsweep.storage import joined
+
 Stage = Literal["dense", "search", "retrain"]
 Family = Literal["attention", "mlp", "token"]
 Baseline = Literal["uniform", "random", "taylor", "scratch", "small", "torch-pruning"]
@@ -156,11 +158,13 @@ class DataConfig(Section):
     train_split: str = "train"
     """Name of the training split."""
     val_split: str | None = None
-    """Name of the validation split, from which all choices are made; null takes val_share of the training images."""
+    """Name of the validation split, from which all choices are made; null takes that of an image folder which has a test
+    split too, and else val_share of the training images."""
     val_share: float = Field(0.1, gt=0, lt=1)
     """Share of the training images kept for validation: the same ones in every run."""
     test_split: str | None = None
-    """Name of the split that is read once, at the end of each point; null takes test, or validation where there is none."""
+    """Name of the split that is read once, at the end of each point; null takes test of an image folder that has it, of
+    torch/NAME, and where val_split is named; else validation."""
     num_classes: int | None = Field(None, ge=2)
     """Classes; null finds out."""
     batch_size: int = Field(256, ge=1)
@@ -581,6 +585,8 @@ class Config(Section):
             raise ValueError(
                 "dense.epochs is 0 without weights to start from: set model.pretrained, model.checkpoint or dense.epochs"
             )
+        if self.search.ema_decay is not None:
+            raise ValueError(f"search.ema_decay is {self.search.ema_decay:g}, but gates are not averaged: leave it out")
         for stage in ("dense", "search", "retrain"):
             recipe: Recipe = getattr(self, stage)
             if recipe.warmup_epochs and recipe.warmup_epochs >= recipe.epochs > 0:
@@ -740,7 +746,7 @@ def load_configs(argv: Sequence[str], *, prog: str = "python -m slimsweep.run") 
     for layer in layers.values():
         merged = _merge(merged, layer, Config)
     try:
-        configs = [Config(**values) for values in _bases(merged)]
+        configs = [Config(**values) for values in _bases(merged, "-smoke" if "smoke" in flags else "")]
     except ConfigError as refused:  # say it again, with the place where it was said
         cause = refused.__cause__
         raise (ConfigError(_sentence(cause, layers)) if isinstance(cause, ValidationError) else refused) from None
@@ -748,8 +754,8 @@ def load_configs(argv: Sequence[str], *, prog: str = "python -m slimsweep.run") 
     return ([config.smoke() for config in configs] if options.smoke else configs), options
 
 
-def _bases(merged: dict[str, Any]) -> list[dict[str, Any]]:
-    """A configuration's values for each of its models."""
+def _bases(merged: dict[str, Any], ending: str) -> list[dict[str, Any]]:
+    """A configuration's values for each of its models, whose runs lie in a folder of the run's name and this ending."""
     models = merged.get("model")
     if not isinstance(models, list):
         return [merged]
@@ -761,7 +767,7 @@ def _bases(merged: dict[str, Any]) -> list[dict[str, Any]]:
         name = re.sub(r"[^A-Za-z0-9._-]", "-", str(model.get("name", ModelConfig().name)))
         numbered = (f"{name}-{number}" for number in itertools.count(2))
         names.append(name if name not in names else next(other for other in numbered if other not in names))
-    output = f"{group.output.rstrip('/')}/{group.name}"
+    output = joined(group.output, f"{group.name}{ending}")
     return [{**merged, "model": model, "output": output, "name": name} for model, name in zip(models, names, strict=True)]
 
 

@@ -343,7 +343,7 @@ def load_data(config: Config, input_size: tuple[int, int, int], model_cfg: Mappi
             split: ImageStream(source, views[split], num_classes, wanted.limit, Damaged(split, wanted.max_damaged))
             for split, source in sources.items()
         }
-        _check_batch(config, len(streams["train"]))
+        check_batch(config, len(streams["train"]))
         return Data(**streams, num_classes=num_classes, class_names=class_names, preprocessing=preprocessing)
 
     for split, source in sources.items():
@@ -366,7 +366,7 @@ def load_data(config: Config, input_size: tuple[int, int, int], model_cfg: Mappi
         view = train_view if split == "train" else eval_view
         damaged = Damaged(split, wanted.max_damaged)
         sets[split] = ImageSet(source, chosen, view, num_classes, cache=wanted.workers == 0, damaged=damaged)
-    _check_batch(config, len(sets["train"]))
+    check_batch(config, len(sets["train"]))
     return Data(**sets, num_classes=num_classes, class_names=class_names, preprocessing=preprocessing)
 
 
@@ -725,7 +725,8 @@ def _check_label(label: int, num_classes: int, name: str) -> None:
         )
 
 
-def _check_batch(config: Config, images: int) -> None:
+def check_batch(config: Config, images: int) -> None:
+    """Refuse a training split that does not fill one batch."""
     if config.data.batch_size > images:
         under = " under data.limit" if config.data.limit else ""
         raise ConfigError(

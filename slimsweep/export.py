@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from slimsweep.storage import Folder
 from slimsweep.structure import image_size, macs, params
 from slimsweep.surgery import load
 
@@ -40,10 +41,11 @@ def export_model(model_dir: str | os.PathLike[str], format: Format, output: str 
     """Write a saved model in another format, check it, and return where it is.
 
     Args:
-        model_dir: a folder that `slimsweep.save` wrote.
+        model_dir: a folder that `slimsweep.save` wrote, here or on an object store.
         format: "onnx", "pt2" (torch.export, read by torch.export.load) or "timm" (a folder for the Hugging Face hub). The batch
             is dynamic; input "images" (batch, channels, height, width), output "logits" (batch, classes), float32.
-        output: the file, or for timm the folder; model.onnx or model.pt2 in `model_dir`, or `model_dir`-timm, where not given.
+        output: the file, or for timm the folder; model.onnx or model.pt2 in `model_dir`, or `model_dir`-timm, where not given
+            (here, for a model on an object store).
 
     Raises:
         ValueError: `model_dir` is no saved model, the format is unknown, or packages are missing; says what to install.
@@ -56,6 +58,11 @@ def export_model(model_dir: str | os.PathLike[str], format: Format, output: str 
         missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
         if missing:
             raise ValueError(INSTALL.format(", ".join(missing)))
+    if "://" in str(model_dir):
+        name = str(model_dir).partition("?")[0].rstrip("/").rpartition("/")[2]
+        here = output or (f"{name}-timm" if format == "timm" else f"{name}.{format}")
+        with Folder(str(model_dir)).local() as fetched:
+            return export_model(fetched, format, here)
     source = Path(model_dir)
     model = load(source)
     if output is None:
@@ -100,21 +107,30 @@ def _pt2(model: nn.Module, source: Path, target: Path) -> None:
 
 
 def _timm(model: nn.Module, source: Path, target: Path) -> None:
+    there = {file.name for file in target.iterdir()} if target.exists() else set()
+    if there and there != {"model.safetensors", "config.json", "README.md"}:
+        raise ValueError(f"{target} holds something else than an earlier export: give an empty folder, or a new one")
+    made = not target.exists()
     target.mkdir(exist_ok=True)
-    for name in ("model.safetensors", "config.json"):
-        shutil.copyfile(source / name, target / name)
-    config = json.loads((source / "config.json").read_text())
-    base = config.get("model_args", {}).get("base")
-    card = CARD.format(
-        name=target.name,
-        dense=base or config["architecture"],
-        cut=", cut by slimsweep" if base else "",
-        params=params(model) / 1e6,
-        macs=macs(model) / 1e9,
-    )
-    (target / "README.md").write_text(card)
-    reread = load(target)
-    _check(model, "timm", reread)
+    try:
+        with _written(target / "model.safetensors") as temporary:
+            folder = temporary.parent
+            for name in ("model.safetensors", "config.json"):
+                shutil.copyfile(source / name, folder / name)
+            config = json.loads((source / "config.json").read_text())
+            base = config.get("model_args", {}).get("base")
+            card = CARD.format(
+                name=target.resolve().name,
+                dense=base or config["architecture"],
+                cut=", cut by slimsweep" if base else "",
+                params=params(model) / 1e6,
+                macs=macs(model) / 1e9,
+            )
+            (folder / "README.md").write_text(card)
+            _check(model, "timm", load(folder))
+    finally:
+        if made and not any(target.iterdir()):
+            target.rmdir()
 
 
 CARD = """---

@@ -83,11 +83,11 @@ def _what_to_gate(model: Timm, granularity: str, families: Sequence[str] | None)
             raise ValueError(
                 f"{model_name(model)} cannot have {family} gates: {reasons[family]}; leave {family!r} out of families"
             )
+    chosen = tuple(f for f in FAMILIES if (f in families if families is not None else f not in reasons))
     if (reason := whole_heads(model)) and granularity != "head":
-        if granularity == "uniform":
+        if granularity == "uniform" and "attention" in chosen:
             raise ValueError(f"{model_name(model)} cannot have uniform attention gates: {reason}; use granularity='head'")
         granularity = "head"
-    chosen = tuple(f for f in FAMILIES if (f in families if families is not None else f not in reasons))
     return chosen, granularity
 
 
@@ -138,7 +138,8 @@ class ColumnGate(nn.Module):
 class GuardedLog(torch.autograd.Function):
     """log z with log 0 = -inf, and a gradient that is finite there too: 1 / max(z, 1e-4).
 
-    The true gradient of the attention output is finite at z = 0 as well, but is 0 x inf in two separate backward steps.
+    An absent key has no weight in the softmax, so the gradient that comes back to its gate is 0: a token that has reached 0
+    stays absent. Without the guard it would be 0 x inf, NaN.
     """
 
     @staticmethod

@@ -75,6 +75,20 @@ def check_model(config: Config, num_classes: int | None = None) -> nn.Module:
     return model
 
 
+def head_is_new(config: Config, num_classes: int) -> bool:
+    """Whether the weights to start from have no head for so many classes, so that one starts untrained.
+
+    Raises:
+        ConfigError: as `check_model`.
+    """
+    with torch.device("meta"):
+        model = _create(config, num_classes, pretrained=False)
+    if config.model.checkpoint is not None:
+        path = Path(config.model.checkpoint).expanduser()
+        return bool(_fit(model, _state(path, "meta"), path))
+    return not config.model.pretrained or _standard(model).get("num_classes") != num_classes
+
+
 def _standard(model: nn.Module) -> Mapping[str, Any]:
     """What timm says of a model's usual weights and images."""
     return getattr(model, "pretrained_cfg", None) or {}
@@ -174,9 +188,8 @@ def _state(path: Path, device: str) -> dict[str, Tensor]:
 
 
 def _bare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in PREFIXES:
-        if all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in state)), None):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
     return dict(state)
 
 

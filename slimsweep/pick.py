@@ -6,6 +6,7 @@ import pandas as pd
 
 from slimsweep.budget import absolute
 from slimsweep.pareto import best_rates
+from slimsweep.results import SETTING
 
 
 class NothingFits(ValueError):
@@ -28,7 +29,7 @@ def pick(
         bench: `slimsweep.results.read_bench`; needed for a latency.
         max_macs: multiply-accumulates of one image, as a fraction of dense (0.5) or absolute ("1.2G").
         min_top1: percent on validation.
-        max_latency_ms: median of one call; of the latest benchmark of each point at `batch_size`.
+        max_latency_ms: median of one call at `batch_size`, as timed on the device and in the setting of the latest benchmark.
         batch_size: of that benchmark; the smallest that was timed where not given.
 
     Raises:
@@ -75,9 +76,11 @@ def describe(row: pd.Series) -> str:
 
 
 def _latencies(bench: pd.DataFrame | None, batch_size: int | None) -> dict[str, float]:
-    """Each point's median latency in ms, of its latest benchmark at the batch size."""
+    """Each point's median latency in ms at the batch size, in the setting that was timed last: others do not compare."""
     if bench is None or bench.empty:
         return {}
     size = batch_size or int(bench.batch_size.min())
     chosen = bench[bench.batch_size == size].sort_values("created_at")
+    setting = chosen[SETTING].astype(str)
+    chosen = chosen[(setting == setting.iloc[-1]).all(axis=1)] if len(chosen) else chosen
     return dict(zip(chosen.point, chosen.latency_p50_ms, strict=True))

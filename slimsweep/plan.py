@@ -20,10 +20,10 @@ from slimsweep.budget import Scores
 from slimsweep.checkpoint import KEEP
 from slimsweep.cluster import Cluster, check_placement, foreseen, trials_at_once
 from slimsweep.config import Config, ConfigError, Distill, Recipe
-from slimsweep.data import mixup_fn, train_loader
+from slimsweep.data import check_batch, mixup_fn, train_loader
 from slimsweep.gates import GatedModel, add_gates
 from slimsweep.model import build_dense
-from slimsweep.points import CHAINED, Point, chosen_pace, expected_points, paces_tried, path_at
+from slimsweep.points import CHAINED, Point, check_cuts, chosen_pace, expected_points, paces_tried, path_at
 from slimsweep.progress import plain_table
 from slimsweep.results import read_gates_tensors
 from slimsweep.stage import data_for, set_threads
@@ -125,6 +125,7 @@ def plan(
     check_placement(config, cluster)
     num_classes, sizes, load_seconds = _data(config, images, notes)
     dense = build_dense(_without_weights(config), num_classes)
+    check_cuts(config, dense)
     settings = config.search
     gated = add_gates(dense, settings.granularity, settings.families, settings.token_gate)
     gates: Scores = gated.gates
@@ -406,6 +407,7 @@ def _saved_bytes(step: Callable[[], object], model: nn.Module) -> int:
 def _data(config: Config, images: Images | None, notes: list[str]) -> tuple[int, Images, float]:
     """(classes, sizes of the splits, seconds that one process takes to load a training image)."""
     if images is not None:
+        check_batch(config, images.train)
         notes.append("loading is not timed")
         return config.data.num_classes or 10, images, 0.0
     try:

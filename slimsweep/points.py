@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from safetensors.torch import save
+from torch import nn
 
-from slimsweep.baselines import FROM_SEARCH, RANKED, extra_epochs
-from slimsweep.budget import Budget, RemovalPath, Scores, absolute
-from slimsweep.config import Config
+from slimsweep.baselines import FROM_SEARCH, RANKED, check_baseline, extra_epochs
+from slimsweep.budget import Budget, BudgetError, RemovalPath, Scores, absolute, alike
+from slimsweep.config import Config, ConfigError
+from slimsweep.gates import add_gates
 from slimsweep.results import read_gates_tensors, read_rows
 from slimsweep.storage import Folder
 from slimsweep.structure import FAMILIES, Shape, Structure
@@ -59,23 +61,28 @@ def plan_points(config: Config, run: Folder) -> list[Point]:
     """Every point that the configuration asks for, as far as it is known, largest budget first; the search must be done.
 
     It follows from the configuration and from what the run's folder holds. Where there are several learning rates, each
-    method, terms and budget tries all of them with the first seed; the other seeds are planned once all those have ok rows,
-    at the rate that is best on validation. Where retrain.start is "larger", a searched point is planned once the point that
-    it starts from (of the largest budget, the dense point) has an ok row. Baselines whose structures are still to be chosen
-    are left out (`to_choose`).
+    method, terms and budget tries all of them with the first seed; the other seeds are planned once all those were tried, at
+    the rate that is best on validation: one that failed, as rates that are too high do, is not taken. Where retrain.start is
+    "larger", a searched point is planned once the point that it starts from (of the largest budget, the dense point) has an
+    ok row. Baselines whose structures are still to be chosen are left out (`to_choose`).
 
     Raises:
         BudgetError: a budget below the least that the model can be cut to.
     """
     val_top1: dict[str, float] = {}
+    failed: set[str] = set()
     if len(config.retrain.rates) > 1 or config.retrain.start == "larger":
         rows = read_rows(run)
         val_top1 = dict(rows.loc[rows.status == "ok", ["point", "val_top1"]].itertuples(index=False))
+        failed = set(rows.point[rows.status == "failed"])
 
     def best(tried: list[Point]) -> float | None:
-        if len(tried) > 1 and not all(p.name in val_top1 for p in tried):
+        if len(tried) == 1:
+            return tried[0].lr
+        ended = [p for p in tried if p.name in val_top1]
+        if not ended or any(p.name not in val_top1 and p.name not in failed for p in tried):
             return None
-        return max(tried, key=lambda p: val_top1.get(p.name, 0.0)).lr  # of equals, the one given first
+        return max(ended, key=lambda p: val_top1[p.name]).lr  # of equals, the one given first
 
     path = load_path(config, run)
     spent = search_macs(config, path, run)
@@ -272,11 +279,53 @@ def baseline_budgets(config: Config, run: Folder) -> list[Budget]:
     return list(found.values())
 
 
+def check_cuts(config: Config, model: nn.Module) -> None:
+    """Refuse a model that cannot be cut, and budgets, shares and baselines that it cannot have.
+
+    Args:
+        model: the dense one; on the meta device, for its weights are not looked at.
+
+    Raises:
+        ConfigError: in one sentence, what is wrong with the input.
+        ValueError: the model cannot be cut, or not to these budgets.
+    """
+    settings = config.search
+    shape = add_gates(model, settings.granularity, settings.families, settings.token_gate).shape
+    # Which gates go first is not known yet, but what is left when all have gone is.
+    path = RemovalPath(shape, alike(shape), settings.floors.model_dump(), settings.round_to)
+    dense = shape.full().macs()
+    for budget in config.budgets:
+        if absolute(budget, dense) >= dense:
+            raise ConfigError(f"budget {budget!r} is not below the dense model's {dense / 1e6:,.1f} MMACs: take a smaller one")
+        path.solve(budget)
+    left: list[Budget] = list(config.budgets)
+    for shares in config.shares:
+        try:
+            kept = path.shares(shares).macs()
+        except BudgetError as problem:
+            raise ConfigError(f"shares holds {shares}, but {problem}; keep more, or lower search.floors") from problem
+        except ValueError as problem:
+            raise ConfigError(f"shares holds {shares}, but {problem}; leave that family out") from problem
+        if kept == dense:
+            raise ConfigError(f"shares holds {shares}, which is nearest to all that this model has: take smaller shares")
+        left.append(exact_fraction(kept, dense))
+    for method in config.baselines:
+        check_baseline(method, model, settings, left)
+
+
 def points_to_do(points: list[Point], run: Folder) -> list[Point]:
     """Those without an ok row."""
     rows = read_rows(run)
     done = set(rows[rows.status == "ok"].point)
     return [p for p in points if p.name not in done]
+
+
+def forget_failed(points: list[Point], run: Folder) -> None:
+    """Delete the rows of failed points that are asked for no more, or under another name since their recipe was mended."""
+    rows, names = read_rows(run), {p.name for p in points}
+    for name in rows.point[rows.status == "failed"]:
+        if name not in names:
+            run.delete(f"results/{name}.parquet")
 
 
 # What baselines keep is chosen once, by a worker that has weights and images, and kept in baselines/ of the run's folder.

@@ -21,7 +21,7 @@ from slimsweep.pareto import best_rates, by_series
 from slimsweep.points import Point, points_to_come
 from slimsweep.report import write_report
 from slimsweep.status import Part, Status, plain_table, read_status, status_table
-from slimsweep.storage import Folder
+from slimsweep.storage import Folder, joined
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class Progress:
             self.live.update(self._picture(status))
         # What an earlier start or round left is shown too; the finished page is written at the end, with its picture.
         landed |= not self.written and status.count("done") > 0
-        if landed and not (status.finished and not status.later):
+        if landed and not status.finished:
             self.written = True
             write_report(self.run, status)
 
@@ -136,6 +136,7 @@ def final_table(rows: pd.DataFrame, config: Config, run: Folder, seconds: float)
     """The points of a run as a short table, and where the report and the best models are."""
     ok = by_series(best_rates(rows))
     ok = ok[ok.status == "ok"].sort_values(["budget", "method", "seed"], ascending=[False, True, True])
+    retrained = ok.test_top1[ok.method == "dense"]
     rates = len(config.retrain.rates) > 1
     figures = ("budget", "MMACs", "of dense", "params", *(("lr",) if rates else ()), "test top-1 %", "vs dense")
     table = plain_table(f"{config.name} in {seconds:.0f} s", [("method", "left"), *((name, "right") for name in figures)])
@@ -150,11 +151,9 @@ def final_table(rows: pd.DataFrame, config: Config, run: Folder, seconds: float)
             f"{int(row['params']):,}",
             *((f"{row['lr']:g}",) if rates else ()),
             f"{row['test_top1']:.2f}",
-            f"{row['test_top1'] - row['test_top1_untouched']:+.2f}",
+            f"{row['test_top1'] - (row['test_top1_untouched'] if retrained.empty else retrained.mean()):+.2f}",
         )
-    untouched = (
-        f"The dense model before the sweep: {ok.test_top1_untouched.iloc[0]:.2f} % on test; 'vs dense' is against it."
-        if len(ok)
-        else ""
+    untouched = f"The dense model before the sweep: {ok.test_top1_untouched.iloc[0]:.2f} % on test." if len(ok) else ""
+    return Group(
+        "", table, "", untouched, f"Report: {joined(run.uri, 'report.html')}", f"Models: {joined(run.uri, 'models/')}", ""
     )
-    return Group("", table, "", untouched, f"Report: {run.uri}/report.html", f"Models: {run.uri}/models/", "")

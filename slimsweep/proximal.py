@@ -8,10 +8,10 @@ gates of one family keep their order), then a soft threshold, which is the l1's 
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from slimsweep.config import Search
-from slimsweep.gates import GatedModel
+from slimsweep.gates import GatedModel, effective
 from slimsweep.structure import Shape
 
 BETA = 0.9  # of the running mean of squared gradients
@@ -41,11 +41,18 @@ class GateOptimizer:
         if self.adam is None:
             return 0.0
         terms = [
-            w * effective(self.gated, f, g).abs().sum()
-            for f, gates in self.gates.items()
-            for g, w in zip(gates, self.weights[f], strict=True)
+            w * self.pressure(f) * effective(block, f).abs().sum()
+            for f, weights in self.weights.items()
+            for block, w in zip(self.gated.gated_blocks(), weights, strict=True)
         ]
         return torch.stack(terms).sum()
+
+    def pressure(self, family: str) -> float:
+        """The share of the l1 that pushes now.
+
+        Where annealing has taken the token gates' effect away, nothing pushes back: the pressure is taken away as well.
+        """
+        return self.power if family == "token" else 1.0
 
     def anneal(self, progress: float) -> None:
         """Move kept token gates towards 1, where the cut will have them, over the last share of the search (0 to 1)."""
@@ -68,11 +75,9 @@ class GateOptimizer:
             square = torch.stack([g.square().mean() for g in gradients]).mean()
             self.second[family].mul_(BETA).add_(square, alpha=1 - BETA)
             rms = (self.second[family] / (1 - BETA**self.steps)).sqrt().clamp(min=1e-12)
-            # Where annealing has taken the token gates' effect away, nothing pushes back: take the pressure away as well.
-            pressure = self.power if family == "token" else 1.0
             for gate, gradient, weight in zip(gates, gradients, self.weights[family], strict=True):
                 gate.sub_(self.search.gate_lr * gradient / rms)
-                gate.sub_(self.search.gate_lr * pressure * weight).clamp_(min=0)
+                gate.sub_(self.search.gate_lr * self.pressure(family) * weight).clamp_(min=0)
                 gate.grad = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -105,9 +110,3 @@ def penalty_weights(shape: Shape, search: Search) -> dict[str, list[float]]:
                 costs[family].append(cost / gates)
                 total, count = total + cost, count + gates
     return {f: [factors[f] * c * count / total for c in cs] for f, cs in costs.items()}
-
-
-def effective(gated: GatedModel, family: str, gate: nn.Parameter) -> Tensor:
-    """A gate parameter as it acts, with its gradient."""
-    tanh = family == "token" and gated.gated_blocks()[0].token_bias.kind == "tanh"
-    return gate.tanh() if tanh else gate

@@ -29,26 +29,10 @@ import pyarrow as pa
 import slimsweep
 from slimsweep.pareto import EQUAL_COMPUTE, best_rates, by_series, frontier, hypervolume_by_method, knee, summarize
 from slimsweep.points import pace_path
-from slimsweep.results import CURVES, GATES, read_curves, read_gates, read_rows, read_table
+from slimsweep.results import BENCH, CURVES, GATES, last_timed, read_bench, read_curves, read_gates, read_rows
 from slimsweep.status import Status, read_config, read_status
 from slimsweep.storage import Folder
 from slimsweep.structure import Structure
-
-BENCH = pa.schema(
-    [
-        ("run", pa.string()),
-        ("point", pa.string()),  # "dense" for the dense model that the search started from
-        ("device", pa.string()),
-        ("threads", pa.int64()),
-        ("batch_size", pa.int64()),
-        ("dtype", pa.string()),
-        ("compile", pa.bool_()),
-        ("latency_p50_ms", pa.float64()),  # of one batch
-        ("latency_p90_ms", pa.float64()),
-        ("images_per_second", pa.float64()),
-        ("peak_memory_bytes", pa.float64()),
-    ]
-)
 
 REFRESH_SECONDS = 20
 HISTOGRAM_BINS = 40
@@ -353,14 +337,19 @@ def _benchmarks(runs: Sequence[RunTables]) -> dict[str, Any]:
     places: dict[str, int] = {}
     timings: list[list[Any]] = []
     dense: dict[str, float | None] = {}
+    hardware: dict[str, set[str]] = {}  # of each kind of device: named where there are several
+    for run in runs:
+        for device, name in zip(run.bench["device"], _plain(run.bench["hardware"]), strict=True):
+            hardware.setdefault(device, set()).add(name or device)
     start = 0
     for index, run in enumerate(runs):
         where = {point: start + i for i, point in enumerate(run.results["point"])}
         start += len(run.results)
         for row in run.bench.to_dict("records"):
             compiled = ", compiled" if row["compile"] else ""
+            device = row["device"] if len(hardware[row["device"]]) == 1 else row["hardware"] or row["device"]
             threads = f", {_number(row['threads'])} threads" if _number(row["threads"]) else ""
-            setting = f"{row['device']}{threads}, batch {_number(row['batch_size'])}, {row['dtype']}{compiled}"
+            setting = f"{device}{threads}, batch {_number(row['batch_size'])}, {row['dtype']}{compiled}"
             place = places.setdefault(setting, len(places))
             numbers = [
                 _number(row[name], 4) for name in ("latency_p50_ms", "latency_p90_ms", "images_per_second", "peak_memory_bytes")
@@ -478,7 +467,7 @@ def read_run(folder: Folder, status: Status | None = None) -> RunTables:
         results=results,
         curves=read_curves(folder),
         gates=read_gates(folder),
-        bench=_read_bench(folder),
+        bench=last_timed(read_bench(folder)),
         standing=_standing(status) if status is not None else None,
         pace=_read_pace(folder),
     )
@@ -491,15 +480,6 @@ def _read_pace(folder: Folder) -> dict[str, Any] | None:
     return found
 
 
-def _read_bench(folder: Folder) -> pd.DataFrame:
-    tables = [read_table(folder, f"bench/{name}", BENCH) for name in folder.list("bench") if name.endswith(".parquet")]
-    frame: pd.DataFrame = pa.concat_tables([BENCH.empty_table(), *tables], promote_options="permissive").to_pandas()
-    # A model timed again in the same setting counts once, as it was timed last.
-    return frame.drop_duplicates(
-        ["point", "device", "threads", "batch_size", "dtype", "compile"], keep="last", ignore_index=True
-    )
-
-
 def _standing(status: Status) -> Standing:
     def parts(of: Sequence[Any]) -> list[Part]:
         return [
@@ -508,7 +488,7 @@ def _standing(status: Status) -> Standing:
         ]
 
     return Standing(
-        planned=len(status.points),
+        planned=len(status.points) + status.later,
         done=status.count("done"),
         failed=status.count("failed"),
         running=status.count("running"),
@@ -538,8 +518,9 @@ def write_page(runs: Sequence[Folder], output: str | Path) -> None:
         OSError: nothing can be written there.
     """
     page = build_page([read_run(run, read_status(run)) for run in runs])
-    parent, _, name = str(output).rpartition("/")
-    Folder(parent or ("/" if str(output).startswith("/") else ".")).write_bytes(name, page.encode())
+    path, mark, options = str(output).partition("?") if "://" in str(output) else (str(output), "", "")
+    parent, _, name = path.rpartition("/")
+    Folder((parent or ("/" if path.startswith("/") else ".")) + mark + options).write_bytes(name, page.encode())
 
 
 # The static picture.

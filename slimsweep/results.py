@@ -115,6 +115,9 @@ BENCH = pa.schema(
 )
 
 
+SETTING = ["device", "hardware", "threads", "dtype", "compile"]  # what a timing depends on, beside the model and the batch size
+
+
 def write_row(run: Folder, row: dict[str, Any]) -> None:
     """Write one point's row to results/POINT.parquet, whole or not at all, over an older row of the same point.
 
@@ -201,6 +204,11 @@ def write_bench(run: Folder, rows: list[dict[str, Any]]) -> str:
 def read_bench(run: Folder) -> pd.DataFrame:
     """All benchmarks of a run, the latest last; an empty table where there is none."""
     return _read(run, "bench", BENCH).sort_values("created_at", kind="stable", ignore_index=True)
+
+
+def last_timed(bench: pd.DataFrame) -> pd.DataFrame:
+    """Of the timings of one model in one setting and batch size, the last."""
+    return bench.drop_duplicates(["point", "batch_size", *SETTING], keep="last", ignore_index=True)
 
 
 def read_table(run: Folder, path: str, schema: pa.Schema) -> pa.Table:

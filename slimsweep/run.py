@@ -12,18 +12,15 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Console
-from torch import nn
 
-from slimsweep.baselines import check_baseline
-from slimsweep.budget import Budget, BudgetError, RemovalPath, absolute, alike
 from slimsweep.cluster import StageFailed, check_placement, check_storage, connected, foreseen, trials_at_once
 from slimsweep.config import Config, ConfigError, changed_keys, load_configs
-from slimsweep.gates import add_gates
 from slimsweep.lock import hold
-from slimsweep.model import check_model
+from slimsweep.model import check_model, head_is_new
 from slimsweep.points import (
+    check_cuts,
     distinct_paces,
-    exact_fraction,
+    forget_failed,
     fraction,
     keep_path,
     load_shape,
@@ -37,14 +34,18 @@ from slimsweep.points import (
 from slimsweep.progress import Progress, final_table
 from slimsweep.report import write_page, write_report
 from slimsweep.results import damaged_images, read_rows
-from slimsweep.sources import check_data
+from slimsweep.sources import check_data, title
 from slimsweep.stage import data_for
 from slimsweep.status import read_config, read_status
-from slimsweep.storage import Folder
+from slimsweep.storage import Folder, joined
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a sweep; the exit code is 0 when every point is done, 1 when some failed, 2 when the input was refused."""
+    """Run a sweep.
+
+    Returns:
+        The exit code: 0 when every point is done or the hours are over, 1 when some failed, 2 when the input was refused.
+    """
     console = Console(highlight=False)
     signal.signal(signal.SIGTERM, _interrupt)
     words = sys.argv[1:] if argv is None else argv
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         until = None if configs[0].resources.max_hours is None else time.time() + 3600 * configs[0].resources.max_hours
         codes = [sweep_base(config, console, options.verbose, until) for config in configs]
         if len(configs) > 1:
-            page = f"{Folder(configs[0].output).uri}/report.html"
+            page = joined(Folder(configs[0].output).uri, "report.html")
             write_page([Folder(config.output) / config.name for config in configs], page)
             console.print(f"All {len(configs)} models on one frontier: {page}", soft_wrap=True)
         return max(codes)
@@ -92,10 +93,18 @@ def sweep(config: Config, run: Folder, console: Console, verbose: bool = False, 
     attempt = time.strftime("%Y%m%d-%H%M%S", time.gmtime(began))
     searched = run.exists("search/search.json")
     points = plan_points(config, run) if searched else None
+    if points is not None:
+        forget_failed(points, run)
     if points is None or points_to_do(points, run) or to_choose(config, run) or pace_is_open(config, run):
         with connected(verbose) as cluster:
             check_placement(config, cluster)
             check_storage(run)
+            if cluster.gpus and not config.resources.gpus_per_worker:
+                console.print(
+                    f"The cluster's {cluster.gpus:g} GPUs stay idle: resources.gpus_per_worker is 0",
+                    style="yellow",
+                    soft_wrap=True,
+                )
             if points is None:
                 with Progress(run, config, console, "Dense training and search"):
                     run_search(config, run, attempt, until)
@@ -180,6 +189,13 @@ def begin(config: Config, run: Folder) -> None:
     """
     if run.exists("config.yaml"):
         compare(read_config(run), config, run)
+    if run.exists("dense/config.json"):
+        known, found = run.read_json("dense/config.json").get("label_names"), data_for(config).class_names
+        if known and found and known != found:
+            raise ConfigError(
+                f"{run.uri} was begun on other classes ({_few(known)}) than {title(config)} now has ({_few(found)}): "
+                "set data.root back, or take another --name"
+            )
     run.write_bytes("config.yaml", config.to_yaml().encode())
 
 
@@ -190,48 +206,17 @@ def check(config: Config) -> None:
         ConfigError: in one sentence, what is wrong with the input.
         ValueError: the model cannot be cut, or not to these budgets.
     """
-    if config.search.ema_decay is not None:
-        raise ConfigError(f"search.ema_decay is {config.search.ema_decay:g}, but gates are not averaged: leave it out")
     model = check_model(config)
     check_data(config)
-    data_for(config, model)
+    classes = data_for(config, model).num_classes
+    if config.dense.epochs == 0 and head_is_new(config, classes):
+        raise ConfigError(
+            f"dense.epochs is 0, but the weights of model.{'checkpoint' if config.model.checkpoint else 'pretrained'} have no "
+            f"head for the {classes} classes of {title(config)}: set dense.epochs, such as 30, to train the dense model on them"
+        )
     check_cuts(config, model)
     if (cluster := foreseen()) is not None:
         check_placement(config, cluster)
-
-
-def check_cuts(config: Config, model: nn.Module) -> None:
-    """Refuse a model that cannot be cut, and budgets, shares and baselines that it cannot have.
-
-    Args:
-        model: the dense one; on the meta device, for its weights are not looked at.
-
-    Raises:
-        ConfigError: in one sentence, what is wrong with the input.
-        ValueError: the model cannot be cut, or not to these budgets.
-    """
-    settings = config.search
-    shape = add_gates(model, settings.granularity, settings.families, settings.token_gate).shape
-    # Which gates go first is not known yet, but what is left when all have gone is.
-    path = RemovalPath(shape, alike(shape), settings.floors.model_dump(), settings.round_to)
-    dense = shape.full().macs()
-    for budget in config.budgets:
-        if absolute(budget, dense) >= dense:
-            raise ConfigError(f"budget {budget!r} is not below the dense model's {dense / 1e6:,.1f} MMACs: take a smaller one")
-        path.solve(budget)
-    left: list[Budget] = list(config.budgets)
-    for shares in config.shares:
-        try:
-            kept = path.shares(shares).macs()
-        except BudgetError as problem:
-            raise ConfigError(f"shares holds {shares}, but {problem}; keep more, or lower search.floors") from problem
-        except ValueError as problem:
-            raise ConfigError(f"shares holds {shares}, but {problem}; leave that family out") from problem
-        if kept == dense:
-            raise ConfigError(f"shares holds {shares}, which is nearest to all that this model has: take smaller shares")
-        left.append(exact_fraction(kept, dense))
-    for method in config.baselines:
-        check_baseline(method, model, settings, left)
 
 
 def compare(old: Config, new: Config, run: Folder) -> None:
@@ -278,6 +263,10 @@ def starts_changed(old: Config, new: Config, done: pd.DataFrame) -> list[str]:
     if not set(new.retrain.rates) <= set(old.retrain.rates):
         changed.append("retrain.lr (whose best model others start from)")
     return changed
+
+
+def _few(names: list[str]) -> str:
+    return f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
 
 
 def _interrupt(number: int, frame: Any) -> None:

@@ -13,7 +13,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch import nn
+from torch import Tensor, nn
 
 from slimsweep.checkpoint import Checkpoints
 from slimsweep.cluster import StageFailed, first_cause
@@ -135,9 +135,8 @@ def search(config: Config, run: Folder, device: torch.device, rank: int, until: 
         gated = cast(GatedModel, trained)
         gates = gated.gates
         write_gates(run, gate_rows(gates))
-        # Shared parameters (a gate, under the names of all it multiplies) are written once.
         run.write_bytes(
-            "search/model.safetensors", save_tensors({n: p.detach().cpu().contiguous() for n, p in gated.named_parameters()})
+            "search/model.safetensors", save_tensors({n: t.detach().cpu().contiguous() for n, t in learned(gated).items()})
         )
         run.write_json(
             "search/search.json",
@@ -152,6 +151,16 @@ def load_gated(config: Config, run: Folder, dense: nn.Module) -> GatedModel:
     gated = add_gates(dense, settings.granularity, settings.families, settings.token_gate)
     state = load_tensors(run.read_bytes("search/model.safetensors"))
     with torch.no_grad():
-        for name, parameter in gated.named_parameters():
-            parameter.copy_(state[name])
+        for name, tensor in learned(gated).items():
+            tensor.copy_(state[name])
     return gated
+
+
+def learned(gated: GatedModel) -> dict[str, Tensor]:
+    """What a search changes in a gated model: parameters, and running statistics where its stem has some.
+
+    A gate, which the state dict holds under the names of all that it multiplies, is here once; how far token gates are
+    annealed, which is the search's alone, not at all.
+    """
+    kept = {name for name in gated.state_dict() if not name.endswith("token_bias.power")}
+    return dict(gated.named_parameters()) | {name: b for name, b in gated.named_buffers() if name in kept}

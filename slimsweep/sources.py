@@ -5,10 +5,12 @@
 
 import importlib
 import importlib.util
+import inspect
 import io
 import json
 import os
 import struct
+import sys
 import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -365,11 +367,19 @@ def _stored_digits() -> tuple[np.ndarray, np.ndarray]:
 def _from_function(config: Config) -> dict[str, Indexed]:
     name = config.data.name
     module_name, _, function_name = name.partition(":")
+    if os.getcwd() not in sys.path:  # `python -m` puts it there, the command slimsweep does not
+        sys.path.append(os.getcwd())
     try:
         function = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError, ValueError) as problem:
         raise ConfigError(
             f"data.name is {name!r}, but that cannot be imported ({problem}): run where {module_name} is on Python's path"
+        ) from problem
+    try:
+        inspect.signature(function).bind(config)
+    except TypeError as problem:
+        raise ConfigError(
+            f"{name} is called with the configuration, and cannot be ({problem}): let it take that one argument"
         ) from problem
     returned = function(config)
     if not isinstance(returned, tuple) or len(returned) != 3:
@@ -391,6 +401,8 @@ def _from_timm(config: Config, mode: str) -> dict[str, Any]:
     names = {"train": config.data.train_split, "test": config.data.test_split or _usual_test_split(config, folder)}
     if config.data.val_split is not None:
         names["val"] = config.data.val_split
+    elif folder and names["test"] not in VAL_NAMES and _has_split(config, *VAL_NAMES):
+        names["val"] = "validation"
     kept = {split: ("train" if name in TRAIN_NAMES else "val" if name in VAL_NAMES else name) for split, name in names.items()}
     if prefix == "torch" and rest in TORCH_TWO_SPLITS:  # all that is not train is its test set
         kept = {split: name if name == "train" else "test" for split, name in kept.items()}
@@ -403,11 +415,16 @@ def _from_timm(config: Config, mode: str) -> dict[str, Any]:
     }
 
 
+def _has_split(config: Config, *names: str) -> bool:
+    """Whether the image folder has one of these, as a folder or a tar file."""
+    root = Path(config.data.root or "").expanduser()
+    return any((root / name).is_dir() or (root / f"{name}.tar").is_file() for name in names)
+
+
 def _usual_test_split(config: Config, folder: bool) -> str:
     prefix, _, rest = config.data.name.lower().partition("/")
     if folder:
-        root = Path(config.data.root or "").expanduser()
-        return "test" if (root / "test").is_dir() or (root / "test.tar").is_file() else "validation"
+        return "test" if _has_split(config, "test") else "validation"
     if prefix == "torch":
         return "test" if rest in TORCH_TWO_SPLITS else "validation"
     return "test" if config.data.val_split in VAL_NAMES else "validation"
@@ -489,6 +506,16 @@ def _holds_tars(split: Path) -> bool:
 def title(config: Config) -> str:
     """What a message calls the data set."""
     return "the image folder" if config.data.name in FOLDER_NAMES else config.data.name
+
+
+def identity(config: Config) -> str:
+    """What tells the data set from others in tables: its name, and of an image folder, which is all called the same, where.
+
+    That is the last part of its path: the same images may lie elsewhere on another machine.
+    """
+    if config.data.name not in FOLDER_NAMES:
+        return config.data.name
+    return f"folder {Path(config.data.root or '').expanduser().resolve().name}"
 
 
 def split_off(labels: np.ndarray | None, size: int, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -47,9 +47,14 @@ class Status:
         return sum(p.state == state for p in self.points)
 
     @property
-    def finished(self) -> bool:
-        """Every point has been tried, none is waiting or running."""
+    def tried(self) -> bool:
+        """Every point that is known has been tried, none is waiting or running."""
         return bool(self.points) and not self.choosing and all(p.state in ("done", "failed") for p in self.points)
+
+    @property
+    def finished(self) -> bool:
+        """Every point has been tried, and no others wait for them."""
+        return self.tried and not self.later
 
     @property
     def next(self) -> str:
@@ -59,7 +64,7 @@ class Status:
                 return f"{stage.name} is at epoch {stage.epochs} of {stage.epochs_total}" + (
                     "" if self.alive else "; start the same command again to go on"
                 )
-        if self.finished:
+        if self.tried:
             failed = self.count("failed")
             more = f", and {self.later} that wait for them begin" if self.later else ""
             if failed:

@@ -16,6 +16,12 @@ from typing import Any
 import pyarrow.fs as pafs
 
 
+def joined(uri: str, name: str) -> str:
+    """The path or URI of something inside a folder; a URI's options stay at its end."""
+    base, mark, options = uri.partition("?") if "://" in uri else (uri, "", "")
+    return f"{base.rstrip('/')}/{name}{mark}{options}"
+
+
 class Folder:
     """A folder and what lies below it; names inside it are relative and may not lead out of it.
 
@@ -47,8 +53,7 @@ class Folder:
 
     def __truediv__(self, name: str) -> "Folder":
         self._full(name)
-        base, mark, options = self.uri.partition("?") if "://" in self.uri else (self.uri, "", "")
-        return Folder(f"{base}/{name}{mark}{options}")
+        return Folder(joined(self.uri, name))
 
     @property
     def is_local(self) -> bool:

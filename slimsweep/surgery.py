@@ -109,6 +109,9 @@ def check_sizes(model: Timm, blocks: list[Timm], structure: Structure) -> None:
         sizes = attention.proj.out_features, attention.num_heads, attention.proj.in_features, block.mlp.fc2.in_features
         if sizes != (layer.embed_dim, layer.heads, layer.heads * layer.head_dim, layer.hidden):
             raise ValueError(f"the structure is of another model: its {layer.name} does not have the sizes of this one's")
+    prefix = 0 if layers[0].window else model.num_prefix_tokens
+    if layers[0].prefix != prefix:
+        raise ValueError(f"the structure is of a model of {layers[0].prefix} prefix tokens, this one has {prefix}")
     patches, wanted = model.patch_embed.num_patches, structure.token_mask(0)
     if not wanted.all() and len(wanted) != patches:
         raise ValueError(f"the structure chooses among {len(wanted)} patches, this model has {patches}; keep its image size")
@@ -334,8 +337,11 @@ def save(
         metrics: numbers to keep beside it, such as top-1.
 
     Raises:
-        ValueError: timm did not make the model, so its architecture has no name and arguments to build it again.
+        ValueError: timm did not make the model, so its architecture has no name and arguments to build it again; it still has
+            gates; or what is to be kept beside it is not JSON. What was in the folder is left alone.
     """
+    if isinstance(small, GatedModel):
+        raise ValueError("this model has gates, which no saved model has: cut it with slim first")
     if not getattr(small, "pretrained_cfg", None) or not hasattr(small, "_model_args"):
         raise ValueError(
             f"this {type(small).__name__} was not made by timm.create_model, so nothing names its architecture; "
@@ -353,15 +359,24 @@ def save(
         config["label_names"] = list(labels)
     if metrics:
         config["metrics"] = dict(metrics)
+    try:
+        json.dumps([config, dict(preprocessing or {})])  # before anything is written over a model that is there
+    except (TypeError, ValueError) as problem:
+        raise ValueError(f"metrics, preprocessing and labels must be plain numbers, text and lists ({problem})") from problem
     save_for_hf(small, str(folder), model_config=config, safe_serialization=True, data_config=dict(preprocessing or {}) or None)
 
 
 def load(folder: str | os.PathLike[str]) -> nn.Module:
-    """The model that `save` wrote, in eval mode; it needs nothing but the folder.
+    """The model that `save` wrote, in eval mode; it needs nothing but the folder, here or on an object store (s3://, gs://).
 
     Raises:
         ValueError: the folder is missing, damaged, or of something else; says what is wrong.
     """
+    if "://" in str(folder):
+        from slimsweep.storage import Folder  # pyarrow, only where it is needed
+
+        with Folder(str(folder)).local() as fetched:
+            return load(fetched)
     path = Path(folder)
     for name in ("config.json", "model.safetensors"):
         if not (path / name).is_file():

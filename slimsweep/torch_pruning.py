@@ -11,11 +11,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from slimsweep.budget import NEAR
 from slimsweep.structure import Shape, Structure, image_size, macs
 
 Importance = Literal["taylor", "magnitude"]
 TRIES = 16  # halvings of the interval of pruning ratios
-NEAR = 0.01  # of the dense model's MACs
 
 
 class Pruned(NamedTuple):
@@ -48,8 +48,10 @@ def prune(
 
     Raises:
         ImportError: torch-pruning is not installed; says how to install it.
-        ValueError: no pruning ratio meets the budget.
+        ValueError: no pruning ratio meets the budget; taylor without `backward`.
     """
+    if importance == "taylor" and backward is None:
+        raise ValueError("importance 'taylor' needs gradients: give backward, or importance='magnitude'")
     options = {"importance": importance, "embed_dim": embed_dim, "isomorphic": isomorphic, "round_to": round_to}
     found = _bisect(_with_gradients(model, backward), budget, lambda pruned: True, **options)
     if found is None:

@@ -25,6 +25,7 @@ from slimsweep.baselines import (
     choose,
     extra_epochs,
     random_scores,
+    small_costs,
     small_structure,
     starting_model,
     taylor_scores,
@@ -264,6 +265,14 @@ def test_small_comes_near_the_budget_and_keeps_the_ratio_of_width_to_depth():
     assert small_structure(dense, 0.5, round_to=32).shape.layers[0].embed_dim % 32 == 0
 
 
+def test_small_keeps_every_budget_where_the_head_has_an_mlp_too():
+    dense = build("map pooling")
+    cost = small_costs(dense)
+    for budget in (0.303, 0.423, 0.843):
+        structure = small_structure(dense, budget, cost=cost)
+        assert 0.98 * budget * macs(dense) < structure.macs() <= budget * macs(dense)
+
+
 # Torch-Pruning.
 
 
@@ -438,8 +447,9 @@ def test_the_first_seed_tries_every_rate_and_the_others_take_the_best(tmp_path: 
     done(run, half[0], 80.0)
     assert plan_points(config, run) == first  # one of two rates says nothing yet
     done(run, half[1], 0, status="failed")
-    assert plan_points(config, run) == first
-    done(run, half[1], 81.0)
+    new = [p for p in plan_points(config, run) if p not in first]
+    assert {(p.seed, p.lr, p.budget) for p in new} == {(6, half[0].lr, 0.5), (7, half[0].lr, 0.5)}
+    done(run, half[1], 81.0)  # tried again, it ended
     points = plan_points(config, run)
     new = [p for p in points if p not in first]
     assert {(p.seed, p.lr, p.budget) for p in new} == {(6, half[1].lr, 0.5), (7, half[1].lr, 0.5)}

@@ -3,6 +3,7 @@
 import itertools
 import time
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -225,6 +226,14 @@ def test_budgets_are_fractions_or_have_a_suffix(budget, expected):
 def test_budgets_that_mean_nothing_are_refused(budget):
     with pytest.raises(BudgetError, match="fraction"):
         absolute(budget, 1_000_000)
+
+
+def test_numpy_s_numbers_and_arrays_are_budgets():
+    gated = add_gates(small_vit())
+    assert solve(gated, np.array([0.5, 0.25])) == solve(gated, [0.5, 0.25])
+    assert solve(gated, np.float32(0.5)) == solve(gated, 0.5)
+    with pytest.raises(ValueError, match="leave it out beside per_family"):
+        solve(gated, per_family={"mlp": 0.5}, metric="params")
 
 
 def test_a_budget_above_the_dense_model_keeps_all():

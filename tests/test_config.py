@@ -233,6 +233,10 @@ def test_a_list_of_models_is_a_run_of_each_in_one_folder(write):
     assert {c.search.epochs for c in configs} == {7}
     pretrained, _ = load_configs(["--config", write("dense: {epochs: 0}\nmodel: [{pretrained: true}]")])
     assert [c.dense.epochs for c in pretrained] == [0]
+    smoke, _ = load_configs(["--config", write(TWO_SIZES), "--smoke"])
+    assert {c.output for c in smoke} == {"/there/sizes-smoke"}  # the page over all is another than the run's
+    store, _ = load_configs(["--config", write(TWO_SIZES), "--output", "s3://bucket/x?scheme=http"])
+    assert {c.output for c in store} == {"s3://bucket/x/sizes?scheme=http"}
     again, _ = load_configs(["--config", write(configs[1].to_yaml())])
     assert again == [configs[1]]
 

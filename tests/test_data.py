@@ -1,7 +1,9 @@
 """What the network sees: splits that do not overlap, batches that a resumed run sees again, and clear refusals."""
 
 import random
+import shutil
 import struct
+import sys
 import time
 from dataclasses import replace
 
@@ -27,6 +29,7 @@ from slimsweep.data import (
     train_loader,
     uniforms,
 )
+from slimsweep.sources import identity
 
 GREY = (1, 8, 8)
 EVERYTHING = {
@@ -352,6 +355,14 @@ def test_a_function_gives_the_data_sets_and_validation_is_split_off(config):
     assert data.train[0][0].shape == (3, 12, 12)
 
 
+def test_a_function_of_other_arguments_is_refused_and_one_beside_the_command_found(config, tmp_path, monkeypatch):
+    (tmp_path / "beside.py").write_text("def plain():\n    return 3\n\n\ndef mine(config):\n    return [config.name]\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])
+    assert "let it take that one argument" in refusal(config, **{"data.name": "beside:plain"})
+    assert "must return (train, val or None, test), not list" in refusal(config, **{"data.name": "beside:mine"})
+
+
 def test_tensors_of_any_number_of_channels_work(config):
     asked = config.changed(**{"data.name": f"{__name__}:tensors", "data.batch_size": 8, "data.num_classes": 4})
     assert load_data(asked, (2, 8, 8)).train[0][0].shape == (2, 8, 8)
@@ -449,6 +460,16 @@ def test_an_image_folder_with_its_own_validation_split(config, folders):
     assert torch.equal(images[:, 0].mean((1, 2)) > 0, labels == 1)
     grey = load_data(asked, (1, 12, 12))
     assert grey.train[0][0].shape == (1, 12, 12)
+
+
+def test_an_image_folder_of_three_splits_is_taken_as_it_is_named(config, folders):
+    asked = config.changed(**{"data.name": "folder", "data.root": str(folders), "data.batch_size": 8})
+    data = load_data(asked, (3, 12, 12))
+    assert [len(s) for s in (data.train, data.val, data.test)] == [24, 24, 24]
+    assert identity(asked) == f"folder {folders.name}"
+    shutil.rmtree(folders / "test")  # then validation is the test split, and val_share of train for validation
+    data = load_data(asked, (3, 12, 12))
+    assert [len(s) for s in (data.train, data.val, data.test)] == [22, 2, 24]
 
 
 def test_a_damaged_image_is_named(config, folders):

@@ -61,6 +61,10 @@ def test_timm(tmp_path):
     assert path == tmp_path / "model-timm"
     assert difference(small, timm.create_model(f"local-dir:{path}", pretrained=True).eval()) == 0
     assert "vit_tiny_patch16_224, cut by slimsweep" in (path / "README.md").read_text()
+    assert export_model(tmp_path / "model", "timm") == path  # again, over the one before
+    (path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="something else than an earlier export"):
+        export_model(tmp_path / "model", "timm")
     with pytest.raises(ValueError, match="own folder"):
         export_model(tmp_path / "model", "timm", tmp_path / "model")
     assert difference(small, load(tmp_path / "model")) == 0
@@ -79,6 +83,14 @@ def test_what_differs_is_removed_and_what_was_there_stays(format, tmp_path, monk
         export_model(tmp_path, format)
     assert target.read_bytes() == b"an older one"
     assert {p.name for p in tmp_path.iterdir()} == {"config.json", "model.safetensors", target.name}
+
+
+def test_a_timm_folder_that_differs_is_not_kept(tmp_path, monkeypatch):
+    saved(tmp_path / "model", small_vit())
+    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    with pytest.raises(ExportError, match=r"differs from the model by \d"):
+        export_model(tmp_path / "model", "timm")
+    assert {p.name for p in tmp_path.iterdir()} == {"model"}
 
 
 @pytest.mark.parametrize("format", ["onnx", "pt2"])

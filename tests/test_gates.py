@@ -231,6 +231,11 @@ def test_what_cannot_be_cut_is_refused_with_its_reason(name, arguments, families
     assert "\n" not in str(problem.value)
 
 
+def test_attention_gates_that_nobody_asked_for_refuse_nothing():
+    gated = add_gates(build("qk-norm"), granularity="uniform", families=["mlp"])
+    assert set(gated.gates) == {"mlp"}
+
+
 def test_families_that_cannot_be_cut_have_no_key():
     assert set(add_gates(refused("eva02_base_patch14_448", img_size=112)).gates) == {"attention", "token"}
     assert set(add_gates(refused("vit_small_patch16_224", dynamic_img_size=True)).gates) == {"attention", "mlp"}

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from slimsweep.config import ConfigError, load_config
-from slimsweep.model import build_dense, check_model
+from slimsweep.model import build_dense, check_model, head_is_new
+from slimsweep.run import check
 from slimsweep.structure import image_size
 
 
@@ -95,7 +96,7 @@ def test_pretrained_weights_that_do_not_exist_are_refused(config):
     assert "timm has no weights" in refusal(asked.changed(**{"model.name": "vit_base_patch16_xp_224"}))
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "plain", "state_dict", "model", "parallel"])
+@pytest.mark.parametrize("kind", ["safetensors", "plain", "state_dict", "model", "parallel", "compiled"])
 def test_weights_come_from_a_checkpoint_of_any_usual_kind(config, trained, tmp_path, kind):
     state = trained.state_dict()
     path = tmp_path / ("weights.safetensors" if kind == "safetensors" else "weights.pth")
@@ -105,6 +106,8 @@ def test_weights_come_from_a_checkpoint_of_any_usual_kind(config, trained, tmp_p
         torch.save(state, path)
     elif kind == "parallel":
         torch.save({"model": {f"module.{k}": v for k, v in state.items()}, "epoch": 3}, path)
+    elif kind == "compiled":  # torch.compile around DistributedDataParallel
+        torch.save({f"_orig_mod.module.{k}": v for k, v in state.items()}, path)
     else:
         torch.save({kind: state, "optimizer": {"lr": 0.1}}, path)
     asked = config.changed(**{"model.checkpoint": str(path)})
@@ -165,3 +168,17 @@ def test_a_checkpoint_that_is_not_weights_is_refused_and_never_run(config, tmp_p
     for name in ("code.pth", "noise.pth", "noise.safetensors", "empty.pth"):
         assert name in refusal(config.changed(**{"model.checkpoint": str(tmp_path / name)}))
     assert "was run" not in capsys.readouterr().out
+
+
+def test_weights_without_a_head_for_the_data_are_no_dense_model(config, tmp_path):
+    """Untrained, the head would be what the search, distillation and gradients start from."""
+    save_file(build_dense(config, 7).state_dict(), tmp_path / "seven.safetensors")
+    asked = config.changed(
+        **{"model.checkpoint": str(tmp_path / "seven.safetensors"), "dense.epochs": 0, "dense.warmup_epochs": 0}
+    )
+    assert not head_is_new(asked, 7)
+    with pytest.raises(ConfigError, match=r"dense\.epochs is 0, but .* no head for the 10 classes of digits: set"):
+        check(asked)
+    check(asked.changed(**{"dense.epochs": 1}))
+    pretrained = config.changed(**{"model.kwargs": {}, "model.pretrained": True})
+    assert [head_is_new(pretrained, classes) for classes in (10, 1000)] == [True, False]

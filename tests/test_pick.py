@@ -20,6 +20,7 @@ BENCH = pd.DataFrame(
         "point": ["dense", "large", "small", "large"],
         "batch_size": [1, 1, 1, 8],
         "latency_p50_ms": [9.0, 7.0, 4.0, 30.0],
+        **{"device": "cpu", "hardware": "EPYC", "threads": 2, "dtype": "float32", "compile": False},
         "created_at": pd.to_datetime(["2026-01-01"] * 4, utc=True),
     }
 )
@@ -64,3 +65,12 @@ def test_what_cannot_be_answered_says_what_to_do() -> None:
         pick(ROWS, max_macs="much")
     with pytest.raises(NothingFits, match="no point of this run is done"):
         pick(ROWS[ROWS.status == "failed"], max_macs=0.5)
+
+
+def test_latencies_are_those_of_one_setting() -> None:
+    """Of another device, a point would be fast beside others for no merit of its own."""
+    setting = {"device": "cpu", "threads": 2, "dtype": "float32", "compile": False}
+    slow = BENCH.assign(**setting, hardware="old")
+    fast = BENCH[BENCH.point == "dense"].assign(**setting, hardware="new", latency_p50_ms=1.0)
+    fast["created_at"] = pd.to_datetime("2025-01-01", utc=True)
+    assert pick(ROWS, pd.concat([fast, slow]), max_latency_ms=5).point == "small"

@@ -35,6 +35,21 @@ def in_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("slimsweep.plan.TURN", 0.05)
 
 
+def test_it_refuses_what_a_run_would(digits: Config) -> None:
+    for changes, images, wanted in (
+        ({"budgets": ["9G"]}, None, "budget '9G' is not below the dense model's 3.5 MMACs"),
+        ({"data.batch_size": 1024}, Images(train=100, val=10, test=10), "data.batch_size is 1024"),
+        (
+            {"resources.gpus_per_worker": 1.0},
+            None,
+            "0 workers of 1 CPUs and 1 GPUs each: lower resources.gpus_per_worker",
+        ),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            plan(digits.changed(**changes), images=images, cluster=Cluster([{"CPU": 8.0}]))
+        assert wanted in str(caught.value)
+
+
 @pytest.mark.usefixtures("in_short")
 def test_it_tells_every_training_of_the_default_job(digits: Config) -> None:
     found = plan(digits)

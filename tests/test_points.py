@@ -18,11 +18,13 @@ from slimsweep.model import check_model
 from slimsweep.pareto import best_rates
 from slimsweep.points import (
     baseline_budgets,
+    check_cuts,
     chosen_pace,
     chosen_path,
     distinct_paces,
     exact_fraction,
     expected_points,
+    forget_failed,
     keep_path,
     load_path,
     load_shape,
@@ -39,13 +41,13 @@ from slimsweep.points import (
 from slimsweep.progress import final_table
 from slimsweep.report import page_data, read_run
 from slimsweep.results import read_curves, read_gates_tensors, read_rows, write_row
-from slimsweep.run import check_cuts, compare
+from slimsweep.run import begin, compare
 from slimsweep.stage import data_for, load_model
 from slimsweep.status import read_config, read_status
 from slimsweep.storage import Folder
 from slimsweep.structure import Structure
 from slimsweep.surgery import slim
-from slimsweep.sweep import choose_pace, retrain, try_pace
+from slimsweep.sweep import choose_pace, retrain, try_pace, write_failed
 from slimsweep.train import measure
 
 BOTH = {"attention": 0.7, "mlp": 0.7}
@@ -259,6 +261,56 @@ def test_a_pace_whose_training_diverges_is_not_taken(finished: tuple[Config, Fol
     assert "not finite" in found["error"]
     # Mended, it is tried again.
     assert try_pace(config.changed(**{"search.recovery": 2}).model_dump(mode="json"), run.uri, pace, until=0.0) is None
+
+
+@pytest.mark.parametrize("start", ["search", "larger"])
+def test_a_rate_that_fails_holds_nothing_up(finished: tuple[Config, Folder], start: str) -> None:
+    config, run = finished
+    asked = config.changed(**{"retrain.start": start, "retrain.seeds": [0, 1], "retrain.lr": [1e-3, 1e-1]})
+    while left := [p for p in points_to_do(plan_points(asked, run), run) if not (read_rows(run).point == p.name).any()]:
+        for point in left:
+            if point.lr == 1e-3:
+                done(run, point)
+            else:
+                write_failed(run, asked, point, "the loss is not finite")
+    points = plan_points(asked, run)
+    assert [(p.budget, p.seed, p.lr) for p in points] == [
+        (budget, seed, lr) for budget in (1.0, 0.5, 0.25) for seed, lr in ((0, 1e-3), (0, 1e-1), (1, 1e-3))
+    ]
+    assert points_to_come(asked, run, points) == 0
+    status = read_status(run, asked)
+    assert status.finished
+    assert status.next == "3 failed points are tried again by the same command"
+    # Where no rate works, others wait, and the run is not finished.
+    for point in points:
+        if point.budget == 1.0 and point.seed == 0:
+            write_failed(run, asked, point, "the loss is not finite")
+    assert not read_status(run, asked).finished
+
+
+def test_a_mended_recipe_leaves_no_failed_rows_of_the_old_one(finished: tuple[Config, Folder]) -> None:
+    config, run = finished
+    more = config.changed(budgets=[0.5, 0.25, 0.4])
+    (broken,) = points_to_do(plan_points(more, run), run)
+    write_failed(run, more, broken, "the loss is not finite")
+    forget_failed(plan_points(more, run), run)
+    assert (read_rows(run).point == broken.name).any()  # it is tried again
+    before = read_rows(run)
+    forget_failed(plan_points(config, run), run)
+    rows = read_rows(run)
+    assert set(before.point) - set(rows.point) == {broken.name}
+    assert (rows.status == "ok").all()
+
+
+def test_a_run_is_not_gone_on_with_on_other_classes(finished: tuple[Config, Folder]) -> None:
+    config, run = finished
+    begin(config, run)
+    dense = run.read_json("dense/config.json")
+    run.write_json("dense/config.json", {**dense, "label_names": ["ant", "bee", "cow", "dog"]})
+    with pytest.raises(
+        ConfigError, match=r"other classes \(ant, bee, cow and 1 more\) than digits now has \(0, 1, 2 and 7 more\)"
+    ):
+        begin(config, run)
 
 
 def test_points_that_start_from_larger_ones_wait_for_them(finished: tuple[Config, Folder]) -> None:

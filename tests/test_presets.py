@@ -10,7 +10,7 @@ import timm
 import slimsweep
 from slimsweep.config import ConfigError, load_config, presets
 from slimsweep.model import check_model
-from slimsweep.run import check_cuts
+from slimsweep.points import check_cuts
 from slimsweep.structure import macs
 
 FOLDER = Path(slimsweep.__file__).parent / "configs"

@@ -7,6 +7,7 @@ import re
 import sys
 import time
 import zlib
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -131,7 +132,9 @@ def make_run(
             ]
             if bench:
                 latency = 1.0 + 8.0 * budget
-                timings.append([name, point, "cpu", 2, 1, "float32", False, latency, latency * 1.1, 1000 / latency, 3e7])
+                setting = ["cpu", "EPYC", 2, 1, "float32", False]
+                measured = [latency, latency * 1.1, 1000 / latency, 30_000_000, structure.macs(), 10]
+                timings.append([name, point, *setting, *measured, "2", "1", datetime(2026, 1, 1, tzinfo=UTC)])
     if failed:
         rows.append(
             {
@@ -336,6 +339,15 @@ def test_timings_go_to_their_points_by_setting():
     assert {numbers[0] for _, setting, numbers in data["bench"] if "batch 64" in data["settings"][setting]} == {99}
 
 
+def test_timings_of_different_hardware_do_not_share_an_axis():
+    one, other = (
+        RunTables(**{**vars(make_run(name, bench=True)), "bench": make_run(name, bench=True).bench.assign(hardware=hardware)})
+        for name, hardware in (("a", "EPYC"), ("b", "Xeon"))
+    )
+    assert page_data([one, one])["settings"] == ["cpu, 2 threads, batch 1, float32"]
+    assert page_data([one, other])["settings"] == [f"{name}, 2 threads, batch 1, float32" for name in ("EPYC", "Xeon")]
+
+
 def test_hypervolumes_of_a_data_set_share_one_reference_and_tell_their_spread():
     small = make_run("a", seeds=3, methods=("searched", "uniform"))
     large = make_run("b", seeds=1, big=True)
@@ -437,6 +449,14 @@ def test_a_report_is_written_as_a_run_goes_on_and_its_picture_at_the_end(folder:
     assert data["refresh_seconds"]
     assert "kaleido" in write_report(folder, status(finished=True))
     assert data_of(folder.read_bytes("report.html").decode())["refresh_seconds"] is None
+
+
+def test_a_page_goes_on_to_refresh_while_points_wait_for_others(folder: Folder):
+    between = replace(status(finished=True), later=4)
+    assert write_report(folder, between) is None
+    data = data_of(folder.read_bytes("report.html").decode())
+    assert data["refresh_seconds"]
+    assert data["runs"][0]["standing"]["planned"] == 5
 
 
 def test_a_page_of_several_runs_is_written_where_asked(folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

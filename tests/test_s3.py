@@ -12,6 +12,9 @@ import pandas as pd
 import pyarrow.fs as pafs
 import pytest
 
+from slimsweep.export import export_model
+from slimsweep.surgery import load
+
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
 QUICK = [
@@ -87,3 +90,5 @@ def test_a_run_on_an_object_store_is_whole_and_goes_on(store: dict[str, str], tm
     assert page.stat().st_size > 1_000_000
     picked = slimsweep("slimsweep.cli", "pick", "s3://sweeps/team/remote", "--min-top1", "0", store=store).strip()
     assert picked.startswith("s3://sweeps/team/remote/models/")
+    assert sum(p.numel() for p in load(picked).parameters()) > 0
+    assert export_model(picked, "timm", tmp_path / "exported").is_dir()

@@ -287,3 +287,19 @@ def test_a_structure_of_another_model_is_refused(other, reason):
     structure = solve(add_gates(small_vit()), 0.5)
     with pytest.raises(ValueError, match=reason):
         slim(add_gates(small_vit(**other)), structure)
+
+
+def test_a_structure_of_other_prefix_tokens_is_refused():
+    structure = solve(add_gates(small_vit()), 0.5)
+    with pytest.raises(ValueError, match="a model of 1 prefix tokens, this one has 5"):
+        slim(small_vit(reg_tokens=4), structure)
+
+
+def test_what_cannot_be_saved_leaves_what_was_there(tmp_path):
+    small = slim(gated := add_gates(small_vit()), solve(gated, 0.5))
+    save(small, tmp_path)
+    with pytest.raises(ValueError, match="cut it with slim first"):
+        save(gated, tmp_path)
+    with pytest.raises(ValueError, match="plain numbers"):
+        save(slim(gated, solve(gated, 0.3)), tmp_path, metrics={"top1": torch.tensor(3.0)})
+    assert difference(small, load(tmp_path)) == 0

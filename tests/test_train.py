@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from safetensors.torch import save as save_tensors
 from torch import multiprocessing
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -20,6 +22,7 @@ from slimsweep.gates import add_gates
 from slimsweep.model import build_dense
 from slimsweep.proximal import GateOptimizer, penalty_weights
 from slimsweep.results import read_curve
+from slimsweep.search import learned, load_gated
 from slimsweep.stage import data_for
 from slimsweep.storage import Folder
 from slimsweep.train import TrainingDiverged, train
@@ -212,6 +215,40 @@ def test_pressure_without_a_task_takes_every_gate_to_zero(optimizer: str) -> Non
     for family in gated.gates.values():
         for gate in family:
             assert float(gate.abs().max()) < 0.1
+
+
+def test_annealed_token_gates_are_pressed_no_more_by_adam_either() -> None:
+    """At power 0 a token gate above 0 acts as 1: nothing of the task would push back."""
+    config = config_of("--search.gate_optimizer", "adam", "--search.token_gate", "linear")
+    gated = add_gates(build_dense(config, 10), token_gate="linear")
+    gates = GateOptimizer(gated, config.search)
+    with torch.no_grad():
+        gates.gates["token"][0][0] = -0.1  # absent: 0 is where the l1 would have it
+
+    def pressed() -> list[list[float]]:
+        gates.penalty().backward()
+        found = [gate.grad.tolist() for gate in gates.gates["token"]]
+        for family in gates.gates.values():
+            for gate in family:
+                gate.grad = None
+        return found
+
+    assert pressed()[0][:2] == [0.0, pytest.approx(config.search.l1.token)]
+    gates.anneal(1.0)
+    assert not any(map(any, pressed()))
+
+
+def test_a_search_s_running_statistics_come_back(tmp_path: Path) -> None:
+    """Of a stem with BatchNorm: without them, evaluation would be another model's."""
+    torch.manual_seed(0)
+    dense = timm.create_model("vit_small_resnet26d_224", img_size=64, embed_dim=64, depth=2, num_heads=2, num_classes=10)
+    config, images = config_of(), torch.randn(4, 3, 64, 64)
+    gated = add_gates(dense).train()
+    gated(images)
+    run = Folder(tmp_path)
+    run.write_bytes("search/model.safetensors", save_tensors({n: t.detach().contiguous() for n, t in learned(gated).items()}))
+    with torch.no_grad():
+        assert torch.equal(load_gated(config, run, dense).eval()(images), gated.eval()(images))
 
 
 def test_a_macs_penalty_presses_by_cost() -> None:

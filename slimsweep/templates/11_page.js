@@ -95,7 +95,7 @@ function drawHeadline(view) {
   } else if (known(dense.top1)) stats.push(stat("Dense, untouched", percent(dense.top1), "test top-1"));
   // Chosen by validation, told by test.
   const denseVal = dense.rows.map((p) => p.val_top1).filter(known);
-  const close = denseVal.length ? groups.filter((g) => g.method !== "dense" && g.best.val_top1 >= mean(denseVal) - 1) : [];
+  const close = denseVal.length ? groups.filter((g) => g.method !== "dense" && mean(g.members.map((p) => p.val_top1)) >= mean(denseVal) - 1) : [];
   if (close.length) {
     const least = close.reduce((a, b) => (b.x < a.x ? b : a));
     stats.push(

@@ -457,7 +457,8 @@ function loadCard(page, p) {
     card.append(el("p", { class: "muted" }, "No model was saved for this point."));
     return card;
   }
-  const path = `${page.runs[p.run].uri}/${p.model_path}`;
+  const [base, options] = page.runs[p.run].uri.split(/(?=\?)/); // of a store's URI; a local path has no options
+  const path = `${base}/${p.model_path}${options || ""}`;
   const shell = `'${path.replace(/'/g, `'\\''`)}'`;
   const code = (text) => el("div", { class: "code" }, el("pre", {}, text), copyButton(text));
   card.append(
