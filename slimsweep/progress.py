@@ -26,7 +26,7 @@ from slimsweep.storage import Folder, joined
 log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 1.0
-LOOKING = 0.2  # share of the time that is spent on looking, at most
+LOOKING = 0.05  # share of the time that is spent on looking, at most: where the driver trains too, it is taken from that
 
 
 class Progress:

@@ -57,7 +57,8 @@ class Standing:
     done: int
     failed: int = 0
     running: int = 0
-    finished: bool = True  # nothing is waiting or running: the page need not look again
+    finished: bool = True  # nothing is waiting or running
+    live: bool = False  # a driver goes on with it: the page looks again
     next: str = ""  # what comes next, in one sentence
     stages: list[Part] = field(default_factory=list)
     points: list[Part] = field(default_factory=list)
@@ -91,7 +92,7 @@ def build_page(runs: Sequence[RunTables], *, written_at: datetime | None = None,
     Args:
         runs: at least one.
         written_at: shown in the page; now where not given.
-        refresh_seconds: how often the page looks at itself again while a run is not finished; a finished page does not.
+        refresh_seconds: how often the page looks at itself again while a driver goes on with one of the runs.
 
     Raises:
         ValueError: no run was given.
@@ -99,7 +100,7 @@ def build_page(runs: Sequence[RunTables], *, written_at: datetime | None = None,
     if not runs:
         raise ValueError("a report needs at least one run")
     data = page_data(runs)
-    live = any(run.standing is not None and not run.standing.finished for run in runs)
+    live = any(run.standing is not None and run.standing.live for run in runs)
     data["refresh_seconds"] = refresh_seconds if live else None
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     script = _script()
@@ -453,11 +454,12 @@ def _markup(text: str) -> markupsafe.Markup:
 # Reading runs and writing pages.
 
 
-def read_run(folder: Folder, status: Status | None = None) -> RunTables:
+def read_run(folder: Folder, status: Status | None = None, last: bool = False) -> RunTables:
     """The tables of a run folder; those that are not there yet are empty.
 
     Args:
         status: where the run stands; without one the page says nothing of points to come and does not refresh.
+        last: nothing more comes for now, though a driver holds the run: it is about to end.
     """
     results = read_rows(folder)
     name = status.name if status is not None else _first(results["run"]) or folder.uri.rsplit("/", 1)[-1]
@@ -468,7 +470,7 @@ def read_run(folder: Folder, status: Status | None = None) -> RunTables:
         curves=read_curves(folder),
         gates=read_gates(folder),
         bench=last_timed(read_bench(folder)),
-        standing=_standing(status) if status is not None else None,
+        standing=_standing(status, last) if status is not None else None,
         pace=_read_pace(folder),
     )
 
@@ -480,7 +482,7 @@ def _read_pace(folder: Folder) -> dict[str, Any] | None:
     return found
 
 
-def _standing(status: Status) -> Standing:
+def _standing(status: Status, last: bool) -> Standing:
     def parts(of: Sequence[Any]) -> list[Part]:
         return [
             Part(name=p.name, state=p.state, epochs=p.epochs, epochs_total=p.epochs_total, val_top1=_number(p.val_top1, 3))
@@ -493,21 +495,25 @@ def _standing(status: Status) -> Standing:
         failed=status.count("failed"),
         running=status.count("running"),
         finished=status.finished,
+        live=status.alive and not status.finished and not last,
         next=status.next,
         stages=parts(status.stages),
         points=parts(status.points),
     )
 
 
-def write_report(run: Folder, status: Status) -> str | None:
-    """Write report.html in the run's folder, whole or not at all, and once the run is finished report.svg and report.png.
+def write_report(run: Folder, status: Status, last: bool = False) -> str | None:
+    """Write report.html in the run's folder, whole or not at all, and where nothing more comes report.svg and report.png.
+
+    Args:
+        last: nothing more comes, though a driver holds the run and points may be left: it failed, or its time is over.
 
     Returns:
-        One sentence on why there is no static picture, where the run is finished and there is none; else None.
+        One sentence on why there is no static picture, where nothing more comes and there is none; else None.
     """
-    tables = read_run(run, status)
+    tables = read_run(run, status, last)
     run.write_bytes("report.html", build_page([tables]).encode())
-    return write_picture(run, tables) if status.finished else None
+    return write_picture(run, tables) if last or status.finished or not status.alive else None
 
 
 def write_page(runs: Sequence[Folder], output: str | Path) -> None:

@@ -129,7 +129,7 @@ def sweep(config: Config, run: Folder, console: Console, verbose: bool = False, 
                 tried.update(point.name for point in left)
                 points = plan_points(config, run)
     later = points_to_come(config, run, points)
-    no_picture = write_report(run, read_status(run, config, points, later))
+    no_picture = write_report(run, read_status(run, config, points, later), last=True)
     rows = read_rows(run)
     console.print(final_table(rows, config, run, time.time() - began))
     if no_picture:

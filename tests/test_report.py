@@ -368,7 +368,7 @@ def test_runs_of_one_name_are_told_apart():
 
 
 def test_only_an_unfinished_page_refreshes():
-    running = Standing(planned=6, done=2, running=1, finished=False)
+    running = Standing(planned=6, done=2, running=1, finished=False, live=True)
     assert data_of(build_page([make_run(standing=running)]))["refresh_seconds"] == report.REFRESH_SECONDS
     assert data_of(build_page([make_run()]))["refresh_seconds"] is None
     assert data_of(build_page([make_run(), make_run(standing=running)]))["refresh_seconds"] == report.REFRESH_SECONDS
@@ -377,7 +377,11 @@ def test_only_an_unfinished_page_refreshes():
 def test_a_run_without_any_point_has_a_page():
     run = make_run(
         standing=Standing(
-            planned=0, done=0, finished=False, stages=[Part(name="dense", state="running", epochs=1, epochs_total=40)]
+            planned=0,
+            done=0,
+            finished=False,
+            live=True,
+            stages=[Part(name="dense", state="running", epochs=1, epochs_total=40)],
         )
     )
     empty = RunTables(
@@ -452,11 +456,13 @@ def test_a_report_is_written_as_a_run_goes_on_and_its_picture_at_the_end(folder:
 
 
 def test_a_page_goes_on_to_refresh_while_points_wait_for_others(folder: Folder):
-    between = replace(status(finished=True), later=4)
+    between = replace(status(finished=True), alive=True, later=4)
     assert write_report(folder, between) is None
     data = data_of(folder.read_bytes("report.html").decode())
     assert data["refresh_seconds"]
     assert data["runs"][0]["standing"]["planned"] == 5
+    write_report(folder, between, last=True)  # those that they wait for have failed
+    assert data_of(folder.read_bytes("report.html").decode())["refresh_seconds"] is None
 
 
 def test_a_page_of_several_runs_is_written_where_asked(folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

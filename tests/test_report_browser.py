@@ -69,6 +69,7 @@ def live() -> RunTables:
         failed=1,
         running=1,
         finished=False,
+        live=True,
         next="2 points are to be done",
         points=[Part(name="searched-0.1000-s0-ab12", state="running", epochs=3, epochs_total=20)],
     )
