@@ -146,7 +146,7 @@ def sweep(config: Config, run: Folder, console: Console, verbose: bool = False, 
         console.print(f"{len(failed)} of {total} points failed; the same command tries them again:", style="red")
         for point in failed:
             error = rows.loc[rows.point == point.name, "error"]
-            console.print(f"  {point.name}: {error.iloc[0] if len(error) else 'no row'}", markup=False)
+            console.print(f"  {point.name}: {error.iloc[0] if len(error) else 'no row'}", markup=False, soft_wrap=True)
         if later and len(missing) == len(failed):
             console.print(f"{later} more wait for them and were not begun", style="red")
     return 1 if failed else 0

@@ -43,11 +43,13 @@ def table(rows: pd.DataFrame, dense: float, says: str) -> str:
     # Divided by the dense MACs, an area is the test top-1 averaged over all limits on MACs.
     areas = hypervolume_by_method(rows, (dense, 0.0)).set_index("method")
     gains = hypervolume_gains(rows, (dense, 0.0)).set_index("method")
+    gains[["gain", "se"]] /= dense
+    even = hypervolume_gains(rows, (1.0, 0.0), x="budget").set_index("method")
     lines = [
         says,
         "",
-        f"| method | {' | '.join(f'{100 * b:g} %' for b in budgets)} | hypervolume | searched ahead by |",
-        f"| --- |{' ---: |' * (len(budgets) + 2)}",
+        f"| method | {' | '.join(f'{100 * b:g} %' for b in budgets)} | hypervolume | searched ahead by | at the budgets |",
+        f"| --- |{' ---: |' * (len(budgets) + 3)}",
     ]
     order = ["searched", *areas.drop("searched").sort_values("mean", ascending=False).index]
     for method in order:
@@ -55,11 +57,8 @@ def table(rows: pd.DataFrame, dense: float, says: str) -> str:
                  for b in budgets]  # fmt: skip
         whole = areas.loc[method, "budgets"] == len(budgets)
         cells.append(_cell(areas.loc[method] / dense, "mean", "se", 3) if whole else "")
-        if method in gains.index:
-            beside = "" if whole else f" ({gains.loc[method, 'budgets']} budgets)"
-            cells.append(_cell(gains.loc[method, ["gain", "se"]] / dense, "gain", "se", 3) + beside)
-        else:
-            cells.append("")
+        beside = "" if whole else f" ({areas.loc[method, 'budgets']} budgets)"
+        cells += [_cell(g.loc[method], "gain", "se", 3) + beside if method in g.index else "" for g in (gains, even)]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -116,7 +116,8 @@ function drawHeadline(view) {
         view.knee.best,
       ),
     );
-  const top = groups.reduce((a, b) => (judged(b.best) > judged(a.best) ? b : a));
+  const overSeeds = (group) => mean(group.members.map(judged));
+  const top = groups.reduce((a, b) => (overSeeds(b) > overSeeds(a) ? b : a));
   stats.push(
     stat("Most accurate", `${withSpread(top.y, top.se)} %`, `test top-1, ${top.method} at ${asked(top)}`, top.best),
   );

@@ -260,15 +260,17 @@ function rangeOf(values, log) {
   return [low - 0.07 * room, high + 0.09 * room];
 }
 
-// The end of a line and the side of it where a label of a width covers least of what is `taken`; pixels from the lower left.
-function freeEnd(taken, plotWidth, lineY, width) {
+// Where along a line (0 to 1, its ends first) and on which side of it a label of a width covers least of what is `taken`;
+// pixels from the lower left.
+function freePlace(taken, plotWidth, lineY, width) {
   let best = null;
-  for (const end of [0, 1]) {
+  for (const along of [0, 1, 0.75, 0.5, 0.25]) {
     for (const side of ["bottom", "top"]) {
-      const [from, to] = end ? [plotWidth - width, plotWidth] : [0, width];
+      const from = along * (plotWidth - width);
+      const to = from + width;
       const [low, high] = side === "bottom" ? [lineY, lineY + 18] : [lineY - 18, lineY];
       const covered = taken.filter(([x, y]) => x > from - 24 && x < to + 24 && y > low - 10 && y < high + 10).length;
-      if (!best || covered < best.covered) best = { covered, place: [end, side] };
+      if (!best || covered < best.covered) best = { covered, place: [along, side] };
     }
   }
   return best.place;
@@ -380,14 +382,15 @@ function frontierLayout(view, colours, sx, sy) {
       taken.push([kx - 34, ky + 32], [kx - 20, ky + 20]);
     }
     const { value, color, text } = untouchedLabel;
-    const [x, y] = freeEnd(taken, size[0], at(value, 1, view.logy) * size[1], 6.2 * text.length);
+    const width = 6.2 * text.length;
+    const [along, side] = freePlace(taken, size[0], at(value, 1, view.logy) * size[1], width);
     annotations.push({
       xref: "paper",
       yref: "y",
-      x,
+      x: along === 1 ? 1 : (along * (size[0] - width)) / size[0],
       y: view.logy ? Math.log10(value) : value,
-      xanchor: x ? "right" : "left",
-      yanchor: y,
+      xanchor: along === 1 ? "right" : "left",
+      yanchor: side,
       showarrow: false,
       text,
       font: { color, size: 12 },
