@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from slimsweep.storage import Folder
+from slimsweep.storage import Folder, parted
 from slimsweep.structure import image_size, macs, params
 from slimsweep.surgery import load
 
@@ -59,7 +59,7 @@ def export_model(model_dir: str | os.PathLike[str], format: Format, output: str 
         if missing:
             raise ValueError(INSTALL.format(", ".join(missing)))
     if "://" in str(model_dir):
-        name = str(model_dir).partition("?")[0].rstrip("/").rpartition("/")[2]
+        _, name = parted(str(model_dir))
         here = output or (f"{name}-timm" if format == "timm" else f"{name}.{format}")
         with Folder(str(model_dir)).local() as fetched:
             return export_model(fetched, format, here)

@@ -31,7 +31,7 @@ from slimsweep.pareto import EQUAL_COMPUTE, best_rates, by_series, frontier, hyp
 from slimsweep.points import pace_path
 from slimsweep.results import BENCH, CURVES, GATES, last_timed, read_bench, read_curves, read_gates, read_rows
 from slimsweep.status import Status, read_config, read_status
-from slimsweep.storage import Folder
+from slimsweep.storage import Folder, parted
 from slimsweep.structure import Structure
 
 REFRESH_SECONDS = 20
@@ -513,7 +513,7 @@ def write_report(run: Folder, status: Status, last: bool = False) -> str | None:
     """
     tables = read_run(run, status, last)
     run.write_bytes("report.html", build_page([tables]).encode())
-    return write_picture(run, tables) if last or status.finished or not status.alive else None
+    return None if tables.standing is not None and tables.standing.live else write_picture(run, tables)
 
 
 def write_page(runs: Sequence[Folder], output: str | Path) -> None:
@@ -524,9 +524,8 @@ def write_page(runs: Sequence[Folder], output: str | Path) -> None:
         OSError: nothing can be written there.
     """
     page = build_page([read_run(run, read_status(run)) for run in runs])
-    path, mark, options = str(output).partition("?") if "://" in str(output) else (str(output), "", "")
-    parent, _, name = path.rpartition("/")
-    Folder((parent or ("/" if path.startswith("/") else ".")) + mark + options).write_bytes(name, page.encode())
+    parent, name = parted(str(output))
+    Folder(parent).write_bytes(name, page.encode())
 
 
 # The static picture.

@@ -508,7 +508,7 @@ def title(config: Config) -> str:
     return "the image folder" if config.data.name in FOLDER_NAMES else config.data.name
 
 
-def identity(config: Config) -> str:
+def data_name(config: Config) -> str:
     """What tells the data set from others in tables: its name, and of an image folder, which is all called the same, where.
 
     That is the last part of its path: the same images may lie elsewhere on another machine.

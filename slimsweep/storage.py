@@ -22,6 +22,13 @@ def joined(uri: str, name: str) -> str:
     return f"{base.rstrip('/')}/{name}{mark}{options}"
 
 
+def parted(uri: str) -> tuple[str, str]:
+    """(the folder, the name in it) of a path or URI: what `joined` puts together again."""
+    path, mark, options = uri.partition("?") if "://" in uri else (uri, "", "")
+    parent, _, name = path.rstrip("/").rpartition("/")
+    return (parent or ("/" if path.startswith("/") else ".")) + mark + options, name
+
+
 class Folder:
     """A folder and what lies below it; names inside it are relative and may not lead out of it.
 

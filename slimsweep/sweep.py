@@ -38,7 +38,7 @@ from slimsweep.points import (
 )
 from slimsweep.results import has_ok_row, read_curve, write_row
 from slimsweep.search import data_parallel, load_gated, worker_resources
-from slimsweep.sources import identity as data_identity
+from slimsweep.sources import data_name
 from slimsweep.stage import check_shared, data_for, load_model, save_model, set_threads
 from slimsweep.storage import Folder
 from slimsweep.structure import Structure, macs, params
@@ -305,7 +305,7 @@ def described(run: Folder, config: Config, point: Point) -> dict[str, Any]:
         "run": config.name,
         "point": point.name,
         "model": config.model.name,
-        "data": data_identity(config),
+        "data": data_name(config),
         "method": point.method,
         "terms": point.terms,
         "shares": point.shares,

@@ -1,5 +1,6 @@
 """The baselines: what each keeps and starts from, on equal terms with the search, and the plan over learning rates."""
 
+import itertools
 import json
 import shutil
 from collections import Counter
@@ -521,19 +522,20 @@ def test_a_sweep_with_baselines_terms_and_rates_finishes_and_is_not_trained_agai
     shutil.copytree(small_run, tmp_path / "small")
     shutil.rmtree(tmp_path / "small" / "results")  # only its search is gone on from
     arguments = ["--output", str(tmp_path), "--name", "small", "--budgets", "0.5", *QUICK]
-    arguments += ["--baselines", "small", "--baseline_terms", "retraining,compute"]
+    arguments += ["--baselines", "uniform,small", "--baseline_terms", "retraining,compute"]
     arguments += ["--retrain.lr", "1e-3,3e-3", "--retrain.seeds", "2"]
     assert main(arguments) == 0
     run = tmp_path / "small"
     rows = read_rows(Folder(run))
     assert (rows.status == "ok").all()
     series = rows.groupby(["method", "terms"])
-    assert sorted(series.groups) == [
-        ("dense", "retraining"),
-        ("searched", "retraining"),
-        ("small", "compute"),
-        ("small", "retraining"),
-    ]
+    assert sorted(series.groups) == sorted(
+        [
+            ("dense", "retraining"),
+            ("searched", "retraining"),
+            *itertools.product(("small", "uniform"), ("compute", "retraining")),
+        ]
+    )
     for _, group in series:
         first, second = group[group.seed == 0], group[group.seed == 1]
         assert set(first.lr) == {1e-3, 3e-3}
@@ -549,7 +551,7 @@ def test_a_sweep_with_baselines_terms_and_rates_finishes_and_is_not_trained_agai
     longer = rows[rows.terms == "compute"]
     assert (longer.epochs == 1 + (2 * longer.macs_dense / longer.macs).round()).all()
     assert read_status(Folder(run)).finished
-    assert "small, equal compute" in _methods_of_page(run)
+    assert "uniform, equal compute" in _methods_of_page(run)
     assert main(arguments) == 0
     assert trained(run) == counts
     pd.testing.assert_frame_equal(read_rows(Folder(run)), rows)
@@ -559,7 +561,7 @@ def _methods_of_page(run: Path) -> list[str]:
     from slimsweep.report import page_data, read_run
 
     data = page_data([read_run(Folder(run))])
-    assert len(data["points"]["point"]) == 2 * 4  # a point a method, terms and seed: the best rate
+    assert len(data["points"]["point"]) == 2 * 6  # a point a method, terms and seed: the best rate
     assert {entry["method"] for entry in data["runs"][0]["hypervolume"]} == set(data["methods"]) - {"dense"}
     return data["methods"]
 

@@ -29,7 +29,7 @@ from slimsweep.data import (
     train_loader,
     uniforms,
 )
-from slimsweep.sources import identity
+from slimsweep.sources import data_name
 
 GREY = (1, 8, 8)
 EVERYTHING = {
@@ -466,7 +466,7 @@ def test_an_image_folder_of_three_splits_is_taken_as_it_is_named(config, folders
     asked = config.changed(**{"data.name": "folder", "data.root": str(folders), "data.batch_size": 8})
     data = load_data(asked, (3, 12, 12))
     assert [len(s) for s in (data.train, data.val, data.test)] == [24, 24, 24]
-    assert identity(asked) == f"folder {folders.name}"
+    assert data_name(asked) == f"folder {folders.name}"
     shutil.rmtree(folders / "test")  # then validation is the test split, and val_share of train for validation
     data = load_data(asked, (3, 12, 12))
     assert [len(s) for s in (data.train, data.val, data.test)] == [22, 2, 24]

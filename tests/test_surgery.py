@@ -281,18 +281,17 @@ def test_what_has_been_cut_is_not_kept():
 
 @pytest.mark.parametrize(
     ("other", "reason"),
-    [({"depth": 3}, "4 layers.*has 3"), ({"embed_dim": 64}, "another model"), ({"img_size": 64}, "16 patches.*has 64")],
+    [
+        ({"depth": 3}, "4 layers.*has 3"),
+        ({"embed_dim": 64}, "another model"),
+        ({"img_size": 64}, "16 patches.*has 64"),
+        ({"reg_tokens": 4}, "a model of 1 prefix tokens, this one has 5"),
+    ],
 )
 def test_a_structure_of_another_model_is_refused(other, reason):
     structure = solve(add_gates(small_vit()), 0.5)
     with pytest.raises(ValueError, match=reason):
         slim(add_gates(small_vit(**other)), structure)
-
-
-def test_a_structure_of_other_prefix_tokens_is_refused():
-    structure = solve(add_gates(small_vit()), 0.5)
-    with pytest.raises(ValueError, match="a model of 1 prefix tokens, this one has 5"):
-        slim(small_vit(reg_tokens=4), structure)
 
 
 def test_what_cannot_be_saved_leaves_what_was_there(tmp_path):

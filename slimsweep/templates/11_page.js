@@ -95,7 +95,9 @@ function drawHeadline(view) {
   } else if (known(dense.top1)) stats.push(stat("Dense, untouched", percent(dense.top1), "test top-1"));
   // Chosen by validation, told by test.
   const denseVal = dense.rows.map((p) => p.val_top1).filter(known);
-  const close = denseVal.length ? groups.filter((g) => g.method !== "dense" && mean(g.members.map((p) => p.val_top1)) >= mean(denseVal) - 1) : [];
+  const overSeeds = (group) => mean(group.members.map(judged));
+  const near = (group) => group.method !== "dense" && overSeeds(group) >= mean(denseVal) - 1;
+  const close = denseVal.length ? groups.filter(near) : [];
   if (close.length) {
     const least = close.reduce((a, b) => (b.x < a.x ? b : a));
     stats.push(
@@ -116,7 +118,6 @@ function drawHeadline(view) {
         view.knee.best,
       ),
     );
-  const overSeeds = (group) => mean(group.members.map(judged));
   const top = groups.reduce((a, b) => (overSeeds(b) > overSeeds(a) ? b : a));
   stats.push(
     stat("Most accurate", `${withSpread(top.y, top.se)} %`, `test top-1, ${top.method} at ${asked(top)}`, top.best),
