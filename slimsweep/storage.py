@@ -162,7 +162,8 @@ class Folder:
         if self.is_local:
             yield Path(self._full(name))
             return
+        remote = self / name if name else self
         with tempfile.TemporaryDirectory(prefix="slimsweep-") as folder:
-            for file in self.list(name):
-                Path(folder, file).write_bytes(self.read_bytes(f"{name}/{file}"))
+            for file in remote.list():
+                Path(folder, file).write_bytes(remote.read_bytes(file))
             yield Path(folder)
