@@ -15,7 +15,7 @@ from conftest import QUICK
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from zoo import build, difference, images, random_gates, small_vit
+from zoo import build, difference, images, random_gates, slow, small_vit
 
 from slimsweep import add_gates, load, macs, params, save, solve
 from slimsweep.baselines import (
@@ -62,11 +62,19 @@ def chosen(method: str, model: nn.Module = DENSE, budgets: list = BUDGETS, seed:
 # What is kept.
 
 
-@pytest.mark.parametrize("method", RANKED)
 @pytest.mark.parametrize("granularity", ["dim", "head", "uniform"])
+@pytest.mark.parametrize("method", [m for m in RANKED if m != "torch-pruning"])
 def test_every_method_meets_its_budget(method: str, granularity: str):
-    if method == "torch-pruning":
-        pytest.importorskip("torch_pruning", reason="the extra `baselines` is not installed")
+    check_budgets(method, granularity)
+
+
+@pytest.mark.parametrize("granularity", ["dim", "head", *slow("uniform")])
+def test_torch_pruning_meets_its_budget(granularity: str):
+    pytest.importorskip("torch_pruning", reason="the extra `baselines` is not installed")
+    check_budgets("torch-pruning", granularity)
+
+
+def check_budgets(method: str, granularity: str) -> None:
     budgets = [0.7] if granularity == "head" else BUDGETS  # of four heads at most one or two can go
     for budget, structure in zip(budgets, chosen(method, budgets=budgets, granularity=granularity), strict=True):
         assert structure.macs() <= budget * macs(DENSE)
@@ -237,7 +245,7 @@ def test_methods_without_a_search_keep_dense_weights(method: str):
     assert torch.equal(model.blocks[0].mlp.fc2.weight, DENSE.blocks[0].mlp.fc2.weight[:, kept])
 
 
-@pytest.mark.parametrize("kind", ["class token", "distilled", "map pooling", "registers, layer scale"])
+@pytest.mark.parametrize("kind", ["class token", "map pooling", *slow("distilled", "registers, layer scale")])
 @pytest.mark.parametrize("budget", [0.6, 0.2])
 def test_small_is_a_plain_model_that_saves_loads_and_counts_like_any_other(kind: str, budget: float, tmp_path: Path):
     dense = build(kind)
@@ -265,6 +273,7 @@ def test_small_comes_near_the_budget_and_keeps_the_ratio_of_width_to_depth():
     assert small_structure(dense, 0.5, round_to=32).shape.layers[0].embed_dim % 32 == 0
 
 
+@pytest.mark.slow
 def test_small_keeps_every_budget_where_the_head_has_an_mlp_too():
     dense = build("map pooling")
     cost = small_costs(dense)
@@ -276,7 +285,7 @@ def test_small_keeps_every_budget_where_the_head_has_an_mlp_too():
 # Torch-Pruning.
 
 
-@pytest.mark.parametrize("kind", ["class token", "distilled", "map pooling", "registers, layer scale"])
+@pytest.mark.parametrize("kind", ["class token", *slow("distilled", "map pooling", "registers, layer scale")])
 @pytest.mark.parametrize("granularity", ["dim", "head"])
 def test_torch_pruning_s_own_model_and_ours_agree(kind: str, granularity: str):
     pytest.importorskip("torch_pruning", reason="the extra `baselines` is not installed")
@@ -518,6 +527,7 @@ def trained(run: Path) -> Counter:
     return Counter(entry["point"] for entry in lines if entry["point"])
 
 
+@pytest.mark.slow
 def test_a_sweep_with_baselines_terms_and_rates_finishes_and_is_not_trained_again(small_run: Path, tmp_path: Path):
     shutil.copytree(small_run, tmp_path / "small")
     shutil.rmtree(tmp_path / "small" / "results")  # only its search is gone on from

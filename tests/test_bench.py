@@ -70,6 +70,7 @@ def test_bfloat16_leaves_the_given_model_alone():
     assert next(model.parameters()).dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_compiled(monkeypatch):
     """Every model and batch size is one whole graph; the C++ back end would take minutes here."""
     graphs = []

@@ -3,11 +3,11 @@
 import pytest
 import torch
 from torch import nn
-from zoo import build, images, random_gates
+from zoo import build, images, random_gates, slow
 
 from slimsweep import add_gates, slim, solve
 
-KINDS = ["class token", "average pooling, registers", "eva02", "dinov3", "swin"]
+KINDS = ["class token", *slow("average pooling, registers", "eva02", "dinov3", "swin")]
 
 
 @pytest.fixture(scope="module", params=KINDS)

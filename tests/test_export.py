@@ -5,7 +5,7 @@ import json
 import pytest
 import timm
 import torch
-from zoo import build, difference, images, random_gates, small_vit
+from zoo import build, difference, images, random_gates, slow, small_vit
 
 from slimsweep import add_gates, export, load, save, slim, solve
 from slimsweep.export import ExportError, export_model
@@ -21,7 +21,7 @@ def saved(folder, model, budget=0.5):
     return small
 
 
-@pytest.mark.parametrize("kind", ["class token", "map pooling", "eva02", "swin"])
+@pytest.mark.parametrize("kind", ["class token", *slow("map pooling", "eva02", "swin")])
 def test_onnx(kind, tmp_path, capfd):
     ort = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

@@ -9,7 +9,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 from timm.data import resolve_model_data_config
-from zoo import build, difference, images, random_gates, small_vit
+from zoo import build, difference, images, random_gates, slow, small_vit
 
 from slimsweep import add_gates, load, macs, save, slim, solve
 
@@ -61,7 +61,7 @@ with torch.no_grad():
 """
 
 
-@pytest.mark.parametrize("kind", ["class token", "eva02"])
+@pytest.mark.parametrize("kind", ["class token", *slow("eva02")])
 def test_plain_timm_loads_a_cut_model_in_a_fresh_process(kind, tmp_path):
     small = cut(build(kind))
     folder = tmp_path / "a folder, with #?@ in its name"

@@ -97,6 +97,7 @@ def test_the_papers_search_takes_its_43_gpu_hours_on_gpus_of_its_speed() -> None
     assert found.gpu_hours > 6 * 0.4 * 43  # six times as many epochs, for the dense model and the one at half
 
 
+@pytest.mark.slow
 def test_a_larger_cluster_trains_more_points_at_a_time() -> None:
     config, _ = load_config(["--config", "deit-tiny-imagenet-best", "--budgets", "0.7,0.5,0.45", *FLOAT])
     one, four = (

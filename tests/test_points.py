@@ -199,6 +199,7 @@ def test_no_more_paces_are_tried_at_a_time_than_trials_may_run(
     assert asked == [2, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_what_was_begun_at_another_pace_is_begun_anew(finished: tuple[Config, Folder]) -> None:
     config, run = finished

@@ -250,6 +250,7 @@ def distinct(text: str, number: int) -> str:
     return json.dumps(structure, separators=(",", ":"))
 
 
+@pytest.mark.slow
 def test_a_thousand_points_of_twenty_runs_are_built_in_ten_seconds():
     budgets = tuple(np.round(np.linspace(0.9, 0.2, 8), 3).tolist())
     base = make_run("deit-s", methods=("searched", "uniform"), budgets=budgets, seeds=3, big=True, epochs=100)

@@ -360,7 +360,7 @@ def measured(world: int, place: Path, said: list[dict[str, Any]]) -> list[list[t
     return [list(one) for one in zip(*ranks, strict=True)]
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_process_group_measures_what_one_process_measures(written, tmp_path, world):
     said = [written(form) for form in (folder, shards, hub_streamed)]
     for form in (folder, shards):  # in one rank's share of the folder, and in those of two ranks of the stream

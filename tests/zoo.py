@@ -5,6 +5,7 @@ Fresh timm models have zero biases, which would hide a bias that the cut loses: 
 
 from typing import Any
 
+import pytest
 import timm
 import torch
 from timm.layers import SwiGLU
@@ -34,6 +35,11 @@ SHALLOW = {"depth": 2, "img_size": 96, "embed_dim": 96, "num_heads": 3}
 
 # Matrices this small are slower on several threads, and far slower where those are shared.
 torch.set_num_threads(1)
+
+
+def slow(*values: Any) -> list[Any]:
+    """Parameters of a test that only the slow tests run."""
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
 def build(kind: str, **arguments: Any) -> nn.Module:
