@@ -328,6 +328,15 @@ def test_torch_pruning_leaves_alone_what_the_search_may_not_cut():
     assert all(structure.sizes(i)[2] >= 0.1 * 64 for i in range(4))
 
 
+def test_torch_pruning_rounds_a_floor_down_to_its_steps():
+    """A tenth of 16 dims a head is more than one dim, and it goes from two to one at once: one is enough."""
+    pytest.importorskip("torch_pruning", reason="the extra `baselines` is not installed")
+    (structure,) = chosen("torch-pruning", small_vit(embed_dim=64, mlp_ratio=4), budgets=[0.15])
+    sizes = [structure.sizes(layer) for layer in range(4)]
+    assert min(width for _, width, _, _ in sizes) == 1
+    assert all(heads == 4 and units >= 25 for heads, _, units, _ in sizes)
+
+
 def test_torch_pruning_says_when_it_cannot_reach_a_budget():
     pytest.importorskip("torch_pruning", reason="the extra `baselines` is not installed")
     (problem,) = chosen("torch-pruning", budgets=[0.05])
