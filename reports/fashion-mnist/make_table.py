@@ -1,7 +1,7 @@
 """The study's tables from its rows: `python reports/fashion-mnist/make_table.py` writes them into README.md beside this.
 
 `--check` writes nothing, and fails where README.md has other tables. `--run FOLDER` takes the rows of a run's folder first, and
-keeps them in results.parquet.
+keeps them in results.parquet; `--two-sizes FOLDER` those of the sweep over two sizes, in two-sizes.parquet.
 """
 
 import argparse
@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from slimsweep.pareto import best_rates, hypervolume_by_method, hypervolume_gains, summarize
+from slimsweep.pareto import best_rates, frontier, hypervolume_by_method, hypervolume_gains, summarize
 from slimsweep.results import read_rows
 from slimsweep.storage import Folder
 
 HERE = Path(__file__).parent
-PAGE, ROWS = HERE / "README.md", HERE / "results.parquet"
+PAGE, ROWS, SIZES = HERE / "README.md", HERE / "results.parquet", HERE / "two-sizes.parquet"
 START, END = "<!-- written by make_table.py -->\n", "<!-- end -->\n"
+SIZES_START = "<!-- two sizes, written by make_table.py -->\n"
 TERMS = {
     "retraining": "Equal retraining: every model sees as many images after the cut.",
     "compute": "Equal compute: the others retrain longer by what the search cost, spread over the budgets.",
@@ -63,22 +64,55 @@ def table(rows: pd.DataFrame, dense: float, says: str) -> str:
     return "\n".join(lines)
 
 
+def sizes_table(rows: pd.DataFrame) -> str:
+    """Markdown: what is left of each dense model at each budget; bold where no model of either is cheaper and as good."""
+    ok = rows[(rows["status"] == "ok") & rows["method"].isin(["dense", "searched"])]
+    ok = pd.concat(best_rates(of_one) for _, of_one in ok.groupby("macs_dense"))
+    means = summarize(ok, by=("macs_dense", "budget"))
+    front = set(frontier(means, x="macs_mean", y="test_top1_mean").index)
+    means["cell"] = [
+        f"{'**' * (i in front)}{_cell(row, 'test_top1_mean', 'test_top1_se', 2)}{'**' * (i in front)}"
+        for i, row in means.iterrows()
+    ]
+    sizes = sorted(means["macs_dense"].unique(), reverse=True)
+    head = " | ".join(f"MMACs | from {size / 1e6:.1f} MMACs: test %" for size in sizes)
+    lines = [f"| budget | {head} |", f"| --- |{' ---: |' * 2 * len(sizes)}"]
+    for budget in sorted(means["budget"].unique(), reverse=True):
+        at = means[means["budget"] == budget].set_index("macs_dense")
+        cells = [
+            f"{at.loc[size, 'macs_mean'] / 1e6:.2f} | {at.loc[size, 'cell']}" if size in at.index else " | " for size in sizes
+        ]
+        lines.append(f"| {100 * budget:g} % | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _cell(row: pd.Series, mean: str, se: str, digits: int) -> str:
     spread = "" if pd.isna(row[se]) else f" ± {row[se]:.{digits}f}"
     return f"{row[mean]:.{digits}f}{spread}"
+
+
+def _with(text: str, start: str, tables: str) -> str:
+    """The page with other tables after a mark."""
+    before, rest = text.split(start)
+    _, after = rest.split(END, 1)
+    return before + start + "\n" + tables + "\n\n" + END + after
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail where the page has other tables")
     parser.add_argument("--run", help="a run's folder, whose rows to take first")
+    parser.add_argument("--two-sizes", help="the folder of the sweep over two sizes, whose rows to take first")
     options = parser.parse_args(argv)
     if options.run:
         read_rows(Folder(options.run)).sort_values("point", ignore_index=True).to_parquet(ROWS)
+    if options.two_sizes:
+        both = pd.concat([read_rows(Folder(str(f))) for f in sorted(Path(options.two_sizes).iterdir()) if f.is_dir()])
+        both = both[both["method"].isin(["dense", "searched"])]  # methods beside them are of the study's own run
+        both.sort_values(["macs_dense", "point"], ignore_index=True).to_parquet(SIZES)
     text = PAGE.read_text()
-    before, rest = text.split(START)
-    _, after = rest.split(END)
-    written = before + START + "\n" + "\n\n".join(tables(pd.read_parquet(ROWS))) + "\n\n" + END + after
+    written = _with(text, START, "\n\n".join(tables(pd.read_parquet(ROWS))))
+    written = _with(written, SIZES_START, sizes_table(pd.read_parquet(SIZES)))
     if options.check and written != text:
         print(f"the tables in {PAGE} are not what this program writes: run it without --check")
         return 1
