@@ -127,7 +127,7 @@ def bench_run(run: Folder, points: Sequence[str] | None = None, **options: Any) 
             raise ValueError(f"{run.uri} has no model {point!r}; it has {', '.join(there) or 'none'}")
     models: dict[str, nn.Module] = {}
     for name, folder in [(DENSE, "dense"), *((point, f"models/{point}") for point in points or there)]:
-        with run.local(folder) as path:
+        with (run / folder).local() as path:
             models[name] = load(path)
     rows = [{"run": run.uri.rsplit("/", 1)[-1], **row} for row in bench(models, **options)]
     write_bench(run, rows)

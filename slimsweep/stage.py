@@ -95,5 +95,5 @@ def save_model(run: Folder, name: str, model: nn.Module, data: Data, metrics: Ma
 
 def load_model(run: Folder, name: str) -> nn.Module:
     """A model that `save_model` saved in the run, in eval mode."""
-    with run.local(name) as folder:
+    with (run / name).local() as folder:
         return load(folder)

@@ -157,13 +157,12 @@ class Folder:
                 self.write_bytes(f"{name}/{file.name}", file.read_bytes())
 
     @contextmanager
-    def local(self, name: str = "") -> Iterator[Path]:
+    def local(self) -> Iterator[Path]:
         """The folder as a local path: itself, or a temporary copy where it lies on an object store."""
         if self.is_local:
-            yield Path(self._full(name))
+            yield Path(self._path)
             return
-        remote = self / name if name else self
         with tempfile.TemporaryDirectory(prefix="slimsweep-") as folder:
-            for file in remote.list():
-                Path(folder, file).write_bytes(remote.read_bytes(file))
+            for file in self.list():
+                Path(folder, file).write_bytes(self.read_bytes(file))
             yield Path(folder)

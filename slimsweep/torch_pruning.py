@@ -71,8 +71,8 @@ def pruned_structure(
     """What Torch-Pruning keeps of a model at a budget: head dims (or whole heads) and MLP units, ranked by its GroupTaylor.
 
     Ranked over all layers of a kind (its isomorphic mode); within each layer where that would leave a layer with less than
-    the floor, or would miss the budget by more than 1 % of dense while the other comes nearer. A floor is rounded down to
-    its steps, which are a dim of all heads, or a whole head. Tokens stay.
+    the floor, or would miss the budget by more than 1 % of dense while the other comes nearer. The floor of
+    attention is rounded down to its steps, which are a dim of all heads, or a whole head. Tokens stay.
 
     Args:
         model: the dense model, left alone.
@@ -133,14 +133,14 @@ def structure_of(kept: Mapping[str, Tensor], shape: Shape) -> Structure:
 
 
 def _keeps(structure: Structure, floors: Mapping[str, float]) -> bool:
-    """Whether every layer keeps its floor, rounded down to Torch-Pruning's steps: a dim of all heads, or a whole head."""
+    """Whether every layer keeps its floor; of attention rounded down to Torch-Pruning's steps, a dim of all heads or a head."""
     for index, layer in enumerate(structure.shape.layers):
         heads, width, units, _ = structure.sizes(index)
         # Only one of the two is cut, and the other is whole.
         least_heads, least_width = (int(floors.get("attention", 0.0) * size) for size in (layer.heads, layer.head_dim))
         if heads < max(1, least_heads) or width < max(1, least_width):
             return False
-        if units < max(1, int(floors.get("mlp", 0.0) * layer.hidden)):
+        if units < floors.get("mlp", 0.0) * layer.hidden or units == 0:
             return False
     return True
 

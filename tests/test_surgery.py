@@ -83,7 +83,7 @@ def masks(draw, shape):
 
 @pytest.mark.parametrize("pooling", ["token", "avg"])
 @given(data=st.data())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_any_masks_are_cut_exactly(pooling, data):
     gated = add_gates(small_vit(global_pool=pooling, reg_tokens=2, init_values=0.1))
     chosen = data.draw(masks(gated.shape))
@@ -249,7 +249,7 @@ def test_a_cut_model_cut_further_is_the_gated_model_cut_once(kind, tmp_path):
 
 
 @given(data=st.data())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_any_masks_are_cut_further_exactly(data):
     gated = add_gates(small_vit(reg_tokens=2, init_values=0.1))
     first, second = data.draw(masks(gated.shape)), data.draw(masks(gated.shape))

@@ -66,14 +66,13 @@ def table(rows: pd.DataFrame, dense: float, says: str) -> str:
 
 def sizes_table(rows: pd.DataFrame) -> str:
     """Markdown: what is left of each dense model at each budget; bold where no model of either is cheaper and as good."""
-    ok = rows[(rows["status"] == "ok") & rows["method"].isin(["dense", "searched"])]
+    ok = rows[rows["status"] == "ok"]
     ok = pd.concat(best_rates(of_one) for _, of_one in ok.groupby("macs_dense"))
     means = summarize(ok, by=("macs_dense", "budget"))
     front = set(frontier(means, x="macs_mean", y="test_top1_mean").index)
-    means["cell"] = [
-        f"{'**' * (i in front)}{_cell(row, 'test_top1_mean', 'test_top1_se', 2)}{'**' * (i in front)}"
-        for i, row in means.iterrows()
-    ]
+    bold = ["**" if place in front else "" for place in means.index]
+    tops = [_cell(row, "test_top1_mean", "test_top1_se", 2) for _, row in means.iterrows()]
+    means["cell"] = [f"{mark}{top}{mark}" for mark, top in zip(bold, tops, strict=True)]
     sizes = sorted(means["macs_dense"].unique(), reverse=True)
     head = " | ".join(f"MMACs | from {size / 1e6:.1f} MMACs: test %" for size in sizes)
     lines = [f"| budget | {head} |", f"| --- |{' ---: |' * 2 * len(sizes)}"]
