@@ -6,9 +6,9 @@ The names below are the library; importing them also registers cut models with t
 
 __version__ = "0.1.0"
 
-from slimsweep.budget import BudgetError, solve
-from slimsweep.gates import add_gates
-from slimsweep.structure import Structure, macs, params
-from slimsweep.surgery import load, save, slim
+from slimsweep.slimming.cut import load, save, slim
+from slimsweep.slimming.gates import add_gates
+from slimsweep.slimming.removal_path import BudgetError, solve
+from slimsweep.slimming.structure import Structure, macs, params
 
 __all__ = ["BudgetError", "Structure", "add_gates", "load", "macs", "params", "save", "slim", "solve"]

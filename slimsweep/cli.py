@@ -83,11 +83,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def plan(chosen: argparse.Namespace, console: Console) -> None:
-    from slimsweep.cluster import Cluster
-    from slimsweep.config import ConfigError, load_config
-    from slimsweep.plan import Images, show
-    from slimsweep.plan import plan as cost
+    from slimsweep.cluster.cluster import Cluster
+    from slimsweep.config.schema import ConfigError, load_config
     from slimsweep.storage import Folder
+    from slimsweep.tools.plan import Images, show
+    from slimsweep.tools.plan import plan as cost
 
     config, _ = load_config(chosen.configuration, prog="slimsweep plan")
     cluster, images = None, None
@@ -104,16 +104,16 @@ def plan(chosen: argparse.Namespace, console: Console) -> None:
 
 
 def status(chosen: argparse.Namespace, console: Console) -> None:
-    from slimsweep.status import read_status, status_table
     from slimsweep.storage import Folder
+    from slimsweep.tools.status import read_status, status_table
 
     console.print(status_table(read_status(Folder(chosen.run))))
 
 
 def report(chosen: argparse.Namespace, console: Console) -> None:
-    from slimsweep.report import write_page, write_report
-    from slimsweep.status import read_status
+    from slimsweep.report.page import write_page, write_report
     from slimsweep.storage import Folder, joined
+    from slimsweep.tools.status import read_status
 
     runs = [Folder(r) for r in chosen.runs]
     if len(runs) == 1 and chosen.output is None:
@@ -125,8 +125,8 @@ def report(chosen: argparse.Namespace, console: Console) -> None:
 
 
 def bench(chosen: argparse.Namespace, console: Console) -> None:
-    from slimsweep.bench import bench_dir, bench_run, table
     from slimsweep.storage import Folder
+    from slimsweep.tools.bench import bench_dir, bench_run, table
 
     options = {name: getattr(chosen, name) for name in ("batch_sizes", "threads", "dtype", "device", "compile", "repeats")}
     folder = Folder(chosen.path)
@@ -135,10 +135,10 @@ def bench(chosen: argparse.Namespace, console: Console) -> None:
 
 
 def pick(chosen: argparse.Namespace, console: Console) -> None:
-    from slimsweep.pick import describe
-    from slimsweep.pick import pick as best
-    from slimsweep.results import read_bench, read_rows
+    from slimsweep.ledger.tables import read_bench, read_rows
     from slimsweep.storage import Folder, joined
+    from slimsweep.tools.pick import describe
+    from slimsweep.tools.pick import pick as best
 
     run = Folder(chosen.run)
     row = best(
@@ -155,7 +155,7 @@ def pick(chosen: argparse.Namespace, console: Console) -> None:
 
 
 def export(chosen: argparse.Namespace, console: Console) -> None:
-    from slimsweep.export import export_model
+    from slimsweep.tools.export import export_model
 
     console.print(str(export_model(chosen.model, chosen.format, chosen.output)), soft_wrap=True)
 

@@ -13,11 +13,12 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from slimsweep.cluster import StageFailed, check_placement, check_storage, connected, foreseen, trials_at_once
-from slimsweep.config import Config, ConfigError, changed_keys, load_configs
-from slimsweep.lock import hold
-from slimsweep.model import check_model, head_is_new
-from slimsweep.points import (
+from slimsweep.cluster.cluster import StageFailed, check_placement, check_storage, connected, foreseen, trials_at_once
+from slimsweep.cluster.worker import data_for
+from slimsweep.config.schema import Config, ConfigError, changed_keys, load_configs
+from slimsweep.data.sources import check_data, title
+from slimsweep.ledger.lock import hold
+from slimsweep.ledger.points import (
     check_cuts,
     distinct_paces,
     forget_failed,
@@ -31,13 +32,12 @@ from slimsweep.points import (
     points_to_do,
     to_choose,
 )
-from slimsweep.progress import Progress, final_table
-from slimsweep.report import write_page, write_report
-from slimsweep.results import damaged_images, read_rows
-from slimsweep.sources import check_data, title
-from slimsweep.stage import data_for
-from slimsweep.status import read_config, read_status
+from slimsweep.ledger.tables import damaged_images, read_rows
+from slimsweep.report.page import write_page, write_report
 from slimsweep.storage import Folder, joined
+from slimsweep.tools.progress import Progress, final_table
+from slimsweep.tools.status import read_config, read_status
+from slimsweep.training.dense_model import check_model, head_is_new
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,8 +86,8 @@ def sweep_base(config: Config, console: Console, verbose: bool, until: float | N
 
 def sweep(config: Config, run: Folder, console: Console, verbose: bool = False, until: float | None = None) -> int:
     """All stages that the run folder does not hold yet; no epoch begins after `until` (time.time())."""
-    from slimsweep.search import run_search
-    from slimsweep.sweep import choose_baselines, choose_pace, run_sweep
+    from slimsweep.cluster.retrain_job import choose_baselines, choose_pace, run_sweep
+    from slimsweep.cluster.search_job import run_search
 
     began = time.time()
     attempt = time.strftime("%Y%m%d-%H%M%S", time.gmtime(began))

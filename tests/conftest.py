@@ -24,7 +24,7 @@ def ray_cluster() -> Iterator[None]:
     """A local Ray of two CPUs, which `slimsweep.run` joins."""
     import ray
 
-    from slimsweep import cluster  # sets Ray's environment before Ray is imported  # noqa: F401
+    from slimsweep.cluster import cluster  # sets Ray's environment before Ray is imported  # noqa: F401
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield

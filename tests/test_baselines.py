@@ -18,7 +18,13 @@ from torch import nn
 from zoo import build, difference, images, random_gates, slow, small_vit
 
 from slimsweep import add_gates, load, macs, params, save, solve
-from slimsweep.baselines import (
+from slimsweep.cluster.retrain_job import trial
+from slimsweep.cluster.worker import data_for
+from slimsweep.config.schema import Config, ConfigError
+from slimsweep.ledger.lock import hold
+from slimsweep.ledger.points import Point, chosen_path, plan_points, points_to_do, to_choose
+from slimsweep.ledger.tables import gate_rows, read_rows, write_gates, write_row
+from slimsweep.methods.baselines import (
     RANKED,
     accumulate_gradients,
     check_baseline,
@@ -32,18 +38,12 @@ from slimsweep.baselines import (
     training_images,
     uniform_scores,
 )
-from slimsweep.budget import RemovalPath
-from slimsweep.config import Config, ConfigError
-from slimsweep.lock import hold
-from slimsweep.points import Point, chosen_path, plan_points, points_to_do, to_choose
-from slimsweep.results import gate_rows, read_rows, write_gates, write_row
 from slimsweep.run import compare, main
-from slimsweep.stage import data_for
-from slimsweep.status import read_config, read_status
+from slimsweep.slimming.cut import slim
+from slimsweep.slimming.removal_path import RemovalPath
+from slimsweep.slimming.structure import Structure
 from slimsweep.storage import Folder
-from slimsweep.structure import Structure
-from slimsweep.surgery import slim
-from slimsweep.sweep import trial
+from slimsweep.tools.status import read_config, read_status
 
 SEARCH = Config().search
 BUDGETS = [0.7, 0.5, 0.35]
@@ -289,7 +289,7 @@ def test_small_keeps_every_budget_where_the_head_has_an_mlp_too():
 @pytest.mark.parametrize("granularity", ["dim", "head"])
 def test_torch_pruning_s_own_model_and_ours_agree(kind: str, granularity: str):
     pytest.importorskip("torch_pruning", reason="the extra `baselines` is not installed")
-    from slimsweep.torch_pruning import _bisect, _with_gradients, structure_of
+    from slimsweep.methods.torch_pruning import _bisect, _with_gradients, structure_of
 
     dense = build(kind)
     shape = add_gates(dense, granularity, ["attention", "mlp"]).shape
@@ -577,7 +577,7 @@ def test_a_sweep_with_baselines_terms_and_rates_finishes_and_is_not_trained_agai
 
 
 def _methods_of_page(run: Path) -> list[str]:
-    from slimsweep.report import page_data, read_run
+    from slimsweep.report.page import page_data, read_run
 
     data = page_data([read_run(Folder(run))])
     assert len(data["points"]["point"]) == 2 * 6  # a point a method, terms and seed: the best rate

@@ -10,9 +10,9 @@ from torch import nn
 from zoo import random_gates, small_vit
 
 from slimsweep import add_gates, macs, save, slim, solve
-from slimsweep.bench import bench, bench_dir, bench_run, table
-from slimsweep.results import BENCH, read_bench
+from slimsweep.ledger.tables import BENCH, read_bench
 from slimsweep.storage import Folder
+from slimsweep.tools.bench import bench, bench_dir, bench_run, table
 
 QUICK = {"repeats": 2, "min_seconds": 0.0, "batch_sizes": (1, 2)}
 

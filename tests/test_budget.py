@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from zoo import build, random_gates, small_vit
 
 from slimsweep import BudgetError, Structure, add_gates, macs, params, solve
-from slimsweep.budget import RemovalPath, absolute
+from slimsweep.slimming.removal_path import RemovalPath, absolute
 
 GATED = {g: add_gates(small_vit(global_pool="avg"), granularity=g) for g in ("dim", "head", "uniform")}
 

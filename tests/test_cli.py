@@ -9,7 +9,7 @@ import timm
 import torch
 
 from slimsweep.cli import main
-from slimsweep.surgery import load
+from slimsweep.slimming.cut import load
 
 
 @pytest.fixture(scope="module")

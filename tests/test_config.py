@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slimsweep.config import Config, ConfigError, changed_keys, load_config, load_configs
+from slimsweep.config.schema import Config, ConfigError, changed_keys, load_config, load_configs
 
 
 @pytest.fixture(autouse=True)

@@ -17,8 +17,8 @@ from torch.utils.data import Dataset
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import affine as torchvision_affine
 
-from slimsweep.config import Affine, ConfigError, load_config
-from slimsweep.data import (
+from slimsweep.config.schema import Affine, ConfigError, load_config
+from slimsweep.data.images import (
     ImageSet,
     affine_warp,
     check_data,
@@ -29,7 +29,7 @@ from slimsweep.data import (
     train_loader,
     uniforms,
 )
-from slimsweep.sources import data_name
+from slimsweep.data.sources import data_name
 
 GREY = (1, 8, 8)
 EVERYTHING = {

@@ -108,7 +108,7 @@ def test_the_build_sees_nothing_but_what_it_copies(tree: Path) -> None:
     files = {str(f.relative_to(tree)) for f in tree.rglob("*") if f.is_file()}
     kept = {f for f in files if sent(f)}
     assert {f.partition("/")[0] for f in kept} == {"slimsweep", "pyproject.toml"}
-    assert "slimsweep/templates/report.html.j2" in kept
+    assert "slimsweep/report/web/report.html.j2" in kept
     assert not any("__pycache__" in f for f in kept)
     copied = re.findall(r"^COPY (?!--from)(.*) \S+$", DOCKERFILE, re.MULTILINE)
     assert {name for words in copied for name in words.split()} == {line[1:] for line in lines if line.startswith("!")}
@@ -122,7 +122,7 @@ def test_a_submitted_folder_is_small_and_holds_what_a_sweep_needs(tree: Path, tm
     package = tmp_path_factory.mktemp("package") / "working_dir.zip"
     create_package(str(tree), package, include_gitignore=True, excludes=get_runtime_env_default_excludes())
     files = [name for name in zipfile.ZipFile(package).namelist() if not name.endswith("/")]
-    assert {"slimsweep/run.py", "slimsweep/configs/digits.yaml", "reports/digits/sweep.yaml"} <= set(files)
+    assert {"slimsweep/run.py", "slimsweep/config/presets/digits.yaml", "reports/digits/sweep.yaml"} <= set(files)
     assert not set(files) & set(LARGE_OR_PRIVATE)
     assert not [f for f in files if f.endswith((".png", ".parquet", ".pyc"))]
     assert package.stat().st_size < 2**20  # of the 100 MiB that Ray takes

@@ -7,8 +7,9 @@ import timm
 import torch
 from zoo import build, difference, images, random_gates, slow, small_vit
 
-from slimsweep import add_gates, export, load, save, slim, solve
-from slimsweep.export import ExportError, export_model
+from slimsweep import add_gates, load, save, slim, solve
+from slimsweep.tools import export
+from slimsweep.tools.export import ExportError, export_model
 
 
 def saved(folder, model, budget=0.5):

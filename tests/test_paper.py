@@ -10,8 +10,8 @@ import timm
 import torch
 
 from slimsweep import add_gates, macs, params, solve
-from slimsweep.budget import RemovalPath
-from slimsweep.config import load_config
+from slimsweep.config.schema import load_config
+from slimsweep.slimming.removal_path import RemovalPath
 
 PROGRAM = Path(__file__).parents[1] / "reports" / "imagenet" / "make_table.py"
 

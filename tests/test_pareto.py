@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slimsweep.pareto import (
+from slimsweep.report.pareto import (
     best_rates,
     by_series,
     frontier,

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from slimsweep.pick import NothingFits, pick
+from slimsweep.tools.pick import NothingFits, pick
 
 ROWS = pd.DataFrame(
     {

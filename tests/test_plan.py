@@ -7,16 +7,16 @@ import torch
 from rich.console import Console
 
 from slimsweep.cli import main
-from slimsweep.cluster import Cluster
-from slimsweep.config import Config, ConfigError, load_config
-from slimsweep.data import load_data
-from slimsweep.model import build_dense
-from slimsweep.plan import Images, makespan, measure, plan, show
-from slimsweep.results import read_curve, read_rows
-from slimsweep.status import read_config
+from slimsweep.cluster.cluster import Cluster
+from slimsweep.config.schema import Config, ConfigError, load_config
+from slimsweep.data.images import load_data
+from slimsweep.ledger.tables import read_curve, read_rows
+from slimsweep.slimming.structure import image_size
 from slimsweep.storage import Folder
-from slimsweep.structure import image_size
-from slimsweep.train import train
+from slimsweep.tools.plan import Images, makespan, measure, plan, show
+from slimsweep.tools.status import read_config
+from slimsweep.training.dense_model import build_dense
+from slimsweep.training.loop import train
 
 IMAGENET = Images(train=1_281_167, val=10_000, test=50_000)
 # A step is made to count its bytes; in bf16 it takes ten times as long on a CPU that does not know it.
@@ -32,7 +32,7 @@ def digits() -> Config:
 @pytest.fixture
 def in_short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer steps are timed, where a test looks at no time."""
-    monkeypatch.setattr("slimsweep.plan.TURN", 0.05)
+    monkeypatch.setattr("slimsweep.tools.plan.TURN", 0.05)
 
 
 def test_it_refuses_what_a_run_would(digits: Config) -> None:
@@ -80,7 +80,7 @@ def test_its_steps_take_as_long_as_those_of_a_real_training(digits: Config, tmp_
 
 
 def test_a_small_step_stands_for_one_that_takes_too_long(digits: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slimsweep.plan.PATIENCE", 0.0)
+    monkeypatch.setattr("slimsweep.tools.plan.PATIENCE", 0.0)
     cost = measure(build_dense(digits, 10), digits, digits.dense, 64, torch.device("cpu"))
     assert cost.scaled
     assert cost.batch == 8

@@ -10,13 +10,12 @@ import torch
 from rich.console import Console
 from safetensors.torch import load
 
-from slimsweep.budget import absolute
-from slimsweep.cluster import ray
-from slimsweep.config import Config, ConfigError
-from slimsweep.data import TooManyDamaged
-from slimsweep.model import check_model
-from slimsweep.pareto import best_rates
-from slimsweep.points import (
+from slimsweep.cluster.cluster import ray
+from slimsweep.cluster.retrain_job import choose_pace, retrain, try_pace, write_failed
+from slimsweep.cluster.worker import data_for, load_model
+from slimsweep.config.schema import Config, ConfigError
+from slimsweep.data.images import TooManyDamaged
+from slimsweep.ledger.points import (
     baseline_budgets,
     check_cuts,
     chosen_pace,
@@ -38,17 +37,18 @@ from slimsweep.points import (
     shares_text,
     to_choose,
 )
-from slimsweep.progress import final_table
-from slimsweep.report import page_data, read_run
-from slimsweep.results import read_curves, read_gates_tensors, read_rows, write_row
+from slimsweep.ledger.tables import read_curves, read_gates_tensors, read_rows, write_row
+from slimsweep.report.page import page_data, read_run
+from slimsweep.report.pareto import best_rates
 from slimsweep.run import begin, compare
-from slimsweep.stage import data_for, load_model
-from slimsweep.status import read_config, read_status
+from slimsweep.slimming.cut import slim
+from slimsweep.slimming.removal_path import absolute
+from slimsweep.slimming.structure import Structure
 from slimsweep.storage import Folder
-from slimsweep.structure import Structure
-from slimsweep.surgery import slim
-from slimsweep.sweep import choose_pace, retrain, try_pace, write_failed
-from slimsweep.train import measure
+from slimsweep.tools.progress import final_table
+from slimsweep.tools.status import read_config, read_status
+from slimsweep.training.dense_model import check_model
+from slimsweep.training.loop import measure
 
 BOTH = {"attention": 0.7, "mlp": 0.7}
 ALL = {"attention": 0.7, "mlp": 0.5, "token": 0.8}

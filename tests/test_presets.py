@@ -8,12 +8,12 @@ import pytest
 import timm
 
 import slimsweep
-from slimsweep.config import ConfigError, load_config, presets
-from slimsweep.model import check_model
-from slimsweep.points import check_cuts
-from slimsweep.structure import macs
+from slimsweep.config.schema import ConfigError, load_config, presets
+from slimsweep.ledger.points import check_cuts
+from slimsweep.slimming.structure import macs
+from slimsweep.training.dense_model import check_model
 
-FOLDER = Path(slimsweep.__file__).parent / "configs"
+FOLDER = Path(slimsweep.__file__).parent / "config" / "presets"
 IMAGENET = [name for name in presets() if "imagenet" in name]
 
 

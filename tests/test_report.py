@@ -20,10 +20,9 @@ import pytest
 import timm
 import torch
 
-from slimsweep import report
-from slimsweep.budget import solve
-from slimsweep.gates import GatedModel, add_gates
-from slimsweep.report import (
+from slimsweep.ledger.tables import CURVES, GATES, METHODS, RESULTS, write_curve, write_gates, write_row
+from slimsweep.report import page as report
+from slimsweep.report.page import (
     BENCH,
     Part,
     RunTables,
@@ -35,11 +34,12 @@ from slimsweep.report import (
     write_picture,
     write_report,
 )
-from slimsweep.results import CURVES, GATES, METHODS, RESULTS, write_curve, write_gates, write_row
-from slimsweep.status import Part as StatusPart
-from slimsweep.status import Status
+from slimsweep.slimming.gates import GatedModel, add_gates
+from slimsweep.slimming.removal_path import solve
+from slimsweep.slimming.structure import Structure
 from slimsweep.storage import Folder
-from slimsweep.structure import Structure
+from slimsweep.tools.status import Part as StatusPart
+from slimsweep.tools.status import Status
 
 # Tables as a run leaves them, with real structures and invented accuracies.
 

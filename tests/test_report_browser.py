@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 from test_report import make_run
 
-from slimsweep.pareto import frontier, knee, summarize
-from slimsweep.report import Part, RunTables, Standing, build_page
-from slimsweep.structure import Structure
+from slimsweep.report.page import Part, RunTables, Standing, build_page
+from slimsweep.report.pareto import frontier, knee, summarize
+from slimsweep.slimming.structure import Structure
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install 'slimsweep[test]')")
 

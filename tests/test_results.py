@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from slimsweep.report import read_run
-from slimsweep.results import has_ok_row, read_curve, read_gates, read_rows, write_row
+from slimsweep.ledger.tables import has_ok_row, read_curve, read_gates, read_rows, write_row
+from slimsweep.report.page import read_run
 from slimsweep.storage import Folder
 
 

@@ -14,14 +14,14 @@ import pytest
 import torch
 from conftest import QUICK
 
-from slimsweep.points import plan_points
-from slimsweep.results import RESULTS, write_row
+from slimsweep.cluster.retrain_job import trial
+from slimsweep.ledger.points import plan_points
+from slimsweep.ledger.tables import RESULTS, write_row
 from slimsweep.run import main
-from slimsweep.status import read_config
+from slimsweep.slimming.cut import load
+from slimsweep.slimming.structure import Structure, macs
 from slimsweep.storage import Folder
-from slimsweep.structure import Structure, macs
-from slimsweep.surgery import load
-from slimsweep.sweep import trial
+from slimsweep.tools.status import read_config
 
 
 def epochs(run: Path) -> Counter:
@@ -162,7 +162,7 @@ def test_a_change_that_would_not_compare_is_refused(
 
 
 def test_a_run_that_somebody_works_on_is_refused(copied_run: tuple[Path, list[str]], capsys: pytest.CaptureFixture) -> None:
-    from slimsweep.lock import hold
+    from slimsweep.ledger.lock import hold
 
     run, arguments = copied_run
     with hold(Folder(run)):
@@ -173,7 +173,7 @@ def test_a_run_that_somebody_works_on_is_refused(copied_run: tuple[Path, list[st
 
 def test_a_driver_of_another_machine_is_watched_before_its_place_is_taken(tmp_path: Path, monkeypatch) -> None:
     """A pod that is started again must not wait a minute for the dead one's heartbeat to grow old."""
-    from slimsweep import lock
+    from slimsweep.ledger import lock
 
     monkeypatch.setattr(lock, "WATCH_SECONDS", 2.0)
     run, beats = Folder(tmp_path), threading.Event()

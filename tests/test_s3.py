@@ -12,8 +12,8 @@ import pandas as pd
 import pyarrow.fs as pafs
 import pytest
 
-from slimsweep.export import export_model
-from slimsweep.surgery import load
+from slimsweep.slimming.cut import load
+from slimsweep.tools.export import export_model
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 

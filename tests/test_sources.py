@@ -18,13 +18,13 @@ import torch.distributed as dist
 from PIL import Image
 from torch import Tensor, multiprocessing, nn
 
-from slimsweep.baselines import training_images
-from slimsweep.config import Config, ConfigError, load_config
-from slimsweep.data import Data, eval_loader, images_seen, load_data, train_loader
-from slimsweep.model import build_dense
-from slimsweep.results import damaged_images
+from slimsweep.config.schema import Config, ConfigError, load_config
+from slimsweep.data.images import Data, eval_loader, images_seen, load_data, train_loader
+from slimsweep.ledger.tables import damaged_images
+from slimsweep.methods.baselines import training_images
 from slimsweep.storage import Folder
-from slimsweep.train import Metrics, measure, note_damaged, train
+from slimsweep.training.dense_model import build_dense
+from slimsweep.training.loop import Metrics, measure, note_damaged, train
 
 GREY = (1, 8, 8)
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from zoo import MODELS, build, close_gates, difference, images, random_gates, small_vit
 
 from slimsweep import Structure, add_gates, load, macs, params, save, slim, solve
-from slimsweep.train import set_drop_path
+from slimsweep.training.loop import set_drop_path
 
 TOLERANCE = 1e-5
 

@@ -15,17 +15,17 @@ from safetensors.torch import save as save_tensors
 from torch import multiprocessing
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from slimsweep.checkpoint import Checkpoints
-from slimsweep.config import Config, load_config
-from slimsweep.data import train_loader
-from slimsweep.gates import add_gates
-from slimsweep.model import build_dense
-from slimsweep.proximal import GateOptimizer, penalty_weights
-from slimsweep.results import read_curve
-from slimsweep.search import learned, load_gated
-from slimsweep.stage import data_for
+from slimsweep.cluster.search_job import learned, load_gated
+from slimsweep.cluster.worker import data_for
+from slimsweep.config.schema import Config, load_config
+from slimsweep.data.images import train_loader
+from slimsweep.ledger.checkpoints import Checkpoints
+from slimsweep.ledger.tables import read_curve
+from slimsweep.slimming.gate_optimizer import GateOptimizer, penalty_weights
+from slimsweep.slimming.gates import add_gates
 from slimsweep.storage import Folder
-from slimsweep.train import TrainingDiverged, train
+from slimsweep.training.dense_model import build_dense
+from slimsweep.training.loop import TrainingDiverged, train
 
 CPU = torch.device("cpu")
 SMALL = [

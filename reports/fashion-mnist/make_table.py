@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from slimsweep.pareto import best_rates, frontier, hypervolume_by_method, hypervolume_gains, summarize
-from slimsweep.results import read_rows
+from slimsweep.ledger.tables import read_rows
+from slimsweep.report.pareto import best_rates, frontier, hypervolume_by_method, hypervolume_gains, summarize
 from slimsweep.storage import Folder
 
 HERE = Path(__file__).parent

@@ -12,9 +12,9 @@ from functools import cache, partial
 from pathlib import Path
 
 from slimsweep import Structure, add_gates
-from slimsweep.budget import RemovalPath, alike
-from slimsweep.config import load_config
-from slimsweep.model import check_model
+from slimsweep.config.schema import load_config
+from slimsweep.slimming.removal_path import RemovalPath, alike
+from slimsweep.training.dense_model import check_model
 
 PAGE = Path(__file__).parent / "README.md"
 START, END = "<!-- written by make_table.py -->\n", "<!-- end -->\n"

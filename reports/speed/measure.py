@@ -10,8 +10,8 @@ import timm
 import torch
 
 from slimsweep import Structure, macs, slim
-from slimsweep.bench import DENSE, bench
-from slimsweep.torch_pruning import prune
+from slimsweep.methods.torch_pruning import prune
+from slimsweep.tools.bench import DENSE, bench
 
 FOLDER = Path(__file__).parent
 THREADS, ROUNDS, SECONDS = 2, 25, 0.2

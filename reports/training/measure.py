@@ -28,14 +28,15 @@ from torch import Tensor, multiprocessing, nn
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.utils.data import TensorDataset
 
-from slimsweep import add_gates, cluster, slim, solve  # cluster: how workers keep their memory  # noqa: F401
-from slimsweep.bench import hardware
-from slimsweep.config import Config, Recipe, Search
-from slimsweep.data import Data, images_seen, train_loader
-from slimsweep.model import build_dense
-from slimsweep.stage import data_for, keep_memory
+from slimsweep import add_gates, slim, solve
+from slimsweep.cluster import cluster  # cluster: how workers keep their memory  # noqa: F401
+from slimsweep.cluster.worker import data_for, keep_memory
+from slimsweep.config.schema import Config, Recipe, Search
+from slimsweep.data.images import Data, images_seen, train_loader
 from slimsweep.storage import Folder
-from slimsweep.train import Criterion, State, backward, train
+from slimsweep.tools.bench import hardware
+from slimsweep.training.dense_model import build_dense
+from slimsweep.training.loop import Criterion, State, backward, train
 
 FOLDER = Path(__file__).parent
 BATCH, CLASSES = 8, 1000

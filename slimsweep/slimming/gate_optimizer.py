@@ -1,0 +1,112 @@
+"""How gates learn: towards the task along its gradient, and towards zero under an l1 penalty.
+
+Adam divides the l1's gradient by its own size, so under Adam every gate falls at one speed whatever its weight. Proximal
+steps keep the two apart: a step along the gradient, divided by the running rms of the whole family's gradients (so that
+gates of one family keep their order), then a soft threshold, which is the l1's own step and reaches zero exactly.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from slimsweep.config.schema import Search
+from slimsweep.slimming.gates import GatedModel, effective
+from slimsweep.slimming.structure import Shape
+
+BETA = 0.9  # of the running mean of squared gradients
+
+
+class GateOptimizer:
+    """Steps the gates of a model that is in training; its weights are another optimizer's.
+
+    Args:
+        gated: the model; what parallel wrapper it is in does not matter.
+        search: learning rate, penalty, l1 factor a family, optimizer, annealing of the token gates.
+    """
+
+    def __init__(self, gated: GatedModel, search: Search) -> None:
+        self.gated = gated
+        self.search = search
+        self.gates = gated.gate_parameters()
+        self.weights = penalty_weights(gated.shape, search)
+        self.second = {family: torch.zeros((), device=gates[0].device) for family, gates in self.gates.items()}
+        self.steps = 0
+        self.power = 1.0
+        everything = [g for gates in self.gates.values() for g in gates]
+        self.adam = torch.optim.Adam(everything, lr=search.gate_lr, fused=True) if search.gate_optimizer == "adam" else None
+
+    def penalty(self) -> Tensor | float:
+        """The l1 as a term of the loss, where Adam follows its gradient (the paper's way: sums of |gate|); else 0."""
+        if self.adam is None:
+            return 0.0
+        terms = [
+            w * self.pressure(f) * effective(block, f).abs().sum()
+            for f, weights in self.weights.items()
+            for block, w in zip(self.gated.gated_blocks(), weights, strict=True)
+        ]
+        return torch.stack(terms).sum()
+
+    def pressure(self, family: str) -> float:
+        """The share of the l1 that pushes now.
+
+        Where annealing has taken the token gates' effect away, nothing pushes back: the pressure is taken away as well.
+        """
+        return self.power if family == "token" else 1.0
+
+    def anneal(self, progress: float) -> None:
+        """Move kept token gates towards 1, where the cut will have them, over the last share of the search (0 to 1)."""
+        share = self.search.token_anneal
+        self.power = 1.0 if share == 0 or progress < 1 - share else (1 - progress) / share
+        self.gated.set_token_power(self.power)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One step along the gradients that the gates hold, which it clears."""
+        self.steps += 1
+        if self.adam is not None:
+            self.adam.step()
+            self.adam.zero_grad(set_to_none=True)
+            return
+        for family, gates in self.gates.items():
+            gradients = [g.grad for g in gates if g.grad is not None]
+            if len(gradients) < len(gates):
+                raise RuntimeError(f"the {family} gates got no gradient; they take no part in the loss")
+            square = torch.stack([g.square().mean() for g in gradients]).mean()
+            self.second[family].mul_(BETA).add_(square, alpha=1 - BETA)
+            rms = (self.second[family] / (1 - BETA**self.steps)).sqrt().clamp(min=1e-12)
+            for gate, gradient, weight in zip(gates, gradients, self.weights[family], strict=True):
+                gate.sub_(self.search.gate_lr * gradient / rms)
+                gate.sub_(self.search.gate_lr * self.pressure(family) * weight).clamp_(min=0)
+                gate.grad = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps, "second": self.second, "adam": self.adam.state_dict() if self.adam else None}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.steps = state["steps"]
+        for family, value in state["second"].items():
+            self.second[family].copy_(value)
+        if self.adam:
+            self.adam.load_state_dict(state["adam"])
+
+
+def penalty_weights(shape: Shape, search: Search) -> dict[str, list[float]]:
+    """The l1 factor of each family and layer: the family's own, times what a gate costs where the penalty counts MACs.
+
+    Costs are relative to the mean over all gates of the network, so the factors keep their size.
+    """
+    factors = search.l1.model_dump()
+    if search.penalty == "l1":
+        return {f: [factors[f]] * len(shape.layers) for f in shape.gate_shapes}
+    costs: dict[str, list[float]] = {f: [] for f in shape.gate_shapes}
+    total, count = 0.0, 0
+    for index, layer in enumerate(shape.layers):
+        attention = float(layer.attention_macs(layer.heads, layer.head_dim, layer.tokens))
+        mlp = float(layer.mlp_macs(layer.hidden, layer.tokens))
+        for family, cost in (("attention", attention), ("mlp", mlp), ("token", attention + mlp)):
+            if family in costs:
+                gates = int(torch.Size(shape.gate_shapes[family][index]).numel())
+                costs[family].append(cost / gates)
+                total, count = total + cost, count + gates
+    return {f: [factors[f] * c * count / total for c in cs] for f, cs in costs.items()}

@@ -1,0 +1,210 @@
+"""A cut model for other programs: ONNX, a torch.export program, or a folder for the Hugging Face hub.
+
+Nothing is called done before the written file has been read back and computed what the model computes.
+"""
+
+import importlib
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from slimsweep.slimming.cut import load
+from slimsweep.slimming.structure import image_size, macs, params
+from slimsweep.storage import Folder, parted
+
+Format = Literal["onnx", "pt2", "timm"]
+
+TOLERANCE = 1e-4  # largest difference from the model, relative to its largest output where that is above 1
+EXPORTED_BATCH = 2  # torch.export would take a batch of 1 for a constant
+CHECKED_BATCHES = (1, 3)
+ONE_FILE_LIMIT = 2_000_000_000  # bytes of weights; protobuf holds no more than 2 GiB, so what is larger goes to a file beside
+
+INSTALL = 'ONNX export needs packages that are not installed ({}): pip install "slimsweep[export]"'
+
+
+class ExportError(RuntimeError):
+    """What was exported does not compute what the model computes, or the model cannot be exported; no file is left."""
+
+
+def export_model(model_dir: str | os.PathLike[str], format: Format, output: str | os.PathLike[str] | None = None) -> Path:
+    """Write a saved model in another format, check it, and return where it is.
+
+    Args:
+        model_dir: a folder that `slimsweep.save` wrote, here or on an object store.
+        format: "onnx", "pt2" (torch.export, read by torch.export.load) or "timm" (a folder for the Hugging Face hub). The batch
+            is dynamic; input "images" (batch, channels, height, width), output "logits" (batch, classes), float32.
+        output: the file, or for timm the folder; model.onnx or model.pt2 in `model_dir`, or `model_dir`-timm, where not given
+            (here, for a model on an object store).
+
+    Raises:
+        ValueError: `model_dir` is no saved model, the format is unknown, or packages are missing; says what to install.
+        ExportError: the result differs from the model by more than 1e-4; says by how much.
+    """
+    writers: dict[str, Callable[[nn.Module, Path, Path], None]] = {"onnx": _onnx, "pt2": _pt2, "timm": _timm}
+    if format not in writers:
+        raise ValueError(f"cannot export to {format!r}; the formats are {', '.join(writers)}")
+    if format == "onnx":
+        missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+        if missing:
+            raise ValueError(INSTALL.format(", ".join(missing)))
+    if "://" in str(model_dir):
+        _, name = parted(str(model_dir))
+        here = output or (f"{name}-timm" if format == "timm" else f"{name}.{format}")
+        with Folder(str(model_dir)).local() as fetched:
+            return export_model(fetched, format, here)
+    source = Path(model_dir)
+    model = load(source)
+    if output is None:
+        target = source.resolve().with_name(source.resolve().name + "-timm") if format == "timm" else source / f"model.{format}"
+    else:
+        target = Path(output)
+    if format == "timm" and target.resolve() == source.resolve():
+        raise ValueError(f"{target} is the model's own folder; give another output")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    writers[format](model, source, target)
+    return target
+
+
+def _onnx(model: nn.Module, source: Path, target: Path) -> None:
+    onnxruntime = importlib.import_module("onnxruntime")  # comes with an extra
+    with _written(target) as temporary:
+        with _exporting("ONNX"):
+            program: Any = torch.onnx.export(
+                model,
+                (_images(model, EXPORTED_BATCH),),
+                dynamo=True,
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                verbose=False,
+            )
+            program.model.metadata_props["config.json"] = _description(source)
+            weights = sum(p.numel() * p.element_size() for p in model.parameters())
+            program.save(temporary, external_data=weights > ONE_FILE_LIMIT)
+        session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
+        _check(model, "ONNX", lambda x: torch.from_numpy(session.run(["logits"], {"images": x.numpy()})[0]))
+
+
+def _pt2(model: nn.Module, source: Path, target: Path) -> None:
+    with _written(target) as temporary:
+        with _exporting("torch.export"):
+            example = (_images(model, EXPORTED_BATCH),)
+            program = torch.export.export(model, example, dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False)
+            torch.export.save(program, temporary, extra_files={"config.json": _description(source)})
+        reread = torch.export.load(temporary).module()
+        _check(model, "torch.export", reread)
+
+
+def _timm(model: nn.Module, source: Path, target: Path) -> None:
+    there = {file.name for file in target.iterdir()} if target.exists() else set()
+    if there and there != {"model.safetensors", "config.json", "README.md"}:
+        raise ValueError(f"{target} holds something else than an earlier export: give an empty folder, or a new one")
+    made = not target.exists()
+    target.mkdir(exist_ok=True)
+    try:
+        with _written(target / "model.safetensors") as temporary:
+            folder = temporary.parent
+            for name in ("model.safetensors", "config.json"):
+                shutil.copyfile(source / name, folder / name)
+            config = json.loads((source / "config.json").read_text())
+            base = config.get("model_args", {}).get("base")
+            card = CARD.format(
+                name=target.resolve().name,
+                dense=base or config["architecture"],
+                cut=", cut by slimsweep" if base else "",
+                params=params(model) / 1e6,
+                macs=macs(model) / 1e9,
+            )
+            (folder / "README.md").write_text(card)
+            _check(model, "timm", load(folder))
+    finally:
+        if made and not any(target.iterdir()):
+            target.rmdir()
+
+
+CARD = """---
+library_name: timm
+tags: [image-classification, timm, slimsweep]
+---
+# {name}
+
+{dense}{cut}: {params:.2f} M parameters, {macs:.3f} G multiply-accumulates an image.
+
+```python
+import slimsweep, timm  # slimsweep registers the architecture of cut models
+model = timm.create_model("local-dir:PATH", pretrained=True)  # or "hf-hub:NAME/REPOSITORY"
+```
+"""
+
+
+def _images(model: nn.Module, count: int) -> Tensor:
+    return torch.randn(count, *image_size(model), generator=torch.Generator().manual_seed(count))
+
+
+def _description(source: Path) -> str:
+    """What a program needs to use the file (preprocessing, labels, metrics), without the masks."""
+    config = json.loads((source / "config.json").read_text())
+    config.get("model_args", {}).pop("structure", None)
+    return json.dumps(config)
+
+
+@torch.no_grad()
+def _check(model: nn.Module, what: str, compute: Callable[[Tensor], Tensor]) -> None:
+    for batch in CHECKED_BATCHES:
+        x = _images(model, batch)
+        expected, got = model(x), compute(x)
+        if got.shape != expected.shape:
+            raise ExportError(f"the {what} model gives {tuple(got.shape)} for a batch of {batch}, not {tuple(expected.shape)}")
+        difference = float((got - expected).abs().max() / expected.abs().max().clamp(min=1))
+        if not difference <= TOLERANCE:
+            raise ExportError(
+                f"the {what} model differs from the model by {difference:.2e} at a batch of {batch}, "
+                f"more than {TOLERANCE:.0e}; it was not kept"
+            )
+
+
+@contextmanager
+def _written(target: Path) -> Iterator[Path]:
+    """A path to write to, moved to `target` if all goes well and removed if not, with the weights of large models beside it."""
+    folder = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
+    folder.mkdir()
+    try:
+        yield folder / target.name
+        for file in folder.iterdir():
+            os.replace(file, target.parent / file.name)
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def _exporting(what: str) -> Iterator[None]:
+    """Hold back what torch's exporters say about themselves, and make one sentence of what they raise."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except OSError:
+        raise  # a full disk says best itself what is wrong
+    except Exception as problem:
+        reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+        raise ExportError(
+            f"torch {torch.__version__} cannot turn this model into {what}: {reason}; try another format"
+        ) from problem
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

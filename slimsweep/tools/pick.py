@@ -1,0 +1,86 @@
+"""The best model of a run under a limit, chosen by validation: the test split takes no part in the choice."""
+
+from collections.abc import Callable
+
+import pandas as pd
+
+from slimsweep.ledger.tables import SETTING
+from slimsweep.report.pareto import best_rates
+from slimsweep.slimming.removal_path import absolute
+
+
+class NothingFits(ValueError):
+    """No point of the run keeps to the limits; the text names the nearest."""
+
+
+def pick(
+    rows: pd.DataFrame,
+    bench: pd.DataFrame | None = None,
+    *,
+    max_macs: float | str | None = None,
+    min_top1: float | None = None,
+    max_latency_ms: float | None = None,
+    batch_size: int | None = None,
+) -> pd.Series:
+    """The row of the most accurate point that keeps to the limits; with only `min_top1`, of the cheapest.
+
+    Args:
+        rows: `slimsweep.ledger.tables.read_rows`.
+        bench: `slimsweep.ledger.tables.read_bench`; needed for a latency.
+        max_macs: multiply-accumulates of one image, as a fraction of dense (0.5) or absolute ("1.2G").
+        min_top1: percent on validation.
+        max_latency_ms: median of one call at `batch_size`, as timed on the device and in the setting of the latest benchmark.
+        batch_size: of that benchmark; the smallest that was timed where not given.
+
+    Raises:
+        NothingFits: no ok point does; says what is nearest.
+        ValueError: no limit was given, or one that means nothing, or a latency without a benchmark.
+    """
+    if max_macs is None and min_top1 is None and max_latency_ms is None:
+        raise ValueError("give a limit: --max-macs 1.2G, --min-top1 80 or --max-latency-ms 5")
+    ok = best_rates(rows)
+    ok = ok[ok.status == "ok"].copy()
+    if ok.empty:
+        raise NothingFits(
+            "no point of this run is done yet, so there is nothing to pick from; `slimsweep status` says where it stands"
+        )
+    ok["latency_ms"] = float("nan")
+    limits: list[tuple[str, Callable[[pd.DataFrame], pd.Series]]] = []
+    if max_macs is not None:
+        most = absolute(max_macs, int(ok.macs_dense.iloc[0]))
+        limits.append((f"at most {most / 1e6:,.2f} MMACs", lambda t: t.macs - most))
+    if max_latency_ms is not None:
+        ok["latency_ms"] = ok.point.map(_latencies(bench, batch_size))
+        ok = ok[ok.latency_ms.notna()]
+        if ok.empty:
+            raise ValueError("no point of this run was timed at that batch size; run `slimsweep bench RUN` first")
+        limits.append((f"at most {max_latency_ms:g} ms", lambda t: t.latency_ms - max_latency_ms))
+    if min_top1 is not None:
+        limits.append((f"at least {min_top1:g} % on validation", lambda t: min_top1 - t.val_top1))
+    fits = ok
+    for words, excess in limits:
+        left = fits[excess(fits) <= 0]
+        if left.empty:
+            near = fits.iloc[int(excess(fits).to_numpy().argmin())]
+            raise NothingFits(f"no point fits {' and '.join(w for w, _ in limits)}; the nearest to {words} is {describe(near)}")
+        fits = left
+    if max_macs is None and max_latency_ms is None:
+        return fits.sort_values(["macs", "val_top1"], ascending=[True, False]).iloc[0]
+    return fits.sort_values(["val_top1", "macs"], ascending=[False, True]).iloc[0]
+
+
+def describe(row: pd.Series) -> str:
+    """A point in a few words: name, cost, accuracy on validation."""
+    latency = f", {row.latency_ms:.2f} ms" if row.latency_ms == row.latency_ms else ""
+    return f"{row.point} ({row.macs / 1e6:,.2f} MMACs{latency}, {row.val_top1:.2f} % on validation)"
+
+
+def _latencies(bench: pd.DataFrame | None, batch_size: int | None) -> dict[str, float]:
+    """Each point's median latency in ms at the batch size, in the setting that was timed last: others do not compare."""
+    if bench is None or bench.empty:
+        return {}
+    size = batch_size or int(bench.batch_size.min())
+    chosen = bench[bench.batch_size == size].sort_values("created_at")
+    setting = chosen[SETTING].astype(str)
+    chosen = chosen[(setting == setting.iloc[-1]).all(axis=1)] if len(chosen) else chosen
+    return dict(zip(chosen.point, chosen.latency_p50_ms, strict=True))
