@@ -10,34 +10,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-import pandas as pd
 from rich.console import Console
 
-from slimsweep.cluster.cluster import StageFailed, check_placement, check_storage, connected, foreseen, trials_at_once
-from slimsweep.cluster.worker import data_for
-from slimsweep.config.schema import Config, ConfigError, changed_keys, load_configs
-from slimsweep.data.sources import check_data, title
-from slimsweep.ledger.lock import hold
-from slimsweep.ledger.points import (
-    check_cuts,
-    distinct_paces,
-    forget_failed,
-    fraction,
-    keep_path,
-    load_shape,
-    pace_is_open,
-    pace_path,
-    plan_points,
-    points_to_come,
-    points_to_do,
-    to_choose,
-)
-from slimsweep.ledger.tables import damaged_images, read_rows
-from slimsweep.report.page import write_page, write_report
-from slimsweep.storage import Folder, joined
-from slimsweep.tools.progress import Progress, final_table
-from slimsweep.tools.status import read_config, read_status
-from slimsweep.training.dense_model import check_model, head_is_new
+from slimsweep.config.load import load_configs
+from slimsweep.config.schema import Config
+
+# What needs torch or Ray is imported once the input has been read, so that a refused key is answered at once.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,15 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     try:
         configs, options = load_configs(words)
-        for config in configs:
-            check(config)
-        until = None if configs[0].resources.max_hours is None else time.time() + 3600 * configs[0].resources.max_hours
-        codes = [sweep_base(config, console, options.verbose, until) for config in configs]
-        if len(configs) > 1:
-            page = joined(Folder(configs[0].output).uri, "report.html")
-            write_page([Folder(config.output) / config.name for config in configs], page)
-            console.print(f"All {len(configs)} models on one frontier: {page}", soft_wrap=True)
-        return max(codes)
+        return run_all(configs, console, options.verbose)
     except (ValueError, OSError) as problem:  # ConfigError, BudgetError, RunTaken: one sentence each
         if "--verbose" in words:
             console.print_exception()
@@ -72,201 +42,94 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def sweep_base(config: Config, console: Console, verbose: bool, until: float | None) -> int:
-    """The run of one model; where its training fails, those of others go on."""
-    run = Folder(config.output) / config.name
-    with hold(run):
-        begin(config, run)
-        try:
-            return sweep(config, run, console, verbose, until)
-        except StageFailed as problem:
-            console.print(f"slimsweep: {problem}", style="red", soft_wrap=True, markup=False)
-            return 1
+def run_all(configs: Sequence[Config], console: Console, verbose: bool) -> int:
+    """The runs of all models, one after another; where the training of one fails, those of others go on."""
+    from slimsweep.cluster import set_ray_defaults
+
+    set_ray_defaults()
+    from slimsweep.checks import begin, check
+    from slimsweep.cluster.cluster import StageFailed
+    from slimsweep.ledger.lock import hold
+    from slimsweep.ledger.run import Run, group_report
+    from slimsweep.report.page import write_page
+    from slimsweep.storage import Folder
+
+    for config in configs:
+        check(config)
+    hours = configs[0].resources.max_hours
+    until = None if hours is None else time.time() + 3600 * hours
+    runs = [Run(Folder(config.output) / config.name, config) for config in configs]
+    codes = []
+    for run in runs:
+        with hold(run):
+            begin(run)
+            try:
+                codes.append(sweep(run, console, verbose, until))
+            except StageFailed as problem:
+                console.print(f"slimsweep: {problem}", style="red", soft_wrap=True, markup=False)
+                codes.append(1)
+    if len(runs) > 1:
+        page = group_report(Folder(configs[0].output))
+        write_page(runs, page)
+        console.print(f"All {len(runs)} models on one frontier: {page}", soft_wrap=True)
+    return max(codes)
 
 
-def sweep(config: Config, run: Folder, console: Console, verbose: bool = False, until: float | None = None) -> int:
-    """All stages that the run folder does not hold yet; no epoch begins after `until` (time.time())."""
-    from slimsweep.cluster.retrain_job import choose_baselines, choose_pace, run_sweep
+def sweep(run: Run, console: Console, verbose: bool = False, until: float | None = None) -> int:
+    """All stages that the run's folder does not hold yet; no epoch begins after `until` (time.time())."""
+    from slimsweep.cluster.choose_job import choose_pace, choose_structures
+    from slimsweep.cluster.cluster import check_placement, check_storage, connected, trials_at_once
+    from slimsweep.cluster.retrain_job import run_sweep
     from slimsweep.cluster.search_job import run_search
+    from slimsweep.ledger import planning
+    from slimsweep.tools.display import Progress, hours_over, pace_chosen, paces_to_try, say, show_end
 
-    began = time.time()
+    config, began = run.config, time.time()
     attempt = time.strftime("%Y%m%d-%H%M%S", time.gmtime(began))
-    searched = run.exists("search/search.json")
-    points = plan_points(config, run) if searched else None
-    if points is not None:
-        forget_failed(points, run)
-    if points is None or points_to_do(points, run) or to_choose(config, run) or pace_is_open(config, run):
+    run.forget_begun()
+
+    def plan_again(over: bool = False) -> planning.Plan:
+        run.refresh()
+        plan = planning.make_plan(run, attempt, over=over)
+        run.write_plan(plan)
+        return plan
+
+    plan = plan_again()
+    if run.search_done:
+        planning.forget_failed(run, list(plan.points))
+    if not run.search_done or planning.points_to_do(run, list(plan.points)) or plan.choosing:
         with connected(verbose) as cluster:
             check_placement(config, cluster)
             check_storage(run)
             if cluster.gpus and not config.resources.gpus_per_worker:
-                console.print(
-                    f"The cluster's {cluster.gpus:g} GPUs stay idle: resources.gpus_per_worker is 0",
-                    style="yellow",
-                    soft_wrap=True,
-                )
-            if points is None:
-                with Progress(run, config, console, "Dense training and search"):
-                    run_search(config, run, attempt, until)
-                if not run.exists("search/search.json"):
+                say(console, f"The cluster's {cluster.gpus:g} GPUs stay idle: resources.gpus_per_worker is 0", "yellow")
+            if not run.search_done:
+                with Progress(run, console, "Dense training and search"):
+                    run_search(run, attempt, until)
+                if not run.search_done:
                     if until is None:
                         raise ConfigError(f"the workers' results are not in {run.uri}: give an output that all nodes see")
-                    return out_of_time(config, console, "the search")
-            if pace_is_open(config, run):
-                console.print(pace_line(config, run), style="dim", soft_wrap=True, markup=False)
-                if not choose_pace(config, run, until):
-                    return out_of_time(config, console, "the choice of a pace")
-                console.print(pace_chosen(config, run), style="dim", soft_wrap=True, markup=False)
-            keep_path(config, run)
-            choose_baselines(config, run)
-            points = plan_points(config, run)
+                    hours_over(run, console, "the search")
+                    return 0
+                plan_again()
+            if planning.pace_is_open(run):
+                say(console, paces_to_try(run), "dim")
+                if not choose_pace(run, until):
+                    hours_over(run, console, "the choice of a pace")
+                    return 0
+                say(console, pace_chosen(run), "dim")
+            run.keep_path()
+            choose_structures(run)
+            plan = plan_again()
             tried: set[str] = set()
             # What the first seed shows at each learning rate brings points of the other seeds: once around for each.
-            while left := [point for point in points_to_do(points, run) if point.name not in tried]:
+            while left := [p for p in planning.points_to_do(run, list(plan.points)) if p.name not in tried]:
                 name = f"{attempt}-{len(tried)}" if tried else attempt
-                with Progress(run, config, console, f"Sweep: {len(left)} points", points):
-                    run_sweep(config, run, left, name, trials_at_once(config, cluster, len(left)), until)
+                with Progress(run, console, f"Sweep: {len(left)} points", sweep=True):
+                    run_sweep(run, left, attempt, name, trials_at_once(config, cluster, len(left)), until)
                 tried.update(point.name for point in left)
-                points = plan_points(config, run)
-    later = points_to_come(config, run, points)
-    no_picture = write_report(run, read_status(run, config, points, later), last=True)
-    rows = read_rows(run)
-    console.print(final_table(rows, config, run, time.time() - began))
-    if no_picture:
-        console.print(no_picture, style="dim", soft_wrap=True)
-    if damaged := damaged_images(run):
-        first = f"{len(damaged)} damaged images were" if len(damaged) > 1 else "One damaged image was"
-        console.print(f"{first} skipped; damaged.log in the run's folder says which", style="yellow")
-    missing = points_to_do(points, run)
-    failed = [point for point in missing if (rows.point == point.name).any() or until is None]
-    total = len(points) + later
-    if len(missing) > len(failed):
-        out_of_time(config, console, f"{len(missing) - len(failed) + later} of {total} points")
-    if failed:
-        console.print(f"{len(failed)} of {total} points failed; the same command tries them again:", style="red")
-        for point in failed:
-            error = rows.loc[rows.point == point.name, "error"]
-            console.print(f"  {point.name}: {error.iloc[0] if len(error) else 'no row'}", markup=False, soft_wrap=True)
-        if later and len(missing) == len(failed):
-            console.print(f"{later} more wait for them and were not begun", style="red")
-    return 1 if failed else 0
-
-
-def pace_line(config: Config, run: Folder) -> str:
-    """What is about to be tried, in one line."""
-    epochs = f"{config.search.recovery} epoch{'s' if config.search.recovery > 1 else ''}"
-    tries = len(distinct_paces(config, load_shape(run).gate_shapes))
-    return f"Pace of the families: trying {tries}, {epochs} each at the smallest budget"
-
-
-def pace_chosen(config: Config, run: Folder) -> str:
-    """What was chosen, in one line."""
-    found = run.read_json(pace_path(config))
-    pace = ", ".join(f"{family} {value:g}" for family, value in found["pace"].items())
-    top1 = sorted(one["val_top1"] for one in found["tried"])
-    diverged = sum(bool(one["error"]) for one in found["tried"])
-    return f"Pace of the families: {pace} ({top1[-1]:.2f} % on validation; others {top1[0]:.2f} to {top1[-2]:.2f})" + (
-        f"; {diverged} diverged, {pace_path(config)} in the run's folder says how" if diverged else ""
-    )
-
-
-def out_of_time(config: Config, console: Console, what: str) -> int:
-    """Say that the hours are over and what is left; that is what was asked for, and no failure."""
-    console.print(
-        f"resources.max_hours ({config.resources.max_hours:g}) are over, and {what} could not be finished; what is done is "
-        "kept, and the same command goes on from the last epoch",
-        style="yellow",
-        soft_wrap=True,
-    )
-    return 0
-
-
-def begin(config: Config, run: Folder) -> None:
-    """Write the configuration to the run's folder, whose earlier results must go with it.
-
-    Raises:
-        ConfigError: the configuration changed in a way that would make them incomparable.
-    """
-    if run.exists("config.yaml"):
-        compare(read_config(run), config, run)
-    if run.exists("dense/config.json"):
-        known, found = run.read_json("dense/config.json").get("label_names"), data_for(config).class_names
-        if known and found and known != found:
-            raise ConfigError(
-                f"{run.uri} was begun on other classes ({_few(known)}) than {title(config)} now has ({_few(found)}): "
-                "set data.root back, or take another --name"
-            )
-    run.write_bytes("config.yaml", config.to_yaml().encode())
-
-
-def check(config: Config) -> None:
-    """Refuse, without cluster time, a model, a data set or budgets that cannot work together.
-
-    Raises:
-        ConfigError: in one sentence, what is wrong with the input.
-        ValueError: the model cannot be cut, or not to these budgets.
-    """
-    model = check_model(config)
-    check_data(config)
-    classes = data_for(config, model).num_classes
-    if config.dense.epochs == 0 and head_is_new(config, classes):
-        raise ConfigError(
-            f"dense.epochs is 0, but the weights of model.{'checkpoint' if config.model.checkpoint else 'pretrained'} have no "
-            f"head for the {classes} classes of {title(config)}: set dense.epochs, such as 30, to train the dense model on them"
-        )
-    check_cuts(config, model)
-    if (cluster := foreseen()) is not None:
-        check_placement(config, cluster)
-
-
-def compare(old: Config, new: Config, run: Folder) -> None:
-    """Refuse a change that would put results side by side that do not compare.
-
-    Budgets, shares, seeds and resources may change; where points start from larger ones, what they start from may not.
-    """
-    begun = [
-        stage for stage in ("dense", "search") if run.exists(f"curves/{stage}.parquet") or run.exists(f"{stage}/config.json")
-    ]
-    # Failed points hold nothing to compare with: their recipe may be mended.
-    done = (rows := read_rows(run))[rows.status == "ok"]
-    stage: Any = "retrain" if len(done) else begun[-1] if begun else None
-    changed = changed_keys(old.identity(stage), new.identity(stage)) if stage is not None else []
-    if len(old.retrain.rates) > 1 and len(new.retrain.rates) > 1 and set(done.lr) <= set(new.retrain.rates):
-        changed = [key for key in changed if key != "retrain.lr"]  # a list of rates may grow, and lose those that failed
-    if (done.terms == "compute").any() and old.frontier != new.frontier:
-        changed.append("budgets and shares (over which the search's compute is spread)")
-    if new.retrain.start == "larger" and (done.method == "searched").any():
-        changed += starts_changed(old, new, done)
-    if changed:
-        names = ", ".join(dict.fromkeys(changed))
-        raise ConfigError(
-            f"{names} changed since {run.uri} was begun, so its results would not compare with new ones: "
-            "take another --name, or set it back"
-        )
-
-
-def starts_changed(old: Config, new: Config, done: pd.DataFrame) -> list[str]:
-    """What would let searched points start from other models than those did that are done, each from the next larger one's.
-
-    Args:
-        done: the rows of the points that are done.
-    """
-    dense, least = int(done.macs_dense.iloc[0]), done.budget[done.method == "searched"].min()
-    before, after = ({f for b in config.budgets if (f := fraction(b, dense)) >= least} for config in (old, new))
-    changed = []
-    if before != after:
-        changed.append(f"budgets (each starts from the next larger one's model: below {least:g} new ones can be added)")
-    if old.shares != new.shares:
-        changed.append("shares (whose models others may start from)")
-    if len(new.retrain.rates) > 1 and old.retrain.seeds[0] != new.retrain.seeds[0]:
-        changed.append("the first of retrain.seeds (which chooses the learning rate of the models that others start from)")
-    if not set(new.retrain.rates) <= set(old.retrain.rates):
-        changed.append("retrain.lr (whose best model others start from)")
-    return changed
-
-
-def _few(names: list[str]) -> str:
-    return f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
+                plan = plan_again()
+    return show_end(run, plan_again(over=True), console, time.time() - began, until)
 
 
 def _interrupt(number: int, frame: Any) -> None:

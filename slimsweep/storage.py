@@ -75,15 +75,17 @@ class Folder:
     def exists(self, name: str = "") -> bool:
         return self._fs.get_file_info(self._full(name)).type != pafs.FileType.NotFound
 
-    def size(self, name: str) -> int:
-        """Bytes of one file."""
-        return int(self._fs.get_file_info(self._full(name)).size)
-
     def list(self, name: str = "") -> list[str]:
         """The names of the files and folders directly inside, sorted; empty where there is no such folder."""
         found = self._fs.get_file_info(pafs.FileSelector(self._full(name), allow_not_found=True))
         # A name that starts with a dot is a file still being written.
         return sorted(info.base_name for info in found if not info.base_name.startswith("."))
+
+    def files(self, name: str) -> dict[str, tuple[int, int]]:
+        """The files directly inside by name, each with what changes when it is written again: (bytes, mtime in ns)."""
+        found = self._fs.get_file_info(pafs.FileSelector(self._full(name), allow_not_found=True))
+        files = (info for info in found if info.type == pafs.FileType.File and not info.base_name.startswith("."))
+        return {info.base_name: (int(info.size), int(info.mtime_ns or 0)) for info in files}
 
     def read_bytes(self, name: str) -> bytes:
         with self._fs.open_input_stream(self._full(name)) as stream:

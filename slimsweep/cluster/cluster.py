@@ -8,24 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-# Read by Ray when it is imported or started, or by the processes that it starts, so they come first. What a person set stays.
-for _name, _value in {
-    "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent anywhere
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # how soon the end of a training is noticed; Ray's 2 s add up in short runs
-    "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0 the old output is silent; the new one prints a banner
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune would take Ctrl+C for the sweep's end; ours says how to go on
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our rows and curves are the record
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # workers' tensors in huge pages: a twentieth of a training step on CPUs
-}.items():
-    os.environ.setdefault(_name, _value)
+import ray
+import torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-import ray  # noqa: E402
-import torch  # noqa: E402
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
-
-from slimsweep.config.schema import Config, ConfigError  # noqa: E402
-from slimsweep.ledger.lock import FILE as MARK  # noqa: E402
-from slimsweep.storage import Folder  # noqa: E402
+from slimsweep.config.schema import Config, ConfigError
+from slimsweep.ledger.run import DRIVER, Run
+from slimsweep.storage import Folder
 
 # Tune logs a traceback for each trial that dies; the point's row, the table at the end and the exit code say it.
 QUIET = {name: logging.ERROR for name in ("ray", "ray.train", "ray.data", "ray._private")} | {"ray.tune": logging.CRITICAL}
@@ -128,14 +117,14 @@ def check_placement(config: Config, cluster: Cluster) -> None:
             )
 
 
-def check_storage(run: Folder) -> None:
+def check_storage(run: Run) -> None:
     """Refuse a local path that some nodes of the cluster do not share.
 
     Raises:
         ConfigError: names the nodes, and what to give instead.
     """
     others = [n for n in ray.nodes() if n["Alive"] and n["NodeID"] != ray.get_runtime_context().get_node_id()]
-    if not run.is_local or not others:
+    if not run.folder.is_local or not others:
         return
     sees = ray.remote(num_cpus=0, max_retries=0)(sees_driver)
     asked = {
@@ -154,7 +143,7 @@ def check_storage(run: Folder) -> None:
 
 def sees_driver(uri: str) -> bool:
     """Whether a run's folder, as this node sees it, holds the mark that its driver keeps there."""
-    return Folder(uri).exists(MARK)
+    return Folder(uri).exists(DRIVER)
 
 
 def trials_at_once(config: Config, cluster: Cluster, points: int) -> int:

@@ -1,6 +1,5 @@
 """The search: one Ray Train job that trains the dense model and then its gates, data parallel, in one group of workers."""
 
-import json
 import signal
 from collections.abc import Callable
 from typing import Any, cast
@@ -11,22 +10,20 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
-from torch import Tensor, nn
 
 from slimsweep.cluster.cluster import StageFailed, first_cause
-from slimsweep.cluster.worker import check_shared, data_for, load_model, save_model, set_threads, wait
+from slimsweep.cluster.worker import check_shared, data_for, job_arguments, load_model, run_of, save_model, set_threads, wait
 from slimsweep.config.schema import Config
-from slimsweep.ledger.checkpoints import Checkpoints
-from slimsweep.ledger.tables import gate_rows, write_gates
+from slimsweep.ledger.recorder import RunRecorder
+from slimsweep.ledger.run import DENSE, Run
+from slimsweep.ledger.searched_model import save_searched
 from slimsweep.slimming.gates import GatedModel, add_gates
-from slimsweep.storage import Folder
 from slimsweep.training.dense_model import build_dense
-from slimsweep.training.loop import OutOfTime, measure, note_damaged, train
+from slimsweep.training.evaluate import evaluate_split
+from slimsweep.training.loop import OutOfTime, train
 
 
-def run_search(config: Config, run: Folder, attempt: str, until: float | None = None) -> None:
+def run_search(run: Run, attempt: str, until: float | None = None) -> None:
     """Train the dense model and search, as far as the run folder does not hold them yet.
 
     Args:
@@ -36,10 +33,9 @@ def run_search(config: Config, run: Folder, attempt: str, until: float | None = 
     Raises:
         StageFailed: a worker raised, or died more often than resources.max_failures.
     """
-    arguments = {"config": config.model_dump(mode="json"), "run": run.uri, "until": until}
-    trainer = data_parallel(
-        search_worker, arguments, config, run, name=f"search-{attempt}", workers=config.resources.search_workers
-    )
+    arguments = job_arguments(run, until=until)
+    workers = run.config.resources.search_workers
+    trainer = data_parallel(search_worker, arguments, run, name=f"search-{attempt}", workers=workers)
     on_interrupt = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit()
@@ -52,20 +48,21 @@ def run_search(config: Config, run: Folder, attempt: str, until: float | None = 
 
 
 def data_parallel(
-    worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any], config: Config, run: Folder, *, name: str, workers: int
+    worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any], run: Run, *, name: str, workers: int
 ) -> TorchTrainer:
-    """A Ray Train job of `workers` processes that call `worker(arguments)`; Ray's own state goes to ray/NAME of the run."""
-    gpus = config.resources.gpus_per_worker
+    """A Ray Train job of `workers` processes that call `worker(arguments)`; Ray's own state lies under NAME in the run."""
+    resources = run.config.resources
+    gpus = resources.gpus_per_worker
     return TorchTrainer(
         worker,
         train_loop_config=arguments,
         # NCCL refuses two ranks on one GPU, which fractions may bring about.
         torch_config=TorchConfig(backend="gloo" if 0 < gpus < 1 else None),
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus > 0, resources_per_worker=worker_resources(config)),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus > 0, resources_per_worker=worker_resources(run.config)),
         run_config=RunConfig(
             name=name,
-            storage_path=(run / "ray").uri,
-            failure_config=FailureConfig(max_failures=config.resources.max_failures),
+            storage_path=run.ray_folder.uri,
+            failure_config=FailureConfig(max_failures=resources.max_failures),
         ),
     )
 
@@ -78,89 +75,52 @@ def worker_resources(config: Config) -> dict[str, float]:
 
 def search_worker(arguments: dict[str, Any]) -> None:
     """What each worker of the search runs."""
-    config, run = Config(**arguments["config"]), Folder(arguments["run"])
+    run = run_of(arguments)
     device = ray.train.torch.get_device()
-    set_threads(config)
+    set_threads(run.config)
     rank = ray.train.get_context().get_world_rank()
 
     check_shared(run)
     try:
-        if not run.exists("dense/config.json"):
-            train_dense(config, run, device, rank, arguments["until"])
+        if not run.dense_done:
+            train_dense(run, device, rank, arguments["until"])
         wait()
-        if not run.exists("search/search.json"):
-            search(config, run, device, rank, arguments["until"])
+        if not run.search_done:
+            search(run, device, rank, arguments["until"])
         wait()
     except OutOfTime:  # on all ranks alike; no failure, which Ray would start again
         return
 
 
-def train_dense(config: Config, run: Folder, device: torch.device, rank: int, until: float | None = None) -> None:
-    """Train the dense model by `config.dense` and save it in dense/, with its top-1 on validation and test."""
+def train_dense(run: Run, device: torch.device, rank: int, until: float | None = None) -> None:
+    """Train the dense model by `config.dense` and save it, with its top-1 on validation and test."""
+    config = run.config
     torch.manual_seed(config.seed)
     data = data_for(config)
+    recorder = RunRecorder(run, "dense")
     model = build_dense(config, data.num_classes)
-    model = train(model, data, config, config.dense, run=run, stage="dense", seed=config.seed, device=device, until=until)
-    val = measure(model, data.val, config, device, config.dense)
-    test = measure(model, data.test, config, device, config.dense)  # the split's one reading for this model
+    model = train(model, data, config.dense, recorder, seed=config.seed, device=device, until=until)
+    val = evaluate_split(model, data.val, data, device, config.dense)
+    test = evaluate_split(model, data.test, data, device, config.dense)  # the split's one reading for this model
     if rank == 0:
-        note_damaged(run, data.test.damaged)
+        recorder.damaged(data.test.damaged)
         metrics = {"val_top1": val.top1, "test_top1": test.top1, "test_top5": test.top5, "test_loss": test.loss}
-        save_model(run, "dense", model, data, metrics)
-        Checkpoints(run, "dense").clear()
+        save_model(run, DENSE, model, data, metrics)
+        recorder.finished(metrics)
 
 
-def search(config: Config, run: Folder, device: torch.device, rank: int, until: float | None = None) -> None:
-    """Train gates and weights together and save them in search/."""
-    dense = load_model(run, "dense")
+def search(run: Run, device: torch.device, rank: int, until: float | None = None) -> None:
+    """Train gates and weights together and save them."""
+    config, settings = run.config, run.config.search
+    dense = load_model(run, DENSE)
     torch.manual_seed(config.seed)
     data = data_for(config, dense)
-    settings = config.search
+    recorder = RunRecorder(run, "search")
     gated = add_gates(dense, settings.granularity, settings.families, settings.token_gate)
-    teacher = dense if settings.distill.alpha > 0 else None
-    trained = train(
-        gated,
-        data,
-        config,
-        settings,
-        run=run,
-        stage="search",
-        seed=config.seed,
-        device=device,
-        teacher=teacher,
-        distill=settings.distill,
-        until=until,
+    teacher = teacher_of(dense, settings.distill)
+    gated = cast(
+        GatedModel, train(gated, data, settings, recorder, seed=config.seed, device=device, teacher=teacher, until=until)
     )
     if rank == 0:
-        gated = cast(GatedModel, trained)
-        gates = gated.gates
-        write_gates(run, gate_rows(gates))
-        run.write_bytes(
-            "search/model.safetensors", save_tensors({n: t.detach().cpu().contiguous() for n, t in learned(gated).items()})
-        )
-        run.write_json(
-            "search/search.json",
-            {"shape": json.loads(gated.shape.full().to_json())["shape"], "fingerprint": config.fingerprint("search")},
-        )
-        Checkpoints(run, "search").clear()
-
-
-def load_gated(config: Config, run: Folder, dense: nn.Module) -> GatedModel:
-    """The searched model with its gates, as the search left it; `dense` is the run's dense model, left alone."""
-    settings = config.search
-    gated = add_gates(dense, settings.granularity, settings.families, settings.token_gate)
-    state = load_tensors(run.read_bytes("search/model.safetensors"))
-    with torch.no_grad():
-        for name, tensor in learned(gated).items():
-            tensor.copy_(state[name])
-    return gated
-
-
-def learned(gated: GatedModel) -> dict[str, Tensor]:
-    """What a search changes in a gated model: parameters, and running statistics where its stem has some.
-
-    A gate, which the state dict holds under the names of all that it multiplies, is here once; how far token gates are
-    annealed, which is the search's alone, not at all.
-    """
-    kept = {name for name in gated.state_dict() if not name.endswith("token_bias.power")}
-    return dict(gated.named_parameters()) | {name: b for name, b in gated.named_buffers() if name in kept}
+        save_searched(run, gated)
+        recorder.finished({})

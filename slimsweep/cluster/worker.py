@@ -1,4 +1,4 @@
-"""What the search and every retraining share around the training loop: data for a model, threads, the saved model."""
+"""What every worker process does around the training loop: its run, its data, its threads, the models it loads and saves."""
 
 import ctypes
 import json
@@ -13,18 +13,39 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from slimsweep import methods
 from slimsweep.config.schema import Config
 from slimsweep.data.images import Data, ImageStream, load_data
-from slimsweep.ledger.lock import FILE as MARK
-from slimsweep.slimming.cut import load, save
+from slimsweep.ledger.run import DRIVER, Run
+from slimsweep.slimming.hub import load, save
 from slimsweep.slimming.structure import image_size
-from slimsweep.storage import Folder
 from slimsweep.training.dense_model import check_model
 from slimsweep.training.loop import ranks
 
-KEPT: dict[str, Data] = {}  # one, by all that it depends on
+prepared: dict[str, Data] = {}  # the data that this process prepared last, by all that it depends on
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+
+
+def job_arguments(run: Run, **more: Any) -> dict[str, Any]:
+    """What a worker is started with, as plain data and methods that are registered beside slimsweep's own."""
+    return {
+        "config": run.config.model_dump(mode="json"),
+        "run": run.uri,
+        "methods": methods.registered_beyond_builtin(),
+        **more,
+    }
+
+
+def run_of(arguments: Mapping[str, Any]) -> Run:
+    """The run that a worker is started for; the methods that came with it are registered here too."""
+    methods.register(*arguments["methods"])
+    return Run(arguments["run"], Config(**arguments["config"]))
+
+
+def device_of(config: Config) -> torch.device:
+    """The device of a worker that is no member of a Ray Train job."""
+    return torch.device("cuda" if config.resources.gpus_per_worker > 0 else "cpu")
 
 
 def data_for(config: Config, model: nn.Module | None = None) -> Data:
@@ -37,15 +58,15 @@ def data_for(config: Config, model: nn.Module | None = None) -> Data:
         model = check_model(config)
     size, usual = image_size(model), getattr(model, "pretrained_cfg", None)
     key = json.dumps([config.data.model_dump(mode="json"), size, usual], default=str)
-    if key not in KEPT:
+    if key not in prepared:
         data = load_data(config, size, usual)
-        KEPT.clear()
+        prepared.clear()
         if isinstance(data.train, ImageStream):
             return data
-        KEPT[key] = data
-    for split in (KEPT[key].train, KEPT[key].val, KEPT[key].test):
+        prepared[key] = data
+    for split in (prepared[key].train, prepared[key].val, prepared[key].test):
         split.damaged.reasons.clear()
-    return KEPT[key]
+    return prepared[key]
 
 
 def set_threads(config: Config) -> None:
@@ -66,13 +87,13 @@ def keep_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def check_shared(run: Folder) -> None:
+def check_shared(run: Run) -> None:
     """Refuse to train where the run's folder is another than the driver's, before time is spent on what it would never see.
 
     Raises:
         RuntimeError: this worker does not see the mark that the driver keeps in the folder.
     """
-    if run.is_local and not run.exists(MARK):
+    if run.folder.is_local and not run.folder.exists(DRIVER):
         raise RuntimeError(
             f"output: {run.uri} on {socket.gethostname()} is not the folder that the driver writes to: give a folder that "
             "all nodes share (NFS, a persistent volume), or an object store (s3://, gs://)"
@@ -85,15 +106,15 @@ def wait() -> None:
         dist.barrier()
 
 
-def save_model(run: Folder, name: str, model: nn.Module, data: Data, metrics: Mapping[str, Any]) -> int:
+def save_model(run: Run, path: str, model: nn.Module, data: Data, metrics: Mapping[str, Any]) -> int:
     """Save a model with its preprocessing, labels and metrics as a folder of the run; returns the bytes of its weights."""
     with tempfile.TemporaryDirectory(prefix="slimsweep-") as folder:
         save(model.cpu(), folder, preprocessing=data.preprocessing, labels=data.class_names, metrics=metrics)
-        run.upload(Path(folder), name)
+        run.folder.upload(Path(folder), path)
         return (Path(folder) / "model.safetensors").stat().st_size
 
 
-def load_model(run: Folder, name: str) -> nn.Module:
+def load_model(run: Run, path: str) -> nn.Module:
     """A model that `save_model` saved in the run, in eval mode."""
-    with (run / name).local() as folder:
+    with (run.folder / path).local() as folder:
         return load(folder)

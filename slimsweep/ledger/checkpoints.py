@@ -13,7 +13,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from slimsweep.storage import Folder
+from slimsweep.ledger.run import CHECKPOINTS, Run
 
 log = logging.getLogger(__name__)
 
@@ -21,43 +21,42 @@ KEEP = 2
 
 
 class Checkpoints:
-    """The checkpoints of one stage or point, in checkpoints/NAME of a run folder."""
+    """The checkpoints of one stage or point of a run."""
 
-    def __init__(self, run: Folder, name: str) -> None:
-        self.run = run
-        self.folder = f"checkpoints/{name}"
+    def __init__(self, run: Run, name: str) -> None:
+        self.folder = run.folder / f"{CHECKPOINTS}/{name}"
 
     def save(self, epoch: int, state: dict[str, Any]) -> None:
         """Register the state after `epoch` epochs: a nested dict of tensors and of what JSON can hold."""
         tensors: dict[str, Tensor] = {}
         rest = _split(state, "", tensors, {})
         metadata = {"state": json.dumps(rest)}
-        self.run.write_bytes(f"{self.folder}/{_name(epoch)}", save_tensors(tensors, metadata))
+        self.folder.write_bytes(_name(epoch), save_tensors(tensors, metadata))
         # Later ones than this can only be damaged: training went on from an earlier one.
         names = self._names()
         here = names.index(_name(epoch))
         for name in [*names[: max(0, here + 1 - KEEP)], *names[here + 1 :]]:
-            self.run.delete(f"{self.folder}/{name}")
+            self.folder.delete(name)
 
     def load(self) -> tuple[int, dict[str, Any]] | None:
         """(epochs finished, state) of the newest checkpoint that can be read; None where there is none."""
         for name in reversed(self._names()):
             try:
-                data = self.run.read_bytes(f"{self.folder}/{name}")
+                data = self.folder.read_bytes(name)
                 tensors = load_tensors(data)
                 rest = json.loads(_metadata(data)["state"])
             except (SafetensorError, OSError, KeyError, ValueError) as problem:
-                log.warning("checkpoint %s/%s cannot be read (%s); going on from the one before", self.folder, name, problem)
+                log.warning("checkpoint %s/%s cannot be read (%s); going on from the one before", self.folder.uri, name, problem)
                 continue
             return int(name[len("epoch-") : -len(".safetensors")]), _join(rest, tensors)
         return None
 
     def clear(self) -> None:
         """Delete them: what they led to is saved elsewhere."""
-        self.run.delete(self.folder)
+        self.folder.delete("")
 
     def _names(self) -> list[str]:
-        return [n for n in self.run.list(self.folder) if n.startswith("epoch-")]
+        return [n for n in self.folder.list() if n.startswith("epoch-")]
 
 
 def _name(epoch: int) -> str:

@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from slimsweep.storage import Folder
+from slimsweep.ledger.run import DRIVER, Run
 
 log = logging.getLogger(__name__)
 
-FILE = "driver.json"
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0  # without a heartbeat for this long, a driver counts as dead
 WATCH_SECONDS = 3 * BEAT_SECONDS  # that a driver of another machine is watched before it is believed to be alive
@@ -26,7 +25,7 @@ class RunTaken(ValueError):
 
 
 @contextmanager
-def hold(run: Folder) -> Iterator[None]:
+def hold(run: Run) -> Iterator[None]:
     """Be the run's driver while the block runs.
 
     Raises:
@@ -37,7 +36,7 @@ def hold(run: Folder) -> Iterator[None]:
     me = {"token": token, "host": socket.gethostname(), "pid": os.getpid()}
     _refuse_if_alive(run)
     try:
-        run.write_json(FILE, {**me, "time": time.time()})
+        run.folder.write_json(DRIVER, {**me, "time": time.time()})
     except OSError as problem:
         raise ValueError(f"output: nothing can be written to {run.uri} ({problem}); give a folder that can be") from problem
     # Two drivers that started at one moment both got here; the later write won.
@@ -52,7 +51,7 @@ def hold(run: Folder) -> Iterator[None]:
                 if _read(run).get("token", token) != token:  # we were taken for dead: two drivers would write over each other
                     _thread.interrupt_main()
                     return
-                run.write_json(FILE, {**me, "time": time.time()})
+                run.folder.write_json(DRIVER, {**me, "time": time.time()})
             except OSError as problem:  # a full disk or a store that is away for a moment: the next beat tries again
                 log.warning("no heartbeat could be written (%s)", problem)
 
@@ -64,10 +63,10 @@ def hold(run: Folder) -> Iterator[None]:
         stop.set()
         thread.join()
         if _read(run).get("token") == token:
-            run.delete(FILE)
+            run.folder.delete(DRIVER)
 
 
-def driver_alive(run: Folder) -> bool:
+def driver_alive(run: Run) -> bool:
     """Whether a driver is at work on the run: its heartbeat is fresh, and on this machine its process runs."""
     found = _read(run)
     if not found:
@@ -76,7 +75,7 @@ def driver_alive(run: Folder) -> bool:
     return fresh and (found.get("host") != socket.gethostname() or _running(int(found["pid"])))
 
 
-def _refuse_if_alive(run: Folder) -> None:
+def _refuse_if_alive(run: Run) -> None:
     found = _read(run)
     # A pod that is started again has another name than the dead one, whose last beat may be seconds old.
     end = time.monotonic() + (WATCH_SECONDS if found.get("host", socket.gethostname()) != socket.gethostname() else 0)
@@ -89,9 +88,9 @@ def _refuse_if_alive(run: Folder) -> None:
         )
 
 
-def _read(run: Folder) -> dict[str, Any]:
+def _read(run: Run) -> dict[str, Any]:
     try:
-        return run.read_json(FILE)
+        return run.folder.read_json(DRIVER)
     except (FileNotFoundError, ValueError):  # none, or one cut short by a full disk
         return {}
 

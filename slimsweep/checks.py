@@ -1,0 +1,184 @@
+"""What is checked before any cluster time is spent: that the input works together, and that a run can go on with it."""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from slimsweep import methods
+from slimsweep.cluster.cluster import check_placement, foreseen
+from slimsweep.cluster.worker import data_for
+from slimsweep.config.identity import changed_keys, checkpoint_token
+from slimsweep.config.schema import Config, ConfigError
+from slimsweep.data.sources import check_data, title
+from slimsweep.ledger.planning import asked_of, exact_fraction
+from slimsweep.ledger.run import Run
+from slimsweep.slimming.budget import Budget, BudgetError
+from slimsweep.slimming.cost import COSTS
+from slimsweep.slimming.gates import add_gates
+from slimsweep.slimming.removal_path import RemovalPath, equal_gates
+from slimsweep.training.dense_model import check_model, head_is_new
+
+
+def check(config: Config) -> None:
+    """Refuse, without cluster time, a model, a data set or budgets that cannot work together.
+
+    Raises:
+        ConfigError: in one sentence, what is wrong with the input.
+        ValueError: the model cannot be cut, or not to these budgets.
+    """
+    model = check_model(config)
+    check_data(config)
+    classes = data_for(config, model).num_classes
+    if config.dense.epochs == 0 and head_is_new(config, classes):
+        raise ConfigError(
+            f"dense.epochs is 0, but the weights of model.{'checkpoint' if config.model.checkpoint else 'pretrained'} have no "
+            f"head for the {classes} classes of {title(config)}: set dense.epochs, such as 30, to train the dense model on them"
+        )
+    check_cuts(config, model)
+    if (cluster := foreseen()) is not None:
+        check_placement(config, cluster)
+
+
+def check_cuts(config: Config, model: nn.Module) -> None:
+    """Refuse a model that cannot be cut, and budgets, shares and baselines that it cannot have.
+
+    Args:
+        model: the dense one; on the meta device, for its weights are not looked at.
+
+    Raises:
+        ConfigError: in one sentence, what is wrong with the input.
+        ValueError: the model cannot be cut, or not to these budgets.
+    """
+    settings = config.search
+    shape = add_gates(model, settings.granularity, settings.families, settings.token_gate).shape
+    # Which gates go first is not known yet, but what is left when all have gone is.
+    path = RemovalPath(shape, equal_gates(shape), settings.floors.model_dump(), settings.round_to)
+    dense = shape.full().macs()
+    places: list[Budget] = []
+    for given in config.budgets:
+        budget = Budget.parse(given)
+        cost = COSTS[budget.unit]
+        whole = cost.of(shape.full())
+        if budget.limit(whole) >= whole:
+            raise ConfigError(f"budget {given!r} is not below the dense model's {cost.text(whole)}: take a smaller one")
+        path.solve(budget)
+        places.append(budget)
+    for shares in config.shares:
+        try:
+            kept = path.shares(shares).macs()
+        except BudgetError as problem:
+            raise ConfigError(f"shares holds {shares}, but {problem}; keep more, or lower search.floors") from problem
+        except ValueError as problem:
+            raise ConfigError(f"shares holds {shares}, but {problem}; leave that family out") from problem
+        if kept == dense:
+            raise ConfigError(f"shares holds {shares}, which is nearest to all that this model has: take smaller shares")
+        places.append(Budget(exact_fraction(kept, dense)))
+    for method in config.baselines:
+        methods.check(method, model, places, settings)
+
+
+def begin(run: Run) -> None:
+    """Write the configuration to the run's folder, whose earlier results must go with it.
+
+    Raises:
+        ConfigError: the configuration changed in a way that would make them incomparable.
+    """
+    settle_checkpoint(run)
+    if run.is_begun:
+        compare(run.stored_config(), run)
+    if run.dense_done:
+        known, found = run.dense_description.get("label_names"), data_for(run.config).class_names
+        if known and found and known != found:
+            raise ConfigError(
+                f"{run.uri} was begun on other classes ({_few(known)}) than {title(run.config)} now has ({_few(found)}): "
+                "set data.root back, or take another --name"
+            )
+    run.write_config()
+
+
+def settle_checkpoint(run: Run) -> None:
+    """Let the content of `model.checkpoint` stand for it in the run's names, so that its folder may move.
+
+    A run that an earlier version began has its path in its names: that text goes on standing for the same content.
+
+    Raises:
+        ConfigError: the file holds other weights than those the run was begun with.
+    """
+    path = run.config.model.checkpoint
+    if path is None:
+        return
+    content = checkpoint_token(path)
+    known = run.known_checkpoint
+    if not known:
+        before = run.stored_config().model.checkpoint if run.is_begun else None
+        if before is not None and Path(before).expanduser().is_file() and checkpoint_token(before) != content:
+            raise _other_weights(run, path, before)
+        if before is not None and Path(before).name != Path(path).name:
+            raise _other_weights(run, path, before)
+        run.write_known_checkpoint({"token": before or content, "content": content})
+    elif known["content"] != content:
+        raise _other_weights(run, path, "the file it had then")
+
+
+def _other_weights(run: Run, path: str, before: str) -> ConfigError:
+    return ConfigError(
+        f"model.checkpoint is {path}, which holds other weights than {before}, with which {run.uri} was begun, so its "
+        "results would not compare with new ones: take another --name, or set it back"
+    )
+
+
+def compare(old: Config, run: Run) -> None:
+    """Refuse a change that would put results side by side that do not compare.
+
+    Budgets, shares, seeds and resources may change; where points start from larger ones, what they start from may not.
+
+    Args:
+        old: the configuration that the run was started with before.
+    """
+    new = run.config
+    begun = [stage for stage, done in (("dense", run.dense_done), ("search", run.search_done)) if done or run.curve(stage)]
+    # Failed points hold nothing to compare with: their recipe may be corrected.
+    done = run.rows[run.rows.status == "ok"]
+    stage: Any = "retrain" if len(done) else begun[-1] if begun else None
+    changed = []
+    if stage is not None:
+        changed = changed_keys(Run(run.folder, old).identity(stage), run.identity(stage))
+    if len(old.retrain.rates) > 1 and len(new.retrain.rates) > 1 and set(done.lr) <= set(new.retrain.rates):
+        changed = [key for key in changed if key != "retrain.lr"]  # a list of rates may grow, and lose those that failed
+    if (done.terms == "compute").any() and old.frontier != new.frontier:
+        changed.append("budgets and shares (over which the search's compute is spread)")
+    if new.retrain.start == "larger" and (done.method == "searched").any():
+        changed += starts_changed(old, run, done)
+    if changed:
+        names = ", ".join(dict.fromkeys(changed))
+        raise ConfigError(
+            f"{names} changed since {run.uri} was begun, so its results would not compare with new ones: "
+            "take another --name, or set it back"
+        )
+
+
+def starts_changed(old: Config, run: Run, done: pd.DataFrame) -> list[str]:
+    """What would let searched points start from other models than those did that are done, each from the next larger one's.
+
+    Args:
+        done: the rows of the points that are done.
+    """
+    new, least = run.config, done.budget[done.method == "searched"].min()
+    places = ([asked_of(budget, run.shape) for budget in config.budgets] for config in (old, new))
+    before, after = ({place.key for place in asked if place.budget >= least} for asked in places)
+    changed = []
+    if before != after:
+        changed.append(f"budgets (each starts from the next larger one's model: below {least:g} new ones can be added)")
+    if old.shares != new.shares:
+        changed.append("shares (whose models others may start from)")
+    if len(new.retrain.rates) > 1 and old.retrain.seeds[0] != new.retrain.seeds[0]:
+        changed.append("the first of retrain.seeds (which chooses the learning rate of the models that others start from)")
+    if not set(new.retrain.rates) <= set(old.retrain.rates):
+        changed.append("retrain.lr (whose best model others start from)")
+    return changed
+
+
+def _few(names: list[str]) -> str:
+    return f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"

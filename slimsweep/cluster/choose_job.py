@@ -1,0 +1,128 @@
+"""What is chosen once before the sweep, by workers: at which pace the families leave, and what each method keeps."""
+
+from typing import Any
+
+import ray
+
+from slimsweep import methods
+from slimsweep.cluster.cluster import StageFailed, first_cause
+from slimsweep.cluster.worker import data_for, device_of, job_arguments, load_model, run_of, set_threads
+from slimsweep.data.loaders import training_images
+from slimsweep.ledger.checkpoints import Checkpoints
+from slimsweep.ledger.planning import asked_of, baseline_places, distinct_paces, pace_key, smallest_budget, to_choose
+from slimsweep.ledger.recorder import RunRecorder
+from slimsweep.ledger.run import DENSE, Run
+from slimsweep.ledger.searched_model import load_searched
+from slimsweep.slimming.cut import slim
+from slimsweep.slimming.structure import Structure
+from slimsweep.training.evaluate import evaluate_split
+from slimsweep.training.loop import OutOfTime, TrainingDiverged, train
+
+
+def choose_pace(run: Run, until: float | None = None) -> bool:
+    """Let workers try the paces that the configuration proposes, a task each, and keep the best on validation for the run.
+
+    Returns:
+        Whether one was chosen: False where `until` (time.time()) came first; the tries that had ended are kept.
+
+    Raises:
+        StageFailed: a worker raised. A training that diverges is no failure: its pace is not taken.
+    """
+    config = run.config
+    paces = distinct_paces(config, run.shape.gate_shapes)
+    at_once = config.resources.max_concurrent_trials or len(paces)
+    work = ray.remote(num_cpus=config.resources.cpus_per_worker, num_gpus=config.resources.gpus_per_worker)(try_pace)
+    found: list[dict[str, Any]] = []
+    try:
+        for first in range(0, len(paces), at_once):
+            tasks = [work.remote(job_arguments(run, pace=pace, until=until)) for pace in paces[first : first + at_once]]
+            ended = ray.get(tasks)
+            if None in ended:
+                return False
+            found += ended
+    except ray.exceptions.RayError as problem:
+        raise StageFailed(f"the paces could not be tried: {first_cause(problem)}") from problem
+    if all(one["error"] for one in found):
+        raise StageFailed(f"no pace of the families could be retrained: {found[0]['error']}")
+    best = max(found, key=lambda one: one["val_top1"])  # of equals the one given first
+    if best["pace"] != run.pace:
+        # What an earlier choice began has other sizes, under the same names.
+        stale = tuple(f"{method.name}-" for method in methods.METHODS.values() if method.needs_search)
+        for name in run.checkpoint_names():
+            if name.startswith(stale):
+                Checkpoints(run, name).clear()
+                run.delete_curve(name)
+    run.write_pace_choice({"pace": best["pace"], "tried": found, "key": pace_key(run)})
+    return True
+
+
+def try_pace(arguments: dict[str, Any]) -> dict[str, Any] | None:
+    """Cut the search's model to the smallest budget at one pace and retrain it shortly; None where time ran out."""
+    run, pace = run_of(arguments), arguments["pace"]
+    config = run.config
+    name = f"pace-{'-'.join(f'{family}{value:g}' for family, value in pace.items())}-{pace_key(run)}"
+    if (known := run.pace_try(name)) is not None:  # of an earlier start
+        return known
+    set_threads(config)
+    device = device_of(config)
+    dense = load_model(run, DENSE)
+    gated = load_searched(run, dense)
+    data = data_for(config, dense)
+    budget, recipe = smallest_budget(config, run.shape), config.pace_recipe()
+    asked = asked_of(budget, run.shape)
+    result: dict[str, Any] = {"pace": pace, "budget": asked.budget, "unit": asked.unit, "val_top1": 0.0, "error": ""}
+    start = slim(gated, run.path_at(pace).solve(budget))
+    recorder = RunRecorder(run, "retrain", name)
+    teacher = teacher_of(dense, config.retrain.distill)
+    try:
+        small = train(
+            start, data, recipe, recorder, seed=config.seed, device=device, teacher=teacher, until=arguments["until"]
+        )
+        result["val_top1"] = evaluate_split(small, data.val, data, device, recipe).top1
+    except OutOfTime:
+        return None
+    except TrainingDiverged as problem:
+        result["error"] = str(problem)
+    run.write_pace_try(name, result)
+    Checkpoints(run, name).clear()
+    run.delete_curve(name)  # of no point of the sweep
+    return result
+
+
+def choose_structures(run: Run) -> None:
+    """Let workers choose what the methods keep, as far as the run's folder does not hold it; a task per method.
+
+    Raises:
+        StageFailed: a worker raised. A budget that a method cannot meet is no failure of the others: its point says so.
+    """
+    resources = run.config.resources
+    work = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker)(choose_structure)
+    tasks = [work.remote(job_arguments(run, method=method, seed=seed)) for method, seed in to_choose(run, again=True)]
+    try:
+        ray.get(tasks)
+    except ray.exceptions.RayError as problem:
+        raise StageFailed(f"what the methods keep could not be chosen: {first_cause(problem)}") from problem
+
+
+def choose_structure(arguments: dict[str, Any]) -> None:
+    """Write what a method keeps at each budget to the run's folder, or why it cannot."""
+    run, method, seed = run_of(arguments), methods.METHODS[arguments["method"]], arguments["seed"]
+    config = run.config
+    set_threads(config)
+    dense = load_model(run, DENSE)
+    images, labels = training_images(data_for(config, dense), config)
+    dense.to(device_of(config))
+    places = baseline_places(run)
+    found = methods.choose(
+        method.name,
+        methods.Choice(
+            dense=dense,
+            budgets=[asked.given for asked in places],
+            seed=seed,
+            images=images,
+            labels=labels,
+        ),
+    )
+    for asked, structure in zip(places, found, strict=True):
+        kept, error = (structure.to_json(), "") if isinstance(structure, Structure) else ("", str(structure))
+        run.write_choice(method.name, asked.budget, asked.unit, seed if method.draws else None, structure=kept, error=error)

@@ -1,0 +1,18 @@
+"""Tables for a terminal or a log."""
+
+from collections.abc import Sequence
+
+from rich.console import JustifyMethod
+from rich.table import Table
+
+
+def plain_table(title: str, columns: Sequence[tuple[str, JustifyMethod]]) -> Table:
+    """A table without lines, its title in bold above.
+
+    Args:
+        columns: the heading of each column, and how its cells are aligned.
+    """
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name, justify in columns:
+        table.add_column(name, justify=justify, overflow="fold")  # names of points are to be copied
+    return table

@@ -1,0 +1,227 @@
+"""What a person sees while a run goes on: a header per stage, progress bars or a live table, and the table at the end.
+
+It watches the run's folder, not the workers, so it shows the same wherever the work happens; the report is rewritten from
+here as points land.
+"""
+
+import json
+import logging
+import threading
+import time
+from types import TracebackType
+
+import pandas as pd
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+from slimsweep.ledger.planning import distinct_paces
+from slimsweep.ledger.points import Plan
+from slimsweep.ledger.run import Run
+from slimsweep.ledger.status import Part, Status, read_status
+from slimsweep.report.page import write_report
+from slimsweep.report.pareto import best_rates, by_series
+from slimsweep.terminal import plain_table
+from slimsweep.tools.status import status_table
+
+log = logging.getLogger(__name__)
+
+EVERY_SECONDS = 1.0
+SHARE_OF_TIME = 0.05  # that is spent on looking, at most: where the driver trains too, it is taken from that
+
+
+class Progress:
+    """Shows a stage while the block runs: live in a terminal, a line for each change in a log.
+
+    Args:
+        run: the driver's run; it is looked at through an object of its own, for that happens in a thread.
+        sweep: whether points are trained, not the dense model and the search.
+    """
+
+    def __init__(self, run: Run, console: Console, title: str, sweep: bool = False) -> None:
+        self.run, self.console, self.title, self.sweep = Run(run.folder, run.config), console, title, sweep
+        self.stop = threading.Event()
+        self.written = False
+        began = read_status(self.run)  # what is done before is no news
+        self.seen: dict[str, tuple[str, int]] = {
+            p.name: (p.state, p.epochs) for p in began.points if sweep and p.state == "done"
+        }
+        self.bars = Bars(
+            TextColumn("{task.description:8}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[top1]}"),
+            console=console,
+        )
+        shown = [] if sweep else began.stages
+        self.tasks = {s.name: self.bars.add_task(s.name, total=max(s.epochs_total, 1), top1="") for s in shown}
+        self.live = Live(console=console, refresh_per_second=4, transient=sweep)
+        self.thread = threading.Thread(target=self._watch, daemon=True, name="progress")
+
+    def __enter__(self) -> "Progress":
+        self.console.rule(f"[bold]{self.title}", align="left")
+        if self.console.is_terminal:
+            self.live.start()
+        self.thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop.set()
+        self.thread.join()
+        try:
+            self._show_if_readable()
+        finally:
+            if self.console.is_terminal:
+                self.live.stop()
+
+    def _watch(self) -> None:
+        pause = EVERY_SECONDS
+        while not self.stop.wait(pause):
+            began = time.monotonic()
+            self._show_if_readable()
+            # Looking takes the longer the more points there are, and a page of a thousand some seconds to write.
+            pause = max(EVERY_SECONDS, (time.monotonic() - began) / SHARE_OF_TIME)
+
+    def _show_if_readable(self) -> None:
+        """A store that is away for a moment must not end the display, much less the run."""
+        try:
+            self._show()
+        except OSError as problem:
+            log.warning("the run's folder could not be read or written just now (%s)", problem)
+
+    def _show(self) -> None:
+        status = read_status(self.run)
+        landed = False
+        for part in [*status.stages, *status.points] if self.sweep else status.stages:
+            before = self.seen.get(part.name)
+            self.seen[part.name] = (part.state, part.epochs)
+            landed |= part in status.points and part.state in ("done", "failed") and (before is None or before[0] != part.state)
+            if not self.console.is_terminal and before != self.seen[part.name] and self._worth_a_line(part, before):
+                top1 = "" if part.val_top1 is None else f", val top-1 {part.val_top1:.2f} %"
+                self.console.print(
+                    f"{time.strftime('%H:%M:%S')} {part.name}: {part.state}, epoch {part.epochs}/{part.epochs_total}{top1}",
+                    soft_wrap=True,
+                )
+        if self.console.is_terminal:
+            self.live.update(self._picture(status))
+        # What an earlier start or round left is shown too; the finished page is written at the end, with its picture.
+        landed |= not self.written and status.count("done") > 0
+        if landed and not status.finished:
+            self.written = True
+            write_report(self.run, status)
+
+    def _worth_a_line(self, part: Part, before: tuple[str, int] | None) -> bool:
+        """In a log: every change of state, and a few lines of progress per stage or point."""
+        if before is None or before[0] != part.state:
+            return part.state != "waiting" and not (self.sweep and before is None and part.name in ("dense", "search"))
+        step = max(1, part.epochs_total // (2 if self.sweep else 5))
+        return part.epochs // step != before[1] // step
+
+    def _picture(self, status: Status) -> RenderableType:
+        if self.sweep:
+            return status_table(status)
+        for stage in status.stages:
+            top1 = "" if stage.val_top1 is None else f"val top-1 {stage.val_top1:.2f} %"
+            epochs = stage.epochs if stage.state != "done" else max(stage.epochs_total, 1)
+            self.bars.update(self.tasks[stage.name], completed=epochs, top1=top1)
+        return Group(self.bars)
+
+
+# Sentences on the way.
+
+
+def say(console: Console, text: str, style: str | None = None) -> None:
+    """One line that is not broken, of text that is shown as it is."""
+    console.print(text, style=style, soft_wrap=True, markup=False)
+
+
+def paces_to_try(run: Run) -> str:
+    """What is about to be tried, in one line."""
+    epochs = f"{run.config.search.recovery} epoch{'s' if run.config.search.recovery > 1 else ''}"
+    tries = len(distinct_paces(run.config, run.shape.gate_shapes))
+    return f"Pace of the families: trying {tries}, {epochs} each at the smallest budget"
+
+
+def pace_chosen(run: Run) -> str:
+    """What was chosen, in one line."""
+    found = run.pace_choice()
+    assert found is not None
+    pace = ", ".join(f"{family} {value:g}" for family, value in found["pace"].items())
+    top1 = sorted(one["val_top1"] for one in found["tried"])
+    diverged = sum(bool(one["error"]) for one in found["tried"])
+    return f"Pace of the families: {pace} ({top1[-1]:.2f} % on validation; others {top1[0]:.2f} to {top1[-2]:.2f})" + (
+        f"; {diverged} diverged, {run.pace_file} in the run's folder says how" if diverged else ""
+    )
+
+
+def hours_over(run: Run, console: Console, what: str) -> None:
+    """Say that the hours are over and what is left; that is what was asked for, and no failure."""
+    say(
+        console,
+        f"resources.max_hours ({run.config.resources.max_hours:g}) are over, and {what} could not be finished; what is done is "
+        "kept, and the same command goes on from the last epoch",
+        "yellow",
+    )
+
+
+# The end.
+
+
+def show_end(run: Run, plan: Plan, console: Console, seconds: float, until: float | None) -> int:
+    """Write the finished report, show what the run has made and what it has not; returns the exit code.
+
+    Args:
+        plan: the last one.
+        seconds: since the driver started.
+        until: when the run's hours were over, where it has any.
+    """
+    no_picture = write_report(run, read_status(run), last=True)
+    rows = run.rows
+    console.print(final_table(run, rows, seconds))
+    if no_picture:
+        console.print(no_picture, style="dim", soft_wrap=True)
+    if damaged := run.damaged_images():
+        first = f"{len(damaged)} damaged images were" if len(damaged) > 1 else "One damaged image was"
+        say(console, f"{first} skipped; damaged.log in the run's folder says which", "yellow")
+    done = set(rows.point[rows.status == "ok"])
+    missing = [point for point in plan.points if point.name not in done]
+    failed = [point for point in missing if (rows.point == point.name).any() or until is None]
+    total = len(plan.points) + plan.later
+    if len(missing) > len(failed):
+        hours_over(run, console, f"{len(missing) - len(failed) + plan.later} of {total} points")
+    if failed:
+        console.print(f"{len(failed)} of {total} points failed; the same command tries them again:", style="red")
+        for point in failed:
+            error = rows.loc[rows.point == point.name, "error"]
+            say(console, f"  {point.name}: {error.iloc[0] if len(error) else 'no row'}")
+        if plan.later and len(missing) == len(failed):
+            console.print(f"{plan.later} more wait for them and were not begun", style="red")
+    return 1 if failed else 0
+
+
+def final_table(run: Run, rows: pd.DataFrame, seconds: float) -> Group:
+    """The points of a run as a short table, and where the report and the best models are."""
+    config = run.config
+    ok = by_series(best_rates(rows))
+    ok = ok[ok.status == "ok"].sort_values(["budget", "method", "seed"], ascending=[False, True, True])
+    retrained = ok.test_top1[ok.method == "dense"]
+    rates = len(config.retrain.rates) > 1
+    figures = ("budget", "MMACs", "of dense", "params", *(("lr",) if rates else ()), "test top-1 %", "vs dense")
+    table = plain_table(f"{config.name} in {seconds:.0f} s", [("method", "left"), *((name, "right") for name in figures)])
+    for row in ok.to_dict("records"):
+        table.add_row(
+            row["method"]
+            + "".join(f" {family} {share:g}" for family, share in json.loads(row["shares"] or "{}").items())
+            + (f" (seed {row['seed']})" if len(config.retrain.seeds) > 1 else ""),
+            f"{row['budget']:.2f}" + ("" if row["unit"] == "macs" else f" {row['unit']}"),
+            f"{row['macs'] / 1e6:,.2f}",
+            f"{100 * row['macs'] / row['macs_dense']:.1f} %",
+            f"{int(row['params']):,}",
+            *((f"{row['lr']:g}",) if rates else ()),
+            f"{row['test_top1']:.2f}",
+            f"{row['test_top1'] - (row['test_top1_untouched'] if retrained.empty else retrained.mean()):+.2f}",
+        )
+    untouched = f"The dense model before the sweep: {ok.test_top1_untouched.iloc[0]:.2f} % on test." if len(ok) else ""
+    return Group("", table, "", untouched, f"Report: {run.report_uri}", f"Models: {run.models.uri}/", "")
