@@ -22,6 +22,7 @@ from slimsweep.cluster.search_job import data_parallel, load_gated, worker_resou
 from slimsweep.cluster.worker import check_shared, data_for, load_model, save_model, set_threads
 from slimsweep.config.schema import Config
 from slimsweep.data.images import images_seen
+from slimsweep.data.plain_images import training_images
 from slimsweep.data.sources import data_name
 from slimsweep.ledger.checkpoints import Checkpoints
 from slimsweep.ledger.points import (
@@ -39,7 +40,7 @@ from slimsweep.ledger.points import (
     to_choose,
 )
 from slimsweep.ledger.tables import has_ok_row, read_curve, write_row
-from slimsweep.methods.baselines import FROM_SEARCH, choose, starting_model, training_images
+from slimsweep.methods.baselines import FROM_SEARCH, choose, starting_model
 from slimsweep.slimming.cut import slim
 from slimsweep.slimming.structure import Structure, macs, params
 from slimsweep.storage import Folder

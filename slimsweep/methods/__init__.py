@@ -78,7 +78,7 @@ register(
         name="random",
         draws=True,
         style=Style(light="#7d7f83", dark="#8b949c", symbol="triangle-up"),
-        choose="slimsweep.methods.random:choose",
+        choose="slimsweep.methods.random_order:choose",
     ),
     Method(
         name="taylor",
