@@ -14,6 +14,7 @@ import torch
 from conftest import QUICK
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from slimsweep.methods.baselines import RANKED, check_baseline, choose, extra_epochs, starting_model
 from torch import nn
 from zoo import build, difference, images, random_gates, slow, small_vit
 
@@ -25,7 +26,6 @@ from slimsweep.data.plain_images import training_images
 from slimsweep.ledger.lock import hold
 from slimsweep.ledger.points import Point, chosen_path, plan_points, points_to_do, to_choose
 from slimsweep.ledger.tables import gate_rows, read_rows, write_gates, write_row
-from slimsweep.methods.baselines import RANKED, check_baseline, choose, extra_epochs, starting_model
 from slimsweep.methods.gradients import accumulate_gradients
 from slimsweep.methods.random_order import random_scores
 from slimsweep.methods.small import small_costs, small_structure
