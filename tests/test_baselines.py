@@ -14,6 +14,7 @@ import torch
 from conftest import QUICK
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from slimsweep.methods.baselines import RANKED, check_baseline, choose, extra_epochs, starting_model
 from torch import nn
 from zoo import build, difference, images, random_gates, slow, small_vit
 
@@ -21,23 +22,15 @@ from slimsweep import add_gates, load, macs, params, save, solve
 from slimsweep.cluster.retrain_job import trial
 from slimsweep.cluster.worker import data_for
 from slimsweep.config.schema import Config, ConfigError
+from slimsweep.data.plain_images import training_images
 from slimsweep.ledger.lock import hold
 from slimsweep.ledger.points import Point, chosen_path, plan_points, points_to_do, to_choose
 from slimsweep.ledger.tables import gate_rows, read_rows, write_gates, write_row
-from slimsweep.methods.baselines import (
-    RANKED,
-    accumulate_gradients,
-    check_baseline,
-    choose,
-    extra_epochs,
-    random_scores,
-    small_costs,
-    small_structure,
-    starting_model,
-    taylor_scores,
-    training_images,
-    uniform_scores,
-)
+from slimsweep.methods.gradients import accumulate_gradients
+from slimsweep.methods.random_order import random_scores
+from slimsweep.methods.small import small_costs, small_structure
+from slimsweep.methods.taylor import taylor_scores
+from slimsweep.methods.uniform import uniform_scores
 from slimsweep.run import compare, main
 from slimsweep.slimming.cut import slim
 from slimsweep.slimming.removal_path import RemovalPath
