@@ -14,10 +14,13 @@ from torch import nn
 from slimsweep.config.schema import Config, ConfigError
 from slimsweep.ledger.tables import read_gates_tensors, read_rows
 from slimsweep.methods.baselines import FROM_SEARCH, RANKED, check_baseline, extra_epochs
+from slimsweep.slimming.budget import BudgetError
 from slimsweep.slimming.gates import add_gates
-from slimsweep.slimming.removal_path import Budget, BudgetError, RemovalPath, Scores, absolute, alike
+from slimsweep.slimming.removal_path import RemovalPath, Scores, absolute, alike
 from slimsweep.slimming.structure import FAMILIES, Shape, Structure
 from slimsweep.storage import Folder
+
+Budget = float | str
 
 CHAINED = ("dense", "searched")  # methods whose points start from one another, where retrain.start is "larger"
 

@@ -45,8 +45,10 @@ from slimsweep.slimming.architectures import (
 )
 from slimsweep.slimming.cut import slim
 from slimsweep.slimming.gates import add_gates
-from slimsweep.slimming.removal_path import NEAR, Budget, RemovalPath, Scores, absolute, multiple
+from slimsweep.slimming.removal_path import NEAR, RemovalPath, Scores, absolute, multiple
 from slimsweep.slimming.structure import Shape, Structure, macs
+
+Budget = float | str
 
 FROM_SEARCH = ("searched", "scratch")  # methods that need the search, and so get none of its compute
 FRESH = ("scratch", "small")  # methods that start from fresh weights
