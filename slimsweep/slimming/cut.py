@@ -13,11 +13,11 @@ from timm.layers import AttentionRope
 from timm.models.eva import EvaAttention
 from torch import Tensor, nn
 
-from slimsweep.slimming.architectures import MLP_ROWS, QUERY_FIRST, Timm, attention_rows, family_of, model_name
+from slimsweep.slimming.architectures import MLP_ROWS, QUERY_FIRST, Timm, architecture_of, attention_rows, model_name
 from slimsweep.slimming.gates import GatedModel, fold_gates, subclass
 from slimsweep.slimming.structure import Structure
 
-ARCHITECTURE = "slimmed_vit"
+CUT_ARCHITECTURE = "slimmed_vit"
 
 
 def slim(gated: nn.Module, structure: Structure) -> nn.Module:
@@ -37,7 +37,7 @@ def slim(gated: nn.Module, structure: Structure) -> nn.Module:
     cut(model, structure)
     model._model_args = args if again else {"base": base, "base_args": args}
     if getattr(model, "pretrained_cfg", None):
-        model.pretrained_cfg = {**model.pretrained_cfg, "architecture": ARCHITECTURE}
+        model.pretrained_cfg = {**model.pretrained_cfg, "architecture": CUT_ARCHITECTURE}
         model.default_cfg = model.pretrained_cfg
     return model
 
@@ -49,7 +49,7 @@ def cut(model: Timm, structure: Structure) -> None:
         ValueError: the structure is of another model, or keeps what has been cut already.
     """
     structure.validate()
-    blocks = family_of(model).blocks(model)
+    blocks = architecture_of(model).blocks(model)
     before: Structure | None = getattr(model, "structure", None)
     if before is None:
         check_sizes(model, blocks, structure)
@@ -59,28 +59,28 @@ def cut(model: Timm, structure: Structure) -> None:
             f"this {model_name(model)} has been cut already, to a structure that does not hold all of this one; "
             "cut its dense model instead"
         )
-    came = structure.token_mask(0).new_ones(())
+    arriving = structure.token_mask(0).new_ones(())
     with torch.no_grad():
         for index, block in enumerate(blocks):
             rope = isinstance(block.attn, EvaAttention | AttentionRope)
             tokens, attention = structure.token_mask(index), structure.attention_mask(index)
-            if came.shape != tokens.shape:  # the first layer, and Swin's stages, which lose no tokens but merge them
-                came = torch.ones_like(tokens)
-            cut_attention(block, still(attention, before.attention_mask(index)))
+            if arriving.shape != tokens.shape:  # the first layer, and Swin's stages, which lose no tokens but merge them
+                arriving = torch.ones_like(tokens)
+            cut_attention(block, remaining_dims(attention, before.attention_mask(index)))
             cut_mlp(block, structure.mlp_mask(index)[before.mlp_mask(index)])
             heads = attention.any(1).nonzero().flatten()
             own = rope and getattr(model, "rope_mixed", False) and 0 < len(heads) < len(attention)
-            if not torch.equal(tokens, came) or own or (rope and not tokens.all()):
+            if not torch.equal(tokens, arriving) or own or (rope and not tokens.all()):
                 subclass(block, SelectingBlock)
             if isinstance(block, SelectingBlock):
-                block.select(came, tokens, model.num_prefix_tokens, heads if own else None)
-            came = tokens
-    if not came.all():
+                block.select(arriving, tokens, model.num_prefix_tokens, heads if own else None)
+            arriving = tokens
+    if not arriving.all():
         subclass(model, FewerTokens)
     model.structure = structure
 
 
-def still(kept: Tensor, before: Tensor) -> Tensor:
+def remaining_dims(kept: Tensor, before: Tensor) -> Tensor:
     """Which attention dims of a layer that was cut to `before` are `kept`: (heads, head_dim) of what it has now.
 
     Args:
@@ -117,7 +117,7 @@ def cut_attention(block: Timm, mask: Tensor) -> None:
         return
     heads = mask.any(1).nonzero().flatten()
     if len(heads) == 0:
-        block.attn = Removed(attention.proj.bias)
+        block.attn = RemovedBranch(attention.proj.bias)
         block.norm1 = nn.Identity()
         return
     width = int(mask.sum(1).max())
@@ -131,17 +131,17 @@ def cut_attention(block: Timm, mask: Tensor) -> None:
         rows = torch.cat([order.flatten() + stack * old for stack in range(stacks)])
         *path, tensor = name.split(".")
         module = attention.get_submodule(".".join(path))
-        value = take(getattr(module, tensor), rows)
+        value = select_rows(getattr(module, tensor), rows)
         if name in QUERY_FIRST:
             value[: order.numel()] *= stretch
-        put(module, tensor, value)
-    put(attention.proj, "weight", take(attention.proj.weight.T, order.flatten()).T.contiguous())
+        replace_tensor(module, tensor, value)
+    replace_tensor(attention.proj, "weight", select_rows(attention.proj.weight.T, order.flatten()).T.contiguous())
     if hasattr(attention, "relative_position_bias_table"):
-        put(attention, "relative_position_bias_table", attention.relative_position_bias_table[:, heads].clone())
+        replace_tensor(attention, "relative_position_bias_table", attention.relative_position_bias_table[:, heads].clone())
     attention.num_heads, attention.head_dim, attention.attn_dim = len(heads), width, order.numel()
     attention.scale = width**-0.5
     if isinstance(attention, EvaAttention):
-        block.attn = rotary(attention)
+        block.attn = as_attention_rope(attention)
     elif isinstance(attention, AttentionRope):
         attention.num_kv_heads, attention.kv_dim = len(heads), order.numel()
 
@@ -153,25 +153,25 @@ def cut_mlp(block: Timm, mask: Tensor) -> None:
         return
     units = mask.nonzero().flatten()
     if len(units) == 0:
-        block.mlp = Removed(mlp.fc2.bias)
+        block.mlp = RemovedBranch(mlp.fc2.bias)
         block.norm2 = nn.Identity()
         return
     for name, stacks in MLP_ROWS[type(mlp)].items():
         linear = getattr(mlp, name)
         rows = torch.cat([units + stack * len(mask) for stack in range(stacks)])
-        put(linear, "weight", take(linear.weight, rows))
+        replace_tensor(linear, "weight", select_rows(linear.weight, rows))
         if linear.bias is not None:
-            put(linear, "bias", take(linear.bias, rows))
-    put(mlp.fc2, "weight", mlp.fc2.weight[:, units].clone())
+            replace_tensor(linear, "bias", select_rows(linear.bias, rows))
+    replace_tensor(mlp.fc2, "weight", mlp.fc2.weight[:, units].clone())
 
 
-def take(tensor: Tensor, rows: Tensor) -> Tensor:
+def select_rows(tensor: Tensor, rows: Tensor) -> Tensor:
     """Rows of a tensor in a copy; zeros for a negative row."""
     rows = rows.to(tensor.device)
     return tensor[rows.clamp(min=0)] * (rows >= 0).to(tensor.dtype).view(-1, *[1] * (tensor.ndim - 1))
 
 
-def put(module: nn.Module, name: str, value: Tensor) -> None:
+def replace_tensor(module: nn.Module, name: str, value: Tensor) -> None:
     """Replace a parameter or buffer by one of another size, and the sizes that a linear layer tells."""
     old = getattr(module, name)
     if isinstance(old, nn.Parameter):
@@ -182,7 +182,7 @@ def put(module: nn.Module, name: str, value: Tensor) -> None:
         module.out_features, module.in_features = module.weight.shape
 
 
-class Removed(nn.Module):
+class RemovedBranch(nn.Module):
     """What a branch without units still adds: the bias of its last projection, (embed_dim,), to every token."""
 
     def __init__(self, bias: nn.Parameter | None) -> None:
@@ -204,7 +204,7 @@ class QueryValueLinear(nn.Linear):
         return F.linear(x, self.weight, torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias]))
 
 
-def rotary(attention: EvaAttention) -> AttentionRope:
+def as_attention_rope(attention: EvaAttention) -> AttentionRope:
     """The same attention as timm's AttentionRope, which unlike EvaAttention can be narrower than the model."""
     new = AttentionRope(
         attention.proj.out_features,
@@ -233,11 +233,11 @@ class SelectingBlock(nn.Module):
     patch_index: Tensor
     head_index: Tensor | None
 
-    def select(self, came: Tensor, kept: Tensor, prefix: int, heads: Tensor | None) -> None:
-        """What to keep: `came` and `kept`, (patches,) in bool, on the dense grid; `heads` where each has its own embedding."""
-        among = kept[came].nonzero().flatten()  # positions among the tokens that arrive
+    def select(self, arriving: Tensor, kept: Tensor, prefix: int, heads: Tensor | None) -> None:
+        """Choose: `arriving` and `kept`, (patches,) bool, on the dense grid; `heads` where each has its own embedding."""
+        among = kept[arriving].nonzero().flatten()  # positions among the tokens that arrive
         place = next(self.parameters()).device
-        index = torch.cat([torch.arange(prefix), among + prefix]) if not torch.equal(came, kept) else torch.arange(0)
+        index = torch.cat([torch.arange(prefix), among + prefix]) if not torch.equal(arriving, kept) else torch.arange(0)
         self.register_buffer("token_index", index.to(place), persistent=False)
         self.register_buffer("patch_index", kept.nonzero().flatten().to(place), persistent=False)
         self.register_buffer("head_index", None if heads is None else heads.to(place), persistent=False)

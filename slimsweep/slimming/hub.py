@@ -16,7 +16,7 @@ from timm.models import build_model_with_cfg, register_model, save_for_hf
 from torch import nn
 
 from slimsweep.slimming.architectures import Timm
-from slimsweep.slimming.cut import ARCHITECTURE, cut
+from slimsweep.slimming.cut import CUT_ARCHITECTURE, cut
 from slimsweep.slimming.gates import GatedModel
 from slimsweep.slimming.structure import Structure
 
@@ -24,7 +24,7 @@ from slimsweep.slimming.structure import Structure
 @register_model
 def slimmed_vit(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """timm's entry point of every cut model: builds the dense architecture and cuts it to the structure in its arguments."""
-    return build_model_with_cfg(_build, ARCHITECTURE, pretrained, **kwargs)
+    return build_model_with_cfg(_build, CUT_ARCHITECTURE, pretrained, **kwargs)
 
 
 def _build(
@@ -32,7 +32,7 @@ def _build(
 ) -> nn.Module:
     if not timm.is_model(base) or structure is None:
         raise ValueError(
-            f"{ARCHITECTURE} needs a structure and the name of timm's dense model: "
+            f"{CUT_ARCHITECTURE} needs a structure and the name of timm's dense model: "
             "load a folder that has them with timm.create_model('local-dir:PATH', pretrained=True)"
         )
     arguments = {**(base_args or {}), **kwargs}

@@ -19,11 +19,10 @@ from slimsweep.slimming.cost import COSTS
 from slimsweep.slimming.structure import FAMILIES, LayerSizes, Shape, Structure
 
 Scores = Mapping[str, Sequence[Any]]
-NEVER = np.iinfo(np.int64).max
-NEAR = 0.01  # of the dense model's MACs: a model is near its budget that is short of it by no more
+NEVER_REMOVED = np.iinfo(np.int64).max
 # Matrix products and attention are fastest on sizes that are multiples of 16, measured in reports/speed. Heads that are
 # narrower than this come from small models, where such steps would be too coarse for a budget.
-FAST_MULTIPLE, WIDE_HEAD = 16, 64
+FAST_SIZE_MULTIPLE, LEAST_HEAD_DIM_TO_ROUND = 16, 64
 
 
 def absolute(budget: BudgetLike, dense: int) -> int:
@@ -31,14 +30,14 @@ def absolute(budget: BudgetLike, dense: int) -> int:
     return Budget.parse(budget).limit(dense)
 
 
-def multiple(shape: Shape, round_to: int | None) -> int:
+def size_multiple(shape: Shape, round_to: int | None) -> int:
     """`round_to`, or what is fast for a model where that is None: 16 where heads are at least 64 wide, 1 in smaller models."""
     if round_to is not None:
         return round_to
-    return FAST_MULTIPLE if min(layer.head_dim for layer in shape.layers) >= WIDE_HEAD else 1
+    return FAST_SIZE_MULTIPLE if min(layer.head_dim for layer in shape.layers) >= LEAST_HEAD_DIM_TO_ROUND else 1
 
 
-def alike(shape: Shape) -> dict[str, list[torch.Tensor]]:
+def equal_gates(shape: Shape) -> dict[str, list[torch.Tensor]]:
     """Gates of 1, for what does not depend on which gates leave, or before a search has told."""
     return {family: [torch.ones(s) for s in shapes] for family, shapes in shape.gate_shapes.items()}
 
@@ -50,7 +49,7 @@ class Steps:
     layer: np.ndarray  # (steps,)
     removed: np.ndarray  # (steps,) attention dims, MLP units or tokens that leave
     heads: np.ndarray  # (steps,) heads that leave
-    leave: list[np.ndarray]  # a layer: each gate's step, NEVER for those of the floor; shapes of the gates
+    leave: list[np.ndarray]  # a layer: each gate's step, NEVER_REMOVED for those of the floor; shapes of the gates
     total: int  # dims, units or tokens of the dense model
 
     @property
@@ -80,7 +79,7 @@ class RemovalPath:
         round_to: int | None = 1,
         paces: Mapping[str, float] | None = None,
     ) -> None:
-        round_to = multiple(shape, round_to)
+        round_to = size_multiple(shape, round_to)
         if round_to < 1:
             raise ValueError(f"round_to is {round_to}; it must be at least 1")
         self.shape = shape
@@ -336,7 +335,7 @@ def _mlp_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: i
         ends = np.arange(size - least, 0, -round_to)[::-1]
         starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
         units = ends - starts
-        group = np.full(size, NEVER)
+        group = np.full(size, NEVER_REMOVED)
         group[order[: units.sum()]] = np.repeat(np.arange(len(ends)), units)
         leaving = score[order[: units.sum()]]
         mean = np.add.reduceat(leaving, starts) / units if len(ends) else np.zeros(0)
@@ -365,7 +364,7 @@ def _attention_steps(shape: Shape, scores: list[np.ndarray], floor: float, round
         best = np.concatenate([np.zeros((rows, 1)), best], axis=1)  # best[h, w]: what the w best dims of head h add up to
         heads, width = list(range(rows)), columns
         least = max(floor * rows * columns, 0)
-        group = np.full(score.shape, NEVER)
+        group = np.full(score.shape, NEVER_REMOVED)
         steps: list[tuple[float, int, int]] = []
         while heads and width:
             # A narrower width must be a multiple of round_to; the first step to one may be smaller.
@@ -436,12 +435,12 @@ def _token_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to:
     waits = [_excess(patches + layer.prefix, round_to) for layer in shape.layers]  # tokens that the next step takes
     ready: list[list[int]] = [[] for _ in range(depth)]  # tokens whose turn has come, and which no later layer has any more
     due = np.zeros((depth, patches), dtype=bool)
-    leave = np.full((depth, patches), NEVER)
+    leave = np.full((depth, patches), NEVER_REMOVED)
     layers: list[int] = []
     removed: list[int] = []
     for layer, patch in zip(layer_of[order].tolist(), patch_of[order].tolist(), strict=True):
         due[layer, patch] = True
-        if layer == depth - 1 or leave[layer + 1, patch] < NEVER:
+        if layer == depth - 1 or leave[layer + 1, patch] < NEVER_REMOVED:
             ready[layer].append(patch)
         at = layer
         while at >= 0 and len(ready[at]) >= waits[at]:
@@ -472,7 +471,7 @@ def _assemble(
     place[order] = np.arange(len(order))
     leave, start = [], 0
     for layer, group in zip(layers, groups, strict=True):
-        mine = np.append(place[start : start + len(layer)], NEVER)
+        mine = np.append(place[start : start + len(layer)], NEVER_REMOVED)
         leave.append(mine[np.minimum(group, len(layer))])
         start += len(layer)
     return Steps(np.concatenate(layers)[order], np.concatenate(removed)[order], np.concatenate(heads)[order], leave, total)
