@@ -15,7 +15,7 @@ from slimsweep.methods.choice import Choice, Settings
 from slimsweep.methods.fresh_weights import drawn_by, like
 from slimsweep.slimming.architectures import Timm, measure, model_name
 from slimsweep.slimming.budget import Budget
-from slimsweep.slimming.removal_path import NEAR
+from slimsweep.slimming.budget import BUDGET_TOLERANCE
 from slimsweep.slimming.structure import Shape, Structure, macs
 
 Sizes = Callable[[int, int], int]  # the cost of a plain model of a width and a depth
@@ -82,7 +82,7 @@ def small_structure(dense: Timm, budget: Budget | float | str, round_to: int = 1
     whole = measure(dense, "dim", ()).full()
     cost, limit = cost_and_limit(budget, whole)
     costs = costs or small_costs(dense, cost)
-    least_near = limit - NEAR * cost(whole)
+    least_near = limit - BUDGET_TOLERANCE * cost(whole)
     width, depth = dense.embed_dim, len(dense.blocks)
     widths = small_widths(dense, round_to)
     found: list[tuple[float, int, int, int]] = []  # distance from the dense ratio, minus the cost, width, depth

@@ -19,7 +19,7 @@ from slimsweep.methods.choice import Choice, Settings
 from slimsweep.methods.gradients import accumulate_gradients
 from slimsweep.slimming.architectures import family_of, model_name, refusals, whole_heads
 from slimsweep.slimming.budget import Budget
-from slimsweep.slimming.removal_path import NEAR
+from slimsweep.slimming.budget import BUDGET_TOLERANCE
 from slimsweep.slimming.structure import Shape, Structure, image_size, macs
 
 Importance = Literal["taylor", "magnitude"]
@@ -149,7 +149,7 @@ def pruned_structure(
         if found is not None:
             structure = structure_of(found.kept, shape)
             best = structure if best is None or cost(structure) > cost(best) else best
-            if budget - cost(best) <= NEAR * dense:
+            if budget - cost(best) <= BUDGET_TOLERANCE * dense:
                 break
     if best is None:
         raise ValueError(
