@@ -6,7 +6,6 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from slimsweep import methods
 from slimsweep.cluster.cluster import check_placement, foreseen
 from slimsweep.cluster.worker import data_for
 from slimsweep.config.identity import changed_keys, checkpoint_token
@@ -14,10 +13,12 @@ from slimsweep.config.schema import Config, ConfigError
 from slimsweep.data.sources import check_data, title
 from slimsweep.ledger.planning import asked_of, exact_fraction
 from slimsweep.ledger.run import Run
+from slimsweep.methods import check_method
+from slimsweep.methods.choice import Settings
 from slimsweep.slimming.budget import Budget, BudgetError
 from slimsweep.slimming.cost import COSTS
 from slimsweep.slimming.gates import add_gates
-from slimsweep.slimming.removal_path import RemovalPath, equal_gates
+from slimsweep.slimming.removal_path import RemovalPath, equal_gates, size_multiple
 from slimsweep.training.dense_model import check_model, head_is_new
 
 
@@ -60,9 +61,11 @@ def check_cuts(config: Config, model: nn.Module) -> None:
     for given in config.budgets:
         budget = Budget.parse(given)
         cost = COSTS[budget.unit]
-        whole = cost.of(shape.full())
+        whole = cost.of_dense(shape)
         if budget.limit(whole) >= whole:
-            raise ConfigError(f"budget {given!r} is not below the dense model's {cost.text(whole)}: take a smaller one")
+            raise ConfigError(
+                f"budget {given!r} is not below the dense model's {whole / 1e6:,.1f} M{cost.label}: take a smaller one"
+            )
         path.solve(budget)
         places.append(budget)
     for shares in config.shares:
@@ -75,8 +78,14 @@ def check_cuts(config: Config, model: nn.Module) -> None:
         if kept == dense:
             raise ConfigError(f"shares holds {shares}, which is nearest to all that this model has: take smaller shares")
         places.append(Budget(exact_fraction(kept, dense)))
+    of_all = Settings(
+        granularity=settings.granularity,
+        families=settings.families,
+        floors=settings.floors.model_dump(),
+        round_to=size_multiple(shape, settings.round_to),
+    )
     for method in config.baselines:
-        methods.check(method, model, places, settings)
+        check_method(method, model, of_all, places)
 
 
 def begin(run: Run) -> None:

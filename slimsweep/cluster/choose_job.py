@@ -7,14 +7,18 @@ import ray
 from slimsweep import methods
 from slimsweep.cluster.cluster import StageFailed, first_cause
 from slimsweep.cluster.worker import data_for, device_of, job_arguments, load_model, run_of, set_threads
-from slimsweep.data.loaders import training_images
+from slimsweep.data.plain_images import training_images
 from slimsweep.ledger.checkpoints import Checkpoints
 from slimsweep.ledger.planning import asked_of, baseline_places, distinct_paces, pace_key, smallest_budget, to_choose
 from slimsweep.ledger.recorder import RunRecorder
 from slimsweep.ledger.run import DENSE, Run
 from slimsweep.ledger.searched_model import load_searched
+from slimsweep.methods.choice import Choice
 from slimsweep.slimming.cut import slim
+from slimsweep.slimming.gates import add_gates
+from slimsweep.slimming.removal_path import size_multiple
 from slimsweep.slimming.structure import Structure
+from slimsweep.training.criterion import Teacher
 from slimsweep.training.evaluate import evaluate_split
 from slimsweep.training.loop import OutOfTime, TrainingDiverged, train
 
@@ -73,12 +77,12 @@ def try_pace(arguments: dict[str, Any]) -> dict[str, Any] | None:
     result: dict[str, Any] = {"pace": pace, "budget": asked.budget, "unit": asked.unit, "val_top1": 0.0, "error": ""}
     start = slim(gated, run.path_at(pace).solve(budget))
     recorder = RunRecorder(run, "retrain", name)
-    teacher = teacher_of(dense, config.retrain.distill)
+    teacher = Teacher.of(dense, config.retrain.distill)
     try:
         small = train(
             start, data, recipe, recorder, seed=config.seed, device=device, teacher=teacher, until=arguments["until"]
         )
-        result["val_top1"] = evaluate_split(small, data.val, data, device, recipe).top1
+        result["val_top1"] = evaluate_split(small, data, "val", device, recipe).top1
     except OutOfTime:
         return None
     except TrainingDiverged as problem:
@@ -112,17 +116,21 @@ def choose_structure(arguments: dict[str, Any]) -> None:
     dense = load_model(run, DENSE)
     images, labels = training_images(data_for(config, dense), config)
     dense.to(device_of(config))
-    places = baseline_places(run)
-    found = methods.choose(
-        method.name,
-        methods.Choice(
-            dense=dense,
-            budgets=[asked.given for asked in places],
-            seed=seed,
-            images=images,
-            labels=labels,
-        ),
+    places, settings = baseline_places(run), config.search
+    shape = add_gates(dense, settings.granularity, settings.families).shape
+    choice = Choice(
+        granularity=settings.granularity,
+        families=settings.families,
+        floors=settings.floors.model_dump(),
+        round_to=size_multiple(shape, settings.round_to),
+        dense=dense,
+        shape=shape,
+        budgets=[asked.given for asked in places],
+        seed=seed,
+        images=images,
+        labels=labels,
     )
+    found = methods.choose(method.name, choice)
     for asked, structure in zip(places, found, strict=True):
         kept, error = (structure.to_json(), "") if isinstance(structure, Structure) else ("", str(structure))
         run.write_choice(method.name, asked.budget, asked.unit, seed if method.draws else None, structure=kept, error=error)

@@ -28,6 +28,7 @@ from slimsweep.ledger.recorder import RunRecorder
 from slimsweep.ledger.run import DENSE, Run
 from slimsweep.ledger.searched_model import load_searched
 from slimsweep.slimming.structure import Structure, macs, params
+from slimsweep.training.criterion import Teacher
 from slimsweep.training.evaluate import evaluate_split
 from slimsweep.training.loop import OutOfTime, train
 
@@ -130,15 +131,15 @@ def retrain(run: Run, point: Point, device: torch.device, rank: int, until: floa
     if point.start:
         source = load_model(run, run.model_path(point.start))
     else:
-        source = load_searched(run, dense) if method.starts_from_search else dense
+        source = load_searched(run, dense) if method.from_searched else dense
     small = methods.starting_model(method.name, source, Structure.from_json(point.structure), point.seed)
     recipe = config.retrain.at(point.lr, point.epochs)
     data = data_for(config, dense)
     recorder = RunRecorder(run, "retrain", point.name)
-    teacher = teacher_of(dense, config.retrain.distill)
+    teacher = Teacher.of(dense, config.retrain.distill)
     small = train(small, data, recipe, recorder, seed=point.seed, device=device, teacher=teacher, until=until)
-    val = evaluate_split(small, data.val, data, device, recipe)
-    test = evaluate_split(small, data.test, data, device, recipe)
+    val = evaluate_split(small, data, "val", device, recipe)
+    test = evaluate_split(small, data, "test", device, recipe)
     if rank != 0:
         return
     recorder.damaged(data.test.damaged)

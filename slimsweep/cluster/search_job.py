@@ -18,6 +18,7 @@ from slimsweep.ledger.recorder import RunRecorder
 from slimsweep.ledger.run import DENSE, Run
 from slimsweep.ledger.searched_model import save_searched
 from slimsweep.slimming.gates import GatedModel, add_gates
+from slimsweep.training.criterion import Teacher
 from slimsweep.training.dense_model import build_dense
 from slimsweep.training.evaluate import evaluate_split
 from slimsweep.training.loop import OutOfTime, train
@@ -100,13 +101,13 @@ def train_dense(run: Run, device: torch.device, rank: int, until: float | None =
     recorder = RunRecorder(run, "dense")
     model = build_dense(config, data.num_classes)
     model = train(model, data, config.dense, recorder, seed=config.seed, device=device, until=until)
-    val = evaluate_split(model, data.val, data, device, config.dense)
-    test = evaluate_split(model, data.test, data, device, config.dense)  # the split's one reading for this model
+    val = evaluate_split(model, data, "val", device, config.dense)
+    test = evaluate_split(model, data, "test", device, config.dense)  # the split's one reading for this model
     if rank == 0:
         recorder.damaged(data.test.damaged)
         metrics = {"val_top1": val.top1, "test_top1": test.top1, "test_top5": test.top5, "test_loss": test.loss}
         save_model(run, DENSE, model, data, metrics)
-        recorder.finished(metrics)
+        recorder.finished(None)
 
 
 def search(run: Run, device: torch.device, rank: int, until: float | None = None) -> None:
@@ -117,10 +118,10 @@ def search(run: Run, device: torch.device, rank: int, until: float | None = None
     data = data_for(config, dense)
     recorder = RunRecorder(run, "search")
     gated = add_gates(dense, settings.granularity, settings.families, settings.token_gate)
-    teacher = teacher_of(dense, settings.distill)
+    teacher = Teacher.of(dense, settings.distill)
     gated = cast(
         GatedModel, train(gated, data, settings, recorder, seed=config.seed, device=device, teacher=teacher, until=until)
     )
     if rank == 0:
         save_searched(run, gated)
-        recorder.finished({})
+        recorder.finished(None)

@@ -32,7 +32,7 @@ def job_arguments(run: Run, **more: Any) -> dict[str, Any]:
     return {
         "config": run.config.model_dump(mode="json"),
         "run": run.uri,
-        "methods": methods.registered_beyond_builtin(),
+        "methods": methods.registered_beyond_built_in(),
         **more,
     }
 

@@ -11,7 +11,7 @@ from typing import Any
 from slimsweep.config.schema import Config
 from slimsweep.ledger.points import Plan, Point, Stage
 from slimsweep.ledger.run import Run
-from slimsweep.methods import METHODS
+from slimsweep.methods import METHODS, extra_epochs
 from slimsweep.slimming.budget import Budget
 from slimsweep.slimming.cost import COSTS
 from slimsweep.slimming.removal_path import RemovalPath, Scores
@@ -279,7 +279,7 @@ def frontier(config: Config, path: RemovalPath) -> Iterator[tuple[Asked, Structu
 def asked_of(budget: float | str, shape: Shape, shares: str = "") -> Asked:
     """A budget's place on the frontier of a model."""
     given = Budget.parse(budget)
-    dense = COSTS[given.unit].of(shape.full())
+    dense = COSTS[given.unit].of_dense(shape)
     fraction = given.amount if given.relative else given.limit(dense) / dense
     return Asked(budget=fraction, unit=given.unit, shares=shares, given=given)
 
@@ -339,21 +339,6 @@ def search_macs(config: Config, path: RemovalPath, run: Run | None = None) -> fl
     return config.search.epochs * path.shape.full().macs() + trying
 
 
-def extra_epochs(search_macs: float, frontier: int, point_macs: int) -> int:
-    """Epochs of retraining that cost as much as a point's share of the search.
-
-    The search trains the gated model, which costs what the dense one does, on the images that retraining sees too; so in
-    multiply-accumulates the images cancel, and so do backward passes.
-
-    Args:
-        search_macs: of the search, per image: the gated model's in each of its epochs, and those of trying paces.
-        frontier: searched points that share the search equally: one per budget, or per entry of shares. Seeds repeat
-            the whole frontier.
-        point_macs: of one image through the point's model.
-    """
-    return max(0, round(search_macs / (frontier * point_macs)))
-
-
 # At which pace the families leave is chosen once, by workers, and kept beside the search.
 
 
@@ -386,7 +371,7 @@ def smallest_budget(config: Config, shape: Shape) -> Budget:
     """The budget at which paces are compared: the smallest fraction of the dense model's cost, of MACs where there is one."""
     budgets = [Budget.parse(budget) for budget in config.budgets]
     of_macs = [budget for budget in budgets if budget.unit == "macs"]
-    return min(of_macs or budgets, key=lambda budget: budget.limit(COSTS[budget.unit].of(shape.full())))
+    return min(of_macs or budgets, key=lambda budget: budget.limit(COSTS[budget.unit].of_dense(shape)))
 
 
 def pace_key(run: Run) -> str:
@@ -394,7 +379,7 @@ def pace_key(run: Run) -> str:
     identity = run.identity("retrain")
     cut = {key: value for key, value in identity["cut"].items() if key != "paces"}
     budget = smallest_budget(run.config, run.shape)
-    dense = COSTS[budget.unit].of(run.shape.full())
+    dense = COSTS[budget.unit].of_dense(run.shape)
     smallest = f"{budget.amount if budget.relative else budget.limit(dense) / dense:.9f}"
     smallest += "" if budget.unit == "macs" else f" {budget.unit}"
     short = run.config.pace_recipe()
