@@ -15,10 +15,13 @@ from slimsweep.config.schema import Config, ConfigError
 from slimsweep.ledger.tables import read_gates_tensors, read_rows
 from slimsweep.methods import METHODS, check_method, extra_epochs
 from slimsweep.methods.choice import Settings
+from slimsweep.slimming.budget import BudgetError
 from slimsweep.slimming.gates import add_gates
-from slimsweep.slimming.removal_path import Budget, BudgetError, RemovalPath, Scores, absolute, alike, multiple
+from slimsweep.slimming.removal_path import RemovalPath, Scores, absolute, alike, multiple
 from slimsweep.slimming.structure import FAMILIES, Shape, Structure
 from slimsweep.storage import Folder
+
+Budget = float | str
 
 
 @dataclass(frozen=True, kw_only=True)

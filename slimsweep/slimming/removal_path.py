@@ -5,18 +5,19 @@ binary searches. Each family gives up its share at a pace of its own along the p
 compare across families, for any single token or MLP unit looks useless beside the others of its kind.
 """
 
+import copy
 import numbers
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
 
-from slimsweep.slimming.structure import FAMILIES, Shape, Structure
+from slimsweep.slimming.budget import Budget, BudgetError, BudgetLike
+from slimsweep.slimming.cost import COSTS
+from slimsweep.slimming.structure import FAMILIES, LayerSizes, Shape, Structure
 
-Budget = float | str
 Scores = Mapping[str, Sequence[Any]]
 NEVER = np.iinfo(np.int64).max
 NEAR = 0.01  # of the dense model's MACs: a model is near its budget that is short of it by no more
@@ -24,34 +25,10 @@ NEAR = 0.01  # of the dense model's MACs: a model is near its budget that is sho
 # narrower than this come from small models, where such steps would be too coarse for a budget.
 FAST_MULTIPLE, WIDE_HEAD = 16, 64
 
-SUFFIXES = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
-
-class BudgetError(ValueError):
-    """A budget that means nothing, or that no structure of this model can meet."""
-
-
-def absolute(budget: Budget, dense: int) -> int:
-    """A budget in the dense model's own unit: a fraction (0.5) of `dense`, or text with a suffix ("2.3G", "350M").
-
-    Raises:
-        BudgetError: not a fraction in (0, 1] and no such text.
-    """
-    if isinstance(budget, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([KMGT]?)\s*", budget, re.IGNORECASE)
-        if match is None:
-            raise BudgetError(
-                f"budget {budget!r} is neither a fraction of the dense model (0.5) nor an absolute number (2.3G, 350M)"
-            )
-        if match[2]:
-            return round(float(match[1]) * SUFFIXES[match[2].upper()])
-        budget = float(match[1])
-    if not 0 < budget <= 1:
-        raise BudgetError(
-            f"budget {budget!r} is not a fraction between 0 and 1 of the dense model; "
-            "write absolute budgets with a suffix, as in '2.3G'"
-        )
-    return int(budget * dense)
+def absolute(budget: BudgetLike, dense: int) -> int:
+    """`Budget.parse(budget).limit(dense)`."""
+    return Budget.parse(budget).limit(dense)
 
 
 def multiple(shape: Shape, round_to: int | None) -> int:
@@ -123,24 +100,26 @@ class RemovalPath:
                 raise ValueError(f"the floor of {family} gates is {floor}; it must be at least 0 and below 1")
             make = {"attention": _attention_steps, "mlp": _mlp_steps, "token": _token_steps}[family]
             self.families[family] = make(shape, values, floor, round_to)
-        self._merge(paces or {})
+        self.paces = dict(paces or {})
+        self._merge()
 
-    def _merge(self, paces: Mapping[str, float]) -> None:
-        """Interleave the families by progress at their paces, and price every prefix."""
-        if any(pace <= 0 for pace in paces.values()):
-            raise ValueError(f"the paces are {dict(paces)}; they must be above 0")
+    def _merge(self) -> None:
+        """Interleave the families by progress at their paces."""
+        if any(pace <= 0 for pace in self.paces.values()):
+            raise ValueError(f"the paces are {self.paces}; they must be above 0")
         names = list(self.families)
-        kept = [(1 - self.families[f].progress).clip(min=0) ** (1 / paces.get(f, 1.0)) for f in names]
+        kept = [(1 - self.families[f].progress).clip(min=0) ** (1 / self.paces.get(f, 1.0)) for f in names]
         progress = 1 - np.concatenate(kept) if names else np.zeros(0)
         family = np.repeat(np.arange(len(names)), [len(self.families[f].layer) for f in names])
         order = np.lexsort((family, progress))
         # Where on the path a family's steps lie, from 1.
         self.position = {name: np.flatnonzero(family[order] == index) + 1 for index, name in enumerate(names)}
         self.length = len(order)
-        self.macs, self.params = self._costs()
+        self._costs: dict[str, np.ndarray] = {}
+        self._of_families: dict[tuple[str, ...], RemovalPath] = {}
 
-    def _costs(self) -> tuple[np.ndarray, np.ndarray]:
-        """(length + 1,) MACs and parameters left after each prefix."""
+    def layer_sizes(self) -> list[LayerSizes]:
+        """What each layer keeps after each prefix, in arrays of (length + 1,)."""
         shape = self.shape
         gone = {f: np.zeros((self.length + 1, len(shape.layers)), dtype=np.int64) for f in (*FAMILIES, "heads")}
         for name, steps in self.families.items():
@@ -148,23 +127,46 @@ class RemovalPath:
             if name == "attention":
                 np.add.at(gone["heads"], (self.position[name], steps.layer), steps.heads)
         gone = {name: np.cumsum(g, axis=0) for name, g in gone.items()}
-        macs = np.full(self.length + 1, shape.fixed_macs, dtype=np.int64)
-        params = np.full(self.length + 1, shape.fixed_params, dtype=np.int64)
-        tokens: Any = 0
-        for index, layer in enumerate(shape.layers):
-            tokens = layer.tokens - gone["token"][:, index]
-            units = layer.hidden - gone["mlp"][:, index]
-            dims = layer.heads * layer.head_dim - gone["attention"][:, index]
-            heads = layer.heads - gone["heads"][:, index]
-            macs += layer.attention_macs(dims, 1, tokens) + layer.mlp_macs(units, tokens)
-            params += (
-                dims * layer.attention_params_per_dim
-                + heads * layer.attention_params_per_head
-                + (dims > 0) * layer.attention_params_fixed
+        return [
+            LayerSizes(
+                heads=layer.heads - gone["heads"][:, index],
+                dims=layer.heads * layer.head_dim - gone["attention"][:, index],
+                units=layer.hidden - gone["mlp"][:, index],
+                tokens=layer.tokens - gone["token"][:, index],
             )
-            params += units * layer.mlp_params_per_unit + (units > 0) * layer.mlp_params_fixed
-        macs += shape.pool_macs_per_token * (tokens + shape.layers[-1].prefix)
-        return macs, params
+            for index, layer in enumerate(shape.layers)
+        ]
+
+    def cost(self, unit: str) -> np.ndarray:
+        """(length + 1,) int64: what is left to pay after each prefix, in a unit of COSTS."""
+        if unit not in self._costs:
+            self._costs[unit] = COSTS[unit].of_path(self)
+        return self._costs[unit]
+
+    @property
+    def macs(self) -> np.ndarray:
+        """(length + 1,) multiply-accumulates of one image left after each prefix."""
+        return self.cost("macs")
+
+    @property
+    def params(self) -> np.ndarray:
+        """(length + 1,) parameters left after each prefix."""
+        return self.cost("params")
+
+    def for_unit(self, unit: str) -> "RemovalPath":
+        """The path of the families whose removal lowers a cost; the others (tokens, where parameters count) stay whole.
+
+        The path itself where that is all of its families.
+        """
+        names = tuple(f for f in self.families if f in COSTS[unit].families)
+        if names == tuple(self.families):
+            return self
+        if names not in self._of_families:
+            fewer = copy.copy(self)
+            fewer.families = {name: self.families[name] for name in names}
+            fewer._merge()
+            self._of_families[names] = fewer
+        return self._of_families[names]
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """For each gate, in the gates' shapes, the step at which it leaves (-1: never), and what each prefix costs."""
@@ -184,21 +186,35 @@ class RemovalPath:
             masks[name] = [torch.from_numpy(leave >= taken) for leave in steps.leave]
         return Structure(self.shape, masks)
 
-    def solve(self, budget: Budget, metric: Literal["macs", "params"] = "macs") -> Structure:
+    def solve(self, budget: BudgetLike, metric: str | None = None) -> Structure:
         """The longest structure within the budget: below it by less than the path's next step.
 
+        Structures of one unit are nested. A family that a unit does not price stays whole under budgets in it.
+
+        Args:
+            budget: as `Budget.parse` reads it; it says in which unit it counts.
+            metric: the unit where the budget does not say, "macs" or "params"; "macs" where not given.
+
         Raises:
-            BudgetError: the budget means nothing, or is below what is left at the path's end; says the least there is.
+            BudgetError: the budget means nothing, counts something else than `metric`, or is below what is left at the path's
+                end; says the least there is.
         """
-        left = self.macs if metric == "macs" else self.params
-        limit = absolute(budget, int(left[0]))
+        if metric is not None and metric not in COSTS:
+            raise ValueError(f"metric is {metric!r}; it can be {' or '.join(map(repr, COSTS))}")
+        asked = Budget.parse(budget, metric or "macs")
+        said = repr(str(asked) if isinstance(budget, Budget) else budget)
+        if metric is not None and asked.unit != metric:
+            raise BudgetError(f"budget {said} counts {asked.unit}, but metric is {metric!r}: leave metric out")
+        path, cost = self.for_unit(asked.unit), COSTS[asked.unit]
+        left = path.cost(asked.unit)
+        limit = asked.limit(int(left[0]))
         if left[-1] > limit:
             least = int(left[-1])
             raise BudgetError(
-                f"budget {budget!r} cannot be reached: the least this model can be cut to is {least / left[0]:.4f} "
-                f"of its {metric} ({least:,}); give a larger budget, more families to cut, or lower floors"
+                f"budget {said} cannot be reached: the least this model can be cut to is {least / left[0]:.4f} "
+                f"of its {cost.label} ({least:,}); give a larger budget, more families to cut, or lower floors"
             )
-        return self.prefix(int(np.searchsorted(-left, -limit, side="left")))
+        return path.prefix(int(np.searchsorted(-left, -limit, side="left")))
 
     def shares(self, shares: Mapping[Any, float]) -> Structure:
         """The structure that keeps, over the whole network, a share of each named family's gates; the others stay whole.
@@ -227,9 +243,9 @@ class RemovalPath:
 @overload
 def solve(
     gated: Any,
-    budget: Budget,
+    budget: BudgetLike,
     *,
-    metric: Literal["macs", "params"] = "macs",
+    metric: str | None = None,
     scores: Scores | None = None,
     floors: Mapping[str, float] | None = None,
     round_to: int | None = 1,
@@ -238,9 +254,9 @@ def solve(
 @overload
 def solve(
     gated: Any,
-    budget: Sequence[Budget],
+    budget: Sequence[BudgetLike],
     *,
-    metric: Literal["macs", "params"] = "macs",
+    metric: str | None = None,
     scores: Scores | None = None,
     floors: Mapping[str, float] | None = None,
     round_to: int | None = 1,
@@ -252,7 +268,7 @@ def solve(
     budget: None = None,
     *,
     per_family: Mapping[str, float],
-    metric: Literal["macs", "params"] = "macs",
+    metric: str | None = None,
     scores: Scores | None = None,
     floors: Mapping[str, float] | None = None,
     round_to: int | None = 1,
@@ -262,10 +278,10 @@ def solve(
 
 def solve(
     gated: Any,
-    budget: Budget | Sequence[Budget] | None = None,
+    budget: BudgetLike | Sequence[BudgetLike] | None = None,
     *,
     per_family: Mapping[str, float] | None = None,
-    metric: Literal["macs", "params"] = "macs",
+    metric: str | None = None,
     scores: Scores | None = None,
     floors: Mapping[str, float] | None = None,
     round_to: int | None = 1,
@@ -275,9 +291,10 @@ def solve(
 
     Args:
         gated: what `add_gates` returned.
-        budget: a fraction of the dense model (0.5), an absolute number ("2.3G"), or a list of both.
+        budget: a fraction of the dense model (0.5, "50%"), an amount ("2.3G"), either with a unit ("60% params"), or a list.
         per_family: instead of a budget, the share of gates to keep in each family ({"attention": 0.7, "mlp": 0.7}).
-        metric: what the budget counts: "macs", or "params", which leaves tokens alone, since they cost none.
+        metric: what a budget counts that does not say: "macs" (where not given), or "params", which leaves tokens alone,
+            since they cost none.
         scores: other values than the gates to rank by, in the gates' shapes.
         floors: for each family the share of every layer that never leaves ({"mlp": 0.1}); none where not given.
         round_to: kept head dims, MLP units and tokens (with the prefix) of a layer are multiples of this; None takes what is
@@ -287,27 +304,17 @@ def solve(
     Raises:
         BudgetError: a budget that means nothing or cannot be reached; says the least that can.
     """
-    if metric not in ("macs", "params"):
-        raise ValueError(f"metric is {metric!r}; it can be 'macs' or 'params'")
     if (budget is None) == (per_family is None):
         raise ValueError("give either a budget or per_family shares")
-    if per_family is not None and metric != "macs":
+    if per_family is not None and metric not in (None, "macs"):
         raise ValueError("metric says what a budget counts, and shares count gates: leave it out beside per_family")
-    ranked = dict(gated.gates if scores is None else scores)
-    if metric == "params":
-        ranked.pop("token", None)
-    path = RemovalPath(gated.shape, ranked, floors, round_to, paces)
+    path = RemovalPath(gated.shape, gated.gates if scores is None else scores, floors, round_to, paces)
     if per_family is not None:
         return path.shares(per_family)
-    one: Any = budget
-    if isinstance(one, str | numbers.Real):
-        return path.solve(_plain(one), metric)
-    return [path.solve(_plain(b), metric) for b in one]
-
-
-def _plain(budget: Any) -> Budget:
-    """A budget without NumPy's types of numbers."""
-    return budget if isinstance(budget, str | int) else float(budget)
+    asked: Any = budget
+    single = isinstance(asked, str | numbers.Real | Budget)
+    found = [path.solve(one, metric) for one in ([asked] if single else asked)]
+    return found[0] if single else found
 
 
 # The order within one family. Ties go by rank within the layer and then by layer, so gates that are all alike leave every
