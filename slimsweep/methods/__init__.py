@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from slimsweep.methods.choice import Choice, Settings
-    from slimsweep.slimming.budget import Budget
+    from slimsweep.slimming.budget import BudgetLike
     from slimsweep.slimming.structure import Structure
 
 Function = str | Callable[..., Any]  # a function, or "module:name" of one that is imported when it is first called
@@ -57,7 +57,7 @@ class Method:
             the error that says why the method cannot meet the budget. None where the search's removal path tells.
         start: `start(source, structure, seed) -> nn.Module`, the model that retraining starts from. `source` is the dense
             model (the searched one where `from_searched`) and is left as it is. None cuts `source` to `structure`.
-        check: `check(model, settings: Settings, budgets: Sequence[Budget | float | str]) -> None`, raises ValueError where
+        check: `check(model, settings: Settings, budgets: Sequence[BudgetLike]) -> None`, raises ValueError where
             the method cannot work with a model, its settings or a budget: in one sentence that names method and model,
             says why and what to do. It runs before any training, on a model whose weights may be on the meta device.
 
@@ -212,7 +212,7 @@ def starting_model(method: str, source: "nn.Module", structure: "Structure", see
     return model
 
 
-def check_method(method: str, model: "nn.Module", settings: "Settings", budgets: "Sequence[Budget | float | str]") -> None:
+def check_method(method: str, model: "nn.Module", settings: "Settings", budgets: "Sequence[BudgetLike]") -> None:
     """Refuse a method that cannot work with a model, settings or budgets; weights are not looked at.
 
     Raises:

@@ -1,4 +1,4 @@
-"""From scores to structures: what methods share that rank gates."""
+"""What methods share that rank gates: from scores to a structure per budget."""
 
 from slimsweep.methods.budget_costs import at_each_budget
 from slimsweep.methods.choice import Choice
@@ -12,4 +12,5 @@ def structures_by_scores(choice: Choice, scores: Scores) -> list[Structure | Val
     Args:
         scores: for each family a tensor per layer, in the gates' shapes; the smallest leave first.
     """
-    return at_each_budget(RemovalPath(choice.shape, scores, choice.floors, choice.round_to).solve, choice.budgets)
+    path = RemovalPath(choice.shape, scores, choice.floors, choice.round_to)
+    return at_each_budget(path.solve, choice.budgets)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from slimsweep.slimming.budget import Budget
+from slimsweep.slimming.budget import BudgetLike
 from slimsweep.slimming.structure import Shape
 
 
@@ -14,9 +14,7 @@ from slimsweep.slimming.structure import Shape
 class Settings:
     """What may be cut, for all methods alike."""
 
-    granularity: Literal["dim", "head", "uniform"] = (
-        "dim"  # of attention gates: per head and dim, per head, per dim of all heads
-    )
+    granularity: Literal["dim", "head", "uniform"] = "dim"  # of attention gates: one per head and dim, per head, or per dim
     families: Sequence[str] | None = None  # attention, mlp, token; None for all that the model has
     floors: Mapping[str, float]  # for each family the share of every layer that stays
     round_to: int  # sizes that are kept are multiples of this, the dense sizes excepted
@@ -28,7 +26,7 @@ class Choice(Settings):
 
     dense: nn.Module  # the trained dense model, on the device to compute on; to be left as it is
     shape: Shape  # of its gates at this granularity, of these families
-    budgets: Sequence[Budget | float | str]  # as the person wrote them: 0.5, "2.3G", "60% params"
+    budgets: Sequence[BudgetLike]  # as the person wrote them: 0.5, "2.3G", "60% params"
     seed: int  # of the point, for methods that draw
     images: Tensor  # (n, C, H, W) training images without augmentation, on any device
     labels: Tensor  # (n,) their classes

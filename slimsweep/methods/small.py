@@ -10,13 +10,14 @@ from timm.layers import Mlp
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from slimsweep.methods.budget_costs import Cost, at_each_budget, cost_and_limit, in_millions
+from slimsweep.methods.budget_costs import at_each_budget, cost_and_limit
 from slimsweep.methods.choice import Choice, Settings
 from slimsweep.methods.fresh_weights import drawn_by, like
 from slimsweep.slimming.architectures import Timm, measure, model_name
-from slimsweep.slimming.budget import Budget
-from slimsweep.slimming.budget import BUDGET_TOLERANCE
-from slimsweep.slimming.structure import Shape, Structure, macs
+from slimsweep.slimming.budget import Budget, BudgetLike
+from slimsweep.slimming.cost import COSTS, Cost
+from slimsweep.slimming.removal_path import NEAR
+from slimsweep.slimming.structure import Shape, Structure
 
 Sizes = Callable[[int, int], int]  # the cost of a plain model of a width and a depth
 
@@ -25,8 +26,8 @@ def choose(choice: Choice) -> list[Structure | ValueError]:
     """The whole structure of a plain smaller model per budget."""
     costs = cache(lambda cost: small_costs(choice.dense, cost))  # one table of costs for all budgets in the same unit
 
-    def find(budget: Budget | float | str) -> Structure:
-        cost, _ = cost_and_limit(budget, choice.shape.full())
+    def find(budget: BudgetLike) -> Structure:
+        cost, _ = cost_and_limit(budget, choice.shape)
         return small_structure(choice.dense, budget, choice.round_to, costs(cost))
 
     return at_each_budget(find, choice.budgets)
@@ -42,7 +43,7 @@ def start(source: nn.Module, structure: Structure, seed: int) -> nn.Module:
         return build_small(source, structure)
 
 
-def check(model: nn.Module, settings: Settings, budgets: Sequence[Budget | float | str]) -> None:
+def check(model: nn.Module, settings: Settings, budgets: Sequence[BudgetLike]) -> None:
     """Refuse a model that is no VisionTransformer, and budgets below the smallest plain model.
 
     Raises:
@@ -53,19 +54,19 @@ def check(model: nn.Module, settings: Settings, budgets: Sequence[Budget | float
         raise ValueError(
             f"{refused}it is no VisionTransformer, and its width and depth are not single numbers; leave 'small' out"
         )
-    dense = measure(model, "dim", ()).full()
+    dense = measure(model, "dim", ())
     width = small_widths(model, settings.round_to)[0]
     least = cache(lambda cost: small_costs(model, cost)(width, 1))
     for budget in budgets:
         cost, limit = cost_and_limit(budget, dense)
         if limit < least(cost):
             raise ValueError(
-                f"{refused}the smallest plain model has {in_millions(least(cost), cost)}, more than budget {budget!r} allows; "
+                f"{refused}the smallest plain model has {_amount(least(cost), cost)}, more than budget {budget!r} allows; "
                 "leave 'small' or that budget out"
             )
 
 
-def small_structure(dense: Timm, budget: Budget | float | str, round_to: int = 1, costs: Sizes | None = None) -> Structure:
+def small_structure(dense: Timm, budget: BudgetLike, round_to: int = 1, costs: Sizes | None = None) -> Structure:
     """The whole structure of a plain model of the dense one's architecture within a budget: narrower, shallower, or both.
 
     Of all widths (`small_widths`) and depths up to the dense model's that cost at most the budget, and at most 1 % of dense
@@ -79,10 +80,10 @@ def small_structure(dense: Timm, budget: Budget | float | str, round_to: int = 1
     Raises:
         ValueError: no such model is small enough.
     """
-    whole = measure(dense, "dim", ()).full()
+    whole = measure(dense, "dim", ())
     cost, limit = cost_and_limit(budget, whole)
     costs = costs or small_costs(dense, cost)
-    least_near = limit - BUDGET_TOLERANCE * cost(whole)
+    least_near = limit - NEAR * cost.of_dense(whole)
     width, depth = dense.embed_dim, len(dense.blocks)
     widths = small_widths(dense, round_to)
     found: list[tuple[float, int, int, int]] = []  # distance from the dense ratio, minus the cost, width, depth
@@ -95,7 +96,7 @@ def small_structure(dense: Timm, budget: Budget | float | str, round_to: int = 1
             if one < least_near:
                 break
     if not found:
-        least = in_millions(costs(widths[0], 1), cost)
+        least = _amount(costs(widths[0], 1), cost)
         raise ValueError(f"budget {budget!r} is below the smallest plain model's {least}; give a larger budget")
     near = [f for f in found if -f[1] >= least_near] or [min(found, key=lambda f: f[1])]
     _, _, chosen, blocks = min(near)
@@ -107,10 +108,15 @@ def small_structure(dense: Timm, budget: Budget | float | str, round_to: int = 1
         return Structure(shape, {})
     # Costs are linear in the units, those of a head that pools by attention included: its MLP is as wide.
     units = shape.layers[0].hidden
-    first = cost(_shape_with_units(dense, sizes, units).full())
-    per_unit = cost(_shape_with_units(dense, sizes, units + 1).full()) - first
+    first = cost.of_dense(_shape_with_units(dense, sizes, units))
+    per_unit = cost.of_dense(_shape_with_units(dense, sizes, units + 1)) - first
     units += (limit - first) // per_unit
     return Structure(_shape_with_units(dense, sizes, units - units % round_to), {})
+
+
+def _amount(amount: int, cost: Cost) -> str:
+    """An amount with its unit, for messages: "12.34 MMACs"."""
+    return Budget(amount, cost.name, relative=False).label
 
 
 def build_small(dense: nn.Module, structure: Structure) -> nn.Module:
@@ -155,13 +161,14 @@ def heads_of_small(dense: Timm, width: int) -> int:
     return min(fits, key=lambda h: (abs(math.log(width / h / wanted)), -h), default=0)
 
 
-def small_costs(dense: Timm, cost: Cost = macs) -> Sizes:
+def small_costs(dense: Timm, cost: Cost = COSTS["macs"]) -> Sizes:
     """A function that tells the cost of a plain model of a width and a depth, and counts each width once."""
 
     @cache
     def first_and_next(width: int) -> tuple[int, int]:  # blocks are all alike
         with torch.device("meta"):
             one, two = (like(dense, embed_dim=width, depth=d, num_heads=heads_of_small(dense, width)) for d in (1, 2))
-        return cost(one), cost(two) - cost(one)
+        first, both = (cost.of_dense(measure(model, "dim", ())) for model in (one, two))
+        return first, both - first
 
     return lambda width, depth: first_and_next(width)[0] + (depth - 1) * first_and_next(width)[1]

@@ -14,12 +14,13 @@ from timm.layers import Mlp
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from slimsweep.methods.budget_costs import Cost, at_each_budget, cost_and_limit, in_millions
+from slimsweep.methods.budget_costs import at_each_budget, cost_and_limit
 from slimsweep.methods.choice import Choice, Settings
 from slimsweep.methods.gradients import accumulate_gradients
 from slimsweep.slimming.architectures import family_of, model_name, refusals, whole_heads
-from slimsweep.slimming.budget import Budget
-from slimsweep.slimming.budget import BUDGET_TOLERANCE
+from slimsweep.slimming.budget import BudgetLike
+from slimsweep.slimming.cost import COSTS, Cost
+from slimsweep.slimming.removal_path import NEAR
 from slimsweep.slimming.structure import Shape, Structure, image_size, macs
 
 Importance = Literal["taylor", "magnitude"]
@@ -37,14 +38,14 @@ def choose(choice: Choice) -> list[Structure | ValueError]:
     """A structure per budget: what Torch-Pruning keeps, ranked by its GroupTaylor importance on the images given."""
     ready = _with_gradients(choice.dense, lambda model: accumulate_gradients(model, choice.images, choice.labels))
 
-    def find(budget: Budget | float | str) -> Structure:
-        cost, limit = cost_and_limit(budget, choice.shape.full())
+    def find(budget: BudgetLike) -> Structure:
+        cost, limit = cost_and_limit(budget, choice.shape)
         return pruned_structure(ready, choice.shape, limit, floors=choice.floors, round_to=choice.round_to, cost=cost)
 
     return at_each_budget(find, choice.budgets)
 
 
-def check(model: nn.Module, settings: Settings, budgets: Sequence[Budget | float | str]) -> None:
+def check(model: nn.Module, settings: Settings, budgets: Sequence[BudgetLike]) -> None:
     """Refuse a model that is no plain VisionTransformer, families that it does not cut, and a missing package.
 
     Raises:
@@ -76,19 +77,17 @@ def prune(
     isomorphic: bool = False,
     round_to: int | None = None,
     backward: Callable[[nn.Module], None] | None = None,
-    cost: Cost = macs,
 ) -> nn.Module:
-    """A copy of a timm VisionTransformer, pruned by Torch-Pruning to cost at most `budget`.
+    """A copy of a timm VisionTransformer, pruned by Torch-Pruning to at most `budget` MACs.
 
     Args:
         model: the dense model, left as it is.
-        budget: MACs of one image, or what `cost` counts.
+        budget: MACs of one image, counted by `slimsweep.macs`.
         importance: what its channels are ranked by; taylor needs gradients.
         embed_dim: prune the embed dim too (its "uniform" mode), not only head dims and MLP units (its "bottleneck" mode).
         isomorphic: rank over all layers of a kind (arXiv 2407.04616), not within each layer.
         round_to: sizes are multiples of this.
         backward: leaves gradients in the model it is given, for taylor.
-        cost: `slimsweep.macs`, or `slimsweep.params`.
 
     Raises:
         ImportError: torch-pruning is not installed; says how to install it.
@@ -96,10 +95,10 @@ def prune(
     """
     if importance == "taylor" and backward is None:
         raise ValueError("importance 'taylor' needs gradients: give backward, or importance='magnitude'")
-    options = {"importance": importance, "embed_dim": embed_dim, "isomorphic": isomorphic, "round_to": round_to}
-    found = _bisect(_with_gradients(model, backward), budget, lambda pruned: True, cost=cost, **options)
+    options: dict[str, Any] = {"importance": importance, "embed_dim": embed_dim, "isomorphic": isomorphic, "round_to": round_to}
+    found = _bisect(_with_gradients(model, backward), budget, lambda pruned: True, **options)
     if found is None:
-        raise ValueError(f"Torch-Pruning cannot cut this model to {in_millions(budget, cost)}; give a larger budget")
+        raise ValueError(f"Torch-Pruning cannot cut this model to {budget:,} MACs; give a larger budget")
     return found.model
 
 
@@ -110,7 +109,7 @@ def pruned_structure(
     *,
     floors: Mapping[str, float],
     round_to: int = 1,
-    cost: Cost = macs,
+    cost: Cost = COSTS["macs"],
 ) -> Structure:
     """What Torch-Pruning keeps of a model at a budget: head dims (or whole heads) and MLP units, ranked by its GroupTaylor.
 
@@ -124,21 +123,21 @@ def pruned_structure(
         budget: the most that is left, in what `cost` counts.
         floors: for each family the share of every layer that stays.
         round_to: sizes are multiples of this.
-        cost: `slimsweep.macs`, or `slimsweep.params`.
+        cost: what the budget counts.
 
     Raises:
         ImportError: torch-pruning is not installed; says how to install it.
         ValueError: no pruning ratio meets the budget.
     """
     heads = "attention" in shape.gate_shapes and shape.gate_shapes["attention"][0][1] == 1
-    dense = cost(shape.full())
+    dense = cost.of_dense(shape)
     best: Structure | None = None
     for isomorphic in (True, False):
         found = _bisect(
             model,
             budget,
             lambda pruned: _keeps(structure_of(pruned.kept, shape), floors),
-            cost=cost,
+            price=lambda pruned: cost.of(structure_of(pruned.kept, shape)),
             importance="taylor",
             embed_dim=False,
             isomorphic=isomorphic,
@@ -148,12 +147,12 @@ def pruned_structure(
         )
         if found is not None:
             structure = structure_of(found.kept, shape)
-            best = structure if best is None or cost(structure) > cost(best) else best
-            if budget - cost(best) <= BUDGET_TOLERANCE * dense:
+            best = structure if best is None or cost.of(structure) > cost.of(best) else best
+            if budget - cost.of(best) <= NEAR * dense:
                 break
     if best is None:
         raise ValueError(
-            f"Torch-Pruning cannot cut this model to {in_millions(budget, cost)} above the floors of attention and MLPs; "
+            f"Torch-Pruning cannot cut this model to {budget:,} {cost.label} above the floors of attention and MLPs; "
             "give a larger budget, or lower search.floors"
         )
     return best
@@ -200,7 +199,12 @@ def _with_gradients(model: nn.Module, backward: Callable[[nn.Module], None] | No
 
 
 def _bisect(
-    model: nn.Module, budget: int, fits: Callable[[Pruned], bool], *, cost: Cost = macs, **options: Any
+    model: nn.Module,
+    budget: int,
+    fits: Callable[[Pruned], bool],
+    *,
+    price: Callable[[Pruned], int] = lambda pruned: macs(pruned.model),
+    **options: Any,
 ) -> Pruned | None:
     """The largest that `fits` and costs at most `budget`; Torch-Pruning takes a ratio of channels and not a budget."""
     low, high = 0.0, 1.0
@@ -208,7 +212,7 @@ def _bisect(
     for _ in range(TRIES):
         ratio = (low + high) / 2
         pruned = _pruned(model, ratio, **options)
-        left = None if pruned is None else cost(pruned.model)
+        left = None if pruned is None else price(pruned)
         if left is not None and left > budget:
             low = ratio
             continue

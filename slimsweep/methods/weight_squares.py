@@ -6,7 +6,7 @@ from slimsweep.slimming.architectures import MLP_ROWS, Timm, attention_rows, own
 
 
 def attention_squares(block: Timm, heads: int, head_dim: int) -> Tensor:
-    """(heads, head_dim) sums of the squares of all weights of an attention dim: its rows in the projections to it, its column in the output projection."""
+    """(heads, head_dim) sums of squares of all weights of each attention dim: its rows in q, k and v, its column in proj."""
     total = block.attn.proj.weight.detach().square().sum(0).cpu()
     for name, stacks in attention_rows(block.attn).items():
         rows = owned(block.attn, name)
@@ -16,7 +16,7 @@ def attention_squares(block: Timm, heads: int, head_dim: int) -> Tensor:
 
 
 def mlp_squares(block: Timm) -> Tensor:
-    """(hidden,) sums of the squares of all weights of an MLP unit: its rows in the projections to it, its column in the one from it."""
+    """(hidden,) sums of squares of all weights of each MLP unit: its rows in the projections to it, its column in fc2."""
     mlp = block.mlp
     hidden = mlp.fc2.in_features
     total = mlp.fc2.weight.detach().square().sum(0).cpu()

@@ -21,7 +21,9 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from slimsweep.ledger.tables import SETTING, write_bench
+from slimsweep.ledger.run import DENSE as DENSE_FOLDER
+from slimsweep.ledger.run import Run
+from slimsweep.ledger.tables import SETTING
 from slimsweep.saved_models import load
 from slimsweep.slimming.hub import dense_like
 from slimsweep.slimming.structure import image_size, macs

@@ -21,21 +21,22 @@ from slimsweep.cluster.worker import data_for, set_threads
 from slimsweep.config.schema import Config, ConfigError, Distill, Recipe
 from slimsweep.data.images import check_batch, mixup_fn, train_loader
 from slimsweep.ledger.checkpoints import KEEP
-from slimsweep.ledger.points import Point, check_cuts, chosen_pace, expected_points, paces_tried, path_at
-from slimsweep.ledger.tables import read_gates_tensors
+from slimsweep.checks import check_cuts
+from slimsweep.ledger.planning import expected_points, paces_tried
+from slimsweep.ledger.points import Point
+from slimsweep.ledger.run import Run
 from slimsweep.methods import METHODS
 from slimsweep.slimming.cut import slim
 from slimsweep.slimming.gates import GatedModel, add_gates
-from slimsweep.slimming.removal_path import Scores
+from slimsweep.slimming.removal_path import RemovalPath, Scores
 from slimsweep.slimming.structure import Structure, image_size, macs, params
-from slimsweep.storage import Folder
-from slimsweep.tools.progress import plain_table
+from slimsweep.terminal import plain_table
 from slimsweep.training.dense_model import build_dense
 from slimsweep.training.loop import Criterion, State, autocast, backward, set_drop_path
 
 FLOAT = 4  # bytes of a weight
-TURN = 1.0  # seconds that one model's training steps are timed for, at least two steps
-PATIENCE = 6.0  # seconds that one step may take before a smaller batch is timed in its place
+TIMED_SECONDS = 1.0  # seconds that one model's training steps are timed for, at least two steps
+LONGEST_STEP = 6.0  # seconds that one step may take before a smaller batch is timed in its place
 # Beside what is trained: Ray's start, and the driver, the search and the first trials, each of which begins with a process that
 # imports torch, timm and Ray. Ray's own part was seen with the default job on 2 cores.
 RAY_SECONDS, STAGE_SECONDS = 8.0, 3.0
@@ -107,7 +108,7 @@ def plan(
     images: Images | None = None,
     cluster: Cluster | None = None,
     tflops: float | None = None,
-    run: Folder | None = None,
+    run: Run | None = None,
 ) -> Plan:
     """Cost a configuration; nothing is written and no Ray is started.
 
@@ -131,12 +132,12 @@ def plan(
     gated = add_gates(dense, settings.granularity, settings.families, settings.token_gate)
     gates: Scores = gated.gates
     if run is not None:
-        if not run.exists("search/search.json"):
+        if not run.search_done:
             raise ConfigError(f"--run is {run.uri}, but no search has ended there: leave it out, and gates count as all alike")
-        gates = read_gates_tensors(run, gated.shape)
-        notes.append(f"structures are those of {run.uri}'s search")
-    pace = settings.paces[0].model_dump() if run is None else chosen_pace(config, run)
-    points = expected_points(config, gated.shape, gates, pace)
+        gates = run.gates
+        notes.append(f"structures are those of the search in {run.uri}")
+    pace = settings.paces[0].model_dump() if run is None else run.pace
+    points = expected_points(config, gated.shape, gates, pace, run)
 
     cuda = config.resources.gpus_per_worker > 0 and torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
@@ -155,7 +156,7 @@ def plan(
         teacher = dense if distill is not None and distill.alpha > 0 else None
         if tflops is not None:
             return _computed(model, recipe, batch, tflops, teacher)
-        return measure(model, config, recipe, batch, device, teacher, distill)
+        return time_training(model, config, recipe, batch, device, teacher, distill)
 
     stages: list[Training] = []
     search_workers = config.resources.search_workers
@@ -168,7 +169,9 @@ def plan(
     tries: list[Training] = []
     paces, smallest = paces_tried(config, gated.shape, run)
     if paces:
-        small = slim(gated, path_at(config, gated.shape, gates, pace).solve(smallest))
+        of_gated = {family: pace[family] for family in gates}
+        path = RemovalPath(gated.shape, gates, settings.floors.model_dump(), settings.round_to, of_gated)
+        small = slim(gated, path.solve(smallest))
         recipe = config.pace_recipe()
         found = cost(small, recipe, 1, config.retrain.distill)
         tries.append(_training("paces", small, config, recipe, found, sizes, load_seconds, 1, paces))
@@ -177,7 +180,8 @@ def plan(
     groups: dict[tuple[str, str, int], list[Point]] = {}  # seeds and learning rates cost the same
     for point in points:
         terms = "" if point.terms == "retraining" else f", {point.terms}"
-        groups.setdefault((f"{point.method} {point.budget:.4f}{terms}", point.structure, point.epochs), []).append(point)
+        unit = "" if point.unit == "macs" else f" {point.unit}"
+        groups.setdefault((f"{point.method} {point.budget:.4f}{unit}{terms}", point.structure, point.epochs), []).append(point)
     for (label, structure, epochs), members in groups.items():
         small = slim(gated, Structure.from_json(structure))
         recipe = config.retrain.at(members[0].lr, epochs)
@@ -214,7 +218,7 @@ def plan(
     )
 
 
-def measure(
+def time_training(
     model: nn.Module,
     config: Config,
     recipe: Recipe,
@@ -250,11 +254,11 @@ def measure(
     few = min(batch, 8)
     saved = _saved_bytes(lambda: step(torch.randn(few, *size), torch.zeros(few, dtype=torch.long)), model)
     took = step(torch.randn(few, *size), torch.zeros(few, dtype=torch.long))
-    timed = batch if took * batch / few <= PATIENCE else few
+    timed = batch if took * batch / few <= LONGEST_STEP else few
     images, labels = torch.randn(timed, *size), torch.zeros(timed, dtype=torch.long)
     step(images.clone(), labels)  # at another batch size than before: memory is found anew
     seconds: list[float] = []
-    while sum(seconds) < TURN or len(seconds) < 2:
+    while sum(seconds) < TIMED_SECONDS or len(seconds) < 2:
         seconds.append(step(images.clone(), labels))
     model.eval()
     evaluated = 0.0
@@ -422,7 +426,7 @@ def _data(config: Config, images: Images | None, notes: list[str]) -> tuple[int,
     began, seen = time.perf_counter(), 0
     for some, _ in batches:
         seen += len(some)
-        if time.perf_counter() - began > TURN:
+        if time.perf_counter() - began > TIMED_SECONDS:
             break
     seconds = (time.perf_counter() - began) / seen if seen else 0.0
     return data.num_classes, Images(train=len(data.train), val=len(data.val), test=len(data.test)), seconds
