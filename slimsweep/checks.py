@@ -63,9 +63,7 @@ def check_cuts(config: Config, model: nn.Module) -> None:
         cost = COSTS[budget.unit]
         whole = cost.of_dense(shape)
         if budget.limit(whole) >= whole:
-            raise ConfigError(
-                f"budget {given!r} is not below the dense model's {whole / 1e6:,.1f} M{cost.label}: take a smaller one"
-            )
+            raise ConfigError(f"budget {given!r} is not below the dense model's {cost.text(whole)}: take a smaller one")
         path.solve(budget)
         places.append(budget)
     for shares in config.shares:

@@ -71,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     add = command("pick", pick, "print the folder of the best model under a limit, chosen by validation")
     add.add_argument("run", metavar="RUN")
     add.add_argument("--max-macs", metavar="MACS", help="of one image: 0.5 of dense, or 1.2G")
+    add.add_argument("--max-params", metavar="PARAMS", help="0.6 of dense, or 11.5M")
     add.add_argument("--min-top1", type=float, metavar="PERCENT", help="on validation; alone, it picks the cheapest such model")
     add.add_argument("--max-latency-ms", type=float, metavar="MS", help="median of one call, as `slimsweep bench RUN` timed it")
     add.add_argument("--batch-size", type=int, help="of that benchmark (default: the smallest timed)")
@@ -85,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
 def plan(chosen: argparse.Namespace, console: Console) -> None:
     from slimsweep.cluster.cluster import Cluster
     from slimsweep.config.schema import ConfigError, load_config
-    from slimsweep.storage import Folder
+    from slimsweep.ledger.run import Run
     from slimsweep.tools.plan import Images, show
     from slimsweep.tools.plan import plan as cost
 
@@ -99,58 +100,52 @@ def plan(chosen: argparse.Namespace, console: Console) -> None:
         if len(chosen.images) != 3:
             raise ConfigError(f"--images is {','.join(map(str, chosen.images))}: give three numbers, TRAIN,VAL,TEST")
         images = Images(train=chosen.images[0], val=chosen.images[1], test=chosen.images[2])
-    run = Folder(chosen.run) if chosen.run else None
+    run = Run(chosen.run, config) if chosen.run else None
     show(cost(config, images=images, cluster=cluster, tflops=chosen.tflops, run=run), console, chosen.price)
 
 
 def status(chosen: argparse.Namespace, console: Console) -> None:
-    from slimsweep.storage import Folder
-    from slimsweep.tools.status import read_status, status_table
+    from slimsweep.ledger.run import Run
+    from slimsweep.ledger.status import read_status
+    from slimsweep.tools.status import status_table
 
-    console.print(status_table(read_status(Folder(chosen.run))))
+    console.print(status_table(read_status(Run(chosen.run))))
 
 
 def report(chosen: argparse.Namespace, console: Console) -> None:
+    from slimsweep.ledger.run import Run
+    from slimsweep.ledger.status import read_status
     from slimsweep.report.page import write_page, write_report
-    from slimsweep.storage import Folder, joined
-    from slimsweep.tools.status import read_status
 
-    runs = [Folder(r) for r in chosen.runs]
+    runs = [Run(folder) for folder in chosen.runs]
     if len(runs) == 1 and chosen.output is None:
         said = write_report(runs[0], read_status(runs[0]))
-        console.print(joined(runs[0].uri, "report.html") + (f" ({said})" if said else ""), soft_wrap=True)
+        console.print(runs[0].report_uri + (f" ({said})" if said else ""), soft_wrap=True)
         return
     write_page(runs, output := chosen.output or "report.html")
     console.print(output, soft_wrap=True)
 
 
 def bench(chosen: argparse.Namespace, console: Console) -> None:
-    from slimsweep.storage import Folder
+    from slimsweep.ledger.run import Run
     from slimsweep.tools.bench import bench_dir, bench_run, table
 
     options = {name: getattr(chosen, name) for name in ("batch_sizes", "threads", "dtype", "device", "compile", "repeats")}
-    folder = Folder(chosen.path)
-    rows = bench_run(folder, **options) if folder.exists("config.yaml") else bench_dir(chosen.path, **options)
+    run = Run(chosen.path)
+    rows = bench_run(run, **options) if run.is_begun else bench_dir(chosen.path, **options)
     console.print(table(rows))
 
 
 def pick(chosen: argparse.Namespace, console: Console) -> None:
-    from slimsweep.ledger.tables import read_bench, read_rows
-    from slimsweep.storage import Folder, joined
+    from slimsweep.ledger.run import Run
     from slimsweep.tools.pick import describe
     from slimsweep.tools.pick import pick as best
 
-    run = Folder(chosen.run)
-    row = best(
-        read_rows(run),
-        read_bench(run),
-        max_macs=chosen.max_macs,
-        min_top1=chosen.min_top1,
-        max_latency_ms=chosen.max_latency_ms,
-        batch_size=chosen.batch_size,
-    )
+    run = Run(chosen.run)
+    limits = {name: getattr(chosen, name) for name in ("max_macs", "max_params", "min_top1", "max_latency_ms", "batch_size")}
+    row = best(run.rows, run.bench(), **limits)
     # The folder alone on standard output, so that a script can take it.
-    print(joined(run.uri, row.model_path))
+    print((run.folder / row.model_path).uri)
     Console(stderr=True, highlight=False).print(describe(row), soft_wrap=True)
 
 

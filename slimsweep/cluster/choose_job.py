@@ -6,7 +6,7 @@ import ray
 
 from slimsweep import methods
 from slimsweep.cluster.cluster import StageFailed, first_cause
-from slimsweep.cluster.worker import data_for, device_of, job_arguments, load_model, run_of, set_threads
+from slimsweep.cluster.worker import data_for, device_of, job_arguments, run_of, set_threads
 from slimsweep.data.plain_images import training_images
 from slimsweep.ledger.checkpoints import Checkpoints
 from slimsweep.ledger.planning import asked_of, baseline_places, distinct_paces, pace_key, smallest_budget, to_choose
@@ -14,6 +14,7 @@ from slimsweep.ledger.recorder import RunRecorder
 from slimsweep.ledger.run import DENSE, Run
 from slimsweep.ledger.searched_model import load_searched
 from slimsweep.methods.choice import Choice
+from slimsweep.saved_models import load
 from slimsweep.slimming.cut import slim
 from slimsweep.slimming.gates import add_gates
 from slimsweep.slimming.removal_path import size_multiple
@@ -69,7 +70,7 @@ def try_pace(arguments: dict[str, Any]) -> dict[str, Any] | None:
         return known
     set_threads(config)
     device = device_of(config)
-    dense = load_model(run, DENSE)
+    dense = load(run.folder / DENSE)
     gated = load_searched(run, dense)
     data = data_for(config, dense)
     budget, recipe = smallest_budget(config, run.shape), config.pace_recipe()
@@ -113,7 +114,7 @@ def choose_structure(arguments: dict[str, Any]) -> None:
     run, method, seed = run_of(arguments), methods.METHODS[arguments["method"]], arguments["seed"]
     config = run.config
     set_threads(config)
-    dense = load_model(run, DENSE)
+    dense = load(run.folder / DENSE)
     images, labels = training_images(data_for(config, dense), config)
     dense.to(device_of(config))
     places, settings = baseline_places(run), config.search

@@ -20,13 +20,14 @@ import slimsweep
 from slimsweep import methods
 from slimsweep.cluster.cluster import first_cause
 from slimsweep.cluster.search_job import data_parallel, worker_resources
-from slimsweep.cluster.worker import check_shared, data_for, device_of, job_arguments, load_model, run_of, save_model, set_threads
+from slimsweep.cluster.worker import check_shared, data_for, device_of, job_arguments, run_of, save_model, set_threads
 from slimsweep.data.loaders import images_seen
 from slimsweep.data.sources import data_name
 from slimsweep.ledger.points import Point
 from slimsweep.ledger.recorder import RunRecorder
 from slimsweep.ledger.run import DENSE, Run
 from slimsweep.ledger.searched_model import load_searched
+from slimsweep.saved_models import load
 from slimsweep.slimming.structure import Structure, macs, params
 from slimsweep.training.criterion import Teacher
 from slimsweep.training.evaluate import evaluate_split
@@ -126,10 +127,10 @@ def retrain(run: Run, point: Point, device: torch.device, rank: int, until: floa
     config, method = run.config, methods.METHODS[point.method]
     if not point.structure:
         raise ValueError(run.choice_error(method.name, point.budget, point.unit, point.seed if method.draws else None))
-    dense = load_model(run, DENSE)
+    dense = load(run.folder / DENSE)
     # The dense point starts from the dense weights: it shows what the retraining alone gives.
     if point.start:
-        source = load_model(run, run.model_path(point.start))
+        source = load(run.models / point.start)
     else:
         source = load_searched(run, dense) if method.from_searched else dense
     small = methods.starting_model(method.name, source, Structure.from_json(point.structure), point.seed)

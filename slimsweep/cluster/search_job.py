@@ -12,11 +12,12 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from slimsweep.cluster.cluster import StageFailed, first_cause
-from slimsweep.cluster.worker import check_shared, data_for, job_arguments, load_model, run_of, save_model, set_threads, wait
+from slimsweep.cluster.worker import check_shared, data_for, job_arguments, run_of, save_model, set_threads, wait
 from slimsweep.config.schema import Config
 from slimsweep.ledger.recorder import RunRecorder
 from slimsweep.ledger.run import DENSE, Run
 from slimsweep.ledger.searched_model import save_searched
+from slimsweep.saved_models import load
 from slimsweep.slimming.gates import GatedModel, add_gates
 from slimsweep.training.criterion import Teacher
 from slimsweep.training.dense_model import build_dense
@@ -113,7 +114,7 @@ def train_dense(run: Run, device: torch.device, rank: int, until: float | None =
 def search(run: Run, device: torch.device, rank: int, until: float | None = None) -> None:
     """Train gates and weights together and save them."""
     config, settings = run.config, run.config.search
-    dense = load_model(run, DENSE)
+    dense = load(run.folder / DENSE)
     torch.manual_seed(config.seed)
     data = data_for(config, dense)
     recorder = RunRecorder(run, "search")

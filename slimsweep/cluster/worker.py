@@ -1,4 +1,4 @@
-"""What every worker process does around the training loop: its run, its data, its threads, the models it loads and saves."""
+"""What every worker process does around the training loop: its run, its data, its threads, the model it saves."""
 
 import ctypes
 import json
@@ -17,7 +17,7 @@ from slimsweep import methods
 from slimsweep.config.schema import Config
 from slimsweep.data.images import Data, ImageStream, load_data
 from slimsweep.ledger.run import DRIVER, Run
-from slimsweep.slimming.hub import load, save
+from slimsweep.slimming.hub import save
 from slimsweep.slimming.structure import image_size
 from slimsweep.training.dense_model import check_model
 from slimsweep.training.loop import ranks
@@ -112,9 +112,3 @@ def save_model(run: Run, path: str, model: nn.Module, data: Data, metrics: Mappi
         save(model.cpu(), folder, preprocessing=data.preprocessing, labels=data.class_names, metrics=metrics)
         run.folder.upload(Path(folder), path)
         return (Path(folder) / "model.safetensors").stat().st_size
-
-
-def load_model(run: Run, path: str) -> nn.Module:
-    """A model that `save_model` saved in the run, in eval mode."""
-    with (run.folder / path).local() as folder:
-        return load(folder)

@@ -46,6 +46,10 @@ class Cost:
         """The cost of the dense model."""
         return self.of(shape.full())
 
+    def text(self, amount: int) -> str:
+        """An amount for people, in millions: "1,234.56 MMACs", "11.50 M params"."""
+        return f"{amount / 1e6:,.2f} M{self.label}" if self.label[0].isupper() else f"{amount / 1e6:,.2f} M {self.label}"
+
 
 def macs_formula(shape: Shape, kept: Sequence[LayerSizes]) -> Any:
     """Multiply-accumulates of one image, which ViT papers call FLOPs."""

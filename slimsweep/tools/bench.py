@@ -27,7 +27,6 @@ from slimsweep.ledger.tables import SETTING
 from slimsweep.saved_models import load
 from slimsweep.slimming.hub import dense_like
 from slimsweep.slimming.structure import image_size, macs
-from slimsweep.storage import Folder
 
 DENSE = "dense"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -111,28 +110,26 @@ def bench(
     return rows
 
 
-def bench_run(run: Folder, points: Sequence[str] | None = None, **options: Any) -> list[Row]:
-    """Time a run's dense model and its points, and write the rows to the run's bench/.
+def bench_run(run: Run, points: Sequence[str] | None = None, **options: Any) -> list[Row]:
+    """Time a run's dense model and its points, and write the rows to the run.
 
     Args:
-        run: its folder.
-        points: names in models/; all of them where not given.
+        points: names of models in the run; all of them where not given.
         options: of `bench`.
 
     Raises:
         ValueError: the run has no dense model yet, or no such point.
     """
-    there = run.list("models")
-    if not run.exists("dense/config.json"):
+    there = run.models.list()
+    if not run.dense_done:
         raise ValueError(f"{run.uri} has no dense model to compare with; is it a run's folder, and has its dense stage ended?")
     for point in points or ():
         if point not in there:
             raise ValueError(f"{run.uri} has no model {point!r}; it has {', '.join(there) or 'none'}")
-    models: dict[str, nn.Module] = {}
-    for name, folder in [(DENSE, "dense"), *((point, f"models/{point}") for point in points or there)]:
-        models[name] = load(run / folder)
+    models: dict[str, nn.Module] = {DENSE: load(run.folder / DENSE_FOLDER)}
+    models |= {point: load(run.models / point) for point in points or there}
     rows = [{"run": run.uri.rsplit("/", 1)[-1], **row} for row in bench(models, **options)]
-    write_bench(run, rows)
+    run.write_bench(rows)
     return rows
 
 

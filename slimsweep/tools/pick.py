@@ -6,7 +6,8 @@ import pandas as pd
 
 from slimsweep.ledger.tables import SETTING
 from slimsweep.report.pareto import best_rates
-from slimsweep.slimming.removal_path import absolute
+from slimsweep.slimming.budget import Budget
+from slimsweep.slimming.cost import COSTS
 
 
 class NothingFits(ValueError):
@@ -18,6 +19,7 @@ def pick(
     bench: pd.DataFrame | None = None,
     *,
     max_macs: float | str | None = None,
+    max_params: float | str | None = None,
     min_top1: float | None = None,
     max_latency_ms: float | None = None,
     batch_size: int | None = None,
@@ -25,9 +27,10 @@ def pick(
     """The row of the most accurate point that keeps to the limits; with only `min_top1`, of the cheapest.
 
     Args:
-        rows: `slimsweep.ledger.tables.read_rows`.
-        bench: `slimsweep.ledger.tables.read_bench`; needed for a latency.
+        rows: `Run.rows`.
+        bench: `Run.bench()`; needed for a latency.
         max_macs: multiply-accumulates of one image, as a fraction of dense (0.5) or absolute ("1.2G").
+        max_params: parameters, as a fraction of dense (0.6) or absolute ("11.5M").
         min_top1: percent on validation.
         max_latency_ms: median of one call at `batch_size`, as timed on the device and in the setting of the latest benchmark.
         batch_size: of that benchmark; the smallest that was timed where not given.
@@ -36,8 +39,8 @@ def pick(
         NothingFits: no ok point does; says what is nearest.
         ValueError: no limit was given, or one that means nothing, or a latency without a benchmark.
     """
-    if max_macs is None and min_top1 is None and max_latency_ms is None:
-        raise ValueError("give a limit: --max-macs 1.2G, --min-top1 80 or --max-latency-ms 5")
+    if max_macs is None and max_params is None and min_top1 is None and max_latency_ms is None:
+        raise ValueError("give a limit: --max-macs 1.2G, --max-params 11.5M, --min-top1 80 or --max-latency-ms 5")
     ok = best_rates(rows)
     ok = ok[ok.status == "ok"].copy()
     if ok.empty:
@@ -46,9 +49,9 @@ def pick(
         )
     ok["latency_ms"] = float("nan")
     limits: list[tuple[str, Callable[[pd.DataFrame], pd.Series]]] = []
-    if max_macs is not None:
-        most = absolute(max_macs, int(ok.macs_dense.iloc[0]))
-        limits.append((f"at most {most / 1e6:,.2f} MMACs", lambda t: t.macs - most))
+    for unit, most in (("macs", max_macs), ("params", max_params)):
+        if most is not None:
+            limits.append(_cost_limit(unit, most, int(ok[f"{unit}_dense"].iloc[0])))
     if max_latency_ms is not None:
         ok["latency_ms"] = ok.point.map(_latencies(bench, batch_size))
         ok = ok[ok.latency_ms.notna()]
@@ -64,9 +67,21 @@ def pick(
             near = fits.iloc[int(excess(fits).to_numpy().argmin())]
             raise NothingFits(f"no point fits {' and '.join(w for w, _ in limits)}; the nearest to {words} is {describe(near)}")
         fits = left
-    if max_macs is None and max_latency_ms is None:
+    if max_macs is None and max_params is None and max_latency_ms is None:
         return fits.sort_values(["macs", "val_top1"], ascending=[True, False]).iloc[0]
     return fits.sort_values(["val_top1", "macs"], ascending=[False, True]).iloc[0]
+
+
+def _cost_limit(unit: str, most: float | str, dense: int) -> tuple[str, Callable[[pd.DataFrame], pd.Series]]:
+    """A limit on a cost in words, and how far each row is above it.
+
+    Raises:
+        BudgetError: the limit means nothing.
+    """
+    text = str(most).strip()
+    budget = Budget.parse(text if text.lower().endswith(unit) else f"{text} {unit}")
+    limit = budget.limit(dense)
+    return f"at most {COSTS[unit].text(limit)}", lambda table: table[unit] - limit
 
 
 def describe(row: pd.Series) -> str:
