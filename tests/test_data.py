@@ -18,10 +18,11 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import affine as torchvision_affine
 
 from slimsweep.config.schema import Affine, ConfigError, load_config
-from slimsweep.data.images import (
+from slimsweep.data import (
     ImageSet,
     affine_warp,
     check_data,
+    data_name,
     eval_loader,
     load_data,
     mixup_fn,
@@ -29,7 +30,6 @@ from slimsweep.data.images import (
     train_loader,
     uniforms,
 )
-from slimsweep.data.sources import data_name
 
 GREY = (1, 8, 8)
 EVERYTHING = {

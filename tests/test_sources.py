@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, multiprocessing, nn
 
 from slimsweep.config.schema import Config, ConfigError, load_config
-from slimsweep.data.images import Data, eval_loader, images_seen, load_data, train_loader
+from slimsweep.data import Data, eval_loader, images_seen, load_data, train_loader
 from slimsweep.ledger.tables import damaged_images
 from slimsweep.methods.baselines import training_images
 from slimsweep.storage import Folder

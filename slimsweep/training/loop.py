@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from slimsweep.config.schema import Config, ConfigError, Distill, Recipe, Search
-from slimsweep.data.images import (
+from slimsweep.data import (
     Damaged,
     Data,
     ImageSet,
