@@ -48,7 +48,7 @@ from slimsweep.storage import Folder
 from slimsweep.tools.progress import final_table
 from slimsweep.tools.status import read_config, read_status
 from slimsweep.training.dense_model import check_model
-from slimsweep.training.loop import measure
+from slimsweep.training.evaluate import evaluate_split
 
 BOTH = {"attention": 0.7, "mlp": 0.7}
 ALL = {"attention": 0.7, "mlp": 0.5, "token": 0.8}
@@ -406,7 +406,7 @@ def test_a_point_goes_on_from_the_larger_one(finished: tuple[Config, Folder]) ->
     rows = read_rows(run).set_index("point")
     assert rows.loc[point.name, "status"] == "ok"
     cut = slim(load_model(run, f"models/{larger.name}"), Structure.from_json(smaller.structure))
-    val = measure(cut, data_for(config, cut).val, config, torch.device("cpu"))
+    val = evaluate_split(cut, data_for(config, cut), "val", torch.device("cpu"))
     assert rows.loc[point.name, "val_top1_cut"] == pytest.approx(val.top1)
     assert rows.loc[point.name, "macs"] == rows.loc[smaller.name, "macs"]
 

@@ -37,12 +37,13 @@ from slimsweep.ledger.points import (
     smallest_budget,
     to_choose,
 )
+from slimsweep.ledger.recorder import RunRecorder
 from slimsweep.ledger.tables import has_ok_row, read_curve, write_row
 from slimsweep.methods.baselines import FROM_SEARCH, choose, starting_model, training_images
 from slimsweep.slimming.cut import slim
 from slimsweep.slimming.structure import Structure, macs, params
 from slimsweep.storage import Folder
-from slimsweep.training.loop import OutOfTime, TrainingDiverged, measure, note_damaged, train
+from slimsweep.training import OutOfTime, Teacher, TrainingDiverged, evaluate_split, train
 
 log = logging.getLogger(__name__)
 
@@ -101,16 +102,16 @@ def try_pace(settings: dict[str, Any], uri: str, pace: dict[str, float], until: 
     data = data_for(config, dense)
     result: dict[str, Any] = {"pace": pace, "budget": fraction(budget, dense_macs), "val_top1": 0.0, "error": ""}
     start = slim(gated, path.solve(budget))
-    where: Any = {"run": run, "stage": "retrain", "point": name, "seed": config.seed, "device": device, "until": until}
+    recorder, teacher = RunRecorder(run, "retrain", name), Teacher.of(dense, config.retrain.distill)
     try:
-        small = train(start, data, config, recipe, teacher=dense, distill=config.retrain.distill, **where)
-        result["val_top1"] = measure(small, data.val, config, device, recipe).top1
+        small = train(start, data, recipe, recorder, seed=config.seed, device=device, teacher=teacher, until=until)
+        result["val_top1"] = evaluate_split(small, data, "val", device, recipe).top1
     except OutOfTime:
         return None
     except TrainingDiverged as problem:
         result["error"] = str(problem)
     run.write_json(f"search/{name}.json", result)
-    Checkpoints(run, name).clear()
+    recorder.finished(None)
     run.delete(f"curves/{name}.parquet")  # of no point of the sweep
     return result
 
@@ -136,7 +137,7 @@ def choose_baseline(settings: dict[str, Any], uri: str, method: str, seed: int) 
     set_threads(config)
     dense = load_model(run, "dense")
     data = data_for(config, dense)
-    images, labels = training_images(data, config)
+    images, labels = training_images(data, config.seed)
     dense.to("cuda" if config.resources.gpus_per_worker > 0 else "cpu")
     budgets = baseline_budgets(config, run)
     found = choose(method, budgets, dense, config.search, seed=seed, images=images, labels=labels)
@@ -247,25 +248,13 @@ def retrain(config: Config, run: Folder, point: Point, device: torch.device, ran
     small = starting_model(point.method, source, Structure.from_json(point.structure), point.seed)
     recipe = config.retrain.at(point.lr, point.epochs)
     data = data_for(config, dense)
-    small = train(
-        small,
-        data,
-        config,
-        recipe,
-        run=run,
-        stage="retrain",
-        point=point.name,
-        seed=point.seed,
-        device=device,
-        teacher=dense,
-        distill=config.retrain.distill,
-        until=until,
-    )
-    val = measure(small, data.val, config, device, config.retrain)
-    test = measure(small, data.test, config, device, config.retrain)
+    recorder, teacher = RunRecorder(run, "retrain", point.name), Teacher.of(dense, config.retrain.distill)
+    small = train(small, data, recipe, recorder, seed=point.seed, device=device, teacher=teacher, until=until)
+    val = evaluate_split(small, data, "val", device, config.retrain)
+    test = evaluate_split(small, data, "test", device, config.retrain)
     if rank != 0:
         return
-    note_damaged(run, data.test.damaged)
+    recorder.damaged(data.test.damaged)
     path = f"models/{point.name}"
     size = save_model(
         run, path, small, data, {"val_top1": val.top1, "test_top1": test.top1, "budget": point.budget, "method": point.method}
@@ -282,13 +271,12 @@ def retrain(config: Config, run: Folder, point: Point, device: torch.device, ran
         "test_top5": test.top5,
         "test_loss": test.loss,
         "epochs": point.epochs,
-        "samples_seen": point.epochs * images_seen(data, config),
+        "samples_seen": point.epochs * images_seen(data),
         "train_seconds": sum(r["seconds"] for r in curve),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "model_path": path,
     }
-    write_row(run, row)
-    Checkpoints(run, point.name).clear()
+    recorder.finished(row)
 
 
 def write_failed(run: Folder, config: Config, point: Point, error: str) -> None:

@@ -18,12 +18,11 @@ from torch import Tensor, nn
 from slimsweep.cluster.cluster import StageFailed, first_cause
 from slimsweep.cluster.worker import check_shared, data_for, load_model, save_model, set_threads, wait
 from slimsweep.config.schema import Config
-from slimsweep.ledger.checkpoints import Checkpoints
+from slimsweep.ledger.recorder import RunRecorder
 from slimsweep.ledger.tables import gate_rows, write_gates
 from slimsweep.slimming.gates import GatedModel, add_gates
 from slimsweep.storage import Folder
-from slimsweep.training.dense_model import build_dense
-from slimsweep.training.loop import OutOfTime, measure, note_damaged, train
+from slimsweep.training import OutOfTime, Teacher, build_dense, evaluate_split, train
 
 
 def run_search(config: Config, run: Folder, attempt: str, until: float | None = None) -> None:
@@ -100,14 +99,15 @@ def train_dense(config: Config, run: Folder, device: torch.device, rank: int, un
     torch.manual_seed(config.seed)
     data = data_for(config)
     model = build_dense(config, data.num_classes)
-    model = train(model, data, config, config.dense, run=run, stage="dense", seed=config.seed, device=device, until=until)
-    val = measure(model, data.val, config, device, config.dense)
-    test = measure(model, data.test, config, device, config.dense)  # the split's one reading for this model
+    recorder = RunRecorder(run, "dense")
+    model = train(model, data, config.dense, recorder, seed=config.seed, device=device, until=until)
+    val = evaluate_split(model, data, "val", device, config.dense)
+    test = evaluate_split(model, data, "test", device, config.dense)  # the split's one reading for this model
     if rank == 0:
-        note_damaged(run, data.test.damaged)
+        recorder.damaged(data.test.damaged)
         metrics = {"val_top1": val.top1, "test_top1": test.top1, "test_top5": test.top5, "test_loss": test.loss}
         save_model(run, "dense", model, data, metrics)
-        Checkpoints(run, "dense").clear()
+        recorder.finished(None)
 
 
 def search(config: Config, run: Folder, device: torch.device, rank: int, until: float | None = None) -> None:
@@ -117,20 +117,8 @@ def search(config: Config, run: Folder, device: torch.device, rank: int, until: 
     data = data_for(config, dense)
     settings = config.search
     gated = add_gates(dense, settings.granularity, settings.families, settings.token_gate)
-    teacher = dense if settings.distill.alpha > 0 else None
-    trained = train(
-        gated,
-        data,
-        config,
-        settings,
-        run=run,
-        stage="search",
-        seed=config.seed,
-        device=device,
-        teacher=teacher,
-        distill=settings.distill,
-        until=until,
-    )
+    recorder, teacher = RunRecorder(run, "search"), Teacher.of(dense, settings.distill)
+    trained = train(gated, data, settings, recorder, seed=config.seed, device=device, teacher=teacher, until=until)
     if rank == 0:
         gated = cast(GatedModel, trained)
         gates = gated.gates
@@ -142,7 +130,7 @@ def search(config: Config, run: Folder, device: torch.device, rank: int, until: 
             "search/search.json",
             {"shape": json.loads(gated.shape.full().to_json())["shape"], "fingerprint": config.fingerprint("search")},
         )
-        Checkpoints(run, "search").clear()
+        recorder.finished(None)
 
 
 def load_gated(config: Config, run: Folder, dense: nn.Module) -> GatedModel:

@@ -20,7 +20,7 @@ from slimsweep.slimming.cut import load, save
 from slimsweep.slimming.structure import image_size
 from slimsweep.storage import Folder
 from slimsweep.training.dense_model import check_model
-from slimsweep.training.loop import ranks
+from slimsweep.training.ranks import ranks
 
 KEPT: dict[str, Data] = {}  # one, by all that it depends on
 

@@ -4,6 +4,7 @@ from slimsweep.data.damaged import Damaged, DamagedImage, TooManyDamaged
 from slimsweep.data.images import ImageSet, ImageStream
 from slimsweep.data.loaders import Loader, TrainLoader, eval_loader, images_seen, train_loader
 from slimsweep.data.readers import Shards, Source
+from slimsweep.data.sample import training_images
 from slimsweep.data.sources import check_data, data_name, split_off, title
 from slimsweep.data.splits import Data, check_batch, load_data
 from slimsweep.data.transforms import View, affine_warp, mixup_fn, uniforms
@@ -31,5 +32,6 @@ __all__ = [
     "split_off",
     "title",
     "train_loader",
+    "training_images",
     "uniforms",
 ]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
-from slimsweep.config.schema import Config, ConfigError
+from slimsweep.config.schema import ConfigError, DataConfig
 from slimsweep.data.damaged import Damaged, DamagedImage
 from slimsweep.data.images import ImageSet, ImageStream, stacked
 from slimsweep.data.splits import Data
@@ -47,7 +47,9 @@ class TrainLoader(Loader):
         self.generator.manual_seed(ordered.seed * 1_000_003 + epoch)
 
 
-def train_loader(data: Data, config: Config, rank: int = 0, world: int = 1, seed: int | None = None) -> TrainLoader:
+def train_loader(
+    images: ImageSet | ImageStream, settings: DataConfig, *, rank: int = 0, world: int = 1, seed: int = 0
+) -> TrainLoader:
     """Training batches of one of `world` workers: each holds its share of the same global batch, whatever `world` is.
 
     Order and augmentation are functions of (seed, epoch) alone, so a resumed run sees what an uninterrupted one would
@@ -55,52 +57,51 @@ def train_loader(data: Data, config: Config, rank: int = 0, world: int = 1, seed
     Images that do not fill a last batch wait for another epoch.
 
     Args:
-        data: from `load_data`.
-        config: batch_size is divided by `world`.
+        images: the training split.
+        settings: its batch_size is divided by `world`.
         rank: which worker this is, from 0.
         world: number of workers.
-        seed: of order and augmentation; None takes the configuration's.
+        seed: of order and augmentation.
 
     Raises:
         ConfigError: the batch size does not divide by `world`.
     """
-    batch, workers = config.data.batch_size, config.data.workers
+    batch, workers = settings.batch_size, settings.workers
     if batch % world:
         raise ConfigError(f"data.batch_size is {batch}, which does not divide by {world} workers: take a multiple of {world}")
-    seed = config.seed if seed is None else seed
     common: dict[str, Any] = {
         "batch_size": None,
         "num_workers": workers,
         "generator": torch.Generator(),
         "pin_memory": torch.cuda.is_available(),
     }
-    if isinstance(data.train, ImageStream):
+    if isinstance(images, ImageStream):
         # Fresh processes each epoch: ones that stay would not hear of the new epoch.
-        return TrainLoader(_StreamedTraining(data.train, batch=batch, rank=rank, world=world, seed=seed), **common)
+        return TrainLoader(_StreamedTraining(images, batch=batch, rank=rank, world=world, seed=seed), **common)
     batches = _ShuffledBatches(
-        size=len(data.train), batch=batch, rank=rank, world=world, seed=seed, repeated=config.data.augment.repeated
+        size=len(images), batch=batch, rank=rank, world=world, seed=seed, repeated=settings.augment.repeated
     )
-    return TrainLoader(_Fetch(data.train), sampler=batches, collate_fn=_unchanged, persistent_workers=workers > 0, **common)
+    return TrainLoader(_Fetch(images), sampler=batches, collate_fn=_unchanged, persistent_workers=workers > 0, **common)
 
 
-def images_seen(data: Data, config: Config) -> int:
+def images_seen(data: Data) -> int:
     """Images that one epoch trains on, over all workers: whole batches only."""
-    return len(data.train) // config.data.batch_size * config.data.batch_size
+    return len(data.train) // data.settings.batch_size * data.settings.batch_size
 
 
-def eval_loader(dataset: ImageSet | ImageStream, config: Config, rank: int = 0, world: int = 1) -> Loader:
+def eval_loader(images: ImageSet | ImageStream, settings: DataConfig, rank: int = 0, world: int = 1) -> Loader:
     """Batches of one of `world` workers, in order; all workers together give each image exactly once."""
-    batch = config.data.eval_batch_size or max(1, config.data.batch_size // world)
+    batch = settings.eval_batch_size or max(1, settings.batch_size // world)
     common: dict[str, Any] = {
         "batch_size": None,
-        "num_workers": config.data.workers,
+        "num_workers": settings.workers,
         "pin_memory": torch.cuda.is_available(),
     }
-    if isinstance(dataset, ImageStream):
-        return Loader(_StreamedEvaluation(dataset, batch=batch, rank=rank, world=world), **common)
-    mine = range(rank, len(dataset), world)
+    if isinstance(images, ImageStream):
+        return Loader(_StreamedEvaluation(images, batch=batch, rank=rank, world=world), **common)
+    mine = range(rank, len(images), world)
     batches = [list(mine[start : start + batch]) for start in range(0, len(mine), batch)]
-    return Loader(_Fetch(dataset), sampler=batches, collate_fn=_unchanged, **common)
+    return Loader(_Fetch(images), sampler=batches, collate_fn=_unchanged, **common)
 
 
 class _ShuffledBatches(Sampler[list[tuple[int, int]]]):

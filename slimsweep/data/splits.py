@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from slimsweep.config.schema import Config, ConfigError
+from slimsweep.config.schema import Config, ConfigError, DataConfig
 from slimsweep.data.damaged import Damaged, DamagedImage
 from slimsweep.data.images import ImageSet, ImageStream
 from slimsweep.data.readers import IndexedImages, Source
@@ -20,14 +20,14 @@ from slimsweep.data.transforms import preprocessing_of, views_of
 class Data:
     """Three splits, ready for a network. A random-access split is an ImageSet, a streamed one an ImageStream."""
 
-    train: "ImageSet | ImageStream"  # with the training transform
-    val: "ImageSet | ImageStream"
-    test: "ImageSet | ImageStream"
+    train: ImageSet | ImageStream  # with the training transform
+    val: ImageSet | ImageStream
+    test: ImageSet | ImageStream
     num_classes: int
     class_names: list[str] | None
-    preprocessing: dict[
-        str, Any
-    ]  # what a saved model needs: mean, std, input_size, interpolation, crop_pct, crop_mode, num_classes
+    # What a saved model needs: mean, std, input_size, interpolation, crop_pct, crop_mode, num_classes.
+    preprocessing: dict[str, Any]
+    settings: DataConfig  # batch sizes, loading processes and augmentation, for loaders
 
 
 def load_data(config: Config, input_size: tuple[int, int, int], model_cfg: Mapping[str, Any] | None = None) -> Data:
@@ -61,7 +61,7 @@ def load_data(config: Config, input_size: tuple[int, int, int], model_cfg: Mappi
             for split, source in sources.items()
         }
         check_batch(config, len(streams["train"]))
-        return Data(**streams, num_classes=num_classes, class_names=class_names, preprocessing=preprocessing)
+        return Data(**streams, num_classes=num_classes, class_names=class_names, preprocessing=preprocessing, settings=wanted)
 
     for split, source in sources.items():
         _check_channels(source, split, config, input_size[0])
@@ -84,7 +84,7 @@ def load_data(config: Config, input_size: tuple[int, int, int], model_cfg: Mappi
         damaged = Damaged(split, wanted.max_damaged)
         sets[split] = ImageSet(source, chosen, view, num_classes, cache=wanted.workers == 0, damaged=damaged)
     check_batch(config, len(sets["train"]))
-    return Data(**sets, num_classes=num_classes, class_names=class_names, preprocessing=preprocessing)
+    return Data(**sets, num_classes=num_classes, class_names=class_names, preprocessing=preprocessing, settings=wanted)
 
 
 def _classes(config: Config, sources: Mapping[str, Any]) -> tuple[int, list[str] | None]:

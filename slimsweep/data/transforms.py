@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from slimsweep.config.schema import Affine, Config, ConfigError
+from slimsweep.config.schema import Affine, Augment, Config, ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,13 +123,12 @@ def preprocessing_of(
     }
 
 
-def mixup_fn(config: Config, num_classes: int, *, label_smoothing: float = 0.0) -> Any:
+def mixup_fn(augment: Augment, num_classes: int, *, label_smoothing: float = 0.0) -> Any:
     """timm's Mixup as configured, or None where neither Mixup nor CutMix is on.
 
     It draws from NumPy's global generator, takes (images (B, C, H, W), labels (B,)) with an even B, changes the images
     in place, and returns them with soft labels (B, num_classes) that hold the label smoothing already.
     """
-    augment = config.data.augment
     if not augment.mixes:
         return None
     return timm.data.Mixup(

@@ -14,10 +14,8 @@ Everything here is plain torch: nothing knows of Ray or of a run's folder.
 
 import bisect
 import importlib.util
-import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -28,8 +26,8 @@ from timm.layers import Mlp
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from slimsweep.config.schema import Config, ConfigError, Search
-from slimsweep.data import Data, ImageSet, ImageStream, train_loader
+from slimsweep.config.schema import ConfigError, Search
+from slimsweep.data import training_images  # noqa: F401
 from slimsweep.methods import torch_pruning
 from slimsweep.slimming.architectures import (
     MLP_ROWS,
@@ -52,7 +50,6 @@ FROM_SEARCH = ("searched", "scratch")  # methods that need the search, and so ge
 FRESH = ("scratch", "small")  # methods that start from fresh weights
 RANKED = ("uniform", "taylor", "random", "small", "torch-pruning")  # methods whose structures `choose` finds
 
-TAYLOR_IMAGES = 512  # that the gradients of taylor and torch-pruning are taken on
 TAYLOR_BATCH = 16
 
 
@@ -251,20 +248,6 @@ def random_scores(shape: Shape, seed: int) -> Scores:
     """Uniform numbers, the same for the same seed."""
     generator = torch.Generator().manual_seed(seed)
     return {f: [torch.rand(s, generator=generator) for s in shapes] for f, shapes in shape.gate_shapes.items()}
-
-
-def training_images(data: Data, config: Config) -> tuple[Tensor, Tensor]:
-    """(images (n, C, H, W), labels (n,)): TAYLOR_IMAGES of the training images, drawn by config.seed, without augmentation."""
-    train, plain = data.train, data.val.view
-    if isinstance(train, ImageSet):
-        chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(config.seed))[:TAYLOR_IMAGES]
-        indices = train.indices[chosen.numpy()]
-        some = ImageSet(train.source, indices, plain, train.num_classes, cache=False, damaged=train.damaged)
-        return some.batch(range(len(chosen)))
-    stream = ImageStream(train.source, plain, train.num_classes, train.limit, train.damaged)
-    batches = itertools.islice(train_loader(replace(data, train=stream), config), -(-TAYLOR_IMAGES // config.data.batch_size))
-    images, labels = zip(*batches, strict=True)
-    return torch.cat(images)[:TAYLOR_IMAGES], torch.cat(labels)[:TAYLOR_IMAGES]
 
 
 # Fresh weights.
