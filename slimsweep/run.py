@@ -8,12 +8,14 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from slimsweep.config.load import load_configs
-from slimsweep.config.schema import Config
+from slimsweep.config.schema import Config, ConfigError, load_configs
+
+if TYPE_CHECKING:
+    from slimsweep.ledger.run import Run
 
 # What needs torch or Ray is imported once the input has been read, so that a refused key is answered at once.
 
@@ -75,7 +77,7 @@ def run_all(configs: Sequence[Config], console: Console, verbose: bool) -> int:
     return max(codes)
 
 
-def sweep(run: Run, console: Console, verbose: bool = False, until: float | None = None) -> int:
+def sweep(run: "Run", console: Console, verbose: bool = False, until: float | None = None) -> int:
     """All stages that the run's folder does not hold yet; no epoch begins after `until` (time.time())."""
     from slimsweep.cluster.choose_job import choose_pace, choose_structures
     from slimsweep.cluster.cluster import check_placement, check_storage, connected, trials_at_once

@@ -12,13 +12,13 @@ import pytest
 import timm
 import torch
 from conftest import QUICK
+from slimsweep.data.plain_images import training_images
 from zoo import random_gates
 
 from slimsweep import add_gates, load, macs, solve
 from slimsweep.cluster.retrain_job import trial
 from slimsweep.cluster.worker import data_for
 from slimsweep.config.schema import Config, ConfigError
-from slimsweep.data.plain_images import training_images
 from slimsweep.ledger.lock import hold
 from slimsweep.ledger.points import Point, chosen_path, plan_points, points_to_do, to_choose
 from slimsweep.ledger.tables import gate_rows, read_rows, write_gates, write_row
@@ -36,7 +36,7 @@ def test_images_for_gradients_are_the_same_each_time_and_without_augmentation():
     config = Config(name="x", model={"name": "vit_tiny_patch16_224", "kwargs": SMALL}, data={"limit": 300})
     model = timm.create_model("vit_tiny_patch16_224", num_classes=10, **SMALL)
     data = data_for(config, model)
-    (x, y), (again, _) = training_images(data, config), training_images(data, config)
+    (x, y), (again, _) = training_images(data, config.seed), training_images(data, config.seed)
     assert torch.equal(x, again)
     assert x.shape == (300, 1, 8, 8)
     assert data.train.view.random  # while training images are not the same each time

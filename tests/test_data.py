@@ -18,10 +18,11 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import affine as torchvision_affine
 
 from slimsweep.config.schema import Affine, ConfigError, load_config
-from slimsweep.data.images import (
+from slimsweep.data import (
     ImageSet,
     affine_warp,
     check_data,
+    data_name,
     eval_loader,
     load_data,
     mixup_fn,
@@ -29,7 +30,6 @@ from slimsweep.data.images import (
     train_loader,
     uniforms,
 )
-from slimsweep.data.sources import data_name
 
 GREY = (1, 8, 8)
 EVERYTHING = {
@@ -59,7 +59,7 @@ def refusal(config, size=GREY, **changes) -> str:
 
 
 def epoch_of(data, config, epoch, **where):
-    loader = train_loader(data, config, **where)
+    loader = train_loader(data.train, config.data, **where)
     loader.set_epoch(epoch)
     return list(loader)
 
@@ -117,7 +117,7 @@ def test_a_limit_takes_the_same_few_of_every_class(config):
 def test_a_resumed_run_sees_the_batches_of_an_uninterrupted_one(config, augment):
     config = config.changed(**augment)
     data = load_data(config, GREY)
-    loader = train_loader(data, config)
+    loader = train_loader(data.train, config.data)
     for epoch in range(3):
         loader.set_epoch(epoch)
         through = list(loader)
@@ -150,7 +150,7 @@ def test_workers_share_the_batches_of_one(config, augment, world):
 
 
 def test_an_epoch_takes_each_training_image_at_most_once_and_drops_less_than_a_batch(config, digits):
-    loader = train_loader(digits, config)
+    loader = train_loader(digits.train, config.data)
     items = [item for batch in loader.sampler for item, _ in batch]
     assert len(items) == len(set(items)) == 1024
     assert len(loader) == 16
@@ -159,14 +159,14 @@ def test_an_epoch_takes_each_training_image_at_most_once_and_drops_less_than_a_b
 def test_repeated_augmentation_shows_an_image_several_times_in_a_batch_and_never_alike(config):
     config = config.changed(**{"data.augment.repeated": 3, "data.batch_size": 48})
     data = load_data(config, GREY)
-    loader = train_loader(data, config)
+    loader = train_loader(data.train, config.data)
     batch = next(iter(loader.sampler))
     assert len({item for item, _ in batch}) == 16
     images, _ = next(iter(loader))
     assert not torch.equal(images[0], images[1])
-    ranks = [next(iter(train_loader(data, config, rank=r, world=3).sampler)) for r in range(3)]
+    ranks = [next(iter(train_loader(data.train, config.data, rank=r, world=3).sampler)) for r in range(3)]
     assert {item for item, _ in ranks[0]} == {item for item, _ in ranks[1]}, "each worker sees the image once"
-    assert len(loader) == len(train_loader(load_data(config, GREY), config.changed(**{"data.augment.repeated": 1})))
+    assert len(loader) == len(train_loader(load_data(config, GREY).train, config.changed(**{"data.augment.repeated": 1}).data))
 
 
 def test_augmentation_leaves_the_random_numbers_of_training_alone(config):
@@ -180,7 +180,7 @@ def test_augmentation_leaves_the_random_numbers_of_training_alone(config):
         random.seed(0)
         np.random.seed(0)  # noqa: NPY002
         torch.manual_seed(0)
-        next(iter(train_loader(data, config)))
+        next(iter(train_loader(data.train, config.data)))
         assert generator() == untouched
 
 
@@ -191,14 +191,14 @@ def test_evaluation_gives_each_image_exactly_once_over_all_workers(config, digit
     few = ImageSet(digits.val.source, digits.val.indices[:size], digits.val.view, 10, cache=True)
     seen = []
     for rank in range(world):
-        for images, labels in eval_loader(few, asked, rank, world):
+        for images, labels in eval_loader(few, asked.data, rank, world):
             assert len(images) == len(labels) <= batch
             seen += list(zip(images.flatten(1).sum(1).tolist(), labels.tolist(), strict=True))
     assert sorted(seen) == sorted((image.sum().item(), label) for image, label in few)
 
 
 def test_evaluation_changes_nothing_in_an_image(config, digits):
-    (images, labels), *_ = eval_loader(digits.test, config)
+    (images, labels), *_ = eval_loader(digits.test, config.data)
     stored = digits.test.source.dataset
     raw = torch.from_numpy(stored.images[digits.test.indices[: len(images)]])[:, None] / 255
     assert torch.allclose(images, raw * 2 - 1, atol=1e-6)
@@ -214,7 +214,7 @@ def test_digits_are_cheap_to_load(config, digits):
 
 def test_a_batch_that_does_not_divide_by_the_workers_is_refused(config, digits):
     with pytest.raises(ConfigError, match="64, which does not divide by 3"):
-        train_loader(digits, config, rank=0, world=3)
+        train_loader(digits.train, config.data, rank=0, world=3)
 
 
 # Transforms.
@@ -299,8 +299,10 @@ def test_the_models_own_mean_and_crop_are_taken_where_they_fit(config):
 
 
 def test_mixup_gives_soft_labels_that_sum_to_one(config, digits):
-    assert mixup_fn(config, 10) is None
-    mix = mixup_fn(config.changed(**{"data.augment.mixup": 0.8, "data.augment.cutmix": 1.0}), 10, label_smoothing=0.1)
+    assert mixup_fn(config.data.augment, 10) is None
+    mix = mixup_fn(
+        config.changed(**{"data.augment.mixup": 0.8, "data.augment.cutmix": 1.0}).data.augment, 10, label_smoothing=0.1
+    )
     images, labels = epoch_of(digits, config, 0)[0]
     mixed, soft = mix(images.clone(), labels)
     assert soft.shape == (64, 10)
@@ -389,7 +391,7 @@ def test_what_a_function_must_not_return_is_refused(config, monkeypatch, sets, w
 def test_a_label_beyond_the_classes_is_refused(config):
     asked = config.changed(**{"data.name": f"{__name__}:tensors", "data.batch_size": 8, "data.num_classes": 3})
     with pytest.raises(ConfigError, match="label 3"):
-        list(eval_loader(load_data(asked, (2, 8, 8)).test, asked))
+        list(eval_loader(load_data(asked, (2, 8, 8)).test, asked.data))
 
 
 # timm's data sets.
@@ -456,7 +458,7 @@ def test_an_image_folder_with_its_own_validation_split(config, folders):
     data = load_data(asked, (3, 12, 12))
     assert [len(s) for s in (data.train, data.val, data.test)] == [24, 24, 24]
     assert data.class_names == ["ant", "bee"]
-    (images, labels), *_ = eval_loader(data.test, asked)
+    (images, labels), *_ = eval_loader(data.test, asked.data)
     assert torch.equal(images[:, 0].mean((1, 2)) > 0, labels == 1)
     grey = load_data(asked, (1, 12, 12))
     assert grey.train[0][0].shape == (1, 12, 12)
@@ -479,7 +481,7 @@ def test_a_damaged_image_is_named(config, folders):
     for workers in (0, 1):
         asked = asked.changed(**{"data.workers": workers})
         with pytest.raises(ConfigError, match=r"bee/3\.png"):
-            list(eval_loader(load_data(asked, (3, 12, 12)).test, asked))
+            list(eval_loader(load_data(asked, (3, 12, 12)).test, asked.data))
 
 
 def test_classes_that_differ_between_splits_are_refused(config, folders):

@@ -9,14 +9,15 @@ from rich.console import Console
 from slimsweep.cli import main
 from slimsweep.cluster.cluster import Cluster
 from slimsweep.config.schema import Config, ConfigError, load_config
-from slimsweep.data.images import load_data
-from slimsweep.ledger.tables import read_curve, read_rows
+from slimsweep.data import load_data
+from slimsweep.ledger.tables import read_rows
 from slimsweep.slimming.structure import image_size
 from slimsweep.storage import Folder
 from slimsweep.tools.plan import Images, makespan, measure, plan, show
 from slimsweep.tools.status import read_config
 from slimsweep.training.dense_model import build_dense
 from slimsweep.training.loop import train
+from slimsweep.training.recorder import MemoryRecorder
 
 IMAGENET = Images(train=1_281_167, val=10_000, test=50_000)
 # A step is made to count its bytes; in bf16 it takes ten times as long on a CPU that does not know it.
@@ -65,14 +66,14 @@ def test_it_tells_every_training_of_the_default_job(digits: Config) -> None:
     assert "Price" in text
 
 
-def test_its_steps_take_as_long_as_those_of_a_real_training(digits: Config, tmp_path: Path) -> None:
+def test_its_steps_take_as_long_as_those_of_a_real_training(digits: Config) -> None:
     torch.set_num_threads(1)
     config = digits.changed(**{"dense.epochs": 2, "dense.warmup_epochs": 0})
     model = build_dense(config, 10)
     data = load_data(config, image_size(model))
-    run = Folder(tmp_path)
-    train(model, data, config, config.dense, run=run, stage="dense", device=torch.device("cpu"))
-    real = min(row["seconds"] for row in read_curve(run, "dense") if row["epoch"])
+    recorder = MemoryRecorder("dense")
+    train(model, data, config.dense, recorder, device=torch.device("cpu"))
+    real = min(row["seconds"] for row in recorder.curve if row["epoch"])
     steps = len(data.train) // config.data.batch_size
     cost = measure(model, config, config.dense, config.data.batch_size, torch.device("cpu"))
     assert not cost.scaled

@@ -9,12 +9,13 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load
+from slimsweep.tools.progress import final_table
 
 from slimsweep.cluster.cluster import ray
 from slimsweep.cluster.retrain_job import choose_pace, retrain, try_pace, write_failed
 from slimsweep.cluster.worker import data_for, load_model
 from slimsweep.config.schema import Config, ConfigError
-from slimsweep.data.images import TooManyDamaged
+from slimsweep.data import TooManyDamaged
 from slimsweep.ledger.points import (
     baseline_budgets,
     check_cuts,
@@ -45,10 +46,9 @@ from slimsweep.slimming.cut import slim
 from slimsweep.slimming.removal_path import absolute
 from slimsweep.slimming.structure import Structure
 from slimsweep.storage import Folder
-from slimsweep.tools.progress import final_table
 from slimsweep.tools.status import read_config, read_status
 from slimsweep.training.dense_model import check_model
-from slimsweep.training.loop import measure
+from slimsweep.training.evaluate import evaluate_split
 
 BOTH = {"attention": 0.7, "mlp": 0.7}
 ALL = {"attention": 0.7, "mlp": 0.5, "token": 0.8}
@@ -406,7 +406,7 @@ def test_a_point_goes_on_from_the_larger_one(finished: tuple[Config, Folder]) ->
     rows = read_rows(run).set_index("point")
     assert rows.loc[point.name, "status"] == "ok"
     cut = slim(load_model(run, f"models/{larger.name}"), Structure.from_json(smaller.structure))
-    val = measure(cut, data_for(config, cut).val, config, torch.device("cpu"))
+    val = evaluate_split(cut, data_for(config, cut), "val", torch.device("cpu"))
     assert rows.loc[point.name, "val_top1_cut"] == pytest.approx(val.top1)
     assert rows.loc[point.name, "macs"] == rows.loc[smaller.name, "macs"]
 

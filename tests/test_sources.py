@@ -19,12 +19,11 @@ from PIL import Image
 from torch import Tensor, multiprocessing, nn
 
 from slimsweep.config.schema import Config, ConfigError, load_config
-from slimsweep.data.images import Data, eval_loader, images_seen, load_data, train_loader
-from slimsweep.data.plain_images import training_images
+from slimsweep.data import Data, eval_loader, images_seen, load_data, train_loader, training_images
+from slimsweep.ledger.recorder import RunRecorder
 from slimsweep.ledger.tables import damaged_images
 from slimsweep.storage import Folder
-from slimsweep.training.dense_model import build_dense
-from slimsweep.training.loop import Metrics, measure, note_damaged, train
+from slimsweep.training import MemoryRecorder, Metrics, build_dense, evaluate_split, train
 
 GREY = (1, 8, 8)
 CPU = torch.device("cpu")
@@ -213,7 +212,7 @@ def test_each_form_gives_the_images_and_labels_that_were_written(form, digits, w
     for split, images in (("train", data.train), ("validation", data.val), ("test", data.test)):
         assert len(images) == SIZES[split]
         found = {}
-        for some, labels in eval_loader(images, config):
+        for some, labels in eval_loader(images, config.data):
             found |= {int(pixels(x)[0, 0]): (pixels(x), int(y)) for x, y in zip(some, labels, strict=True)}
         assert len(found) == SIZES[split]
         for number, (image, label) in enumerate(digits[split]):
@@ -231,26 +230,18 @@ def _one_thread():
 
 
 @pytest.mark.usefixtures("_one_thread")
-def test_a_model_is_trained_and_evaluated_on_each_form(form, written, tmp_path):
+def test_a_model_is_trained_and_evaluated_on_each_form(form, written):
     config = config_of(written(form), workers=1).changed(**{"dense.epochs": 2, "dense.warmup_epochs": 0})
     data = load_data(config, GREY)
-    seen = []
-    model = train(
-        build_dense(config, data.num_classes),
-        data,
-        config,
-        config.dense,
-        run=Folder(tmp_path),
-        stage="dense",
-        device=CPU,
-        on_epoch=seen.append,
-    )
+    recorder = MemoryRecorder("dense")
+    model = train(build_dense(config, data.num_classes), data, config.dense, recorder, device=CPU)
+    seen = [row for row in recorder.curve if row["loss"] is not None]
     assert [row["epoch"] for row in seen] == [1, 2]
     right = Counter()
     with torch.no_grad():
-        for images, labels in eval_loader(data.test, config):
+        for images, labels in eval_loader(data.test, config.data):
             right.update((model.eval()(images).argmax(1) == labels).tolist())
-    assert measure(model, data.test, config, CPU).top1 == pytest.approx(100 * right[True] / SIZES["test"])
+    assert evaluate_split(model, data, "test", CPU).top1 == pytest.approx(100 * right[True] / SIZES["test"])
 
 
 @pytest.mark.usefixtures("_one_thread")
@@ -259,13 +250,14 @@ def test_a_run_keeps_the_names_of_what_it_skipped(encoded, written, tmp_path):
     config = config.changed(**{"dense.epochs": 2, "dense.warmup_epochs": 0})
     data, run = load_data(config, GREY), Folder(tmp_path)
     assert damaged_images(run) == {}
-    train(build_dense(config, data.num_classes), data, config, config.dense, run=run, stage="dense", device=CPU)
+    recorder = RunRecorder(run, "dense")
+    train(build_dense(config, data.num_classes), data, config.dense, recorder, device=CPU)
     assert len(run.read_lines("damaged.log")) == 3  # each once, in two epochs
     for name, reason in damaged_images(run).items():
         assert Path(name).is_file()
         assert reason
-    measure(Witness(), data.test, config, CPU)
-    note_damaged(run, data.train.damaged, data.test.damaged)
+    evaluate_split(Witness(), data, "test", CPU)
+    recorder.damaged(data.train.damaged, data.test.damaged)
     assert len(run.read_lines("damaged.log")) == 3
 
 
@@ -277,9 +269,9 @@ def test_files_of_one_name_in_several_tars_come_in_the_same_order_wherever_they_
         with tarfile.open(tars, "w") as tar:
             add(tar, "same.png", encoded["test"][int(tars.stem)][0])
     config = config_of(said, batch_size=2)
-    first = given(eval_loader(load_data(config, GREY).test, config))
+    first = given(eval_loader(load_data(config, GREY).test, config.data))
     monkeypatch.setattr("timm.data.readers.reader_image_in_tar.glob", lambda *args, **more: sorted(glob(*args), reverse=True))
-    assert given(eval_loader(load_data(config, GREY).test, config)) == first == [0, 1, 2, 3]
+    assert given(eval_loader(load_data(config, GREY).test, config.data)) == first == [0, 1, 2, 3]
 
 
 def test_labels_that_are_known_keep_their_shares_in_a_validation_split(written):
@@ -297,7 +289,7 @@ def test_hugging_face_reads_a_folder_of_images_too(encoded, written, tmp_path, p
     config = config_of(said, max_damaged=1, workers=2)
     data = load_data(config, GREY)
     assert data.class_names == CLASSES
-    assert sorted(given(eval_loader(data.val, config))) == sorted(set(range(SIZES["validation"])) - {9})
+    assert sorted(given(eval_loader(data.val, config.data))) == sorted(set(range(SIZES["validation"])) - {9})
     (name,) = data.val.damaged.reasons
     assert f"validation/{CLASSES[encoded['validation'][9][1]]}/9.png" in name
 
@@ -309,7 +301,7 @@ def test_hugging_face_reads_a_folder_of_images_too(encoded, written, tmp_path, p
 def test_evaluation_gives_each_image_once_over_all_ranks_and_loading_processes(form, written, world, workers):
     config = config_of(written(form), workers=workers, eval_batch_size=4)
     data = load_data(config, GREY)
-    ranks = [given(eval_loader(data.val, config, rank, world)) for rank in range(world)]
+    ranks = [given(eval_loader(data.val, config.data, rank, world)) for rank in range(world)]
     assert sorted(number for rank in ranks for number in rank) == list(range(SIZES["validation"]))
     assert max(len(rank) for rank in ranks) < SIZES["validation"] or world == 1
 
@@ -318,7 +310,7 @@ def test_evaluation_gives_each_image_once_over_all_ranks_and_loading_processes(f
 def test_a_limit_takes_the_same_images_of_a_stream_for_any_number_of_workers(streamed, written, world, workers):
     config = config_of(written(streamed), workers=workers, limit=10)
     data = load_data(config, GREY)
-    taken = sorted(number for rank in range(world) for number in given(eval_loader(data.val, config, rank, world)))
+    taken = sorted(number for rank in range(world) for number in given(eval_loader(data.val, config.data, rank, world)))
     assert taken == [0, 1, 2, 3, 7, 8, 9, 14, 15, 16]
     assert len(data.val) == 10
 
@@ -345,7 +337,7 @@ def a_rank_that_measures(rank: int, world: int, place: str, said: list[dict[str,
         config = config_of(one, eval_batch_size=4)
         witness = Witness()
         try:
-            metrics: Any = measure(witness, load_data(config, GREY).val, config, CPU)
+            metrics: Any = evaluate_split(witness, load_data(config, GREY), "val", CPU)
         except ConfigError as problem:
             metrics = str(problem)
         found.append((witness.seen, metrics))
@@ -376,7 +368,7 @@ def test_a_process_group_measures_what_one_process_measures(written, tmp_path, w
         gone = {0, 13} if "data.max_damaged" in one else set()
         assert sorted(number for seen, _ in ranks for number in seen) == sorted(set(range(SIZES["validation"])) - gone)
         config = config_of(one)
-        alone = measure(Witness(), load_data(config, GREY).val, config, CPU)
+        alone = evaluate_split(Witness(), load_data(config, GREY), "val", CPU)
         for _, metrics in ranks:
             assert Metrics(*metrics) == pytest.approx(alone)
 
@@ -385,7 +377,7 @@ def test_a_process_group_measures_what_one_process_measures(written, tmp_path, w
 
 
 def epoch_of(data: Data, config: Config, epoch: int = 0, **where: Any) -> list[list[int]]:
-    loader = train_loader(data, config, **where)
+    loader = train_loader(data.train, config.data, **where)
     loader.set_epoch(epoch)
     batches = list(loader)
     assert len(batches) == len(loader)
@@ -400,7 +392,7 @@ def test_an_epoch_trains_on_as_many_images_as_are_reported(form, written, world,
     assert {len(batch) for batches in ranks for batch in batches} == {8 // world}
     assert {len(batches) for batches in ranks} == {(limit or 50) // 8}
     trained = [number for batches in ranks for batch in batches for number in batch]
-    assert len(trained) == images_seen(data, config) == (48 if limit is None else 24)
+    assert len(trained) == images_seen(data) == (48 if limit is None else 24)
     if form not in STREAMED or (world, workers) == (1, 0):
         assert len(set(trained)) == len(trained)
 
@@ -420,7 +412,7 @@ def test_a_resumed_training_on_a_stream_sees_what_an_uninterrupted_one_sees(stre
     config = config_of(said, workers=workers)
 
     def batches(epochs: range, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
-        loader = train_loader(load_data(config, GREY), config, seed=seed)
+        loader = train_loader(load_data(config, GREY).train, config.data, seed=seed)
         for epoch in epochs:
             loader.set_epoch(epoch)
             found = list(loader)
@@ -439,7 +431,7 @@ def test_a_resumed_training_on_a_stream_sees_what_an_uninterrupted_one_sees(stre
 def test_images_for_gradients_come_from_a_stream_too_the_same_each_time_and_as_they_are_stored(streamed, written, digits):
     config = config_of({**written(streamed), "data.augment.hflip": 1.0})
     data = load_data(config, GREY)
-    (x, y), (again, _) = training_images(data, config), training_images(data, config)
+    (x, y), (again, _) = training_images(data, config.seed), training_images(data, config.seed)
     assert torch.equal(x, again)
     assert len(set(numbers(x))) == len(x) == 48
     for image, label, number in zip(x, y, numbers(x), strict=True):
@@ -468,7 +460,7 @@ def test_a_damaged_image_stops_the_run_with_its_name(form, encoded, written, wor
     config = config_of(written(form, validation=[9, 12]), workers=workers)
     data = load_data(config, GREY)
     with pytest.raises(ConfigError, match="cannot be read") as caught:
-        measure(Witness(), data.val, config, CPU)
+        evaluate_split(Witness(), data, "val", CPU)
     text = str(caught.value)
     assert name_of(form, encoded, 9) in text or name_of(form, encoded, 12) in text
     assert "data.max_damaged" in text
@@ -482,12 +474,12 @@ def test_damaged_images_are_skipped_up_to_the_limit_and_each_is_named_once(form,
     readable = sorted(set(range(SIZES["validation"])) - {9, 12})
     with caplog.at_level(logging.WARNING, logger="slimsweep"):
         for _ in range(2):
-            assert sorted(given(eval_loader(data.val, config))) == readable
+            assert sorted(given(eval_loader(data.val, config.data))) == readable
     for number in (9, 12):
         assert len([record for record in caplog.records if name_of(form, encoded, number) in record.getMessage()]) == 1
     fewer = config.changed(**{"data.max_damaged": 1})
     with pytest.raises(ConfigError, match=r"1 other of val are damaged too: .* data.max_damaged, which is 1"):
-        given(eval_loader(load_data(fewer, GREY).val, fewer))
+        given(eval_loader(load_data(fewer, GREY).val, fewer.data))
 
 
 def test_the_same_damaged_images_in_many_epochs_count_once_and_new_ones_add_up(encoded, tmp_path):
@@ -513,7 +505,7 @@ def test_another_image_stands_in_for_a_damaged_one_whatever_the_number_of_worker
         data = load_data(config, GREY)
         ranks = []
         for rank in range(world):
-            loader = train_loader(data, config, rank, world)
+            loader = train_loader(data.train, config.data, rank=rank, world=world)
             loader.set_epoch(1)
             ranks.append([images for images, _ in loader])
         return ranks
@@ -546,7 +538,7 @@ def test_a_stream_keeps_its_batches_whole_where_images_are_damaged(streamed, wri
 def test_the_first_image_may_be_a_damaged_one(form, encoded, tmp_path):
     first = {split: [min(range(len(images)), key=lambda i: images[i][1])] for split, images in encoded.items()}
     config = config_of(form(tmp_path, broken(encoded, **first)), max_damaged=1)
-    assert sorted(given(eval_loader(load_data(config, GREY).test, config))) == sorted(
+    assert sorted(given(eval_loader(load_data(config, GREY).test, config.data))) == sorted(
         set(range(SIZES["test"])) - set(first["test"])
     )
 
@@ -555,7 +547,7 @@ def test_the_first_image_may_be_a_damaged_one(form, encoded, tmp_path):
 def test_a_split_of_nothing_but_damaged_images_is_refused(form, written):
     config = config_of(written(form, validation=list(range(17))), max_damaged=100)
     with pytest.raises(ConfigError, match="not one"):
-        measure(Witness(), load_data(config, GREY).val, config, CPU)
+        evaluate_split(Witness(), load_data(config, GREY), "val", CPU)
 
 
 # What cannot be read.
@@ -564,7 +556,7 @@ def test_a_split_of_nothing_but_damaged_images_is_refused(form, written):
 def refusal(said: dict[str, Any], **more: Any) -> str:
     config = config_of(said, **more)
     with pytest.raises(ConfigError) as caught:
-        given(eval_loader(load_data(config, GREY).val, config))
+        given(eval_loader(load_data(config, GREY).val, config.data))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -598,7 +590,7 @@ def test_a_stream_says_how_many_images_it_has_or_is_refused(encoded, tmp_path):
     )
     counted = {**said, "data.train_split": "train-{0000..0007}.tar|50", "data.val_split": "validation-{0000..0002}.tar|17"}
     config = config_of(counted)
-    assert len(given(eval_loader(load_data(config, GREY).val, config))) == 17
+    assert len(given(eval_loader(load_data(config, GREY).val, config.data))) == 17
     (tmp_path / "hub").mkdir()
     said = hub_streamed(tmp_path / "hub", encoded)
     (tmp_path / "hub" / "README.md").unlink()

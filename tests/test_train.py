@@ -3,6 +3,7 @@
 import copy
 import math
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from slimsweep.cluster.search_job import learned, load_gated
 from slimsweep.cluster.worker import data_for
 from slimsweep.config.schema import Config, load_config
-from slimsweep.data.images import train_loader
+from slimsweep.data import train_loader
 from slimsweep.ledger.checkpoints import Checkpoints
+from slimsweep.ledger.recorder import RunRecorder
 from slimsweep.ledger.tables import read_curve
 from slimsweep.slimming.gate_optimizer import GateOptimizer, penalty_weights
 from slimsweep.slimming.gates import add_gates
 from slimsweep.storage import Folder
-from slimsweep.training.dense_model import build_dense
-from slimsweep.training.loop import TrainingDiverged, train
+from slimsweep.training import MemoryRecorder, Teacher, TrainingDiverged, build_dense, train
 
 CPU = torch.device("cpu")
 SMALL = [
@@ -51,7 +52,7 @@ def searched(config: Config, folder: str) -> torch.nn.Module:
     torch.manual_seed(0)
     data = data_for(config)
     gated = add_gates(build_dense(config, data.num_classes))
-    return train(gated, data, config, config.search, run=Folder(folder), stage="search", device=CPU)
+    return train(gated, data, config.search, RunRecorder(Folder(folder), "search"), device=CPU)
 
 
 def one_rank(rank: int, world: int, folder: str) -> None:
@@ -89,11 +90,13 @@ def test_a_resumed_training_is_the_uninterrupted_one(tmp_path: Path) -> None:
         torch.manual_seed(1)
         model = build_dense(config, data.num_classes)
 
-        def stop(row: dict) -> None:
-            if row["epoch"] == stop_after:
-                raise Stopped
+        class StopAfter(RunRecorder):
+            def checkpoint(self, epoch: int, state: Mapping[str, Any]) -> None:
+                super().checkpoint(epoch, state)
+                if epoch == stop_after:
+                    raise Stopped
 
-        return train(model, data, config, config.dense, run=Folder(folder), stage="dense", seed=3, device=CPU, on_epoch=stop)
+        return train(model, data, config.dense, StopAfter(Folder(folder), "dense"), seed=3, device=CPU)
 
     whole = trained(tmp_path / "whole")
     with pytest.raises(Stopped):
@@ -133,14 +136,16 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path:
     data, run = data_for(config), Folder(tmp_path)
     model = build_dense(config, data.num_classes)
 
-    def poison(row: dict) -> None:
-        if row["epoch"] == 1:
-            model.head.weight.data.fill_(float("inf"))
+    class Poison(RunRecorder):
+        def checkpoint(self, epoch: int, state: Mapping[str, Any]) -> None:
+            super().checkpoint(epoch, state)
+            if epoch == 1:
+                model.head.weight.data.fill_(float("inf"))
 
     with pytest.raises(
         TrainingDiverged, match=r"dense is not finite in epoch 2, step 1; .*after epoch 1, is kept: lower dense.lr"
     ):
-        train(model, data, config, config.dense, run=run, stage="dense", device=CPU, on_epoch=poison)
+        train(model, data, config.dense, Poison(run, "dense"), device=CPU)
     found = Checkpoints(run, "dense").load()
     assert found is not None
     epoch, state = found
@@ -164,18 +169,8 @@ def test_learning_from_the_teacher_s_answers_comes_nearer_to_them(tmp_path: Path
         teacher.head.weight.normal_()  # answers that no label explains
     before = distance()
     retrain = config.retrain
-    train(
-        student,
-        data,
-        config,
-        retrain,
-        run=Folder(tmp_path),
-        stage="retrain",
-        point="p",
-        device=CPU,
-        teacher=teacher,
-        distill=retrain.distill,
-    )
+    recorder = RunRecorder(Folder(tmp_path), "retrain", "p")
+    train(student, data, retrain, recorder, device=CPU, teacher=Teacher.of(teacher, retrain.distill))
     assert distance() < 0.9 * before
 
 
@@ -285,13 +280,13 @@ def test_storage_refuses_names_that_lead_out() -> None:
         Folder(folder).write_bytes("../outside", b"")
 
 
-def test_training_is_the_plain_loop_that_anyone_would_write(tmp_path: Path) -> None:
+def test_training_is_the_plain_loop_that_anyone_would_write() -> None:
     config = config_of("--dense.clip_grad", "null", "--dense.epochs", "2")
     data, recipe = data_for(config), config.dense
     torch.manual_seed(0)
     start = build_dense(config, data.num_classes)
     plain = copy.deepcopy(start).train()
-    loader = train_loader(data, config, seed=5)
+    loader = train_loader(data.train, config.data, seed=5)
     decayed = [p for n, p in plain.named_parameters() if p.ndim > 1 and n not in plain.no_weight_decay()]
     others = [p for n, p in plain.named_parameters() if p.ndim <= 1 or n in plain.no_weight_decay()]
     groups = [{"params": others, "weight_decay": 0.0}, {"params": decayed, "weight_decay": recipe.weight_decay}]
@@ -306,7 +301,7 @@ def test_training_is_the_plain_loop_that_anyone_would_write(tmp_path: Path) -> N
             F.cross_entropy(plain(images), labels, label_smoothing=recipe.label_smoothing).backward()
             optimizer.step()
             optimizer.zero_grad()
-    trained = train(copy.deepcopy(start), data, config, recipe, run=Folder(tmp_path), stage="dense", seed=5, device=CPU)
+    trained = train(copy.deepcopy(start), data, recipe, MemoryRecorder("dense"), seed=5, device=CPU)
     images = torch.stack([data.test[i][0] for i in range(32)])
     with torch.no_grad():  # key biases change nothing, and are moved by rounding alone: what the models compute is compared
         expected, found, before = plain.eval()(images), trained.eval()(images), start.eval()(images)

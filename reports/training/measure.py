@@ -32,11 +32,12 @@ from slimsweep import add_gates, slim, solve
 from slimsweep.cluster import cluster  # cluster: how workers keep their memory  # noqa: F401
 from slimsweep.cluster.worker import data_for, keep_memory
 from slimsweep.config.schema import Config, Recipe, Search
-from slimsweep.data.images import Data, images_seen, train_loader
-from slimsweep.storage import Folder
+from slimsweep.data import Data, images_seen, train_loader
 from slimsweep.tools.bench import hardware
+from slimsweep.training.criterion import Criterion
 from slimsweep.training.dense_model import build_dense
-from slimsweep.training.loop import Criterion, State, backward, train
+from slimsweep.training.loop import State, backward, train
+from slimsweep.training.recorder import MemoryRecorder
 
 FOLDER = Path(__file__).parent
 BATCH, CLASSES = 8, 1000
@@ -56,11 +57,11 @@ def stepper(
     """One whole training step as the loop makes it: forward, backward, optimizer, the gates' own; and what it steps."""
     model.train().to(DEVICE)
     state = State.start(model, recipe)
-    criterion = Criterion(recipe, None, None, None, DEVICE)
-    forward = torch.compile(model, fullgraph=True) if compiled else model
+    criterion = Criterion(recipe, DEVICE, gates=state.gates)
+    network = torch.compile(model, fullgraph=True) if compiled else model
 
     def step() -> None:
-        backward(forward, model, images, labels, criterion, state.gates, recipe, DEVICE)
+        backward(network, criterion, images, labels, recipe, DEVICE)
         state.step(recipe, 0)
 
     return step, state
@@ -158,9 +159,9 @@ LOOPS: dict[str, dict[str, Any]] = {
 }
 
 
-def bare_loop(model: nn.Module, data: Data, config: Config, epochs: int) -> float:
+def bare_loop(model: nn.Module, data: Data, epochs: int) -> float:
     """The loop that anyone would write, with nothing of slimsweep but the loader; seconds of its last epoch."""
-    loader = train_loader(data, config, seed=0)
+    loader = train_loader(data.train, data.settings, seed=0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(loader))
     model.to(DEVICE).train()
@@ -182,19 +183,9 @@ def bare_loop(model: nn.Module, data: Data, config: Config, epochs: int) -> floa
 
 def our_loop(model: nn.Module, data: Data, config: Config, device: torch.device = DEVICE) -> list[float]:
     """Seconds that train() took for each epoch, as its curve says."""
-    curve: list[float] = []
-    with tempfile.TemporaryDirectory() as folder:
-        train(
-            model,
-            data,
-            config,
-            config.dense,
-            run=Folder(folder),
-            stage="dense",
-            device=device,
-            on_epoch=lambda row: curve.append(row["seconds"]),
-        )
-    return curve
+    recorder = MemoryRecorder("dense")
+    train(model, data, config.dense, recorder, device=device)
+    return [row["seconds"] for row in recorder.curve if row["epoch"]]  # row 0 is before the first epoch
 
 
 def loop_turn(name: str, ours: bool) -> Turn:
@@ -204,7 +195,7 @@ def loop_turn(name: str, ours: bool) -> Turn:
     start = build_dense(config, data.num_classes)
     if ours:
         return lambda: our_loop(copy.deepcopy(start), data, config)[-1]
-    return lambda: bare_loop(copy.deepcopy(start), data, config, EPOCHS)
+    return lambda: bare_loop(copy.deepcopy(start), data, EPOCHS)
 
 
 def loop() -> str:
@@ -212,7 +203,7 @@ def loop() -> str:
     for name, settings in LOOPS.items():
         seconds = in_turn({ours: (loop_turn, name, ours) for ours in (False, True)})
         config = Config(**settings)
-        images = images_seen(data_for(config), config)
+        images = images_seen(data_for(config))
         bare, ours = seconds[False], seconds[True]
         speeds = f"{images / statistics.median(bare):.1f} | {images / statistics.median(ours):.1f}"
         lines.append(f"| {name} | {speeds} | {ratio(bare, ours)} |")
@@ -250,7 +241,7 @@ def workers() -> str:
                 multiprocessing.spawn(one_worker, args=(world, folder), nprocs=world)
                 took.append(float(Path(folder, "seconds").read_text()))
     config = Config(**WORKERS)
-    images = images_seen(data_for(config), config)
+    images = images_seen(data_for(config))
     lines = ["| workers of one CPU | images a second | x one worker |", "| --- | ---: | ---: |"]
     for world, took in seconds.items():
         lines.append(f"| {world} | {images / statistics.median(took):.0f} | {ratio(seconds[1], took)} |")

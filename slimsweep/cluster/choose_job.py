@@ -7,7 +7,7 @@ import ray
 from slimsweep import methods
 from slimsweep.cluster.cluster import StageFailed, first_cause
 from slimsweep.cluster.worker import data_for, device_of, job_arguments, run_of, set_threads
-from slimsweep.data.plain_images import training_images
+from slimsweep.data import training_images
 from slimsweep.ledger.checkpoints import Checkpoints
 from slimsweep.ledger.planning import asked_of, baseline_places, distinct_paces, pace_key, smallest_budget, to_choose
 from slimsweep.ledger.recorder import RunRecorder
@@ -80,16 +80,14 @@ def try_pace(arguments: dict[str, Any]) -> dict[str, Any] | None:
     recorder = RunRecorder(run, "retrain", name)
     teacher = Teacher.of(dense, config.retrain.distill)
     try:
-        small = train(
-            start, data, recipe, recorder, seed=config.seed, device=device, teacher=teacher, until=arguments["until"]
-        )
+        small = train(start, data, recipe, recorder, seed=config.seed, device=device, teacher=teacher, until=arguments["until"])
         result["val_top1"] = evaluate_split(small, data, "val", device, recipe).top1
     except OutOfTime:
         return None
     except TrainingDiverged as problem:
         result["error"] = str(problem)
     run.write_pace_try(name, result)
-    Checkpoints(run, name).clear()
+    recorder.finished(None)
     run.delete_curve(name)  # of no point of the sweep
     return result
 
@@ -115,7 +113,7 @@ def choose_structure(arguments: dict[str, Any]) -> None:
     config = run.config
     set_threads(config)
     dense = load(run.folder / DENSE)
-    images, labels = training_images(data_for(config, dense), config)
+    images, labels = training_images(data_for(config, dense), config.seed)
     dense.to(device_of(config))
     places, settings = baseline_places(run), config.search
     shape = add_gates(dense, settings.granularity, settings.families).shape

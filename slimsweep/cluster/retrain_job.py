@@ -21,8 +21,7 @@ from slimsweep import methods
 from slimsweep.cluster.cluster import first_cause
 from slimsweep.cluster.search_job import data_parallel, worker_resources
 from slimsweep.cluster.worker import check_shared, data_for, device_of, job_arguments, run_of, save_model, set_threads
-from slimsweep.data.loaders import images_seen
-from slimsweep.data.sources import data_name
+from slimsweep.data import data_name, images_seen
 from slimsweep.ledger.points import Point
 from slimsweep.ledger.recorder import RunRecorder
 from slimsweep.ledger.run import DENSE, Run
@@ -129,10 +128,9 @@ def retrain(run: Run, point: Point, device: torch.device, rank: int, until: floa
         raise ValueError(run.choice_error(method.name, point.budget, point.unit, point.seed if method.draws else None))
     dense = load(run.folder / DENSE)
     # The dense point starts from the dense weights: it shows what the retraining alone gives.
+    source = load_searched(run, dense) if method.from_searched else dense
     if point.start:
         source = load(run.models / point.start)
-    else:
-        source = load_searched(run, dense) if method.from_searched else dense
     small = methods.starting_model(method.name, source, Structure.from_json(point.structure), point.seed)
     recipe = config.retrain.at(point.lr, point.epochs)
     data = data_for(config, dense)
@@ -159,7 +157,7 @@ def retrain(run: Run, point: Point, device: torch.device, rank: int, until: floa
         "test_top5": test.top5,
         "test_loss": test.loss,
         "epochs": point.epochs,
-        "samples_seen": point.epochs * images_seen(data, config),
+        "samples_seen": point.epochs * images_seen(data),
         "train_seconds": sum(r["seconds"] for r in curve),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "model_path": path,

@@ -15,12 +15,12 @@ from torch import nn
 
 from slimsweep import methods
 from slimsweep.config.schema import Config
-from slimsweep.data.images import Data, ImageStream, load_data
+from slimsweep.data import Data, ImageStream, load_data
 from slimsweep.ledger.run import DRIVER, Run
 from slimsweep.slimming.hub import save
 from slimsweep.slimming.structure import image_size
 from slimsweep.training.dense_model import check_model
-from slimsweep.training.loop import ranks
+from slimsweep.training.ranks import ranks
 
 prepared: dict[str, Data] = {}  # the data that this process prepared last, by all that it depends on
 

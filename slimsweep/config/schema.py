@@ -666,12 +666,14 @@ class Config(Section):
         short = {"accumulate": parts, "warmup_epochs": min(self.retrain.warmup_epochs, epochs - 1), "ema_decay": None}
         return self.retrain.at(self.retrain.rates[0], epochs).model_copy(update=short)
 
-    def identity(self, stage: Stage) -> dict[str, Any]:
+    def identity(self, stage: Stage, checkpoint: str | None = None) -> dict[str, Any]:
         """All that changes the result of a stage, and nothing else: not budgets, shares, seeds, resources or output."""
         everything = self.model_dump(mode="json")
         for key in ("workers", "root", "eval_batch_size", "max_damaged"):
             everything["data"].pop(key)
         cut = {key: everything["search"].pop(key) for key in ("floors", "paces", "recovery", "round_to")}
+        if checkpoint is not None:
+            everything["model"]["checkpoint"] = checkpoint
         result = {key: everything[key] for key in ("seed", "model", "data", "dense")}
         if stage in ("search", "retrain"):
             result["search"] = everything["search"]
@@ -680,9 +682,9 @@ class Config(Section):
             result["retrain"] = {k: v for k, v in everything["retrain"].items() if k not in ("seeds", "workers_per_trial")}
         return result
 
-    def fingerprint(self, stage: Stage) -> str:
+    def fingerprint(self, stage: Stage, checkpoint: str | None = None) -> str:
         """Ten hex digits that stand for `identity(stage)`, the same on every machine."""
-        return hashlib.sha256(json.dumps(self.identity(stage), sort_keys=True).encode()).hexdigest()[:10]
+        return hashlib.sha256(json.dumps(self.identity(stage, checkpoint), sort_keys=True).encode()).hexdigest()[:10]
 
     def to_yaml(self) -> str:
         """The whole resolved configuration, which `--config` takes again; a comment names the versions."""

@@ -1,0 +1,37 @@
+"""Data sets: where images are stored, the three splits as a network sees them, and loaders of their batches."""
+
+from slimsweep.data.damaged import Damaged, DamagedImage, TooManyDamaged
+from slimsweep.data.images import ImageSet, ImageStream
+from slimsweep.data.loaders import Loader, TrainLoader, eval_loader, images_seen, train_loader
+from slimsweep.data.readers import Shards, Source
+from slimsweep.data.sample import training_images
+from slimsweep.data.sources import check_data, data_name, split_off, title
+from slimsweep.data.splits import Data, check_batch, load_data
+from slimsweep.data.transforms import View, affine_warp, mixup_fn, uniforms
+
+__all__ = [
+    "Damaged",
+    "DamagedImage",
+    "Data",
+    "ImageSet",
+    "ImageStream",
+    "Loader",
+    "Shards",
+    "Source",
+    "TooManyDamaged",
+    "TrainLoader",
+    "View",
+    "affine_warp",
+    "check_batch",
+    "check_data",
+    "data_name",
+    "eval_loader",
+    "images_seen",
+    "load_data",
+    "mixup_fn",
+    "split_off",
+    "title",
+    "train_loader",
+    "training_images",
+    "uniforms",
+]

@@ -1,4 +1,4 @@
-"""Where images lie: data sets by their names, each as a source with random access or as shards that are streamed.
+"""Data sets by their names: where their images are stored, and under which names their splits are found.
 
 `digits` is embedded, all else comes through timm's create_dataset or the user's own function.
 """
@@ -6,23 +6,19 @@
 import importlib
 import importlib.util
 import inspect
-import io
-import json
 import os
-import struct
 import sys
 import tarfile
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any
 
 import numpy as np
 import timm.data
-from PIL import Image, UnidentifiedImageError
-from timm.data.readers.reader_image_in_tar import ReaderImageInTar
-from torch import Tensor
+from PIL import Image
 
 from slimsweep.config.schema import Config, ConfigError, did_you_mean
+from slimsweep.data.damaged import reason_of
+from slimsweep.data.readers import HubImages, HubShards, IndexedImages, TarImages, TimmImages, WebDatasetShards
 
 SPLIT_SEED = 20_210  # not the run's seed: all runs on a data set share its splits, so that they can be compared
 TRAIN_NAMES = ("train", "training")
@@ -32,53 +28,6 @@ TORCH_TWO_SPLITS = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "
 TORCH_NAMES = (*TORCH_TWO_SPLITS, "imagenet", "places365", "inaturalist", "inat")
 STREAMS = ("wds", "hfids")
 PACKAGES = {"hfds": "datasets", "hfids": "datasets", "wds": "webdataset"}
-# What Pillow and tarfile raise for files that are not what they should be.
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, tarfile.TarError, Image.DecompressionBombError)
-
-
-class DamagedImage(Exception):
-    """An image that is there and cannot be read: its name, and why."""
-
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(name, reason)
-        self.name, self.reason = name, reason
-
-
-class Source(Protocol):
-    """A split as it is stored: random access to images, without a transform."""
-
-    class_names: list[str] | None
-    labels: np.ndarray | None  # of all images, where they are known without decoding
-
-    def __len__(self) -> int: ...
-
-    def image(self, index: int) -> tuple[Image.Image | Tensor, int]:
-        """One image and its label.
-
-        Raises:
-            DamagedImage: it cannot be read.
-        """
-        ...
-
-
-class Shards(Protocol):
-    """A split as it is streamed: some shards, each read from its beginning."""
-
-    class_names: list[str] | None
-    images: int  # in all shards together
-    shards: int
-
-    def read(self, shard: int) -> Iterator[tuple[str, Any, int]]:
-        """Name, image as `open` takes it, and label of all images of a shard, in their order.
-
-        Raises:
-            ConfigError: the shard cannot be read to its end, or something in it is no labelled image.
-        """
-        ...
-
-    def open(self, stored: Any) -> BinaryIO:
-        """An image's file; raises OSError where it is not there."""
-        ...
 
 
 def check_data(config: Config) -> None:
@@ -109,223 +58,6 @@ def check_data(config: Config) -> None:
         raise ConfigError(f"data.root is {root!r}, which is no folder here: mend the path, or put {title(config)} there")
 
 
-class Indexed:
-    """A map-style data set of (image, label), with labels and classes where it has them."""
-
-    def __init__(self, dataset: Any, called: str) -> None:
-        self.dataset = dataset
-        self.called = called
-        names = getattr(dataset, "classes", None)
-        self.class_names: list[str] | None = [str(n) for n in names] if names is not None else None
-        labels = getattr(dataset, "targets", None)
-        self.labels: np.ndarray | None = np.asarray(labels).astype(np.int64) if labels is not None else None
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def image(self, index: int) -> tuple[Image.Image | Tensor, int]:
-        try:
-            image, label = self.dataset[index]
-        except OSError as problem:
-            files = getattr(self.dataset, "samples", None)
-            name = files[index][0] if files else f"{index} of {self.called}"
-            raise DamagedImage(name, said(problem)) from problem
-        return image, int(label)
-
-
-class _Read(Indexed):
-    """timm's reader without its ImageDataset, which takes a neighbour's image in place of a damaged one."""
-
-    def __init__(self, reader: Any, called: str, mode: str) -> None:
-        self.dataset = reader
-        self.called = called
-        self.mode = mode
-        self.class_names = self._known_classes()
-        self.labels = self._known_labels() if self.class_names else None
-
-    def image(self, index: int) -> tuple[Image.Image | Tensor, int]:
-        try:
-            stored, label = self.dataset[index][:2]
-            with stored:
-                image = decoded(stored, self.mode)
-        except UNREADABLE as problem:
-            raise DamagedImage(self.name(index), said(problem)) from problem
-        return image, _label(label, self.called)
-
-    def name(self, index: int) -> str:
-        """What an image is called in a message."""
-        return str(self.dataset.filename(index, absolute=True))
-
-    def _known_classes(self) -> list[str] | None:
-        return _by_index(self.dataset.class_to_idx)
-
-    def _known_labels(self) -> np.ndarray:
-        return np.array([label for _, label in self.dataset.samples])
-
-
-class _ReadTar(_Read):
-    """Images in a tar file with a folder a class, or in a folder of tar files, each a class or with a folder a class."""
-
-    def __init__(self, root: str, called: str, mode: str) -> None:
-        # A tar file that stays open would be shared, and its position with it, by loading processes.
-        reader = ReaderImageInTar(root, cache_tarfiles=False)
-        # timm leaves files of the same name in several tars in the order in which the folder lists those.
-        order = sorted(range(len(reader)), key=lambda index: self._place(*reader.samples[index]))
-        reader.samples, reader.targets = reader.samples[order], reader.targets[order]
-        super().__init__(reader, called, mode)
-
-    def name(self, index: int) -> str:
-        return "/".join([self.dataset.root, *(part for part in self._place(*self.dataset.samples[index]) if part)])
-
-    def _known_classes(self) -> list[str] | None:
-        return _by_index(self.dataset.class_name_to_idx)
-
-    def _known_labels(self) -> np.ndarray:
-        return self.dataset.targets
-
-    @staticmethod
-    def _place(image: tarfile.TarInfo, tar: str | None, inner: tarfile.TarInfo | None) -> tuple[str, ...]:
-        """In words: its tar file, the tar file in that, and itself."""
-        return tar or "", inner.name if inner else "", image.name
-
-
-class _ReadHub(_Read):
-    """Images of a Hugging Face data set that lies here."""
-
-    def name(self, index: int) -> str:
-        return f"{self.dataset.filename(index) or index} (number {index} of {self.called})"
-
-    def _known_labels(self) -> np.ndarray:
-        column = self.dataset.dataset.select_columns([self.dataset.label_key]).with_format("numpy")
-        return np.asarray(column[:][self.dataset.label_key])
-
-
-class _WebDataset:
-    """The shards of a WebDataset, as timm's reader finds them."""
-
-    class_names = None  # it has none
-
-    def __init__(self, reader: Any, called: str) -> None:
-        split = reader.split_info
-        self.urls = [os.path.join(reader.root, name) for name in split.filenames]
-        self.lengths = split.shard_lengths if len(split.shard_lengths) == len(self.urls) else ()
-        self.label_key = split.alt_label  # in the JSON, in place of .cls
-        self.images = int(reader.num_samples or 0)
-        self.shards = len(self.urls)
-        if not self.images:
-            mend = "write _info.json beside them, or give their number behind the split's name and a |"
-            raise ConfigError(f"{called} does not say how many images its shards hold: {mend}")
-
-    def read(self, shard: int) -> Iterator[tuple[str, bytes, int]]:
-        import webdataset
-
-        url, count = self.urls[shard], 0
-        try:
-            for sample in webdataset.tarfile_to_samples()([{"url": url}]):
-                count += 1
-                yield from self._labelled(sample, url)
-        except ConfigError:
-            raise
-        except (OSError, EOFError, ValueError, tarfile.TarError) as problem:
-            raise ConfigError(f"the shard {url} cannot be read to its end ({said(problem)}): write it again") from problem
-        if self.lengths and count != self.lengths[shard]:
-            says = f"_info.json says {self.lengths[shard]}"
-            raise ConfigError(f"the shard {url} holds {count} images, but {says}: write it again, or mend _info.json")
-
-    def open(self, stored: bytes) -> BinaryIO:
-        return io.BytesIO(stored)
-
-    def _labelled(self, sample: Mapping[str, Any], url: str) -> Iterator[tuple[str, bytes, int]]:
-        name = f"{url}/{sample['__key__']}"
-        kind = next((key for key in ("jpg", "jpeg", "png", "webp") if key in sample), None)
-        labels = "json" if self.label_key else "cls"
-        if kind is None or labels not in sample:
-            there = ", ".join(key for key in sample if not key.startswith("__"))
-            raise ConfigError(
-                f"the sample {name} holds {there}, but must hold an image (jpg, jpeg, png or webp) and {labels}: write it again"
-            )
-        label = _label(json.loads(sample["json"]).get(self.label_key) if self.label_key else sample["cls"], name)
-        if label >= 0 or not self.label_key:  # in the JSON, -1 is for images that another set of classes leaves out
-            yield f"{name}.{kind}", sample[kind], label
-
-
-class _HubStream:
-    """The shards of a Hugging Face data set that is streamed, as timm's reader finds it."""
-
-    def __init__(self, reader: Any, called: str) -> None:
-        import datasets
-
-        self.called = called
-        stream = reader.builder.as_streaming_dataset(split=reader.split)
-        self.dataset = stream.cast_column(reader.input_key, datasets.Image(decode=False))
-        self.columns = reader.input_key, reader.target_key
-        self.class_names = _by_index(reader.class_to_idx)
-        self.images = int(reader.num_samples)
-        self.shards = int(self.dataset.num_shards)
-
-    def read(self, shard: int) -> Iterator[tuple[str, dict[str, Any], int]]:
-        count = 0
-        try:
-            # Plain iteration would deal the shard out once more, over the loading processes.
-            for rows in self.dataset.shard(num_shards=self.shards, index=shard).iter(batch_size=16):
-                for image, label in zip(*(rows[column] for column in self.columns), strict=True):
-                    name = f"{image['path'] or count} (number {count} of shard {shard} of {self.called})"
-                    yield name, image, _label(label, name)
-                    count += 1
-        except ConfigError:
-            raise
-        except (OSError, ValueError) as problem:
-            raise ConfigError(
-                f"shard {shard} of {self.called} cannot be read to its end ({said(problem)}): write or fetch it again"
-            ) from problem
-
-    def open(self, stored: dict[str, Any]) -> BinaryIO:
-        import fsspec
-
-        return io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else fsspec.open(stored["path"], "rb").open()
-
-
-def _by_index(classes: Mapping[str, int]) -> list[str] | None:
-    return sorted(classes, key=classes.__getitem__) or None
-
-
-def _label(said: Any, name: str) -> int:
-    try:
-        return int(-1 if said is None else said)
-    except (TypeError, ValueError) as problem:
-        raise ConfigError(f"{name} has the label {said!r}, which is no number: write numbers of classes from 0") from problem
-
-
-def decoded(stored: BinaryIO, mode: str) -> Image.Image:
-    """An image in one of Pillow's modes; raises one of UNREADABLE."""
-    try:
-        with Image.open(stored) as image:
-            return image.convert(mode)
-    except UnidentifiedImageError:  # it would name an object in memory
-        raise UnidentifiedImageError("it is no image that Pillow knows") from None
-
-
-def said(problem: Exception) -> str:
-    """The first line of what an exception says."""
-    return str(problem).splitlines()[0].strip(" .") if str(problem).strip() else type(problem).__name__
-
-
-class _Digits:
-    """scikit-learn's 1,797 images of handwritten digits, grey, 8 x 8."""
-
-    classes = tuple("0123456789")
-
-    def __init__(self, images: np.ndarray, targets: np.ndarray) -> None:
-        self.images = images
-        self.targets = targets
-
-    def __len__(self) -> int:
-        return len(self.targets)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return Image.fromarray(self.images[index]), int(self.targets[index])
-
-
 def sources_of(config: Config, mode: str) -> dict[str, Any]:
     """train, test, and val where the data set has one; as they are stored."""
     if config.data.name == "digits":
@@ -335,7 +67,7 @@ def sources_of(config: Config, mode: str) -> dict[str, Any]:
     return _from_timm(config, mode)
 
 
-def _digits(config: Config) -> dict[str, Indexed]:
+def _digits(config: Config) -> dict[str, IndexedImages]:
     for field, value, only in (("train_split", config.data.train_split, "train"), ("val_split", config.data.val_split, "val")):
         if value not in (None, only):
             raise ConfigError(f"data.{field} is {value!r}, but digits has the splits train, val and test: leave it out")
@@ -345,7 +77,7 @@ def _digits(config: Config) -> dict[str, Indexed]:
     rest, test = split_off(labels, len(labels), 360)
     train, val = split_off(labels[rest], len(rest), 360)
     parts = {"train": rest[train], "val": rest[val], "test": test}
-    return {split: Indexed(_Digits(images[part], labels[part]), f"digits {split}") for split, part in parts.items()}
+    return {split: IndexedImages(_Digits(images[part], labels[part]), f"digits {split}") for split, part in parts.items()}
 
 
 def _stored_digits() -> tuple[np.ndarray, np.ndarray]:
@@ -364,7 +96,23 @@ def _stored_digits() -> tuple[np.ndarray, np.ndarray]:
     return np.round(pixels.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8), labels.reshape(-1).astype(np.int64)
 
 
-def _from_function(config: Config) -> dict[str, Indexed]:
+class _Digits:
+    """scikit-learn's 1,797 images of handwritten digits, grey, 8 x 8."""
+
+    classes = tuple("0123456789")
+
+    def __init__(self, images: np.ndarray, targets: np.ndarray) -> None:
+        self.images = images
+        self.targets = targets
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(self.images[index]), int(self.targets[index])
+
+
+def _from_function(config: Config) -> dict[str, IndexedImages]:
     name = config.data.name
     module_name, _, function_name = name.partition(":")
     if os.getcwd() not in sys.path:  # `python -m` puts it there, the command slimsweep does not
@@ -391,7 +139,7 @@ def _from_function(config: Config) -> dict[str, Indexed]:
     for split, dataset in found.items():
         if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")) or len(dataset) == 0:
             raise ConfigError(f"{name} must return data sets with a length above 0 and images by index; its {split} is not one")
-    return {split: Indexed(dataset, f"{name} {split}") for split, dataset in found.items()}
+    return {split: IndexedImages(dataset, f"{name} {split}") for split, dataset in found.items()}
 
 
 def _from_timm(config: Config, mode: str) -> dict[str, Any]:
@@ -449,7 +197,7 @@ def _one_from_timm(config: Config, name: str, split: str, mode: str, folder: boo
         raise ConfigError(f"{title(config)} needs the package {package}: pip install {package}")
     try:
         if folder and root is not None and _holds_tars(Path(root)):
-            return _ReadTar(root, called, mode)
+            return TarImages(root, called, mode)
         dataset = timm.data.create_dataset(
             "" if folder else config.data.name,
             root=root,
@@ -460,18 +208,18 @@ def _one_from_timm(config: Config, name: str, split: str, mode: str, folder: boo
             **streamed,
         )
         if prefix == "wds":
-            return _WebDataset(dataset.reader, called)
+            return WebDatasetShards(dataset.reader, called)
         if prefix == "hfids":
-            return _HubStream(dataset.reader, called)
+            return HubShards(dataset.reader, called)
     except ConfigError:
         raise
     except (ImportError, RuntimeError, AssertionError, OSError, ValueError, KeyError, tarfile.TarError) as problem:
         where = f" under {root!r}" if root else ""
-        why = said(problem).replace("You can use download=True to download it", "").strip(" .")
+        why = reason_of(problem).replace("You can use download=True to download it", "").strip(" .")
         raise ConfigError(f"the {name} split of {title(config)} cannot be opened{where} ({why}): {_mend(config)}") from problem
     if prefix == "hfds":
-        return _ReadHub(dataset.reader, called, mode)
-    return _Read(dataset.reader, called, mode) if hasattr(dataset, "reader") else Indexed(dataset, called)
+        return HubImages(dataset.reader, called, mode)
+    return TimmImages(dataset.reader, called, mode) if hasattr(dataset, "reader") else IndexedImages(dataset, called)
 
 
 def _mend(config: Config) -> str:

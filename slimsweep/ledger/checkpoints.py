@@ -46,7 +46,9 @@ class Checkpoints:
                 tensors = load_tensors(data)
                 rest = json.loads(_metadata(data)["state"])
             except (SafetensorError, OSError, KeyError, ValueError) as problem:
-                log.warning("checkpoint %s/%s cannot be read (%s); going on from the one before", self.folder.uri, name, problem)
+                log.warning(
+                    "checkpoint %s/%s cannot be read (%s); going on from the one before", self.folder.uri, name, problem
+                )
                 continue
             return int(name[len("epoch-") : -len(".safetensors")]), _join(rest, tensors)
         return None

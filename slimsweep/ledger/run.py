@@ -1,12 +1,12 @@
 """A run's folder: everything that outlives a process, with each file's name written here and nowhere else.
 
-    config.yaml, identity.json         what was asked for
-    plan.json, begun/, driver.json     what the driver has planned, which points have begun, who is at work
-    dense/, search/, baselines/        what the points are cut from, and what each method keeps
-    results/, curves/, models/         a row, a curve and a model per point
-    checkpoints/, epochs.log, ray/     what is needed to go on
-    bench/, damaged.log, errors.log    timings, images that were skipped, tracebacks
-    report.html, report.svg, report.png
+config.yaml, identity.json         what was asked for
+plan.json, begun/, driver.json     what the driver has planned, which points have begun, who is at work
+dense/, search/, baselines/        what the points are cut from, and what each method keeps
+results/, curves/, models/         a row, a curve and a model per point
+checkpoints/, epochs.log, ray/     what is needed to go on
+bench/, damaged.log, errors.log    timings, images that were skipped, tracebacks
+report.html, report.svg, report.png
 """
 
 import hashlib

@@ -54,6 +54,11 @@ class Status:
         return self.planned and self.tried and not self.later
 
     @property
+    def live(self) -> bool:
+        """A driver goes on with it: who looks now should look again."""
+        return self.alive and not self.finished
+
+    @property
     def next(self) -> str:
         """What comes next, in one sentence."""
         again = "" if self.alive else "; start the same command again to go on"
@@ -156,9 +161,7 @@ def _done(name: str, row: Mapping[str, Any], epochs: int, note: str) -> Part:
     return Part(name=name, state="done", epochs=epochs, epochs_total=epochs, val_top1=row["val_top1"], note=note)
 
 
-def _not_done(
-    name: str, row: Mapping[str, Any] | None, curve: list[dict[str, Any]], total: int, running: bool
-) -> Part:
+def _not_done(name: str, row: Mapping[str, Any] | None, curve: list[dict[str, Any]], total: int, running: bool) -> Part:
     return Part(
         name=name,
         state="failed" if row is not None else "running" if running else "waiting",

@@ -80,9 +80,7 @@ CURVES = pa.schema(
     ]
 )
 
-GATES = pa.schema(
-    [("family", pa.string()), ("layer", pa.int64()), ("index", pa.int64()), ("value", pa.float64())]
-)
+GATES = pa.schema([("family", pa.string()), ("layer", pa.int64()), ("index", pa.int64()), ("value", pa.float64())])
 
 
 BENCH = pa.schema(
@@ -150,9 +148,7 @@ def gate_rows(gates: Mapping[str, Sequence["torch.Tensor"]]) -> list[dict[str, A
     ]
 
 
-def gate_tensors(
-    table: pd.DataFrame, gate_shapes: Mapping[str, Sequence[tuple[int, ...]]]
-) -> dict[str, list["torch.Tensor"]]:
+def gate_tensors(table: pd.DataFrame, gate_shapes: Mapping[str, Sequence[tuple[int, ...]]]) -> dict[str, list["torch.Tensor"]]:
     """The gates of a table in their shapes, a list of layers per family, as `gated.gates` gives them."""
     import torch  # readers of the other tables do without
 

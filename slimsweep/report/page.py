@@ -12,7 +12,7 @@ import json
 import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
@@ -27,41 +27,15 @@ import plotly.graph_objects as go
 import pyarrow as pa
 
 import slimsweep
-from slimsweep.ledger.points import pace_path
-from slimsweep.ledger.tables import BENCH, CURVES, GATES, last_timed, read_bench, read_curves, read_gates, read_rows
+from slimsweep.ledger.run import Run
+from slimsweep.ledger.status import Status, read_status
+from slimsweep.ledger.tables import BENCH, CURVES, GATES, last_timed
 from slimsweep.report.pareto import EQUAL_COMPUTE, best_rates, by_series, frontier, hypervolume_by_method, knee, summarize
 from slimsweep.slimming.structure import Structure
 from slimsweep.storage import Folder, parted
-from slimsweep.tools.status import Status, read_config, read_status
 
 REFRESH_SECONDS = 20
 HISTOGRAM_BINS = 40
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """One stage or point under way."""
-
-    name: str
-    state: str  # done, running, failed or waiting
-    epochs: int
-    epochs_total: int
-    val_top1: float | None = None  # percent
-
-
-@dataclass(frozen=True, kw_only=True)
-class Standing:
-    """How far a run is, in counts of points."""
-
-    planned: int
-    done: int
-    failed: int = 0
-    running: int = 0
-    finished: bool = True  # nothing is waiting or running
-    live: bool = False  # a driver goes on with it: the page looks again
-    next: str = ""  # what comes next, in one sentence
-    stages: list[Part] = field(default_factory=list)
-    points: list[Part] = field(default_factory=list)
 
 
 def _empty(schema: pa.Schema) -> pd.DataFrame:
@@ -79,7 +53,7 @@ class RunTables:
     curves: pd.DataFrame = field(default_factory=lambda: _empty(CURVES))
     gates: pd.DataFrame = field(default_factory=lambda: _empty(GATES))
     bench: pd.DataFrame = field(default_factory=lambda: _empty(BENCH))
-    standing: Standing | None = None
+    status: Status | None = None
     pace: dict[str, Any] | None = None  # of the families: what was chosen, and what was tried for it
 
 
@@ -100,7 +74,7 @@ def build_page(runs: Sequence[RunTables], *, written_at: datetime | None = None,
     if not runs:
         raise ValueError("a report needs at least one run")
     data = page_data(runs)
-    live = any(run.standing is not None and run.standing.live for run in runs)
+    live = any(run.status is not None and run.status.live for run in runs)
     data["refresh_seconds"] = refresh_seconds if live else None
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     script = _script()
@@ -246,7 +220,7 @@ def _describe(run: RunTables, name: str) -> dict[str, Any]:
         "data": config["data"] or "unknown data",
         "points": int((rows["status"] == "ok").sum()),
         "untouched": _first(rows["test_top1_untouched"]),
-        "standing": asdict(run.standing) if run.standing is not None else None,
+        "standing": _standing(run.status) if run.status is not None else None,
         "search": _search(run.curves),
         "gates": _histograms(run.gates),
         "pace": _pace(run.pace),
@@ -409,6 +383,22 @@ def _first(column: pd.Series) -> Any:
     return known[0] if known else None
 
 
+def _standing(status: Status) -> dict[str, Any]:
+    keys = ("name", "state", "epochs", "epochs_total", "val_top1")
+    parts = lambda of: [{**{k: getattr(p, k) for k in keys}, "val_top1": _number(p.val_top1, 3)} for p in of]  # noqa: E731
+    return {
+        "planned": len(status.points) + status.later,
+        "done": status.count("done"),
+        "failed": status.count("failed"),
+        "running": status.count("running"),
+        "finished": status.finished,
+        "live": status.live,
+        "next": status.next,
+        "stages": parts(status.stages),
+        "points": parts(status.points),
+    }
+
+
 # What the page is made of.
 
 
@@ -454,75 +444,29 @@ def _markup(text: str) -> markupsafe.Markup:
 # Reading runs and writing pages.
 
 
-def read_run(folder: Folder, status: Status | None = None, last: bool = False) -> RunTables:
-    """The tables of a run folder; those that are not there yet are empty.
-
-    Args:
-        status: where the run stands; without one the page says nothing of points to come and does not refresh.
-        last: nothing more comes for now, though a driver holds the run: it is about to end.
-    """
-    results = read_rows(folder)
-    name = status.name if status is not None else _first(results["run"]) or folder.uri.rsplit("/", 1)[-1]
+def read_run(run: Run, status: Status | None = None) -> RunTables:
+    """The tables of a run; those that are not there yet are empty."""
+    results = run.rows
+    name = status.name if status is not None else _first(results["run"]) or run.uri.rsplit("/", 1)[-1]
     return RunTables(
         name=name,
-        uri=folder.uri,
+        uri=run.uri,
         results=results,
-        curves=read_curves(folder),
-        gates=read_gates(folder),
-        bench=last_timed(read_bench(folder)),
-        standing=_standing(status, last) if status is not None else None,
-        pace=_read_pace(folder),
+        curves=run.curves(),
+        gates=run.gates_table(),
+        bench=last_timed(run.bench()),
+        status=status,
+        pace=run.pace_choice() if run.is_begun else None,
     )
 
 
-def _read_pace(folder: Folder) -> dict[str, Any] | None:
-    if not folder.exists("config.yaml") or not folder.exists(path := pace_path(read_config(folder))):
-        return None
-    found: dict[str, Any] = folder.read_json(path)
-    return found
+def write_report(run: Run, status: Status) -> str | None:
+    tables = read_run(run, status)
+    run.write_report("html", build_page([tables]).encode())
+    return None if status.live else write_picture(run, tables)
 
 
-def _standing(status: Status, last: bool) -> Standing:
-    def parts(of: Sequence[Any]) -> list[Part]:
-        return [
-            Part(name=p.name, state=p.state, epochs=p.epochs, epochs_total=p.epochs_total, val_top1=_number(p.val_top1, 3))
-            for p in of
-        ]
-
-    return Standing(
-        planned=len(status.points) + status.later,
-        done=status.count("done"),
-        failed=status.count("failed"),
-        running=status.count("running"),
-        finished=status.finished,
-        live=status.alive and not status.finished and not last,
-        next=status.next,
-        stages=parts(status.stages),
-        points=parts(status.points),
-    )
-
-
-def write_report(run: Folder, status: Status, last: bool = False) -> str | None:
-    """Write report.html in the run's folder, whole or not at all, and where nothing more comes report.svg and report.png.
-
-    Args:
-        last: nothing more comes, though a driver holds the run and points may be left: it failed, or its time is over.
-
-    Returns:
-        One sentence on why there is no static picture, where nothing more comes and there is none; else None.
-    """
-    tables = read_run(run, status, last)
-    run.write_bytes("report.html", build_page([tables]).encode())
-    return None if tables.standing is not None and tables.standing.live else write_picture(run, tables)
-
-
-def write_page(runs: Sequence[Folder], output: str | Path) -> None:
-    """Write one page of several runs.
-
-    Raises:
-        ValueError: a folder holds no run.
-        OSError: nothing can be written there.
-    """
+def write_page(runs: Sequence[Run], output: str | Path) -> None:
     page = build_page([read_run(run, read_status(run)) for run in runs])
     parent, name = parted(str(output))
     Folder(parent).write_bytes(name, page.encode())
@@ -531,7 +475,7 @@ def write_page(runs: Sequence[Folder], output: str | Path) -> None:
 # The static picture.
 
 
-def write_picture(run: Folder, tables: RunTables) -> str | None:
+def write_picture(run: Run, tables: RunTables) -> str | None:
     """Write report.svg and report.png, the frontier for READMEs and chat, through kaleido and the browser that it finds.
 
     Returns:
@@ -547,7 +491,7 @@ def write_picture(run: Folder, tables: RunTables) -> str | None:
         for kind, scale in (("svg", 1), ("png", 2)):
             options = {"format": kind, "width": 900, "height": 520, "scale": scale}
             # Without mathjax: kaleido would fetch it from the network.
-            run.write_bytes(f"report.{kind}", kaleido.calc_fig_sync(figure, opts=options, kopts={"mathjax": False}))
+            run.write_report(kind, kaleido.calc_fig_sync(figure, opts=options, kopts={"mathjax": False}))
     except Exception as problem:  # whatever kaleido or the browser raise: a picture is no reason to lose a finished sweep
         lines = str(problem).strip().splitlines() or [type(problem).__name__]
         return f"no static picture was written: {lines[0]}"

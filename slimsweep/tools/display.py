@@ -177,7 +177,7 @@ def show_end(run: Run, plan: Plan, console: Console, seconds: float, until: floa
         seconds: since the driver started.
         until: when the run's hours were over, where it has any.
     """
-    no_picture = write_report(run, read_status(run), last=True)
+    no_picture = write_report(run, read_status(run))
     rows = run.rows
     console.print(final_table(run, rows, seconds))
     if no_picture:

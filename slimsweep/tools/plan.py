@@ -16,12 +16,12 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from slimsweep.checks import check_cuts
 from slimsweep.cluster.cluster import Cluster, check_placement, foreseen, trials_at_once
 from slimsweep.cluster.worker import data_for, set_threads
 from slimsweep.config.schema import Config, ConfigError, Distill, Recipe
-from slimsweep.data.images import check_batch, mixup_fn, train_loader
+from slimsweep.data import check_batch, mixup_fn, train_loader
 from slimsweep.ledger.checkpoints import KEEP
-from slimsweep.checks import check_cuts
 from slimsweep.ledger.planning import expected_points, paces_tried
 from slimsweep.ledger.points import Point
 from slimsweep.ledger.run import Run
@@ -31,8 +31,10 @@ from slimsweep.slimming.gates import GatedModel, add_gates
 from slimsweep.slimming.removal_path import RemovalPath, Scores
 from slimsweep.slimming.structure import Structure, image_size, macs, params
 from slimsweep.terminal import plain_table
+from slimsweep.training.criterion import Criterion, Teacher
 from slimsweep.training.dense_model import build_dense
-from slimsweep.training.loop import Criterion, State, autocast, backward, set_drop_path
+from slimsweep.training.evaluate import autocast
+from slimsweep.training.loop import State, as_network, backward, set_drop_path
 
 FLOAT = 4  # bytes of a weight
 TIMED_SECONDS = 1.0  # seconds that one model's training steps are timed for, at least two steps
@@ -153,10 +155,10 @@ def plan(
 
     def cost(model: nn.Module, recipe: Recipe, workers: int, distill: Distill | None) -> Cost:
         batch = config.data.batch_size // workers // recipe.accumulate
-        teacher = dense if distill is not None and distill.alpha > 0 else None
+        teacher = None if distill is None else Teacher.of(dense, distill)
         if tflops is not None:
             return _computed(model, recipe, batch, tflops, teacher)
-        return time_training(model, config, recipe, batch, device, teacher, distill)
+        return time_training(model, config, recipe, batch, device, teacher)
 
     stages: list[Training] = []
     search_workers = config.resources.search_workers
@@ -224,8 +226,7 @@ def time_training(
     recipe: Recipe,
     batch: int,
     device: torch.device,
-    teacher: nn.Module | None = None,
-    distill: Distill | None = None,
+    teacher: Teacher | None = None,
 ) -> Cost:
     """Time real training steps of a model by a recipe, and count the bytes that they need; images are random.
 
@@ -239,14 +240,14 @@ def time_training(
         model.set_grad_checkpointing(True)  # type: ignore[operator]
     one_part = recipe.model_copy(update={"accumulate": 1})
     state = State.start(model, one_part)
-    mixup = mixup_fn(config, int(model.num_classes), label_smoothing=recipe.label_smoothing)  # type: ignore[arg-type]
-    criterion = Criterion(one_part, teacher, distill, mixup, device)
-    forward = torch.compile(model) if recipe.compile else model
+    mixup = mixup_fn(config.data.augment, int(model.num_classes), label_smoothing=recipe.label_smoothing)  # type: ignore[arg-type]
+    criterion = Criterion(one_part, device, mixup=mixup, teacher=teacher, gates=state.gates)
+    network = as_network(model, recipe, device)
     size = image_size(model)
 
     def step(images: Tensor, labels: Tensor) -> float:
         began = time.perf_counter()
-        loss = backward(forward, model, images, labels, criterion, state.gates, one_part, device)
+        loss = backward(network, criterion, images, labels, one_part, device)
         state.step(one_part, 0)
         loss.item()  # waits for the device
         return time.perf_counter() - began
@@ -362,10 +363,10 @@ def _training(
     )
 
 
-def _computed(model: nn.Module, recipe: Recipe, batch: int, tflops: float, teacher: nn.Module | None) -> Cost:
+def _computed(model: nn.Module, recipe: Recipe, batch: int, tflops: float, teacher: Teacher | None) -> Cost:
     """From multiply-accumulates alone: a backward pass costs two forward passes. Bytes are of a step on the CPU."""
     forward = 2 * macs(model) / (tflops * 1e12)
-    taught = 2 * macs(teacher) / (tflops * 1e12) if teacher is not None else 0.0
+    taught = 2 * macs(teacher.model) / (tflops * 1e12) if teacher is not None else 0.0
     few = min(batch, 2)
     state = State.start(model.train(), recipe)
     images, labels = torch.randn(few, *image_size(model)), torch.zeros(few, dtype=torch.long)
@@ -386,11 +387,11 @@ def _computed(model: nn.Module, recipe: Recipe, batch: int, tflops: float, teach
     )
 
 
-def _weight_bytes(state: State, teacher: nn.Module | None) -> int:
+def _weight_bytes(state: State, teacher: Teacher | None) -> int:
     """Weights, gradients and two moments, a moving average where there is one, and a teacher's weights."""
     copies = 4 + (state.ema is not None)
     held = [p.numel() * copies for p in state.model.parameters()]
-    return FLOAT * (sum(held) + (params(teacher) if teacher is not None else 0))
+    return FLOAT * (sum(held) + (params(teacher.model) if teacher is not None else 0))
 
 
 def _saved_bytes(step: Callable[[], object], model: nn.Module) -> int:
@@ -419,7 +420,7 @@ def _data(config: Config, images: Images | None, notes: list[str]) -> tuple[int,
         data = data_for(config)
     except ConfigError as problem:
         raise ConfigError(f"{problem}; to plan without the images, say how many they are: --images TRAIN,VAL,TEST") from problem
-    loader = train_loader(data, config.changed(**{"data.workers": 0}))
+    loader = train_loader(data.train, data.settings.model_copy(update={"workers": 0}), seed=config.seed)
     loader.set_epoch(0)
     batches = iter(loader)
     next(batches)  # the first reads what is kept ready for the others

@@ -1,0 +1,72 @@
+"""Images that are there and cannot be read: what is raised for one, and how many a split may skip."""
+
+import logging
+import struct
+import tarfile
+from collections.abc import Mapping
+
+from PIL import Image
+
+from slimsweep.config.schema import ConfigError
+
+log = logging.getLogger(__name__)
+
+# What Pillow and tarfile raise for files that are not what they should be.
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, tarfile.TarError, Image.DecompressionBombError)
+
+
+class DamagedImage(Exception):
+    """An image that is there and cannot be read: its name, and why."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name, self.reason = name, reason
+
+
+class TooManyDamaged(ConfigError):
+    """More images of a split are damaged than data.max_damaged."""
+
+
+class Damaged:
+    """What images of a split could not be read so far: each once, in however many epochs and loading processes.
+
+    Args:
+        split: train, val or test.
+        limit: how many may be skipped.
+    """
+
+    def __init__(self, split: str, limit: int) -> None:
+        self.split = split
+        self.limit = limit
+        self.reasons: dict[str, str] = {}
+
+    def skip(self, found: Mapping[str, str]) -> None:
+        """Warn of damaged images that are new, of which `found` has the reasons by name.
+
+        Raises:
+            TooManyDamaged: with them there are more than the limit.
+        """
+        for name, reason in found.items():
+            if name not in self.reasons:
+                self.add({name: reason})
+                log.warning("the image %s cannot be read (%s): it is skipped in %s", name, reason, self.split)
+
+    def add(self, found: Mapping[str, str]) -> None:
+        """`skip`, without a warning: another worker has given it."""
+        self.reasons.update(found)
+        if len(self.reasons) > self.limit:
+            raise self.refusal(*list(self.reasons.items())[-1])
+
+    def refusal(self, name: str, reason: str) -> TooManyDamaged:
+        """The sentence that stops a run at this image."""
+        if not self.limit:
+            mend = "replace or remove it, or set data.max_damaged to skip so many in each split"
+            return TooManyDamaged(f"the image {name} cannot be read ({reason}): {mend}")
+        count = f"{self.limit} other{'s' * (self.limit > 1)} of {self.split} are damaged too"
+        mend = f"replace or remove them, or raise data.max_damaged, which is {self.limit}"
+        return TooManyDamaged(f"the image {name} cannot be read ({reason}), and {count}: {mend}")
+
+
+def reason_of(problem: Exception) -> str:
+    """The first line of what an exception says."""
+    return str(problem).splitlines()[0].strip(" .") if str(problem).strip() else type(problem).__name__

@@ -1,0 +1,249 @@
+"""Stored images: a split with random access (`Source`), or as shards that are streamed (`Shards`), one class per format."""
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO, Protocol
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from timm.data.readers.reader_image_in_tar import ReaderImageInTar
+from torch import Tensor
+
+from slimsweep.config.schema import ConfigError
+from slimsweep.data.damaged import UNREADABLE, DamagedImage, reason_of
+
+
+class Source(Protocol):
+    """A split as it is stored: random access to images, without a transform."""
+
+    class_names: list[str] | None
+    labels: np.ndarray | None  # of all images, where they are known without decoding
+
+    def __len__(self) -> int: ...
+
+    def image(self, index: int) -> tuple[Image.Image | Tensor, int]:
+        """One image and its label.
+
+        Raises:
+            DamagedImage: it cannot be read.
+        """
+        ...
+
+
+class Shards(Protocol):
+    """A split as it is streamed: some shards, each read from its beginning."""
+
+    class_names: list[str] | None
+    images: int  # in all shards together
+    shards: int
+
+    def read(self, shard: int) -> Iterator[tuple[str, Any, int]]:
+        """Name, image as `open` takes it, and label of all images of a shard, in their order.
+
+        Raises:
+            ConfigError: the shard cannot be read to its end, or something in it is no labelled image.
+        """
+        ...
+
+    def open(self, stored: Any) -> BinaryIO:
+        """An image's file; raises OSError where it is not there."""
+        ...
+
+
+class IndexedImages:
+    """A map-style data set of (image, label), with labels and classes where it has them."""
+
+    def __init__(self, dataset: Any, called: str) -> None:
+        self.dataset = dataset
+        self.called = called
+        names = getattr(dataset, "classes", None)
+        self.class_names: list[str] | None = [str(n) for n in names] if names is not None else None
+        labels = getattr(dataset, "targets", None)
+        self.labels: np.ndarray | None = np.asarray(labels).astype(np.int64) if labels is not None else None
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def image(self, index: int) -> tuple[Image.Image | Tensor, int]:
+        try:
+            image, label = self.dataset[index]
+        except OSError as problem:
+            files = getattr(self.dataset, "samples", None)
+            name = files[index][0] if files else f"{index} of {self.called}"
+            raise DamagedImage(name, reason_of(problem)) from problem
+        return image, int(label)
+
+
+class TimmImages(IndexedImages):
+    """timm's reader without its ImageDataset, which takes a neighbour's image in place of a damaged one."""
+
+    def __init__(self, reader: Any, called: str, mode: str) -> None:
+        self.dataset = reader
+        self.called = called
+        self.mode = mode
+        self.class_names = self._known_classes()
+        self.labels = self._known_labels() if self.class_names else None
+
+    def image(self, index: int) -> tuple[Image.Image | Tensor, int]:
+        try:
+            stored, label = self.dataset[index][:2]
+            with stored:
+                image = decode(stored, self.mode)
+        except UNREADABLE as problem:
+            raise DamagedImage(self.name(index), reason_of(problem)) from problem
+        return image, label_number(label, self.called)
+
+    def name(self, index: int) -> str:
+        """What an image is called in a message."""
+        return str(self.dataset.filename(index, absolute=True))
+
+    def _known_classes(self) -> list[str] | None:
+        return classes_by_index(self.dataset.class_to_idx)
+
+    def _known_labels(self) -> np.ndarray:
+        return np.array([label for _, label in self.dataset.samples])
+
+
+class TarImages(TimmImages):
+    """Images in a tar file with a folder a class, or in a folder of tar files, each a class or with a folder a class."""
+
+    def __init__(self, root: str, called: str, mode: str) -> None:
+        # A tar file that stays open would be shared, and its position with it, by loading processes.
+        reader = ReaderImageInTar(root, cache_tarfiles=False)
+        # timm leaves files of the same name in several tars in the order in which the folder lists those.
+        order = sorted(range(len(reader)), key=lambda index: self._place(*reader.samples[index]))
+        reader.samples, reader.targets = reader.samples[order], reader.targets[order]
+        super().__init__(reader, called, mode)
+
+    def name(self, index: int) -> str:
+        return "/".join([self.dataset.root, *(part for part in self._place(*self.dataset.samples[index]) if part)])
+
+    def _known_classes(self) -> list[str] | None:
+        return classes_by_index(self.dataset.class_name_to_idx)
+
+    def _known_labels(self) -> np.ndarray:
+        return self.dataset.targets
+
+    @staticmethod
+    def _place(image: tarfile.TarInfo, tar: str | None, inner: tarfile.TarInfo | None) -> tuple[str, ...]:
+        """In words: its tar file, the tar file in that, and itself."""
+        return tar or "", inner.name if inner else "", image.name
+
+
+class HubImages(TimmImages):
+    """Images of a Hugging Face data set that lies here."""
+
+    def name(self, index: int) -> str:
+        return f"{self.dataset.filename(index) or index} (number {index} of {self.called})"
+
+    def _known_labels(self) -> np.ndarray:
+        column = self.dataset.dataset.select_columns([self.dataset.label_key]).with_format("numpy")
+        return np.asarray(column[:][self.dataset.label_key])
+
+
+class WebDatasetShards:
+    """The shards of a WebDataset, as timm's reader finds them."""
+
+    class_names = None  # it has none
+
+    def __init__(self, reader: Any, called: str) -> None:
+        split = reader.split_info
+        self.urls = [os.path.join(reader.root, name) for name in split.filenames]
+        self.lengths = split.shard_lengths if len(split.shard_lengths) == len(self.urls) else ()
+        self.label_key = split.alt_label  # in the JSON, in place of .cls
+        self.images = int(reader.num_samples or 0)
+        self.shards = len(self.urls)
+        if not self.images:
+            mend = "write _info.json beside them, or give their number behind the split's name and a |"
+            raise ConfigError(f"{called} does not say how many images its shards hold: {mend}")
+
+    def read(self, shard: int) -> Iterator[tuple[str, bytes, int]]:
+        import webdataset
+
+        url, count = self.urls[shard], 0
+        try:
+            for sample in webdataset.tarfile_to_samples()([{"url": url}]):
+                count += 1
+                yield from self._labelled(sample, url)
+        except ConfigError:
+            raise
+        except (OSError, EOFError, ValueError, tarfile.TarError) as problem:
+            raise ConfigError(f"the shard {url} cannot be read to its end ({reason_of(problem)}): write it again") from problem
+        if self.lengths and count != self.lengths[shard]:
+            says = f"_info.json says {self.lengths[shard]}"
+            raise ConfigError(f"the shard {url} holds {count} images, but {says}: write it again, or mend _info.json")
+
+    def open(self, stored: bytes) -> BinaryIO:
+        return io.BytesIO(stored)
+
+    def _labelled(self, sample: Mapping[str, Any], url: str) -> Iterator[tuple[str, bytes, int]]:
+        name = f"{url}/{sample['__key__']}"
+        kind = next((key for key in ("jpg", "jpeg", "png", "webp") if key in sample), None)
+        labels = "json" if self.label_key else "cls"
+        if kind is None or labels not in sample:
+            there = ", ".join(key for key in sample if not key.startswith("__"))
+            raise ConfigError(
+                f"the sample {name} holds {there}, but must hold an image (jpg, jpeg, png or webp) and {labels}: write it again"
+            )
+        label = label_number(json.loads(sample["json"]).get(self.label_key) if self.label_key else sample["cls"], name)
+        if label >= 0 or not self.label_key:  # in the JSON, -1 is for images that another set of classes leaves out
+            yield f"{name}.{kind}", sample[kind], label
+
+
+class HubShards:
+    """The shards of a Hugging Face data set that is streamed, as timm's reader finds it."""
+
+    def __init__(self, reader: Any, called: str) -> None:
+        import datasets
+
+        self.called = called
+        stream = reader.builder.as_streaming_dataset(split=reader.split)
+        self.dataset = stream.cast_column(reader.input_key, datasets.Image(decode=False))
+        self.columns = reader.input_key, reader.target_key
+        self.class_names = classes_by_index(reader.class_to_idx)
+        self.images = int(reader.num_samples)
+        self.shards = int(self.dataset.num_shards)
+
+    def read(self, shard: int) -> Iterator[tuple[str, dict[str, Any], int]]:
+        count = 0
+        try:
+            # Plain iteration would deal the shard out once more, over the loading processes.
+            for rows in self.dataset.shard(num_shards=self.shards, index=shard).iter(batch_size=16):
+                for image, label in zip(*(rows[column] for column in self.columns), strict=True):
+                    name = f"{image['path'] or count} (number {count} of shard {shard} of {self.called})"
+                    yield name, image, label_number(label, name)
+                    count += 1
+        except ConfigError:
+            raise
+        except (OSError, ValueError) as problem:
+            raise ConfigError(
+                f"shard {shard} of {self.called} cannot be read to its end ({reason_of(problem)}): write or fetch it again"
+            ) from problem
+
+    def open(self, stored: dict[str, Any]) -> BinaryIO:
+        import fsspec
+
+        return io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else fsspec.open(stored["path"], "rb").open()
+
+
+def classes_by_index(classes: Mapping[str, int]) -> list[str] | None:
+    return sorted(classes, key=classes.__getitem__) or None
+
+
+def label_number(said: Any, name: str) -> int:
+    try:
+        return int(-1 if said is None else said)
+    except (TypeError, ValueError) as problem:
+        raise ConfigError(f"{name} has the label {said!r}, which is no number: write numbers of classes from 0") from problem
+
+
+def decode(stored: BinaryIO, mode: str) -> Image.Image:
+    """An image in one of Pillow's modes; raises one of UNREADABLE."""
+    try:
+        with Image.open(stored) as image:
+            return image.convert(mode)
+    except UnidentifiedImageError:  # it would name an object in memory
+        raise UnidentifiedImageError("it is no image that Pillow knows") from None

@@ -1,0 +1,35 @@
+"""Some training images at once, for methods that need gradients or activations rather than a training."""
+
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from slimsweep.data.images import ImageSet, ImageStream
+from slimsweep.data.loaders import train_loader
+from slimsweep.data.splits import Data
+
+SAMPLE_IMAGES = 512
+
+
+def training_images(data: Data, seed: int, count: int = SAMPLE_IMAGES) -> tuple[Tensor, Tensor]:
+    """(images (n, C, H, W), labels (n,)): `count` training images without augmentation, or all where there are fewer.
+
+    Args:
+        data: its training split is sampled, as its validation split transforms images.
+        seed: of the sample.
+        count: images at most.
+
+    Raises:
+        ConfigError: too many images that cannot be read, a label that is not one of the classes.
+    """
+    train, plain = data.train, data.val.view
+    if isinstance(train, ImageSet):
+        chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:count]
+        indices = train.indices[chosen.numpy()]
+        some = ImageSet(train.source, indices, plain, train.num_classes, cache=False, damaged=train.damaged)
+        return some.batch(range(len(chosen)))
+    stream = ImageStream(train.source, plain, train.num_classes, train.limit, train.damaged)
+    batches = islice(train_loader(stream, data.settings, seed=seed), -(-count // data.settings.batch_size))
+    images, labels = zip(*batches, strict=True)
+    return torch.cat(images)[:count], torch.cat(labels)[:count]

@@ -1,0 +1,145 @@
+"""The three splits of a data set, ready for a network: what is for training, for validation and for the test, all checked."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from slimsweep.config.schema import Config, ConfigError, DataConfig
+from slimsweep.data.damaged import Damaged, DamagedImage
+from slimsweep.data.images import ImageSet, ImageStream
+from slimsweep.data.readers import IndexedImages, Source
+from slimsweep.data.sources import check_data, sources_of, split_off, title
+from slimsweep.data.transforms import preprocessing_of, views_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Three splits, ready for a network. A random-access split is an ImageSet, a streamed one an ImageStream."""
+
+    train: ImageSet | ImageStream  # with the training transform
+    val: ImageSet | ImageStream
+    test: ImageSet | ImageStream
+    num_classes: int
+    class_names: list[str] | None
+    # What a saved model needs: mean, std, input_size, interpolation, crop_pct, crop_mode, num_classes.
+    preprocessing: dict[str, Any]
+    settings: DataConfig  # batch sizes, loading processes and augmentation, for loaders
+
+
+def load_data(config: Config, input_size: tuple[int, int, int], model_cfg: Mapping[str, Any] | None = None) -> Data:
+    """The three splits of `config.data`, as a model with this input sees them.
+
+    Args:
+        config: the configuration; `config.data.limit` cuts each split, the same images each time.
+        input_size: (C, H, W) of the model's input.
+        model_cfg: timm's pretrained_cfg, for mean, std, interpolation and crop where the configuration has none.
+
+    Raises:
+        ConfigError: unknown data set, a root or split that is not there, classes or channels that do not fit.
+    """
+    check_data(config)
+    wanted = config.data
+    if wanted.image_size is not None and (wanted.image_size, wanted.image_size) != tuple(input_size[1:]):
+        size = f"{input_size[1]} x {input_size[2]}"
+        raise ConfigError(
+            f"data.image_size is {wanted.image_size}, but the model takes {size}: set model.kwargs.img_size alike"
+        )
+    sources = sources_of(config, "L" if input_size[0] == 1 else "RGB")
+    train = sources["train"]
+    num_classes, class_names = _classes(config, sources)
+    preprocessing = preprocessing_of(config, input_size, model_cfg or {}, num_classes)
+    train_view, eval_view = views_of(config, preprocessing)
+
+    if not isinstance(train, IndexedImages):
+        views = {"train": train_view, "val": eval_view, "test": eval_view}
+        streams = {
+            split: ImageStream(source, views[split], num_classes, wanted.limit, Damaged(split, wanted.max_damaged))
+            for split, source in sources.items()
+        }
+        check_batch(config, len(streams["train"]))
+        return Data(**streams, num_classes=num_classes, class_names=class_names, preprocessing=preprocessing, settings=wanted)
+
+    for split, source in sources.items():
+        _check_channels(source, split, config, input_size[0])
+    indices = {split: np.arange(len(source)) for split, source in sources.items()}
+    if "val" not in sources:
+        count = max(1, round(wanted.val_share * len(train)))
+        if count >= len(train):
+            raise ConfigError(
+                f"the training split of {title(config)} has {len(train)} images, too few to take val_share of them"
+            )
+        indices["train"], indices["val"] = split_off(train.labels, len(train), count)
+        sources["val"] = train
+    sets = {}
+    for split in ("train", "val", "test"):
+        chosen, source = indices[split], sources[split]
+        if wanted.limit is not None and wanted.limit < len(chosen):
+            labels = None if source.labels is None else source.labels[chosen]
+            chosen = chosen[split_off(labels, len(chosen), wanted.limit)[1]]
+        view = train_view if split == "train" else eval_view
+        damaged = Damaged(split, wanted.max_damaged)
+        sets[split] = ImageSet(source, chosen, view, num_classes, cache=wanted.workers == 0, damaged=damaged)
+    check_batch(config, len(sets["train"]))
+    return Data(**sets, num_classes=num_classes, class_names=class_names, preprocessing=preprocessing, settings=wanted)
+
+
+def _classes(config: Config, sources: Mapping[str, Any]) -> tuple[int, list[str] | None]:
+    train, wanted = sources["train"], config.data.num_classes
+    names = getattr(train, "class_names", None)
+    for split, source in sources.items():
+        others = getattr(source, "class_names", None)
+        if names and others and names != others:
+            odd = sorted(set(names) ^ set(others))
+            which = f"such as {odd[0]!r}" if odd else "in another order"
+            raise ConfigError(
+                f"the classes of the {split} split differ from those of train, {which}: give all splits the same classes"
+            )
+    labels = getattr(train, "labels", None)
+    found = len(names) if names else int(labels.max()) + 1 if labels is not None and len(labels) else None
+    if wanted is None and found is None:
+        raise ConfigError(f"data.num_classes is not set, and {title(config)} does not say how many there are: set it")
+    if wanted is not None and found is not None and (wanted < found or (names and wanted != found)):
+        raise ConfigError(f"data.num_classes is {wanted}, but {title(config)} has {found} classes: set {found} or leave it out")
+    return wanted or found or 0, names
+
+
+def _check_channels(source: Source, split: str, config: Config, channels: int) -> None:
+    image = _first_readable(source, split, config.data.max_damaged)
+    if isinstance(image, Tensor):
+        if image.ndim != 3:
+            raise ConfigError(
+                f"the {split} images of {title(config)} are tensors of shape {tuple(image.shape)}: give (C, H, W)"
+            )
+        has = image.shape[0]
+    elif isinstance(image, Image.Image):
+        has = 1 if image.mode in ("1", "L", "LA", "I", "F", "I;16") else 3
+    else:
+        raise ConfigError(f"{title(config)} gives images as {type(image).__name__}: give PIL images or tensors (C, H, W)")
+    if has != channels:
+        raise ConfigError(
+            f"the {split} images of {title(config)} have {has} channel{'s' * (has != 1)}, but the model takes {channels}: "
+            f"set model.kwargs.in_chans to {has}"
+        )
+
+
+def _first_readable(source: Source, split: str, max_damaged: int) -> Image.Image | Tensor:
+    damaged = Damaged(split, max_damaged)
+    for index in range(len(source)):
+        try:
+            return source.image(index)[0]
+        except DamagedImage as problem:
+            damaged.add({problem.name: problem.reason})
+    raise ConfigError(f"the {split} images cannot be read, not one of them: mend data.root or the split's name")
+
+
+def check_batch(config: Config, images: int) -> None:
+    """Refuse a training split that does not fill one batch."""
+    if config.data.batch_size > images:
+        under = " under data.limit" if config.data.limit else ""
+        raise ConfigError(
+            f"data.batch_size is {config.data.batch_size}, but {title(config)} has {images} training images{under}: lower it"
+        )
