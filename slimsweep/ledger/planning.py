@@ -12,7 +12,7 @@ from slimsweep.config.schema import Config
 from slimsweep.ledger.points import Plan, Point, Stage
 from slimsweep.ledger.run import Run
 from slimsweep.methods import METHODS, extra_epochs
-from slimsweep.slimming.budget import Budget
+from slimsweep.slimming.budget import Budget, BudgetLike
 from slimsweep.slimming.cost import COSTS
 from slimsweep.slimming.removal_path import RemovalPath, Scores
 from slimsweep.slimming.structure import FAMILIES, Shape, Structure
@@ -276,7 +276,7 @@ def frontier(config: Config, path: RemovalPath) -> Iterator[tuple[Asked, Structu
         yield asked_of(exact_fraction(structure.macs(), dense), path.shape, shares_text(shares)), structure
 
 
-def asked_of(budget: float | str, shape: Shape, shares: str = "") -> Asked:
+def asked_of(budget: BudgetLike, shape: Shape, shares: str = "") -> Asked:
     """A budget's place on the frontier of a model."""
     given = Budget.parse(budget)
     dense = COSTS[given.unit].of_dense(shape)

@@ -96,7 +96,7 @@ def read_status(run: Run) -> Status:
     search = _stage(run, "search", run.search_done, config.search.epochs, alive and dense.state == "done")
     points: list[Part] = []
     if search.state == "done":
-        rows: dict[str, dict[str, Any]] = {row["point"]: row for row in run.refresh().rows.to_dict("records")}
+        rows: dict[str, Any] = {row["point"]: row for row in run.refresh().rows.to_dict("records")}
         points = _planned(run, plan, rows, alive) if plan is not None and plan.points else _known(run, rows, alive)
     return Status(
         name=config.name,
@@ -121,7 +121,7 @@ def _stage(run: Run, name: str, done: bool, total: int, alive: bool) -> Part:
     )
 
 
-def _planned(run: Run, plan: Plan, rows: Mapping[str, Mapping[str, Any]], alive: bool) -> list[Part]:
+def _planned(run: Run, plan: Plan, rows: Mapping[str, Any], alive: bool) -> list[Part]:
     """The points of the plan, in its order."""
     begun = run.begun_in(plan.attempt) if alive else set()
     curves = run.curve_names()
@@ -144,7 +144,7 @@ def _planned(run: Run, plan: Plan, rows: Mapping[str, Mapping[str, Any]], alive:
     return parts
 
 
-def _known(run: Run, rows: Mapping[str, Mapping[str, Any]], alive: bool) -> list[Part]:
+def _known(run: Run, rows: Mapping[str, Any], alive: bool) -> list[Part]:
     """What can be said without a plan: the rows, and the curves that have none."""
     parts = []
     for name, row in rows.items():
