@@ -38,13 +38,11 @@ from slimsweep.slimming.architectures import (
     architecture_of,
     attention_rows,
     model_name,
-    refused_families,
-    shape_of,
     tensor_at,
-    whole_heads_reason,
 )
 from slimsweep.slimming.budget import BUDGET_TOLERANCE
 from slimsweep.slimming.cut import slim
+from slimsweep.slimming.dense_shape import refused_families, shape_of, whole_heads_reason
 from slimsweep.slimming.gates import add_gates
 from slimsweep.slimming.removal_path import RemovalPath, Scores, absolute, size_multiple
 from slimsweep.slimming.structure import Shape, Structure, macs

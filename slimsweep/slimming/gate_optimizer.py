@@ -5,12 +5,14 @@ steps keep the two apart: a step along the gradient, divided by the running rms 
 gates of one family keep their order), then a soft threshold, which is the l1's own step and reaches zero exactly.
 """
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from slimsweep.config.schema import Search
+from slimsweep.slimming.gate_families import GATE_FAMILIES
 from slimsweep.slimming.gates import GatedModel, effective_gates
 from slimsweep.slimming.structure import Shape
 
@@ -101,12 +103,9 @@ def penalty_weights(shape: Shape, search: Search) -> dict[str, list[float]]:
         return {f: [factors[f]] * len(shape.layers) for f in shape.gate_shapes}
     costs: dict[str, list[float]] = {f: [] for f in shape.gate_shapes}
     total, count = 0.0, 0
-    for index, layer in enumerate(shape.layers):
-        attention = float(layer.attention_macs(layer.heads, layer.head_dim, layer.tokens))
-        mlp = float(layer.mlp_macs(layer.hidden, layer.tokens))
-        for family, cost in (("attention", attention), ("mlp", mlp), ("token", attention + mlp)):
-            if family in costs:
-                gates = int(torch.Size(shape.gate_shapes[family][index]).numel())
-                costs[family].append(cost / gates)
-                total, count = total + cost, count + gates
+    for family, sizes in shape.gate_shapes.items():
+        for layer, size in zip(shape.layers, sizes, strict=True):
+            cost, gates = float(GATE_FAMILIES[family].macs(layer)), math.prod(size)
+            costs[family].append(cost / gates)
+            total, count = total + cost, count + gates
     return {f: [factors[f] * c * count / total for c in cs] for f, cs in costs.items()}

@@ -15,7 +15,8 @@ import torch
 
 from slimsweep.slimming.budget import Budget, BudgetError, BudgetLike
 from slimsweep.slimming.cost import COSTS
-from slimsweep.slimming.removal_order import Steps, attention_steps, mlp_steps, token_steps
+from slimsweep.slimming.gate_families import GATE_FAMILIES, check_families
+from slimsweep.slimming.removal_order import Steps
 from slimsweep.slimming.structure import FAMILIES, LayerSizes, Shape, Structure
 
 Scores = Mapping[str, Sequence[Any]]
@@ -68,9 +69,8 @@ class RemovalPath:
         self.shape = shape
         self.families: dict[str, Steps] = {}
         for given in (scores, floors or {}, paces or {}):
-            if unknown := sorted(set(given) - set(FAMILIES)):
-                raise ValueError(f"{unknown[0]!r} is no family of gates; they are {', '.join(FAMILIES)}")
-        for family in (f for f in FAMILIES if f in scores):
+            check_families(given)
+        for family in (f for f in GATE_FAMILIES if f in scores):
             values = [np.abs(np.asarray(torch.as_tensor(s).detach().cpu(), dtype=np.float64)) for s in scores[family]]
             if not all(np.isfinite(v).all() for v in values):
                 raise ValueError(f"{family} gates hold values that are not finite; the search that made them went wrong")
@@ -80,8 +80,7 @@ class RemovalPath:
             floor = (floors or {}).get(family, 0.0)
             if not 0 <= floor < 1:
                 raise ValueError(f"the floor of {family} gates is {floor}; it must be at least 0 and below 1")
-            make = {"attention": attention_steps, "mlp": mlp_steps, "token": token_steps}[family]
-            self.families[family] = make(shape, values, floor, round_to)
+            self.families[family] = GATE_FAMILIES[family].steps(shape, values, floor, round_to)
         self.paces = dict(paces or {})
         self._merge()
 
