@@ -33,11 +33,11 @@ class GateFamily:
         gate_shape: (layer, granularity of attention gates) to the shape of that layer's gates.
         macs: (layer) to the multiply-accumulates that the layer's gates of this family can remove.
         refusal: (dense model, its architecture) to the reason why the model cannot lose this family exactly; "" if it can.
-        attach: (block, parameter, shape, index of the layer, kind of token gate) puts the gates on a block.
+        attach: (block, parameter, shape, index of the layer, kind of token gate) makes the gates act in a block.
         effective: (block) to its gates as they act, in their shape.
         parameter_of: (block, gates) to the parameter that makes its gates act so; raises ValueError for impossible gates.
         steps: (shape, scores per layer, floor, round_to) to the order in which the family leaves.
-        attributes: what `attach` adds to a block.
+        modules: what `attach` adds to a block.
     """
 
     gate_shape: Callable[[Layer, str], tuple[int, ...]]
@@ -47,7 +47,7 @@ class GateFamily:
     effective: Callable[[Timm], Tensor]
     parameter_of: Callable[[Timm, Tensor], Tensor]
     steps: Callable[[Shape, list[np.ndarray], float, int], Steps]
-    attributes: tuple[str, ...]
+    modules: tuple[str, ...] = ()
 
 
 def attention_gate_shape(layer: Layer, granularity: str) -> tuple[int, ...]:
@@ -82,7 +82,6 @@ def token_refusal(model: Timm, architecture: Architecture) -> str:
 
 
 def attach_attention(block: Timm, gate: nn.Parameter, shape: Shape, index: int, token_gate: str) -> None:
-    block.attention_gate = gate
     layer = shape.layers[index]
     for name, stacks in attention_rows(block.attn).items():
         if not name.startswith(("gate.", "k_bias")):  # neither is read once q, k and v are zero
@@ -90,14 +89,12 @@ def attach_attention(block: Timm, gate: nn.Parameter, shape: Shape, index: int, 
 
 
 def attach_mlp(block: Timm, gate: nn.Parameter, shape: Shape, index: int, token_gate: str) -> None:
-    block.mlp_gate = gate
     parametrize.register_parametrization(block.mlp.fc2, "weight", ColumnGate(gate))
 
 
 def attach_token(block: Timm, gate: nn.Parameter, shape: Shape, index: int, token_gate: str) -> None:
     if token_gate == "tanh":
         gate.data.fill_(3.0)
-    block.token_gate = gate
     block.token_bias = TokenBias(gate, shape.layers[index].prefix, token_gate, never_empty=shape.least_tokens > 0)
     subclass(block.attn, BiasedAttention)
     subclass(block, TokenGatedBlock)
@@ -112,7 +109,6 @@ GATE_FAMILIES: dict[str, GateFamily] = {
         effective=lambda block: block.attention_gate,
         parameter_of=lambda block, gates: gates,
         steps=attention_steps,
-        attributes=("attention_gate",),
     ),
     "mlp": GateFamily(
         gate_shape=lambda layer, granularity: (layer.hidden,),
@@ -122,7 +118,6 @@ GATE_FAMILIES: dict[str, GateFamily] = {
         effective=lambda block: block.mlp_gate,
         parameter_of=lambda block, gates: gates,
         steps=mlp_steps,
-        attributes=("mlp_gate",),
     ),
     "token": GateFamily(
         gate_shape=lambda layer, granularity: (layer.tokens,),
@@ -134,7 +129,7 @@ GATE_FAMILIES: dict[str, GateFamily] = {
         effective=lambda block: block.token_bias.effective(),
         parameter_of=lambda block, gates: block.token_bias.parameter_of(gates),
         steps=token_steps,
-        attributes=("token_gate", "token_bias"),
+        modules=("token_bias",),
     ),
 }
 

@@ -42,10 +42,12 @@ def add_gates(
     gated: Timm = copy.deepcopy(model)
     weight = next(gated.parameters())
     for index, block in enumerate(architecture_of(gated).blocks(gated)):
+        gates = {name: nn.Parameter(weight.new_ones(shape.gate_shapes[name][index])) for name in chosen}
+        for name, gate in gates.items():
+            setattr(block, f"{name}_gate", gate)
         # Tokens first: they subclass the attention, which has to come before its weights are parametrized.
         for name in reversed(chosen):
-            gate = nn.Parameter(weight.new_ones(shape.gate_shapes[name][index]))
-            GATE_FAMILIES[name].attach(block, gate, shape, index, token_gate)
+            GATE_FAMILIES[name].attach(block, gates[name], shape, index, token_gate)
     subclass(gated, GatedModel)
     gated.shape = shape
     gated.granularity = finest
@@ -175,7 +177,7 @@ def fold_gates(gated: GatedModel) -> nn.Module:
         for module in [m for m in block.modules() if parametrize.is_parametrized(m)]:
             unparametrize(module)
         for family in gated.shape.gate_shapes:
-            for name in GATE_FAMILIES[family].attributes:
+            for name in (f"{family}_gate", *GATE_FAMILIES[family].modules):
                 delattr(block, name)
         for module in (block, block.attn):
             module.__class__ = getattr(module, "timm_class", type(module))
