@@ -17,7 +17,7 @@ from slimsweep.slimming.budget import Budget, BudgetError, BudgetLike
 from slimsweep.slimming.cost import COSTS
 from slimsweep.slimming.gate_families import GATE_FAMILIES, check_families
 from slimsweep.slimming.removal_order import Steps
-from slimsweep.slimming.structure import FAMILIES, LayerSizes, Shape, Structure
+from slimsweep.slimming.structure import LayerSizes, Shape, Structure
 
 Scores = Mapping[str, Sequence[Any]]
 # Matrix products and attention are fastest on sizes that are multiples of 16, measured in reports/speed. Heads that are
@@ -101,22 +101,13 @@ class RemovalPath:
 
     def layer_sizes(self) -> list[LayerSizes]:
         """What each layer keeps after each prefix, in arrays of (length + 1,)."""
-        shape = self.shape
-        gone = {f: np.zeros((self.length + 1, len(shape.layers)), dtype=np.int64) for f in (*FAMILIES, "heads")}
+        layers = self.shape.layers
+        gone = {size: np.zeros((self.length + 1, len(layers)), dtype=np.int64) for size in LayerSizes._fields}
         for name, steps in self.families.items():
-            np.add.at(gone[name], (self.position[name], steps.layer), steps.removed)
-            if name == "attention":
-                np.add.at(gone["heads"], (self.position[name], steps.layer), steps.heads)
-        gone = {name: np.cumsum(g, axis=0) for name, g in gone.items()}
-        return [
-            LayerSizes(
-                heads=layer.heads - gone["heads"][:, index],
-                dims=layer.heads * layer.head_dim - gone["attention"][:, index],
-                units=layer.hidden - gone["mlp"][:, index],
-                tokens=layer.tokens - gone["token"][:, index],
-            )
-            for index, layer in enumerate(shape.layers)
-        ]
+            for size, removed in steps.removed.items():
+                np.add.at(gone[size], (self.position[name], steps.layer), removed)
+        left = {size: np.array([getattr(layer.sizes, size) for layer in layers]) - g.cumsum(0) for size, g in gone.items()}
+        return [LayerSizes(**{size: value[:, index] for size, value in left.items()}) for index in range(len(layers))]
 
     def cost(self, unit: str) -> np.ndarray:
         """(length + 1,) int64: what is left to pay after each prefix, in a unit of COSTS."""
