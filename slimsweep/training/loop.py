@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from slimsweep.config.schema import Recipe, Search
 from slimsweep.data import Data, eval_loader, mixup_fn, train_loader
 from slimsweep.slimming.architectures import architecture_of
-from slimsweep.slimming.gate_optimizer import GateOptimizer
+from slimsweep.slimming.gate_optimizer import GateOptimizer, GateTraining
 from slimsweep.slimming.gates import GatedModel
 from slimsweep.training.criterion import Criterion, Teacher
 from slimsweep.training.evaluate import autocast, evaluate
@@ -149,7 +149,9 @@ class State:
         return cls(
             model,
             weight_optimizer(model, recipe),
-            gates=GateOptimizer(model, recipe) if isinstance(model, GatedModel) and isinstance(recipe, Search) else None,
+            gates=GateOptimizer(model, gate_training(recipe))
+            if isinstance(model, GatedModel) and isinstance(recipe, Search)
+            else None,
             ema=ModelEmaV3(model, decay=recipe.ema_decay) if recipe.ema_decay else None,
         )
 
@@ -271,6 +273,17 @@ def curve_row(
     ]
     everything = torch.cat([g.flatten() for layers in gates.values() for g in layers])
     return {**row, "gates_kept": float((everything.abs() >= GONE_BELOW).float().mean()), "gates": table}
+
+
+def gate_training(search: Search) -> GateTraining:
+    """The part of a search's recipe that trains the gates."""
+    return GateTraining(
+        lr=search.gate_lr,
+        optimizer=search.gate_optimizer,
+        penalty=search.penalty,
+        l1=search.l1.model_dump(),
+        token_anneal=search.token_anneal,
+    )
 
 
 def set_drop_path(model: nn.Module, rate: float) -> None:
