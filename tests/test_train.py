@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from slimsweep.cluster.search_job import learned, load_gated
 from slimsweep.cluster.worker import data_for
-from slimsweep.config.schema import Config, load_config
+from slimsweep.config.schema import Config, ConfigError, load_config
 from slimsweep.data import train_loader
 from slimsweep.ledger.checkpoints import Checkpoints
 from slimsweep.ledger.recorder import RunRecorder
@@ -27,6 +27,7 @@ from slimsweep.slimming.gate_optimizer import GateOptimizer, penalty_weights
 from slimsweep.slimming.gates import add_gates
 from slimsweep.storage import Folder
 from slimsweep.training import MemoryRecorder, Teacher, TrainingDiverged, build_dense, train
+from slimsweep.training.optimizer import weight_optimizer
 
 CPU = torch.device("cpu")
 SMALL = [
@@ -307,6 +308,21 @@ def test_training_is_the_plain_loop_that_anyone_would_write() -> None:
         expected, found, before = plain.eval()(images), trained.eval()(images), start.eval()(images)
     assert torch.allclose(found, expected, atol=1e-4)
     assert not torch.allclose(before, expected, atol=0.1)
+
+
+def test_a_recipe_s_betas_reach_the_optimizers_that_take_two_and_no_others() -> None:
+    model = torch.nn.Linear(2, 2)
+
+    def betas_of(optimizer: str, *betas: str) -> object:
+        config = config_of("--dense.optimizer", optimizer, *(["--dense.betas", ",".join(betas)] if betas else []))
+        return weight_optimizer(model, config.dense).param_groups[0].get("betas")
+
+    for name in ("adamw", "nadamw", "lamb", "lion", "adopt", "laprop", "lookahead_radam"):
+        assert betas_of(name, "0.8", "0.95") == (0.8, 0.95), name
+    assert betas_of("adan") == (0.98, 0.92, 0.99)
+    assert betas_of("sgd", "0.8", "0.95") is None
+    with pytest.raises(ConfigError, match=r"betas is \[0.8, 0.95\], but adan takes 3 betas: leave betas out"):
+        betas_of("adan", "0.8", "0.95")
 
 
 class CountReads(TorchDispatchMode):
