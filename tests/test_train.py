@@ -22,12 +22,13 @@ from slimsweep.config.schema import Config, ConfigError, load_config
 from slimsweep.data import train_loader
 from slimsweep.ledger.checkpoints import Checkpoints
 from slimsweep.ledger.recorder import RunRecorder
-from slimsweep.ledger.tables import read_curve
+from slimsweep.ledger.tables import has_ok_row, read_curve
 from slimsweep.slimming.gate_optimizer import GateOptimizer, penalty_weights
 from slimsweep.slimming.gates import add_gates
 from slimsweep.storage import Folder
-from slimsweep.training import MemoryRecorder, Teacher, TrainingDiverged, build_dense, train
+from slimsweep.training import MemoryRecorder, Recorders, Teacher, TrainingDiverged, build_dense, train
 from slimsweep.training.optimizer import weight_optimizer
+from slimsweep.training.recorder import Row
 
 CPU = torch.device("cpu")
 SMALL = [
@@ -110,6 +111,45 @@ def test_a_resumed_training_is_the_uninterrupted_one(tmp_path: Path) -> None:
         [r[c] for c in columns] for r in read_curve(Folder(tmp_path / "parts"), "dense")
     ]
     assert len((tmp_path / "parts" / "epochs.log").read_text().splitlines()) == 3
+
+
+class Listening:
+    """A tracker as anyone would write one."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self.results: list[Row | None] = []
+
+    def epoch(self, row: Row) -> None:
+        self.rows.append(row)
+
+    def finished(self, row: Row | None) -> None:
+        self.results.append(row)
+
+
+def test_a_tracker_is_told_every_epoch_and_the_finished_row_and_the_run_folder_keeps_them(tmp_path: Path) -> None:
+    config = config_of("--retrain.epochs", "3")
+    data, run = data_for(config), Folder(tmp_path)
+
+    def trained(epochs: int) -> Listening:
+        torch.manual_seed(0)
+        model, listening = build_dense(config, data.num_classes), Listening()
+        recorder = Recorders(RunRecorder(run, "retrain", "p"), listening)
+        train(model, data, config.retrain.at(1e-3, epochs), recorder, device=CPU)
+        if epochs == 3:
+            recorder.finished({"point": "p", "val_top1": 50.0})
+        return listening
+
+    first = trained(1)
+    assert [row["epoch"] for row in first.rows] == [0, 1]
+    assert not first.results
+    second = trained(3)  # goes on from the run folder's checkpoint
+    assert [row["epoch"] for row in second.rows] == [2, 3]
+    assert first.rows + second.rows == read_curve(run, "p")
+    assert all((row["stage"], row["point"]) == ("retrain", "p") for row in second.rows)
+    assert second.results == [{"point": "p", "val_top1": 50.0}]
+    assert has_ok_row(run, "p")
+    assert run.list("checkpoints/p") == []
 
 
 def test_a_resumed_search_keeps_its_gates(tmp_path: Path) -> None:
