@@ -6,6 +6,7 @@ import struct
 import sys
 import time
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from slimsweep.data import (
     train_loader,
     uniforms,
 )
+from slimsweep.data.sources import _stored_digits
 
 GREY = (1, 8, 8)
 EVERYTHING = {
@@ -101,6 +103,21 @@ def test_a_split_takes_as_many_as_asked_and_keeps_the_shares_of_classes(labels, 
     assert sorted([*rest, *taken]) == list(range(len(labels)))
     for c in np.unique(labels):
         assert abs((labels[taken] == c).sum() - count * (labels == c).mean()) <= 3
+
+
+def test_digits_are_scikit_learns_with_and_without_its_list_of_files(monkeypatch):
+    quick = _stored_digits()
+    monkeypatch.setattr("importlib.metadata.files", lambda package: None)
+    for found, wanted in zip(quick, _stored_digits(), strict=True):
+        assert found.dtype == wanted.dtype
+        assert np.array_equal(found, wanted)
+
+    def missing(package):
+        raise PackageNotFoundError(package)
+
+    monkeypatch.setattr("importlib.metadata.files", missing)
+    with pytest.raises(ConfigError, match="pip install scikit-learn"):
+        _stored_digits()
 
 
 def test_a_limit_takes_the_same_few_of_every_class(config):

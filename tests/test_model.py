@@ -81,6 +81,7 @@ def test_checking_a_large_model_takes_no_memory_and_little_time(config, name, si
         ({"model.kwargs.img_size": "large"}, ["img_size"]),
         ({"model.name": "resnet18", "model.kwargs": {"img_size": 64}}, ["any size"]),
         ({"search.optimizer": "adamm"}, ["search.optimizer", "did you mean adam"]),
+        ({"retrain.optimizer": "adan", "retrain.betas": (0.8, 0.9)}, ["retrain.betas is [0.8, 0.9]", "takes 3 betas"]),
         ({"model.checkpoint": "/no/such.safetensors"}, ["/no/such.safetensors", "mend the path"]),
     ],
 )

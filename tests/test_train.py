@@ -18,15 +18,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from slimsweep.cluster.search_job import learned, load_gated
 from slimsweep.cluster.worker import data_for
-from slimsweep.config.schema import Config, load_config
+from slimsweep.config.schema import Config, ConfigError, load_config
 from slimsweep.data import train_loader
 from slimsweep.ledger.checkpoints import Checkpoints
 from slimsweep.ledger.recorder import RunRecorder
-from slimsweep.ledger.tables import read_curve
+from slimsweep.ledger.tables import has_ok_row, read_curve
 from slimsweep.slimming.gate_optimizer import GateOptimizer, penalty_weights
 from slimsweep.slimming.gates import add_gates
 from slimsweep.storage import Folder
-from slimsweep.training import MemoryRecorder, Teacher, TrainingDiverged, build_dense, train
+from slimsweep.training import MemoryRecorder, Recorders, Teacher, TrainingDiverged, build_dense, train
 from slimsweep.training.loop import gate_training
 
 CPU = torch.device("cpu")
@@ -110,6 +110,45 @@ def test_a_resumed_training_is_the_uninterrupted_one(tmp_path: Path) -> None:
         [r[c] for c in columns] for r in read_curve(Folder(tmp_path / "parts"), "dense")
     ]
     assert len((tmp_path / "parts" / "epochs.log").read_text().splitlines()) == 3
+
+
+class Listening:
+    """A tracker as anyone would write one."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self.results: list[Row | None] = []
+
+    def epoch(self, row: Row) -> None:
+        self.rows.append(row)
+
+    def finished(self, row: Row | None) -> None:
+        self.results.append(row)
+
+
+def test_a_tracker_is_told_every_epoch_and_the_finished_row_and_the_run_folder_keeps_them(tmp_path: Path) -> None:
+    config = config_of("--retrain.epochs", "3")
+    data, run = data_for(config), Folder(tmp_path)
+
+    def trained(epochs: int) -> Listening:
+        torch.manual_seed(0)
+        model, listening = build_dense(config, data.num_classes), Listening()
+        recorder = Recorders(RunRecorder(run, "retrain", "p"), listening)
+        train(model, data, config.retrain.at(1e-3, epochs), recorder, device=CPU)
+        if epochs == 3:
+            recorder.finished({"point": "p", "val_top1": 50.0})
+        return listening
+
+    first = trained(1)
+    assert [row["epoch"] for row in first.rows] == [0, 1]
+    assert not first.results
+    second = trained(3)  # goes on from the run folder's checkpoint
+    assert [row["epoch"] for row in second.rows] == [2, 3]
+    assert first.rows + second.rows == read_curve(run, "p")
+    assert all((row["stage"], row["point"]) == ("retrain", "p") for row in second.rows)
+    assert second.results == [{"point": "p", "val_top1": 50.0}]
+    assert has_ok_row(run, "p")
+    assert run.list("checkpoints/p") == []
 
 
 def test_a_resumed_search_keeps_its_gates(tmp_path: Path) -> None:
@@ -308,6 +347,21 @@ def test_training_is_the_plain_loop_that_anyone_would_write() -> None:
         expected, found, before = plain.eval()(images), trained.eval()(images), start.eval()(images)
     assert torch.allclose(found, expected, atol=1e-4)
     assert not torch.allclose(before, expected, atol=0.1)
+
+
+def test_a_recipe_s_betas_reach_the_optimizers_that_take_two_and_no_others() -> None:
+    model = torch.nn.Linear(2, 2)
+
+    def betas_of(optimizer: str, *betas: str) -> object:
+        config = config_of("--dense.optimizer", optimizer, *(["--dense.betas", ",".join(betas)] if betas else []))
+        return weight_optimizer(model, config.dense).param_groups[0].get("betas")
+
+    for name in ("adamw", "nadamw", "lamb", "lion", "adopt", "laprop", "lookahead_radam"):
+        assert betas_of(name, "0.8", "0.95") == (0.8, 0.95), name
+    assert betas_of("adan") == (0.98, 0.92, 0.99)
+    assert betas_of("sgd", "0.8", "0.95") is None
+    with pytest.raises(ConfigError, match=r"betas is \[0.8, 0.95\], but adan takes 3 betas: leave betas out"):
+        betas_of("adan", "0.8", "0.95")
 
 
 class CountReads(TorchDispatchMode):

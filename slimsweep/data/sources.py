@@ -4,6 +4,7 @@
 """
 
 import importlib
+import importlib.metadata
 import importlib.util
 import inspect
 import os
@@ -82,14 +83,17 @@ def _digits(config: Config) -> dict[str, IndexedImages]:
 
 def _stored_digits() -> tuple[np.ndarray, np.ndarray]:
     """(images (1797, 8, 8) from 0 to 255, labels (1797,))."""
-    # scikit-learn takes 3.5 s to import, in every worker anew; its file, 6 ms to read.
-    package = importlib.util.find_spec("sklearn")
-    if package is None or package.origin is None:
-        raise ConfigError("digits needs the package scikit-learn: pip install scikit-learn")
-    file = Path(package.origin).parent / "datasets" / "data" / "digits.csv.gz"
-    if file.is_file():
+    # load_digits() gives the same, but importing scikit-learn takes seconds in every worker process (and importlib.resources
+    # imports it too). importlib.metadata lists the files of the installed package without importing it; this one is read in
+    # milliseconds.
+    try:
+        installed = importlib.metadata.files("scikit-learn") or []
+    except importlib.metadata.PackageNotFoundError as problem:
+        raise ConfigError("digits needs the package scikit-learn: pip install scikit-learn") from problem
+    file = next((Path(str(path.locate())) for path in installed if path.name == "digits.csv.gz"), None)
+    if file is not None and file.is_file():
         pixels, labels = np.split(np.loadtxt(file, delimiter=",", dtype=np.uint8), [64], axis=1)
-    else:
+    else:  # an installation without such a list, or of a version that stores the images elsewhere
         from sklearn.datasets import load_digits
 
         pixels, labels = load_digits(return_X_y=True)

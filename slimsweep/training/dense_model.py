@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import timm.optim
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from slimsweep.config.schema import Config, ConfigError, did_you_mean
+from slimsweep.training.optimizer import check_optimizer
 
 log = logging.getLogger(__name__)
 
@@ -48,21 +48,17 @@ def build_dense(config: Config, num_classes: int) -> nn.Module:
 def check_model(config: Config, num_classes: int | None = None) -> nn.Module:
     """What `build_dense` would build, on the meta device: all its checks in no time, without weights or downloads.
 
-    Of a checkpoint only names and shapes are read. The names of optimizers are checked too.
+    Of a checkpoint only names and shapes are read. Optimizers are checked too.
 
     Args:
         config: the configuration.
         num_classes: of the head; None takes `data.num_classes`, or 10: it changes nothing that is checked.
 
     Raises:
-        ConfigError: as `build_dense`; an optimizer that timm does not have.
+        ConfigError: as `build_dense`; an optimizer that timm does not have, or that takes other betas.
     """
-    known = [str(name) for name in timm.optim.list_optimizers()]
     for stage in ("dense", "search", "retrain"):
-        name = getattr(config, stage).optimizer
-        if name.lower().removeprefix("lookahead_") not in known:
-            mend = did_you_mean(name.lower(), known, "timm.optim.list_optimizers() lists all")
-            raise ConfigError(f"{stage}.optimizer is {name!r}, which timm does not have; {mend}")
+        check_optimizer(getattr(config, stage), stage)
     with torch.device("meta"):
         model = _create(config, num_classes or config.data.num_classes or 10, pretrained=False)
     if config.model.pretrained and not any(_standard(model).get(k) for k in ("url", "file", "hf_hub_id", "state_dict")):

@@ -3,10 +3,10 @@
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
 from torch import nn
 
-from slimsweep.config.schema import Recipe
+from slimsweep.config.schema import ConfigError, Recipe, did_you_mean
 from slimsweep.slimming.gates import GatedModel
 
 FUSED_OPTIMIZERS = ("adam", "adamw", "sgd")  # timm's names of torch's own optimizers; timm makes sgd with Nesterov's momentum
@@ -36,7 +36,46 @@ def weight_groups(model: nn.Module) -> nn.Module | list[dict[str, Any]]:
 
 
 def optimizer_arguments(recipe: Recipe) -> dict[str, Any]:
-    """Adam's betas for the optimizers that take them, and one kernel per step for those that torch has fused."""
-    name = recipe.optimizer.lower()
-    arguments: dict[str, Any] = {"betas": recipe.betas} if any(kind in name for kind in ("adam", "lamb", "lion")) else {}
-    return {**arguments, "fused": True} if name in FUSED_OPTIMIZERS else arguments
+    """What a recipe's optimizer takes beside learning rate and weight decay.
+
+    These are the recipe's betas, where the optimizer takes as many, and one kernel per step where torch has one.
+
+    Raises:
+        ConfigError: the optimizer takes another number of betas, and the recipe's are not the default pair.
+    """
+    info = get_optimizer_info(base_name(recipe.optimizer))
+    arguments: dict[str, Any] = {}
+    if info.has_betas and info.num_betas == len(recipe.betas):
+        arguments["betas"] = recipe.betas
+    elif info.has_betas and recipe.betas != Recipe.model_fields["betas"].default:  # else timm's own are used
+        raise ConfigError(
+            f"betas is {list(recipe.betas)}, but {recipe.optimizer} takes {info.num_betas} betas: "
+            "leave betas out to use timm's own, or take another optimizer"
+        )
+    if recipe.optimizer.lower() in FUSED_OPTIMIZERS:
+        arguments["fused"] = True
+    return arguments
+
+
+def check_optimizer(recipe: Recipe, stage: str) -> None:
+    """Refuse an optimizer that timm does not have, and betas that it does not take.
+
+    Args:
+        stage: dense, search or retrain, for the message.
+
+    Raises:
+        ConfigError: names the field, its value and the way out.
+    """
+    name, known = recipe.optimizer, [str(name) for name in list_optimizers()]
+    if base_name(name) not in known:
+        way_out = did_you_mean(name.lower(), known, "timm.optim.list_optimizers() lists all")
+        raise ConfigError(f"{stage}.optimizer is {name!r}, which timm does not have; {way_out}")
+    try:
+        optimizer_arguments(recipe)
+    except ConfigError as problem:
+        raise ConfigError(f"{stage}.{problem}") from problem
+
+
+def base_name(optimizer: str) -> str:
+    """timm's name of an optimizer without Lookahead, which it can put around each."""
+    return optimizer.lower().removeprefix("lookahead_")
