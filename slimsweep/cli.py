@@ -84,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
 
 def plan(chosen: argparse.Namespace, console: Console) -> None:
     from slimsweep.cluster.cluster import Cluster
-    from slimsweep.config.schema import ConfigError, load_config
+    from slimsweep.config import ConfigError, load_config
     from slimsweep.storage import Folder
     from slimsweep.tools.plan import Images, show
     from slimsweep.tools.plan import plan as cost

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from slimsweep.cluster.cluster import StageFailed, check_placement, check_storage, connected, foreseen, trials_at_once
 from slimsweep.cluster.worker import data_for
-from slimsweep.config.schema import Config, ConfigError, changed_keys, load_configs
+from slimsweep.config import Config, ConfigError, changed_keys, load_configs
 from slimsweep.data.sources import check_data, title
 from slimsweep.ledger.lock import hold
 from slimsweep.ledger.points import (

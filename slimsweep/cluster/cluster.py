@@ -23,7 +23,7 @@ import ray  # noqa: E402
 import torch  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
-from slimsweep.config.schema import Config, ConfigError  # noqa: E402
+from slimsweep.config import Config, ConfigError  # noqa: E402
 from slimsweep.ledger.lock import FILE as MARK  # noqa: E402
 from slimsweep.storage import Folder  # noqa: E402
 

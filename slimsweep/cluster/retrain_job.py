@@ -20,7 +20,7 @@ import slimsweep
 from slimsweep.cluster.cluster import StageFailed, first_cause
 from slimsweep.cluster.search_job import data_parallel, load_gated, worker_resources
 from slimsweep.cluster.worker import check_shared, data_for, load_model, save_model, set_threads
-from slimsweep.config.schema import Config
+from slimsweep.config import Config
 from slimsweep.data.images import images_seen
 from slimsweep.data.sources import data_name
 from slimsweep.ledger.checkpoints import Checkpoints

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from slimsweep.cluster.cluster import StageFailed, first_cause
 from slimsweep.cluster.worker import check_shared, data_for, load_model, save_model, set_threads, wait
-from slimsweep.config.schema import Config
+from slimsweep.config import Config
 from slimsweep.ledger.checkpoints import Checkpoints
 from slimsweep.ledger.tables import gate_rows, write_gates
 from slimsweep.slimming.gates import GatedModel, add_gates

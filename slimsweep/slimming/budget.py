@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from slimsweep.errors import RefusedInput
+
 Unit = str  # a key of UNITS
 UNITS: dict[Unit, str] = {"macs": "MACs", "params": "params"}  # what a budget can count, and how tables write it
 EXPONENTS = {"": 0, "%": -2, "K": 3, "M": 6, "G": 9, "T": 12}  # of ten, by the suffix of a number
@@ -21,7 +23,7 @@ GRAMMAR = re.compile(
 FORMS = "a fraction between 0 and 1 of the dense model (0.5, '50%', '60% params') or an amount ('2.3G', '350M', '11.5M params')"
 
 
-class BudgetError(ValueError):
+class BudgetError(RefusedInput):
     """A budget that means nothing, or that no structure of this model can meet."""
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from slimsweep.config.schema import Search
+from slimsweep.config import Search
 from slimsweep.slimming.gates import GatedModel, effective
 from slimsweep.slimming.structure import Shape
 

@@ -8,7 +8,7 @@ import yaml
 from rich.console import JustifyMethod
 from rich.table import Table
 
-from slimsweep.config.schema import Config
+from slimsweep.config import Config
 from slimsweep.ledger.lock import driver_alive
 from slimsweep.ledger.points import Point, plan_points, points_to_come, to_choose
 from slimsweep.ledger.tables import read_curve, read_rows

@@ -19,7 +19,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from slimsweep.config.schema import Config, ConfigError, Distill, Recipe, Search
+from slimsweep.config import Config, ConfigError, Distill, Recipe, Search
 from slimsweep.data.images import (
     Damaged,
     Data,
