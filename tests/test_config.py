@@ -463,7 +463,7 @@ class WiderSearch(Search):
 
 
 class Wider(Config):
-    """The configuration of a later version: more fields in it, in its sections and in a list of sections, and one more section."""
+    """The configuration of a later version: more fields, also in sections and in a list of sections, and one more section."""
 
     data: WiderData = WiderData()
     search: WiderSearch = WiderSearch()
