@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from zoo import build, random_gates, small_vit
 
 from slimsweep import BudgetError, Structure, add_gates, macs, params, solve
-from slimsweep.slimming.removal_path import RemovalPath, absolute
+from slimsweep.slimming.budget import Budget
+from slimsweep.slimming.removal_path import RemovalPath
 
 GATED = {g: add_gates(small_vit(global_pool="avg"), granularity=g) for g in ("dim", "head", "uniform")}
 
@@ -158,6 +159,30 @@ def test_parameters_leave_tokens_alone():
     assert all(mask.all() for mask in structure.masks["token"])
 
 
+def test_one_path_is_solved_in_either_unit():
+    """The budget says in which; structures of one unit are nested, and tokens are left alone where parameters count."""
+    gated = add_gates(small_vit())
+    path = RemovalPath(gated.shape, random_gates(gated))
+    asked = [0.8, "0.6 params", "40%", f"{0.5 * params(gated) / 1e3:.3f}K params", Budget(0.4, "params"), 0.3]
+    structures = [path.solve(budget) for budget in asked]
+    for budget, structure in zip(map(Budget.parse, asked), structures, strict=True):
+        count = macs if budget.unit == "macs" else params
+        assert count(structure) <= budget.limit(count(gated)) < count(structure) + 0.02 * count(gated)
+        assert all(mask.all() for mask in structure.masks["token"]) == (budget.unit == "params")
+        assert solve(gated, budget, scores=random_gates(gated)) == structure
+    assert path.solve(0.6, "params") == path.solve("60% params", "params") == structures[1]
+    for unit in ("macs", "params"):
+        of_unit = [s for b, s in zip(map(Budget.parse, asked), structures, strict=True) if b.unit == unit]
+        for larger, smaller in itertools.pairwise(of_unit):
+            assert not (kept(smaller) & ~kept(larger)).any()
+    assert path.tensors()["params"].tolist() == path.params.tolist()
+    assert len(path.params) == path.length + 1 > path.for_unit("params").length + 1
+    with pytest.raises(BudgetError, match="counts macs, but metric is 'params'"):
+        path.solve("0.5 macs", "params")
+    with pytest.raises(BudgetError, match=r"budget '0.001 params' cannot be reached.*of its params"):
+        RemovalPath(gated.shape, random_gates(gated), {"mlp": 0.5}).solve(Budget(0.001, "params"))
+
+
 def test_shares_that_mean_nothing_are_refused():
     gated = add_gates(small_vit(), families=["mlp"])
     with pytest.raises(BudgetError, match="above 0 and at most 1"):
@@ -214,18 +239,26 @@ def test_without_floors_branches_may_go_and_floors_prevent_it():
 
 @pytest.mark.parametrize(
     ("budget", "expected"),
-    [(0.5, 500_000), ("0.5", 500_000), (1, 1_000_000), ("250k", 250_000), (" 0.3M ", 300_000), ("2.3G", 2_300_000_000)],
+    [
+        (0.5, 500_000),
+        ("0.5", 500_000),
+        (1, 1_000_000),
+        ("250k", 250_000),
+        (" 0.3M ", 300_000),
+        ("2.3G", 2_300_000_000),
+        ("50%", 500_000),
+    ],
 )
 def test_budgets_are_fractions_or_have_a_suffix(budget, expected):
-    assert absolute(budget, 1_000_000) == expected
+    assert Budget.parse(budget).limit(1_000_000) == expected
 
 
 @pytest.mark.parametrize(
-    "budget", [0, 1.5, -0.5, float("nan"), float("inf"), 2_300_000, "abc", "", "1.5", "50%", "2.3GB", "-1G", "1e9"]
+    "budget", [0, 1.5, -0.5, float("nan"), float("inf"), 2_300_000, "abc", "", "1.5", "150%", "2.3GB", "-1G", "1e9"]
 )
 def test_budgets_that_mean_nothing_are_refused(budget):
     with pytest.raises(BudgetError, match="fraction"):
-        absolute(budget, 1_000_000)
+        Budget.parse(budget)
 
 
 def test_numpy_s_numbers_and_arrays_are_budgets():

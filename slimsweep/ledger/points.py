@@ -14,10 +14,13 @@ from torch import nn
 from slimsweep.config import Config, ConfigError
 from slimsweep.ledger.tables import read_gates_tensors, read_rows
 from slimsweep.methods.baselines import FROM_SEARCH, RANKED, check_baseline, extra_epochs
+from slimsweep.slimming.budget import BudgetError
 from slimsweep.slimming.gates import add_gates
-from slimsweep.slimming.removal_path import Budget, BudgetError, RemovalPath, Scores, absolute, alike
+from slimsweep.slimming.removal_path import RemovalPath, Scores, absolute, equal_gates
 from slimsweep.slimming.structure import FAMILIES, Shape, Structure
 from slimsweep.storage import Folder
+
+Budget = float | str
 
 CHAINED = ("dense", "searched")  # methods whose points start from one another, where retrain.start is "larger"
 
@@ -292,7 +295,7 @@ def check_cuts(config: Config, model: nn.Module) -> None:
     settings = config.search
     shape = add_gates(model, settings.granularity, settings.families, settings.token_gate).shape
     # Which gates go first is not known yet, but what is left when all have gone is.
-    path = RemovalPath(shape, alike(shape), settings.floors.model_dump(), settings.round_to)
+    path = RemovalPath(shape, equal_gates(shape), settings.floors.model_dump(), settings.round_to)
     dense = shape.full().macs()
     for budget in config.budgets:
         if absolute(budget, dense) >= dense:

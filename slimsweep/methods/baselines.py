@@ -35,18 +35,21 @@ from slimsweep.slimming.architectures import (
     MLP_ROWS,
     QUERY_FIRST,
     Timm,
+    architecture_of,
     attention_rows,
-    family_of,
-    measure,
     model_name,
-    owned,
-    refusals,
-    whole_heads,
+    refused_families,
+    shape_of,
+    tensor_at,
+    whole_heads_reason,
 )
+from slimsweep.slimming.budget import BUDGET_TOLERANCE
 from slimsweep.slimming.cut import slim
 from slimsweep.slimming.gates import add_gates
-from slimsweep.slimming.removal_path import NEAR, Budget, RemovalPath, Scores, absolute, multiple
+from slimsweep.slimming.removal_path import RemovalPath, Scores, absolute, size_multiple
 from slimsweep.slimming.structure import Shape, Structure, macs
+
+Budget = float | str
 
 FROM_SEARCH = ("searched", "scratch")  # methods that need the search, and so get none of its compute
 FRESH = ("scratch", "small")  # methods that start from fresh weights
@@ -71,7 +74,7 @@ def choose(
     """
     shape = add_gates(dense, search.granularity, search.families).shape
     floors = search.floors.model_dump()
-    round_to = multiple(shape, search.round_to)
+    round_to = size_multiple(shape, search.round_to)
     if method == "small":
         cost = small_costs(dense)
         return [_or_error(small_structure, dense, budget, round_to, cost) for budget in budgets]
@@ -125,16 +128,16 @@ def check_baseline(method: str, model: nn.Module, search: Search, budgets: Seque
         what = "its width and depth are not single numbers" if method == "small" else "its blocks are not plain ones"
         raise ConfigError(f"{refused}it is no VisionTransformer, and {what}; leave {method!r} out")
     if method == "torch-pruning":
-        families = [f for f in ("attention", "mlp") if f not in refusals(model)]
-        reason = whole_heads(model)
-        if any(type(block.mlp) is not Mlp for block in family_of(model).blocks(model)):
+        families = [f for f in ("attention", "mlp") if f not in refused_families(model)]
+        reason = whole_heads_reason(model)
+        if any(type(block.mlp) is not Mlp for block in architecture_of(model).blocks(model)):
             reason = "its MLPs are gated"
         elif search.families is not None and not set(search.families) & set(families):
             reason = f"it cuts attention and MLPs, and search.families is {', '.join(search.families)}"
         if reason:
             raise ConfigError(f"{refused}{reason}; leave {method!r} out")
     if method == "small":
-        widths, total = small_widths(model, multiple(measure(model, "dim", ()), search.round_to)), macs(model)
+        widths, total = small_widths(model, size_multiple(shape_of(model, "dim", ()), search.round_to)), macs(model)
         least = small_costs(model)(widths[0], 1)
         lowest = min(budgets, key=lambda budget: absolute(budget, total))
         if absolute(lowest, total) < least:
@@ -170,7 +173,7 @@ def uniform_scores(dense: nn.Module, shape: Shape) -> Scores:
     it. Tokens have no weights: all count alike, and then the solver takes them away evenly from all layers, the border first.
     """
     scores: dict[str, list[Tensor]] = {family: [] for family in shape.gate_shapes}
-    for index, block in enumerate(family_of(dense).blocks(dense)):
+    for index, block in enumerate(architecture_of(dense).blocks(dense)):
         layer = shape.layers[index]
         for family in shape.gate_shapes:
             size = shape.gate_shapes[family][index]
@@ -191,7 +194,7 @@ def attention_squares(block: Timm, heads: int, head_dim: int) -> Tensor:
     """(heads, head_dim) sums of the squares of all weights that an attention dim owns."""
     total = block.attn.proj.weight.detach().square().sum(0).cpu()
     for name, stacks in attention_rows(block.attn).items():
-        rows = owned(block.attn, name)
+        rows = tensor_at(block.attn, name)
         assert rows is not None
         total = total + rows.detach().cpu().reshape(stacks, heads * head_dim, -1).square().sum((0, 2))
     return total.view(heads, head_dim)
@@ -278,13 +281,13 @@ def fresh(dense: nn.Module, structure: Structure) -> nn.Module:
     """
     model: Timm = slim(_like(dense), structure)
     with torch.no_grad():
-        for index, block in enumerate(family_of(dense).blocks(model)):
+        for index, block in enumerate(architecture_of(dense).blocks(model)):
             heads, width, _, _ = structure.sizes(index)
             if heads == 0 or structure.attention_mask(index).all():
                 continue
             stretch = math.sqrt(width / structure.shape.layers[index].head_dim)
             for name in QUERY_FIRST:
-                rows = owned(block.attn, name)
+                rows = tensor_at(block.attn, name)
                 if rows is not None:
                     rows[: heads * width] /= stretch
     return model
@@ -331,16 +334,16 @@ def small_structure(dense: Timm, budget: Budget, round_to: int = 1, cost: Callab
         for place in range(fit - 1, -1, -1):
             one = cost(widths[place], blocks)
             found.append((abs(math.log(widths[place] / blocks * depth / width)), -one, widths[place], blocks))
-            if limit - one > NEAR * total:
+            if limit - one > BUDGET_TOLERANCE * total:
                 break
     if not found:
         raise ValueError(f"budget {budget!r} is below the smallest plain model's {cost(widths[0], 1) / 1e6:,.2f} MMACs")
-    near = [f for f in found if limit + f[1] <= NEAR * total] or [min(found, key=lambda f: f[1])]
+    near = [f for f in found if limit + f[1] <= BUDGET_TOLERANCE * total] or [min(found, key=lambda f: f[1])]
     _, _, chosen, blocks = min(near)
     sizes = {"embed_dim": chosen, "depth": blocks, "num_heads": heads_of_small(dense, chosen)}
     with torch.device("meta"):
         model = _like(dense, **sizes)
-    shape = measure(model, "dim", ())
+    shape = shape_of(model, "dim", ())
     spare = limit - shape.full().macs()
     if type(model.blocks[0].mlp) is Mlp:
         layer = shape.layers[0]
@@ -356,7 +359,7 @@ def _of_mlp(dense: Timm, sizes: dict[str, int], units: int) -> Shape:
     """The shape of the plain model of some sizes whose MLPs have so many hidden units."""
     with torch.device("meta"):
         model = _like(dense, **sizes, mlp_ratio=(units + 0.5) / sizes["embed_dim"])
-    return measure(model, "dim", ())
+    return shape_of(model, "dim", ())
 
 
 def small_widths(dense: Timm, round_to: int = 1) -> list[int]:

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from slimsweep.slimming.removal_path import NEAR
+from slimsweep.slimming.budget import BUDGET_TOLERANCE
 from slimsweep.slimming.structure import Shape, Structure, image_size, macs
 
 Importance = Literal["taylor", "magnitude"]
@@ -105,7 +105,7 @@ def pruned_structure(
         if found is not None:
             structure = structure_of(found.kept, shape)
             best = structure if best is None or structure.macs() > best.macs() else best
-            if budget - best.macs() <= NEAR * total:
+            if budget - best.macs() <= BUDGET_TOLERANCE * total:
                 break
     if best is None:
         raise ValueError(

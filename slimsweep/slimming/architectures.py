@@ -30,7 +30,7 @@ Timm = Any
 
 
 @dataclass(frozen=True)
-class Family:
+class Architecture:
     """How one of timm's model classes is built."""
 
     model: type[nn.Module]
@@ -41,16 +41,16 @@ class Family:
     no_tokens: str = ""  # why tokens cannot leave, where they cannot
 
 
-FAMILY_TABLE = (
-    Family(VisionTransformer, Block, (Attention,), lambda m: list(m.blocks)),
-    Family(
+ARCHITECTURES = (
+    Architecture(VisionTransformer, Block, (Attention,), lambda m: list(m.blocks)),
+    Architecture(
         Eva,
         EvaBlock,
         (EvaAttention, AttentionRope),
         lambda m: list(m.blocks),
         whole_heads="rotary embeddings couple the dims of a head in pairs",
     ),
-    Family(
+    Architecture(
         SwinTransformer,
         SwinTransformerBlock,
         (WindowAttention,),
@@ -97,36 +97,36 @@ MLP_ROWS: dict[type[nn.Module], dict[str, int]] = {
 }
 
 
-def family_of(model: Timm) -> Family:
+def architecture_of(model: Timm) -> Architecture:
     """The family of a timm model.
 
     Raises:
         ValueError: the model, or one of its blocks, is of a kind that cannot be cut exactly; says which and why.
     """
     name = model_name(model)
-    family = next((f for f in FAMILY_TABLE if isinstance(model, f.model)), None)
-    if family is None:
-        known = ", ".join(f.model.__name__ for f in FAMILY_TABLE)
+    architecture = next((f for f in ARCHITECTURES if isinstance(model, f.model)), None)
+    if architecture is None:
+        known = ", ".join(f.model.__name__ for f in ARCHITECTURES)
         raise ValueError(f"{name} is a {type(model).__name__}, which slimsweep cannot cut; it cuts timm's {known} models")
     if hasattr(model, "structure"):  # its blocks were looked at before the cut, which may have taken branches out of them
-        return family
-    for block in family.blocks(model):
+        return architecture
+    for block in architecture.blocks(model):
         reason = REFUSED_BLOCKS.get(type(block))
-        if reason is not None or not isinstance(block, family.block):
+        if reason is not None or not isinstance(block, architecture.block):
             raise ValueError(f"{name} cannot be cut: {reason or f'its blocks are {type(block).__name__}'}")
-        if not isinstance(block.attn, family.attention):
+        if not isinstance(block.attn, architecture.attention):
             raise ValueError(
-                f"{name} cannot be cut: its attention is {type(block.attn).__name__}, not {family.attention[0].__name__}"
+                f"{name} cannot be cut: its attention is {type(block.attn).__name__}, not {architecture.attention[0].__name__}"
             )
         if type(block.mlp) not in MLP_ROWS:
             raise ValueError(f"{name} cannot be cut: its MLP is {type(block.mlp).__name__}, which has units of another kind")
-    return family
+    return architecture
 
 
-def refusals(model: Timm) -> dict[str, str]:
+def refused_families(model: Timm) -> dict[str, str]:
     """The gate families that this model cannot lose exactly, and why."""
-    family = family_of(model)
-    blocks = family.blocks(model)
+    architecture = architecture_of(model)
+    blocks = architecture.blocks(model)
     reasons: dict[str, str] = {}
     if any(not isinstance(getattr(b.attn, "norm", nn.Identity()), nn.Identity) for b in blocks):
         reasons["attention"] = "a norm over all attention dims would change when some leave"
@@ -135,8 +135,8 @@ def refusals(model: Timm) -> dict[str, str]:
     if any(not isinstance(b.mlp.norm, nn.Identity) for b in blocks):
         reasons["mlp"] = "a norm over the MLP units would change when some leave"
     pool = getattr(model, "global_pool", "token")
-    if family.no_tokens:
-        reasons["token"] = family.no_tokens
+    if architecture.no_tokens:
+        reasons["token"] = architecture.no_tokens
     elif model.dynamic_img_size:
         reasons["token"] = "with dynamic_img_size a patch has no fixed position"
     elif not isinstance(model.patch_drop, nn.Identity | None):
@@ -146,27 +146,27 @@ def refusals(model: Timm) -> dict[str, str]:
     return reasons
 
 
-def whole_heads(model: Timm) -> str:
+def whole_heads_reason(model: Timm) -> str:
     """Why attention can only lose whole heads; empty where single dims can leave."""
-    family = family_of(model)
-    if any(not isinstance(getattr(b.attn, "q_norm", nn.Identity()), nn.Identity) for b in family.blocks(model)):
+    architecture = architecture_of(model)
+    if any(not isinstance(getattr(b.attn, "q_norm", nn.Identity()), nn.Identity) for b in architecture.blocks(model)):
         return "norms of queries and keys share statistics over the dims of a head"
-    return family.whole_heads
+    return architecture.whole_heads
 
 
-def measure(model: Timm, granularity: Granularity, families: tuple[str, ...]) -> Shape:
+def shape_of(model: Timm, granularity: Granularity, families: tuple[str, ...]) -> Shape:
     """The sizes of a dense model whose `families` carry gates of `granularity`, and its costs."""
-    family = family_of(model)
-    windowed = family.model is SwinTransformer
+    architecture = architecture_of(model)
+    windowed = architecture.model is SwinTransformer
     patches = model.patch_embed.num_patches
     layers = []
     names = {block: name for name, block in model.named_modules()}
-    for block in family.blocks(model):
+    for block in architecture.blocks(model):
         attention, mlp = block.attn, block.mlp
         heads = attention.num_heads
         inner = attention.proj.in_features
         hidden = mlp.fc2.in_features
-        rows = [owned(attention, name) for name in attention_rows(attention)]
+        rows = [tensor_at(attention, name) for name in attention_rows(attention)]
         attention_params = sum(r.numel() for r in rows if isinstance(r, nn.Parameter)) + attention.proj.weight.numel()
         mlp_params = mlp.fc2.weight.numel() + _size(*(getattr(mlp, name) for name in MLP_ROWS[type(mlp)]))
         tables = attention.relative_position_bias_table.numel() if windowed else 0
@@ -216,10 +216,10 @@ def measure(model: Timm, granularity: Granularity, families: tuple[str, ...]) ->
 
 def attention_rows(attention: Timm) -> dict[str, int]:
     """The entries of ATTENTION_ROWS that this attention has."""
-    return {name: stacks for name, stacks in ATTENTION_ROWS.items() if owned(attention, name) is not None}
+    return {name: stacks for name, stacks in ATTENTION_ROWS.items() if tensor_at(attention, name) is not None}
 
 
-def owned(module: Timm, name: str) -> Tensor | None:
+def tensor_at(module: Timm, name: str) -> Tensor | None:
     """The tensor of a dotted name, or None where the module has none."""
     for part in name.split("."):
         module = getattr(module, part, None)

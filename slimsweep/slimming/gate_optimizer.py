@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from slimsweep.config import Search
-from slimsweep.slimming.gates import GatedModel, effective
+from slimsweep.slimming.gates import GatedModel, effective_gates
 from slimsweep.slimming.structure import Shape
 
 BETA = 0.9  # of the running mean of squared gradients
@@ -41,7 +41,7 @@ class GateOptimizer:
         if self.adam is None:
             return 0.0
         terms = [
-            w * self.pressure(f) * effective(block, f).abs().sum()
+            w * self.pressure(f) * effective_gates(block, f).abs().sum()
             for f, weights in self.weights.items()
             for block, w in zip(self.gated.gated_blocks(), weights, strict=True)
         ]

@@ -14,7 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from slimsweep.slimming.architectures import Timm, attention_rows, family_of, measure, model_name, refusals, whole_heads
+from slimsweep.slimming.architectures import (
+    Timm,
+    architecture_of,
+    attention_rows,
+    model_name,
+    refused_families,
+    shape_of,
+    whole_heads_reason,
+)
 from slimsweep.slimming.structure import FAMILIES, Shape, macs, params
 
 Gates = dict[str, list[Tensor]]
@@ -39,10 +47,10 @@ def add_gates(
         ValueError: the model, or a family asked for by name, cannot be cut exactly; says why.
     """
     chosen, finest = _what_to_gate(model, granularity, families)
-    shape = measure(model, finest, chosen)
+    shape = shape_of(model, finest, chosen)
     gated: Timm = copy.deepcopy(model)
     weight = next(gated.parameters())
-    for index, block in enumerate(family_of(gated).blocks(gated)):
+    for index, block in enumerate(architecture_of(gated).blocks(gated)):
         gates = {f: nn.Parameter(weight.new_ones(shape.gate_shapes[f][index])) for f in chosen}
         if "token" in gates:
             subclass(block.attn, BiasedAttention)  # before its weights are parametrized, which makes classes of its class
@@ -75,7 +83,7 @@ def _what_to_gate(model: Timm, granularity: str, families: Sequence[str] | None)
         )
     if granularity not in ("dim", "head", "uniform"):
         raise ValueError(f"granularity is {granularity!r}; it can be 'dim', 'head' or 'uniform'")
-    reasons = refusals(model)
+    reasons = refused_families(model)
     for family in families or ():
         if family not in FAMILIES:
             raise ValueError(f"{family!r} is no family of gates; they are {', '.join(FAMILIES)}")
@@ -84,7 +92,7 @@ def _what_to_gate(model: Timm, granularity: str, families: Sequence[str] | None)
                 f"{model_name(model)} cannot have {family} gates: {reasons[family]}; leave {family!r} out of families"
             )
     chosen = tuple(f for f in FAMILIES if (f in families if families is not None else f not in reasons))
-    if (reason := whole_heads(model)) and granularity != "head":
+    if (reason := whole_heads_reason(model)) and granularity != "head":
         if granularity == "uniform" and "attention" in chosen:
             raise ValueError(f"{model_name(model)} cannot have uniform attention gates: {reason}; use granularity='head'")
         granularity = "head"
@@ -226,13 +234,13 @@ class GatedModel(nn.Module):
     num_prefix_tokens: int
 
     def gated_blocks(self) -> list[Timm]:
-        return family_of(self).blocks(self)
+        return architecture_of(self).blocks(self)
 
     @property
     def gates(self) -> Gates:
         """Effective gates, copied: attention (heads, head_dim), (heads, 1) or (1, head_dim); mlp (units,); token (patches,)."""
         with torch.no_grad():
-            return {f: [effective(b, f).detach().clone() for b in self.gated_blocks()] for f in self.shape.gate_shapes}
+            return {f: [effective_gates(b, f).detach().clone() for b in self.gated_blocks()] for f in self.shape.gate_shapes}
 
     def set_gates(self, gates: Mapping[str, Sequence[Tensor]]) -> None:
         """Set effective gates, in the shapes of `gates`; a family that is not given stays.
@@ -298,7 +306,7 @@ def _(what: GatedModel) -> int:
     return what.shape.full().params()
 
 
-def effective(block: Timm, family: str) -> Tensor:
+def effective_gates(block: Timm, family: str) -> Tensor:
     """One layer's gates of one family as they act."""
     return block.token_bias.effective() if family == "token" else getattr(block, f"{family}_gate")
 
@@ -307,7 +315,7 @@ def fold_gates(gated: GatedModel) -> nn.Module:
     """A copy as timm built it: attention and MLP gates multiplied into the weights, token gates gone, gate parameters gone."""
     model: Timm = copy.deepcopy(gated)
     model.zero_grad(set_to_none=True)  # a deep copy takes the search's last gradients along
-    for block in family_of(model).blocks(model):
+    for block in architecture_of(model).blocks(model):
         for module in [m for m in block.modules() if parametrize.is_parametrized(m)]:
             unparametrize(module)
         for name in ("attention_gate", "mlp_gate", "token_gate", "token_bias"):

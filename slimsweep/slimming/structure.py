@@ -11,12 +11,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import singledispatch
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from slimsweep.slimming.cost import COSTS
 
 FAMILIES = ("attention", "mlp", "token")
 
@@ -81,6 +83,15 @@ class Shape:
                 "gate_shapes": {f: tuple(tuple(s) for s in shapes) for f, shapes in data["gate_shapes"].items()},
             }
         )
+
+
+class LayerSizes(NamedTuple):
+    """What one layer keeps: plain numbers for one structure, (prefixes,) int64 arrays for all prefixes of a removal path."""
+
+    heads: Any
+    dims: Any  # attention dims of all heads together
+    units: Any  # MLP units
+    tokens: Any  # patch tokens
 
 
 class Structure:
@@ -157,6 +168,11 @@ class Structure:
         dims = self.attention_mask(layer).sum(1)
         return int((dims > 0).sum()), int(dims.max()), int(self.mlp_mask(layer).sum()), int(self.token_mask(layer).sum())
 
+    def layer_sizes(self) -> list[LayerSizes]:
+        """What each layer keeps, as costs take it."""
+        sizes = [self.sizes(index) for index in range(len(self.shape.layers))]
+        return [LayerSizes(heads, heads * head_dim, units, tokens) for heads, head_dim, units, tokens in sizes]
+
     def summary(self) -> list[dict[str, int | str]]:
         """A dict a layer: heads, head_dim, mlp_units, tokens (patches) kept, and each beside its dense size (*_dense)."""
         rows: list[dict[str, int | str]] = []
@@ -181,22 +197,11 @@ class Structure:
 
     def macs(self) -> int:
         """Multiply-accumulates of one image through the cut model."""
-        total = self.shape.fixed_macs
-        tokens = 0
-        for index, layer in enumerate(self.shape.layers):
-            heads, head_dim, units, tokens = self.sizes(index)
-            total += int(layer.attention_macs(heads, head_dim, tokens)) + int(layer.mlp_macs(units, tokens))
-        return total + self.shape.pool_macs_per_token * (tokens + self.shape.layers[-1].prefix)
+        return COSTS["macs"].of(self)
 
     def params(self) -> int:
         """Parameters of the cut model."""
-        total = self.shape.fixed_params
-        for index, layer in enumerate(self.shape.layers):
-            heads, head_dim, units, _ = self.sizes(index)
-            total += heads * (head_dim * layer.attention_params_per_dim + layer.attention_params_per_head)
-            total += layer.attention_params_fixed if heads else 0
-            total += units * layer.mlp_params_per_unit + (layer.mlp_params_fixed if units else 0)
-        return total
+        return COSTS["params"].of(self)
 
     # Text.
 

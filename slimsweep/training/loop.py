@@ -33,7 +33,7 @@ from slimsweep.data.images import (
 )
 from slimsweep.ledger.checkpoints import Checkpoints
 from slimsweep.ledger.tables import damaged_images, read_curve, write_curve
-from slimsweep.slimming.architectures import family_of
+from slimsweep.slimming.architectures import architecture_of
 from slimsweep.slimming.gate_optimizer import GateOptimizer
 from slimsweep.slimming.gates import GatedModel
 from slimsweep.storage import Folder
@@ -416,7 +416,7 @@ def optimizer_arguments(recipe: Recipe) -> dict[str, Any]:
 
 def set_drop_path(model: nn.Module, rate: float) -> None:
     """Set the stochastic depth of a timm model's blocks: 0 in the first, `rate` in the last (Huang et al. 2016)."""
-    blocks = family_of(model).blocks(model)
+    blocks = architecture_of(model).blocks(model)
     for index, block in enumerate(blocks):
         share = rate * index / max(len(blocks) - 1, 1)
         for name in ("drop_path1", "drop_path2"):

@@ -1,0 +1,74 @@
+"""What a structure costs, in each unit that a budget can count.
+
+A cost is one formula over the sizes that every layer keeps: with plain numbers it prices one structure, with arrays all
+prefixes of a removal path at once. A further cost is a formula, here or in a file of its own, and an entry in COSTS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # budgets are parsed without torch, and need this table
+    import numpy as np
+
+    from slimsweep.slimming.removal_path import RemovalPath
+    from slimsweep.slimming.structure import LayerSizes, Shape, Structure
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One unit of cost.
+
+    Attributes:
+        name: as budgets and result columns write it.
+        label: as tables and messages write it.
+        families: the gate families whose removal lowers it; the others stay whole under a budget in this unit.
+        formula: (shape of the dense model, sizes that each layer keeps) to the cost, of the sizes' kind: int or int64 array.
+    """
+
+    name: str
+    label: str
+    families: tuple[str, ...]
+    formula: Callable[[Shape, Sequence[LayerSizes]], Any]
+
+    def of(self, structure: Structure) -> int:
+        """The cost of the model that a structure describes."""
+        return int(self.formula(structure.shape, structure.layer_sizes()))
+
+    def of_path(self, path: RemovalPath) -> np.ndarray:
+        """(path.length + 1,) int64: the cost that is left after each prefix of a removal path."""
+        found: np.ndarray = self.formula(path.shape, path.layer_sizes())
+        return found
+
+    def of_dense(self, shape: Shape) -> int:
+        """The cost of the dense model."""
+        return self.of(shape.full())
+
+
+def macs_formula(shape: Shape, kept: Sequence[LayerSizes]) -> Any:
+    """Multiply-accumulates of one image, which ViT papers call FLOPs."""
+    total: Any = shape.fixed_macs
+    for layer, sizes in zip(shape.layers, kept, strict=True):
+        total = total + layer.attention_macs(sizes.dims, 1, sizes.tokens) + layer.mlp_macs(sizes.units, sizes.tokens)
+    return total + shape.pool_macs_per_token * (kept[-1].tokens + shape.layers[-1].prefix)
+
+
+def params_formula(shape: Shape, kept: Sequence[LayerSizes]) -> Any:
+    """Parameters of the model."""
+    total: Any = shape.fixed_params
+    for layer, sizes in zip(shape.layers, kept, strict=True):
+        total = total + sizes.dims * layer.attention_params_per_dim + sizes.heads * layer.attention_params_per_head
+        total = total + (sizes.dims > 0) * layer.attention_params_fixed
+        total = total + sizes.units * layer.mlp_params_per_unit + (sizes.units > 0) * layer.mlp_params_fixed
+    return total
+
+
+COSTS: dict[str, Cost] = {
+    cost.name: cost
+    for cost in (
+        Cost("macs", "MACs", ("attention", "mlp", "token"), macs_formula),
+        Cost("params", "params", ("attention", "mlp"), params_formula),
+    )
+}
