@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from timm.models import build_model_with_cfg, register_model, save_for_hf
+from timm.models import build_model_with_cfg, save_for_hf
 from torch import nn
 
 from slimsweep.slimming.architectures import Timm
@@ -21,9 +21,8 @@ from slimsweep.slimming.gates import GatedModel
 from slimsweep.slimming.structure import Structure
 
 
-@register_model
-def slimmed_vit(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """timm's entry point of every cut model: builds the dense architecture and cuts it to the structure in its arguments."""
+def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """A cut model, as timm's entry point `slimmed_vit` makes it: the dense architecture, cut to the structure in its arguments."""
     return build_model_with_cfg(_build, CUT_ARCHITECTURE, pretrained, **kwargs)
 
 
