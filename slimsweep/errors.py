@@ -30,7 +30,7 @@ class RefusedInput(SlimsweepError, ValueError):
 
 
 class ExportError(SlimsweepError, RuntimeError):
-    """An exported model does not compute what the original computes, or cannot be exported at all."""
+    """What was exported does not compute what the model computes, or the model cannot be exported; no file is left."""
 
 
 class StageFailed(SlimsweepError, RuntimeError):
@@ -38,11 +38,11 @@ class StageFailed(SlimsweepError, RuntimeError):
 
 
 class TrainingDiverged(SlimsweepError, RuntimeError):
-    """The loss is not finite any more."""
+    """The loss became NaN or infinite; the last checkpoint is from before it did."""
 
 
 class OutOfTime(SlimsweepError):
-    """The hours of resources.max_hours are over: training stopped after an epoch, whose checkpoint is kept."""
+    """The hours that the run may take are over; what was trained so far is in the last checkpoint."""
 
 
 def causes(problem: BaseException) -> Iterator[BaseException]:

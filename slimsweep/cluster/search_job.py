@@ -46,7 +46,7 @@ def run_search(config: Config, run: Folder, attempt: str, until: float | None = 
     except SystemExit:  # what Ray Train makes of Ctrl+C
         raise KeyboardInterrupt from None
     except TrainingFailedError as problem:
-        raise StageFailed(first_cause(problem)) from problem
+        raise StageFailed(first_cause(problem, "search")) from problem
     finally:
         signal.signal(signal.SIGINT, on_interrupt)
 

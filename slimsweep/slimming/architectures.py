@@ -21,6 +21,7 @@ from timm.models.vision_transformer import (
 )
 from torch import Tensor, nn
 
+from slimsweep.errors import RefusedInput
 from slimsweep.slimming.structure import FAMILIES, Layer, Shape, Structure, macs, params
 
 Granularity = str  # "dim", "head" or "uniform"
@@ -107,19 +108,19 @@ def architecture_of(model: Timm) -> Architecture:
     architecture = next((f for f in ARCHITECTURES if isinstance(model, f.model)), None)
     if architecture is None:
         known = ", ".join(f.model.__name__ for f in ARCHITECTURES)
-        raise ValueError(f"{name} is a {type(model).__name__}, which slimsweep cannot cut; it cuts timm's {known} models")
+        raise RefusedInput(f"{name} is a {type(model).__name__}, which slimsweep cannot cut; it cuts timm's {known} models")
     if hasattr(model, "structure"):  # its blocks were looked at before the cut, which may have taken branches out of them
         return architecture
     for block in architecture.blocks(model):
         reason = REFUSED_BLOCKS.get(type(block))
         if reason is not None or not isinstance(block, architecture.block):
-            raise ValueError(f"{name} cannot be cut: {reason or f'its blocks are {type(block).__name__}'}")
+            raise RefusedInput(f"{name} cannot be cut: {reason or f'its blocks are {type(block).__name__}'}")
         if not isinstance(block.attn, architecture.attention):
-            raise ValueError(
+            raise RefusedInput(
                 f"{name} cannot be cut: its attention is {type(block.attn).__name__}, not {architecture.attention[0].__name__}"
             )
         if type(block.mlp) not in MLP_ROWS:
-            raise ValueError(f"{name} cannot be cut: its MLP is {type(block.mlp).__name__}, which has units of another kind")
+            raise RefusedInput(f"{name} cannot be cut: its MLP is {type(block.mlp).__name__}, which has units of another kind")
     return architecture
 
 
