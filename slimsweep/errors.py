@@ -10,6 +10,7 @@ Light to import (no torch, no Ray): every other module may import it.
 """
 
 import os
+import re
 import tempfile
 import traceback
 from collections.abc import Callable, Collection, Iterator
@@ -62,37 +63,49 @@ def wrapped(problem: BaseException) -> BaseException | None:
     return inner if isinstance(inner, BaseException) else None
 
 
-def explain(problem: BaseException | str, stage: str = "retrain") -> str:
+def explain(problem: BaseException | str, stage: str | None = None) -> str:
     """Why something failed, in one sentence: the worker's own reason, without the tracebacks that Ray puts around it.
 
     Args:
         problem: an exception, or the text of one, such as the error in a point's row.
-        stage: dense, search or retrain: whose settings to change where a GPU's memory did not suffice.
+        stage: dense, search or retrain: whose settings to change where a GPU's memory was too small; None for no training.
     """
+    if (said := memory_of_gpu(problem)) is not None:
+        return out_of_gpu_memory(said, stage)
     if isinstance(problem, str):
-        return gpu_memory(problem, stage) if "CUDA out of memory" in problem else problem
-    for cause in causes(problem):
-        # By name, as torch must not be imported here. Ray has a class of this name too, for the memory of a node.
-        of_torch = type(cause).__name__ == "OutOfMemoryError" and type(cause).__module__.startswith("torch")
-        if of_torch or "CUDA out of memory" in str(cause).partition("\n")[0]:
-            return gpu_memory(str(cause), stage)
+        return problem
     while (inner := wrapped(problem)) is not None:
         problem = inner
     lines = str(problem).strip().splitlines() or [type(problem).__name__]
     return lines[0] if len(lines) == 1 else f"{lines[0]} ... {lines[-1]}"
 
 
-def gpu_memory(said: str, stage: str) -> str:
-    """What to change where a GPU's memory did not suffice.
+def memory_of_gpu(problem: BaseException | str) -> str | None:
+    """What torch said where a GPU's memory was too small, also as the cause of another exception; None for anything else."""
+    if isinstance(problem, str):
+        return problem if "CUDA out of memory" in problem else None
+    for cause in causes(problem):
+        # By name, as torch must not be imported here. Ray has a class of this name too, for the memory of a node.
+        of_torch = type(cause).__name__ == "OutOfMemoryError" and type(cause).__module__.partition(".")[0] == "torch"
+        if of_torch or "CUDA out of memory" in str(cause):
+            return str(cause)
+    return None
+
+
+def out_of_gpu_memory(said: str, stage: str | None) -> str:
+    """What to change where a GPU's memory was too small.
 
     Args:
         said: torch's own text, which says how much it asked for.
+        stage: as for `explain`.
     """
-    start = said.find("Tried to allocate")
-    tried = f" ({said[start:].partition('.')[0]}.{said[start:].partition('.')[2].partition('.')[0]})" if start >= 0 else ""
+    tried = re.search(r"Tried to allocate [0-9.]+ [KMGT]i?B", said)
+    what = f"out of GPU memory{f' ({tried[0]})' if tried else ''}"
+    if stage is None:
+        return f"{what}: take smaller batches, or a GPU with more memory"
     return (
-        f"out of GPU memory{tried}: raise {stage}.accumulate, which leaves the result as it is, set {stage}.amp to bf16 or "
-        f"{stage}.grad_checkpointing to true, or lower data.batch_size; where workers share a GPU, raise "
+        f"{what}: raise {stage}.accumulate, which leaves the result as it is; or set {stage}.amp to bf16 or "
+        f"{stage}.grad_checkpointing to true; or lower data.batch_size; where workers share a GPU, raise "
         "resources.gpus_per_worker"
     )
 
@@ -121,18 +134,27 @@ def exit_code(
     try:
         return action() or 0
     except Exception as problem:
-        about_input = isinstance(problem, OSError) and any(path and path in str(problem) for path in given)
-        refused = isinstance(problem, RefusedInput) or about_input
+        about_input = isinstance(problem, RefusedInput) or any(is_about(problem, path) for path in given)
         if verbose:
             console.print_exception()
-        said = explain(problem)
-        if not isinstance(problem, SlimsweepError) and not about_input and not said.startswith("out of GPU memory"):
+        if about_input or isinstance(problem, SlimsweepError) or memory_of_gpu(problem) is not None:
+            said = explain(problem)
+        else:
             said = last_line(problem)
             if not verbose:
                 where = written("".join(traceback.format_exception(problem)), log)
                 said += f" (the whole traceback is in {where}; --verbose shows it here)"
         console.print(f"slimsweep: {said}", style="red", soft_wrap=True, markup=False)
-        return 2 if refused else 1
+        return 2 if about_input else 1
+
+
+def is_about(problem: Exception, path: str) -> bool:
+    """Whether an exception is the operating system's or a file system's, about a path or something in it."""
+    if not isinstance(problem, OSError):
+        return False
+    if isinstance(problem.filename, str):
+        return os.path.abspath(problem.filename).startswith(os.path.abspath(os.path.expanduser(path)))
+    return path in str(problem)  # pyarrow names the path only in its text
 
 
 def last_line(problem: BaseException) -> str:

@@ -24,17 +24,11 @@ import torch  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
 from slimsweep.config import Config, ConfigError  # noqa: E402
-from slimsweep.errors import StageFailed, explain  # noqa: E402, F401
 from slimsweep.ledger.lock import FILE as MARK  # noqa: E402
 from slimsweep.storage import Folder  # noqa: E402
 
 # Tune logs a traceback for each trial that dies; the point's row, the table at the end and the exit code say it.
 QUIET = {name: logging.ERROR for name in ("ray", "ray.train", "ray.data", "ray._private")} | {"ray.tune": logging.CRITICAL}
-
-
-def first_cause(problem: BaseException, stage: str = "retrain") -> str:
-    """The reason that a worker gave, and what to change where it had too little GPU memory for a stage."""
-    return explain(problem, stage)
 
 
 @dataclass(frozen=True)

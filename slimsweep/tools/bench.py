@@ -123,9 +123,7 @@ def bench_run(run: Folder, points: Sequence[str] | None = None, **options: Any) 
     """
     there = run.list("models")
     if not run.exists("dense/config.json"):
-        raise RefusedInput(
-            f"{run.uri} has no dense model to compare with: give a run whose dense stage has ended"
-        )
+        raise RefusedInput(f"{run.uri} has no dense model to compare with: give a run whose dense stage has ended")
     for point in points or ():
         if point not in there:
             raise RefusedInput(f"{run.uri} has no model {point!r}; it has {', '.join(there) or 'none'}")
