@@ -8,8 +8,7 @@ from torch import nn
 
 from slimsweep.cluster.cluster import check_placement, foreseen
 from slimsweep.cluster.worker import data_for
-from slimsweep.config.identity import changed_keys, checkpoint_token
-from slimsweep.config.schema import Config, ConfigError
+from slimsweep.config import Config, ConfigError, changed_keys, checkpoint_token
 from slimsweep.data.sources import check_data, title
 from slimsweep.ledger.planning import asked_of, exact_fraction
 from slimsweep.ledger.run import Run

@@ -18,7 +18,7 @@ from zoo import random_gates
 from slimsweep import add_gates, load, macs, solve
 from slimsweep.cluster.retrain_job import trial
 from slimsweep.cluster.worker import data_for
-from slimsweep.config.schema import Config, ConfigError
+from slimsweep.config import Config, ConfigError
 from slimsweep.ledger.lock import hold
 from slimsweep.ledger.points import Point, chosen_path, plan_points, points_to_do, to_choose
 from slimsweep.ledger.tables import gate_rows, read_rows, write_gates, write_row

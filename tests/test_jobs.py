@@ -18,7 +18,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from slimsweep.config.schema import Config, load_config
+from slimsweep.config import Config, load_config
 
 ROOT = Path(__file__).parents[1]
 JOBS = ROOT / "jobs"

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from slimsweep.cluster.search_job import learned, load_gated
 from slimsweep.cluster.worker import data_for
-from slimsweep.config.schema import Config, ConfigError, load_config
+from slimsweep.config import Config, ConfigError, load_config
 from slimsweep.data import train_loader
 from slimsweep.ledger.checkpoints import Checkpoints
 from slimsweep.ledger.recorder import RunRecorder
@@ -28,6 +28,8 @@ from slimsweep.slimming.gates import add_gates
 from slimsweep.storage import Folder
 from slimsweep.training import MemoryRecorder, Recorders, Teacher, TrainingDiverged, build_dense, train
 from slimsweep.training.loop import gate_training
+from slimsweep.training.optimizer import weight_optimizer
+from slimsweep.training.recorder import Row
 
 CPU = torch.device("cpu")
 SMALL = [

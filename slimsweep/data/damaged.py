@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from PIL import Image
 
-from slimsweep.config.schema import ConfigError
+from slimsweep.config import ConfigError
+from slimsweep.errors import SlimsweepError
 
 log = logging.getLogger(__name__)
 
@@ -15,7 +16,7 @@ log = logging.getLogger(__name__)
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, tarfile.TarError, Image.DecompressionBombError)
 
 
-class DamagedImage(Exception):
+class DamagedImage(SlimsweepError):
     """An image that is there and cannot be read: its name, and why."""
 
     def __init__(self, name: str, reason: str) -> None:

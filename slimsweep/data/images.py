@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from slimsweep.config.schema import ConfigError
+from slimsweep.config import ConfigError
 from slimsweep.data.damaged import UNREADABLE, Damaged, DamagedImage, reason_of
 from slimsweep.data.readers import Shards, Source, decode
 from slimsweep.data.transforms import View, random_state_kept, seed_all, uniforms

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
-from slimsweep.config.schema import ConfigError, DataConfig
+from slimsweep.config import ConfigError, DataConfig
 from slimsweep.data.damaged import Damaged, DamagedImage
 from slimsweep.data.images import ImageSet, ImageStream, stacked
 from slimsweep.data.splits import Data

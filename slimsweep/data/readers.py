@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from torch import Tensor
 
-from slimsweep.config.schema import ConfigError
+from slimsweep.config import ConfigError
 from slimsweep.data.damaged import UNREADABLE, DamagedImage, reason_of
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import timm.data
 from PIL import Image
 
-from slimsweep.config.schema import Config, ConfigError, did_you_mean
+from slimsweep.config import Config, ConfigError, did_you_mean
 from slimsweep.data.damaged import reason_of
 from slimsweep.data.readers import HubImages, HubShards, IndexedImages, TarImages, TimmImages, WebDatasetShards
 

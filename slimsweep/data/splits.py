@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from slimsweep.config.schema import Config, ConfigError, DataConfig
+from slimsweep.config import Config, ConfigError, DataConfig
 from slimsweep.data.damaged import Damaged, DamagedImage
 from slimsweep.data.images import ImageSet, ImageStream
 from slimsweep.data.readers import IndexedImages, Source

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from slimsweep.config.schema import Affine, Augment, Config, ConfigError
+from slimsweep.config import Affine, Augment, Config, ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
