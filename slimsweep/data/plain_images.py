@@ -9,18 +9,18 @@ from torch import Tensor
 from slimsweep.config.schema import Config
 from slimsweep.data.images import Data, ImageSet, ImageStream, train_loader
 
-TAYLOR_IMAGES = 512  # that the gradients of taylor and torch-pruning are taken on
+GRADIENT_IMAGES = 512  # that methods such as taylor and torch-pruning take gradients on
 
 
 def training_images(data: Data, config: Config) -> tuple[Tensor, Tensor]:
-    """(images (n, C, H, W), labels (n,)): TAYLOR_IMAGES of the training images, drawn by config.seed, without augmentation."""
+    """(images (n, C, H, W), labels (n,)): GRADIENT_IMAGES of the training images, drawn by config.seed, without augmentation."""
     train, plain = data.train, data.val.view
     if isinstance(train, ImageSet):
-        chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(config.seed))[:TAYLOR_IMAGES]
+        chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(config.seed))[:GRADIENT_IMAGES]
         indices = train.indices[chosen.numpy()]
         some = ImageSet(train.source, indices, plain, train.num_classes, cache=False, damaged=train.damaged)
         return some.batch(range(len(chosen)))
     stream = ImageStream(train.source, plain, train.num_classes, train.limit, train.damaged)
-    batches = itertools.islice(train_loader(replace(data, train=stream), config), -(-TAYLOR_IMAGES // config.data.batch_size))
+    batches = itertools.islice(train_loader(replace(data, train=stream), config), -(-GRADIENT_IMAGES // config.data.batch_size))
     images, labels = zip(*batches, strict=True)
-    return torch.cat(images)[:TAYLOR_IMAGES], torch.cat(labels)[:TAYLOR_IMAGES]
+    return torch.cat(images)[:GRADIENT_IMAGES], torch.cat(labels)[:GRADIENT_IMAGES]

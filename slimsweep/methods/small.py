@@ -44,7 +44,7 @@ def start(source: nn.Module, structure: Structure, seed: int) -> nn.Module:
 
 
 def check(model: nn.Module, settings: Settings, budgets: Sequence[BudgetLike]) -> None:
-    """Refuse a model that is no VisionTransformer, and budgets below the smallest plain model.
+    """Refuse a model that is not a timm VisionTransformer, and budgets below the smallest plain model.
 
     Raises:
         ValueError: says which of these, and what to do.
@@ -52,7 +52,7 @@ def check(model: nn.Module, settings: Settings, budgets: Sequence[BudgetLike]) -
     refused = f"baselines: 'small' does not work with {model_name(model)}: "
     if not isinstance(model, VisionTransformer):
         raise ValueError(
-            f"{refused}it is no VisionTransformer, and its width and depth are not single numbers; leave 'small' out"
+            f"{refused}it is not a timm VisionTransformer, whose width and depth are single numbers; leave 'small' out"
         )
     dense = measure(model, "dim", ())
     width = small_widths(model, settings.round_to)[0]

@@ -46,7 +46,7 @@ def choose(choice: Choice) -> list[Structure | ValueError]:
 
 
 def check(model: nn.Module, settings: Settings, budgets: Sequence[BudgetLike]) -> None:
-    """Refuse a model that is no plain VisionTransformer, families that it does not cut, and a missing package.
+    """Refuse a model that is not a plain timm VisionTransformer, families that it does not cut, and a missing package.
 
     Raises:
         ValueError: says which of these, and what to do.
@@ -55,7 +55,7 @@ def check(model: nn.Module, settings: Settings, budgets: Sequence[BudgetLike]) -
         raise ValueError("baselines: 'torch-pruning' needs Torch-Pruning: pip install 'slimsweep[baselines]'")
     reason = ""
     if not isinstance(model, VisionTransformer):
-        reason = "it is no VisionTransformer, and its blocks are not plain ones"
+        reason = "it is not a plain timm VisionTransformer"
     elif any(type(block.mlp) is not Mlp for block in family_of(model).blocks(model)):
         reason = "its MLPs are gated"
     elif settings.families is not None and not set(settings.families) & ({"attention", "mlp"} - set(refusals(model))):
