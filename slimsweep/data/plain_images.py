@@ -13,7 +13,7 @@ GRADIENT_IMAGES = 512  # that methods such as taylor and torch-pruning take grad
 
 
 def training_images(data: Data, config: Config) -> tuple[Tensor, Tensor]:
-    """(images (n, C, H, W), labels (n,)): GRADIENT_IMAGES of the training images, drawn by config.seed, without augmentation."""
+    """(images (n, C, H, W), labels (n,)): GRADIENT_IMAGES training images, drawn by config.seed, without augmentation."""
     train, plain = data.train, data.val.view
     if isinstance(train, ImageSet):
         chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(config.seed))[:GRADIENT_IMAGES]
