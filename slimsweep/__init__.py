@@ -6,8 +6,10 @@ The names below are the library; importing them also registers cut models with t
 
 __version__ = "0.1.0"
 
-from slimsweep.slimming.cut import load, save, slim
+from slimsweep.saved_models import load
+from slimsweep.slimming.cut import slim
 from slimsweep.slimming.gates import add_gates
+from slimsweep.slimming.hub import save
 from slimsweep.slimming.removal_path import BudgetError, solve
 from slimsweep.slimming.structure import Structure, macs, params
 

@@ -9,7 +9,7 @@ import timm
 import torch
 
 from slimsweep.cli import main
-from slimsweep.slimming.cut import load
+from slimsweep.saved_models import load
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from slimsweep.cluster.retrain_job import trial
 from slimsweep.ledger.points import plan_points
 from slimsweep.ledger.tables import RESULTS, write_row
 from slimsweep.run import main
-from slimsweep.slimming.cut import load
+from slimsweep.saved_models import load
 from slimsweep.slimming.structure import Structure, macs
 from slimsweep.storage import Folder
 from slimsweep.tools.status import read_config

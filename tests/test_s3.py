@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow.fs as pafs
 import pytest
 
-from slimsweep.slimming.cut import load
+from slimsweep.saved_models import load
 from slimsweep.tools.export import export_model
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from slimsweep import Structure, add_gates
 from slimsweep.config.schema import load_config
-from slimsweep.slimming.removal_path import RemovalPath, alike
+from slimsweep.slimming.removal_path import RemovalPath, equal_gates
 from slimsweep.training.dense_model import check_model
 
 PAGE = Path(__file__).parent / "README.md"
@@ -88,7 +88,7 @@ def removal_path(preset: str) -> RemovalPath:
     config, _ = load_config(["--config", preset])
     search = config.search
     shape = add_gates(check_model(config), search.granularity, search.families, search.token_gate).shape
-    return RemovalPath(shape, alike(shape), search.floors.model_dump(), search.round_to)
+    return RemovalPath(shape, equal_gates(shape), search.floors.model_dump(), search.round_to)
 
 
 def structure(line: Line) -> Structure:

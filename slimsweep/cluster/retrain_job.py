@@ -43,7 +43,7 @@ from slimsweep.ledger.tables import has_ok_row, read_curve, write_row
 from slimsweep.methods import METHODS, choose, starting_model
 from slimsweep.methods.choice import Choice
 from slimsweep.slimming.cut import slim
-from slimsweep.slimming.removal_path import multiple
+from slimsweep.slimming.removal_path import size_multiple
 from slimsweep.slimming.structure import Structure, macs, params
 from slimsweep.storage import Folder
 from slimsweep.training.loop import OutOfTime, TrainingDiverged, measure, note_damaged, train
@@ -153,7 +153,7 @@ def choose_baseline(settings: dict[str, Any], uri: str, method: str, seed: int) 
             granularity=search.granularity,
             families=search.families,
             floors=search.floors.model_dump(),
-            round_to=multiple(shape, search.round_to),
+            round_to=size_multiple(shape, search.round_to),
             seed=seed,
             images=images,
             labels=labels,

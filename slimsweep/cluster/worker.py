@@ -16,7 +16,8 @@ from torch import nn
 from slimsweep.config.schema import Config
 from slimsweep.data.images import Data, ImageStream, load_data
 from slimsweep.ledger.lock import FILE as MARK
-from slimsweep.slimming.cut import load, save
+from slimsweep.saved_models import load
+from slimsweep.slimming.hub import save
 from slimsweep.slimming.structure import image_size
 from slimsweep.storage import Folder
 from slimsweep.training.dense_model import check_model
@@ -95,5 +96,4 @@ def save_model(run: Folder, name: str, model: nn.Module, data: Data, metrics: Ma
 
 def load_model(run: Folder, name: str) -> nn.Module:
     """A model that `save_model` saved in the run, in eval mode."""
-    with (run / name).local() as folder:
-        return load(folder)
+    return load(run / name)

@@ -17,7 +17,7 @@ from slimsweep.methods import METHODS, check_method, extra_epochs
 from slimsweep.methods.choice import Settings
 from slimsweep.slimming.budget import BudgetError
 from slimsweep.slimming.gates import add_gates
-from slimsweep.slimming.removal_path import RemovalPath, Scores, absolute, alike, multiple
+from slimsweep.slimming.removal_path import RemovalPath, Scores, absolute, equal_gates, size_multiple
 from slimsweep.slimming.structure import FAMILIES, Shape, Structure
 from slimsweep.storage import Folder
 
@@ -294,7 +294,7 @@ def check_cuts(config: Config, model: nn.Module) -> None:
     settings = config.search
     shape = add_gates(model, settings.granularity, settings.families, settings.token_gate).shape
     # Which gates go first is not known yet, but what is left when all have gone is.
-    path = RemovalPath(shape, alike(shape), settings.floors.model_dump(), settings.round_to)
+    path = RemovalPath(shape, equal_gates(shape), settings.floors.model_dump(), settings.round_to)
     dense = shape.full().macs()
     for budget in config.budgets:
         if absolute(budget, dense) >= dense:
@@ -312,7 +312,7 @@ def check_cuts(config: Config, model: nn.Module) -> None:
             raise ConfigError(f"shares holds {shares}, which is nearest to all that this model has: take smaller shares")
         left.append(exact_fraction(kept, dense))
     for method in config.baselines:
-        rounded = multiple(shape, settings.round_to)
+        rounded = size_multiple(shape, settings.round_to)
         floors = settings.floors.model_dump()
         of_all = Settings(granularity=settings.granularity, families=settings.families, floors=floors, round_to=rounded)
         try:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from slimsweep.methods.fresh_weights import drawn_by, like
-from slimsweep.slimming.architectures import QUERY_FIRST, Timm, family_of, owned
+from slimsweep.slimming.architectures import QUERY_FIRST, Timm, architecture_of, tensor_at
 from slimsweep.slimming.cut import slim
 from slimsweep.slimming.structure import Structure
 
@@ -29,13 +29,13 @@ def cut_with_fresh_weights(dense: nn.Module, structure: Structure) -> nn.Module:
     """
     model: Timm = slim(like(dense), structure)
     with torch.no_grad():
-        for index, block in enumerate(family_of(dense).blocks(model)):
+        for index, block in enumerate(architecture_of(dense).blocks(model)):
             heads, width, _, _ = structure.sizes(index)
             if heads == 0 or structure.attention_mask(index).all():
                 continue
             stretch = math.sqrt(width / structure.shape.layers[index].head_dim)
             for name in QUERY_FIRST:
-                rows = owned(block.attn, name)
+                rows = tensor_at(block.attn, name)
                 if rows is not None:
                     rows[: heads * width] /= stretch
     return model

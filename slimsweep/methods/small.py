@@ -13,10 +13,10 @@ from torch import nn
 from slimsweep.methods.budget_costs import at_each_budget, cost_and_limit
 from slimsweep.methods.choice import Choice, Settings
 from slimsweep.methods.fresh_weights import drawn_by, like
-from slimsweep.slimming.architectures import Timm, measure, model_name
-from slimsweep.slimming.budget import Budget, BudgetLike
+from slimsweep.slimming.architectures import Timm, model_name
+from slimsweep.slimming.budget import BUDGET_TOLERANCE, Budget, BudgetLike
 from slimsweep.slimming.cost import COSTS, Cost
-from slimsweep.slimming.removal_path import NEAR
+from slimsweep.slimming.dense_shape import shape_of
 from slimsweep.slimming.structure import Shape, Structure
 
 Sizes = Callable[[int, int], int]  # the cost of a plain model of a width and a depth
@@ -54,7 +54,7 @@ def check(model: nn.Module, settings: Settings, budgets: Sequence[BudgetLike]) -
         raise ValueError(
             f"{refused}it is not a timm VisionTransformer, whose width and depth are single numbers; leave 'small' out"
         )
-    dense = measure(model, "dim", ())
+    dense = shape_of(model, "dim", ())
     width = small_widths(model, settings.round_to)[0]
     least = cache(lambda cost: small_costs(model, cost)(width, 1))
     for budget in budgets:
@@ -80,10 +80,10 @@ def small_structure(dense: Timm, budget: BudgetLike, round_to: int = 1, costs: S
     Raises:
         ValueError: no such model is small enough.
     """
-    whole = measure(dense, "dim", ())
+    whole = shape_of(dense, "dim", ())
     cost, limit = cost_and_limit(budget, whole)
     costs = costs or small_costs(dense, cost)
-    least_near = limit - NEAR * cost.of_dense(whole)
+    least_near = limit - BUDGET_TOLERANCE * cost.of_dense(whole)
     width, depth = dense.embed_dim, len(dense.blocks)
     widths = small_widths(dense, round_to)
     found: list[tuple[float, int, int, int]] = []  # distance from the dense ratio, minus the cost, width, depth
@@ -103,7 +103,7 @@ def small_structure(dense: Timm, budget: BudgetLike, round_to: int = 1, costs: S
     sizes = {"embed_dim": chosen, "depth": blocks, "num_heads": heads_of_small(dense, chosen)}
     with torch.device("meta"):
         model = like(dense, **sizes)
-    shape = measure(model, "dim", ())
+    shape = shape_of(model, "dim", ())
     if type(model.blocks[0].mlp) is not Mlp:
         return Structure(shape, {})
     # Costs are linear in the units, those of a head that pools by attention included: its MLP is as wide.
@@ -133,7 +133,7 @@ def _shape_with_units(dense: Timm, sizes: dict[str, int], units: int) -> Shape:
     """The shape of the plain model of some sizes whose MLPs have so many hidden units."""
     with torch.device("meta"):
         model = like(dense, **sizes, mlp_ratio=_ratio(units, sizes["embed_dim"]))
-    return measure(model, "dim", ())
+    return shape_of(model, "dim", ())
 
 
 def _ratio(units: int, width: int) -> float:
@@ -168,7 +168,7 @@ def small_costs(dense: Timm, cost: Cost = COSTS["macs"]) -> Sizes:
     def first_and_next(width: int) -> tuple[int, int]:  # blocks are all alike
         with torch.device("meta"):
             one, two = (like(dense, embed_dim=width, depth=d, num_heads=heads_of_small(dense, width)) for d in (1, 2))
-        first, both = (cost.of_dense(measure(model, "dim", ())) for model in (one, two))
+        first, both = (cost.of_dense(shape_of(model, "dim", ())) for model in (one, two))
         return first, both - first
 
     return lambda width, depth: first_and_next(width)[0] + (depth - 1) * first_and_next(width)[1]

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from slimsweep.methods.budget_costs import at_each_budget, cost_and_limit
 from slimsweep.methods.choice import Choice, Settings
 from slimsweep.methods.gradients import accumulate_gradients
-from slimsweep.slimming.architectures import family_of, model_name, refusals, whole_heads
-from slimsweep.slimming.budget import BudgetLike
+from slimsweep.slimming.architectures import architecture_of, model_name
+from slimsweep.slimming.budget import BUDGET_TOLERANCE, BudgetLike
 from slimsweep.slimming.cost import COSTS, Cost
-from slimsweep.slimming.removal_path import NEAR
+from slimsweep.slimming.dense_shape import refused_families, whole_heads_reason
 from slimsweep.slimming.structure import Shape, Structure, image_size, macs
 
 Importance = Literal["taylor", "magnitude"]
@@ -56,12 +56,12 @@ def check(model: nn.Module, settings: Settings, budgets: Sequence[BudgetLike]) -
     reason = ""
     if not isinstance(model, VisionTransformer):
         reason = "it is not a plain timm VisionTransformer"
-    elif any(type(block.mlp) is not Mlp for block in family_of(model).blocks(model)):
+    elif any(type(block.mlp) is not Mlp for block in architecture_of(model).blocks(model)):
         reason = "its MLPs are gated"
-    elif settings.families is not None and not set(settings.families) & ({"attention", "mlp"} - set(refusals(model))):
+    elif settings.families is not None and not set(settings.families) & ({"attention", "mlp"} - set(refused_families(model))):
         reason = f"it cuts attention and MLPs, and search.families is {', '.join(settings.families)}"
     else:
-        reason = whole_heads(model)
+        reason = whole_heads_reason(model)
     if reason:
         raise ValueError(
             f"baselines: 'torch-pruning' does not work with {model_name(model)}: {reason}; leave 'torch-pruning' out"
@@ -148,7 +148,7 @@ def pruned_structure(
         if found is not None:
             structure = structure_of(found.kept, shape)
             best = structure if best is None or cost.of(structure) > cost.of(best) else best
-            if budget - cost.of(best) <= NEAR * dense:
+            if budget - cost.of(best) <= BUDGET_TOLERANCE * dense:
                 break
     if best is None:
         raise ValueError(

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from slimsweep.methods.by_scores import structures_by_scores
 from slimsweep.methods.choice import Choice
 from slimsweep.methods.weight_squares import attention_squares, mlp_squares
-from slimsweep.slimming.architectures import family_of
+from slimsweep.slimming.architectures import architecture_of
 from slimsweep.slimming.removal_path import Scores
 from slimsweep.slimming.structure import Shape, Structure
 
@@ -28,7 +28,7 @@ def uniform_scores(dense: nn.Module, shape: Shape) -> Scores:
         For each family a tensor per layer, in the gates' shapes.
     """
     scores: dict[str, list[Tensor]] = {family: [] for family in shape.gate_shapes}
-    for index, block in enumerate(family_of(dense).blocks(dense)):
+    for index, block in enumerate(architecture_of(dense).blocks(dense)):
         layer = shape.layers[index]
         for family in shape.gate_shapes:
             size = shape.gate_shapes[family][index]

@@ -19,6 +19,7 @@ GRAMMAR = re.compile(
     rf"(?P<unit>{'|'.join(COSTS)})?",
     re.IGNORECASE | re.ASCII,
 )
+BUDGET_TOLERANCE = 0.01  # a model uses its budget well when it is below it by at most this share of the dense cost
 FORMS = "a fraction between 0 and 1 of the dense model (0.5, '50%', '60% params') or an amount ('2.3G', '350M', '11.5M params')"
 
 

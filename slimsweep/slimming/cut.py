@@ -1,30 +1,32 @@
-"""The cut: a model of smaller matrices and fewer tokens that computes what the gated one computes, and its folder on disk.
+"""The cut: a model of smaller matrices and fewer tokens that computes what the gated one computes.
 
-The blocks stay timm's own, with smaller linear layers. The folder is in timm's hub format, so that after
-`import slimsweep` plain timm loads it: `timm.create_model("local-dir:PATH", pretrained=True)`.
+The blocks stay timm's own, with smaller linear layers. `hub.py` saves and loads what comes out.
 """
 
 import copy
-import json
 import math
-import os
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
-from timm.layers import AttentionRope
-from timm.models import build_model_with_cfg, register_model, save_for_hf
-from timm.models.eva import EvaAttention
 from torch import Tensor, nn
 
-from slimsweep.slimming.architectures import MLP_ROWS, QUERY_FIRST, Timm, attention_rows, family_of, model_name
-from slimsweep.slimming.gates import GatedModel, fold_gates, subclass
+from slimsweep.slimming.architectures import (
+    HEAD_COLUMNS,
+    MLP_ROWS,
+    QUERY_FIRST,
+    Architecture,
+    Timm,
+    architecture_of,
+    attention_rows,
+    model_name,
+    tensor_at,
+)
+from slimsweep.slimming.gate_modules import subclass
+from slimsweep.slimming.gates import GatedModel, fold_gates
 from slimsweep.slimming.structure import Structure
 
-ARCHITECTURE = "slimmed_vit"
+CUT_ARCHITECTURE = "slimmed_vit"
 
 
 def slim(gated: nn.Module, structure: Structure) -> nn.Module:
@@ -44,7 +46,7 @@ def slim(gated: nn.Module, structure: Structure) -> nn.Module:
     cut(model, structure)
     model._model_args = args if again else {"base": base, "base_args": args}
     if getattr(model, "pretrained_cfg", None):
-        model.pretrained_cfg = {**model.pretrained_cfg, "architecture": ARCHITECTURE}
+        model.pretrained_cfg = {**model.pretrained_cfg, "architecture": CUT_ARCHITECTURE}
         model.default_cfg = model.pretrained_cfg
     return model
 
@@ -56,38 +58,38 @@ def cut(model: Timm, structure: Structure) -> None:
         ValueError: the structure is of another model, or keeps what has been cut already.
     """
     structure.validate()
-    blocks = family_of(model).blocks(model)
+    architecture = architecture_of(model)
+    blocks, rotary = architecture.blocks(model), architecture.rotary(model)
     before: Structure | None = getattr(model, "structure", None)
     if before is None:
-        check_sizes(model, blocks, structure)
+        check_sizes(model, structure)
         before = structure.shape.full()
     elif not before.holds(structure):
         raise ValueError(
             f"this {model_name(model)} has been cut already, to a structure that does not hold all of this one; "
             "cut its dense model instead"
         )
-    came = structure.token_mask(0).new_ones(())
+    arriving = structure.token_mask(0).new_ones(())
     with torch.no_grad():
         for index, block in enumerate(blocks):
-            rope = isinstance(block.attn, EvaAttention | AttentionRope)
             tokens, attention = structure.token_mask(index), structure.attention_mask(index)
-            if came.shape != tokens.shape:  # the first layer, and Swin's stages, which lose no tokens but merge them
-                came = torch.ones_like(tokens)
-            cut_attention(block, still(attention, before.attention_mask(index)))
+            if arriving.shape != tokens.shape:  # the first layer, and Swin's stages, which lose no tokens but merge them
+                arriving = torch.ones_like(tokens)
+            cut_attention(block, architecture, remaining_dims(attention, before.attention_mask(index)))
             cut_mlp(block, structure.mlp_mask(index)[before.mlp_mask(index)])
             heads = attention.any(1).nonzero().flatten()
-            own = rope and getattr(model, "rope_mixed", False) and 0 < len(heads) < len(attention)
-            if not torch.equal(tokens, came) or own or (rope and not tokens.all()):
+            own = rotary == "per head" and 0 < len(heads) < len(attention)
+            if not torch.equal(tokens, arriving) or own or (rotary != "none" and not tokens.all()):
                 subclass(block, SelectingBlock)
             if isinstance(block, SelectingBlock):
-                block.select(came, tokens, model.num_prefix_tokens, heads if own else None)
-            came = tokens
-    if not came.all():
+                block.select(arriving, tokens, model.num_prefix_tokens, heads if own else None)
+            arriving = tokens
+    if not arriving.all():
         subclass(model, FewerTokens)
     model.structure = structure
 
 
-def still(kept: Tensor, before: Tensor) -> Tensor:
+def remaining_dims(kept: Tensor, before: Tensor) -> Tensor:
     """Which attention dims of a layer that was cut to `before` are `kept`: (heads, head_dim) of what it has now.
 
     Args:
@@ -99,9 +101,11 @@ def still(kept: Tensor, before: Tensor) -> Tensor:
     return torch.stack(rows) if rows else kept.new_zeros(0, 0)
 
 
-def check_sizes(model: Timm, blocks: list[Timm], structure: Structure) -> None:
+def check_sizes(model: Timm, structure: Structure) -> None:
     """Raise ValueError, in one sentence, where a structure's dense sizes are not this model's."""
     layers = structure.shape.layers
+    architecture = architecture_of(model)
+    blocks = architecture.blocks(model)
     if len(blocks) != len(layers):
         raise ValueError(f"the structure has {len(layers)} layers, {model_name(model)} has {len(blocks)}")
     for block, layer in zip(blocks, layers, strict=True):
@@ -109,22 +113,23 @@ def check_sizes(model: Timm, blocks: list[Timm], structure: Structure) -> None:
         sizes = attention.proj.out_features, attention.num_heads, attention.proj.in_features, block.mlp.fc2.in_features
         if sizes != (layer.embed_dim, layer.heads, layer.heads * layer.head_dim, layer.hidden):
             raise ValueError(f"the structure is of another model: its {layer.name} does not have the sizes of this one's")
-    prefix = 0 if layers[0].window else model.num_prefix_tokens
-    if layers[0].prefix != prefix:
-        raise ValueError(f"the structure is of a model of {layers[0].prefix} prefix tokens, this one has {prefix}")
-    patches, wanted = model.patch_embed.num_patches, structure.token_mask(0)
-    if not wanted.all() and len(wanted) != patches:
-        raise ValueError(f"the structure chooses among {len(wanted)} patches, this model has {patches}; keep its image size")
+    tokens, wanted = architecture.tokens(model, blocks[0]), structure.token_mask(0)
+    if layers[0].prefix != tokens.prefix:
+        raise ValueError(f"the structure is of a model of {layers[0].prefix} prefix tokens, this one has {tokens.prefix}")
+    if not wanted.all() and len(wanted) != tokens.patches:
+        raise ValueError(
+            f"the structure chooses among {len(wanted)} patches, this model has {tokens.patches}; keep its image size"
+        )
 
 
-def cut_attention(block: Timm, mask: Tensor) -> None:
+def cut_attention(block: Timm, architecture: Architecture, mask: Tensor) -> None:
     """Keep the dims of `mask`, (heads, head_dim)."""
     attention = block.attn
     if bool(mask.all()):
         return
     heads = mask.any(1).nonzero().flatten()
     if len(heads) == 0:
-        block.attn = Removed(attention.proj.bias)
+        block.attn = RemovedBranch(attention.proj.bias)
         block.norm1 = nn.Identity()
         return
     width = int(mask.sum(1).max())
@@ -138,19 +143,17 @@ def cut_attention(block: Timm, mask: Tensor) -> None:
         rows = torch.cat([order.flatten() + stack * old for stack in range(stacks)])
         *path, tensor = name.split(".")
         module = attention.get_submodule(".".join(path))
-        value = take(getattr(module, tensor), rows)
+        value = select_rows(getattr(module, tensor), rows)
         if name in QUERY_FIRST:
             value[: order.numel()] *= stretch
-        put(module, tensor, value)
-    put(attention.proj, "weight", take(attention.proj.weight.T, order.flatten()).T.contiguous())
-    if hasattr(attention, "relative_position_bias_table"):
-        put(attention, "relative_position_bias_table", attention.relative_position_bias_table[:, heads].clone())
+        replace_tensor(module, tensor, value)
+    replace_tensor(attention.proj, "weight", select_rows(attention.proj.weight.T, order.flatten()).T.contiguous())
+    for name in HEAD_COLUMNS:
+        if (columns := tensor_at(attention, name)) is not None:
+            replace_tensor(attention, name, columns[:, heads].clone())
     attention.num_heads, attention.head_dim, attention.attn_dim = len(heads), width, order.numel()
     attention.scale = width**-0.5
-    if isinstance(attention, EvaAttention):
-        block.attn = rotary(attention)
-    elif isinstance(attention, AttentionRope):
-        attention.num_kv_heads, attention.kv_dim = len(heads), order.numel()
+    block.attn = next(complete for kind, complete in architecture.attention.items() if isinstance(attention, kind))(attention)
 
 
 def cut_mlp(block: Timm, mask: Tensor) -> None:
@@ -160,25 +163,25 @@ def cut_mlp(block: Timm, mask: Tensor) -> None:
         return
     units = mask.nonzero().flatten()
     if len(units) == 0:
-        block.mlp = Removed(mlp.fc2.bias)
+        block.mlp = RemovedBranch(mlp.fc2.bias)
         block.norm2 = nn.Identity()
         return
     for name, stacks in MLP_ROWS[type(mlp)].items():
         linear = getattr(mlp, name)
         rows = torch.cat([units + stack * len(mask) for stack in range(stacks)])
-        put(linear, "weight", take(linear.weight, rows))
+        replace_tensor(linear, "weight", select_rows(linear.weight, rows))
         if linear.bias is not None:
-            put(linear, "bias", take(linear.bias, rows))
-    put(mlp.fc2, "weight", mlp.fc2.weight[:, units].clone())
+            replace_tensor(linear, "bias", select_rows(linear.bias, rows))
+    replace_tensor(mlp.fc2, "weight", mlp.fc2.weight[:, units].clone())
 
 
-def take(tensor: Tensor, rows: Tensor) -> Tensor:
+def select_rows(tensor: Tensor, rows: Tensor) -> Tensor:
     """Rows of a tensor in a copy; zeros for a negative row."""
     rows = rows.to(tensor.device)
     return tensor[rows.clamp(min=0)] * (rows >= 0).to(tensor.dtype).view(-1, *[1] * (tensor.ndim - 1))
 
 
-def put(module: nn.Module, name: str, value: Tensor) -> None:
+def replace_tensor(module: nn.Module, name: str, value: Tensor) -> None:
     """Replace a parameter or buffer by one of another size, and the sizes that a linear layer tells."""
     old = getattr(module, name)
     if isinstance(old, nn.Parameter):
@@ -189,7 +192,7 @@ def put(module: nn.Module, name: str, value: Tensor) -> None:
         module.out_features, module.in_features = module.weight.shape
 
 
-class Removed(nn.Module):
+class RemovedBranch(nn.Module):
     """What a branch without units still adds: the bias of its last projection, (embed_dim,), to every token."""
 
     def __init__(self, bias: nn.Parameter | None) -> None:
@@ -200,39 +203,6 @@ class Removed(nn.Module):
         return torch.zeros_like(x) if self.bias is None else self.bias.to(x.dtype).expand_as(x)
 
 
-class QueryValueLinear(nn.Linear):
-    """EVA's projection to q, k and v: queries and values have a bias, keys have none."""
-
-    def __init__(self, linear: nn.Linear, q_bias: nn.Parameter, v_bias: nn.Parameter) -> None:
-        super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
-        self.weight, self.q_bias, self.v_bias = linear.weight, q_bias, v_bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias]))
-
-
-def rotary(attention: EvaAttention) -> AttentionRope:
-    """The same attention as timm's AttentionRope, which unlike EvaAttention can be narrower than the model."""
-    new = AttentionRope(
-        attention.proj.out_features,
-        num_heads=attention.num_heads,
-        attn_head_dim=attention.head_dim,
-        qkv_fused=attention.qkv is not None,
-        num_prefix_tokens=attention.num_prefix_tokens,
-        attn_drop=attention.attn_drop.p,
-        proj_drop=attention.proj_drop.p,
-        rotate_half=attention.rotate_half,
-        device="meta",
-    )
-    if attention.qkv is not None and attention.q_bias is not None:
-        new.qkv = QueryValueLinear(attention.qkv, attention.q_bias, attention.v_bias)
-    else:
-        new.qkv = attention.qkv
-    for name in ("q_proj", "k_proj", "v_proj", "q_norm", "k_norm", "gate", "proj"):
-        setattr(new, name, getattr(attention, name))
-    return new.train(attention.training)
-
-
 class SelectingBlock(nn.Module):
     """Before timm's block class: drops the tokens that leave here, and picks the rotary embeddings of those that stay."""
 
@@ -240,11 +210,11 @@ class SelectingBlock(nn.Module):
     patch_index: Tensor
     head_index: Tensor | None
 
-    def select(self, came: Tensor, kept: Tensor, prefix: int, heads: Tensor | None) -> None:
-        """What to keep: `came` and `kept`, (patches,) in bool, on the dense grid; `heads` where each has its own embedding."""
-        among = kept[came].nonzero().flatten()  # positions among the tokens that arrive
+    def select(self, arriving: Tensor, kept: Tensor, prefix: int, heads: Tensor | None) -> None:
+        """Choose: `arriving` and `kept`, (patches,) bool, on the dense grid; `heads` where each has its own embedding."""
+        among = kept[arriving].nonzero().flatten()  # positions among the tokens that arrive
         place = next(self.parameters()).device
-        index = torch.cat([torch.arange(prefix), among + prefix]) if not torch.equal(came, kept) else torch.arange(0)
+        index = torch.cat([torch.arange(prefix), among + prefix]) if not torch.equal(arriving, kept) else torch.arange(0)
         self.register_buffer("token_index", index.to(place), persistent=False)
         self.register_buffer("patch_index", kept.nonzero().flatten().to(place), persistent=False)
         self.register_buffer("head_index", None if heads is None else heads.to(place), persistent=False)
@@ -269,131 +239,3 @@ class FewerTokens(nn.Module):
         if output_fmt == "NCHW":
             raise ValueError("this model lost tokens, so its features are no full grid: ask for output_fmt='NLC'")
         return super().forward_intermediates(x, *args, output_fmt=output_fmt, **kwargs)  # type: ignore[misc]
-
-
-# On disk.
-
-
-@register_model
-def slimmed_vit(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """timm's entry point of every cut model: builds the dense architecture and cuts it to the structure in its arguments."""
-    return build_model_with_cfg(_build, ARCHITECTURE, pretrained, **kwargs)
-
-
-def _build(
-    base: str = "", base_args: Mapping[str, Any] | None = None, structure: Mapping[str, Any] | None = None, **kwargs: Any
-) -> nn.Module:
-    if not timm.is_model(base) or structure is None:
-        raise ValueError(
-            f"{ARCHITECTURE} needs a structure and the name of timm's dense model: "
-            "load a folder that has them with timm.create_model('local-dir:PATH', pretrained=True)"
-        )
-    arguments = {**(base_args or {}), **kwargs}
-    model: Timm = timm.create_model(base, pretrained=False, **{k: _decode(v) for k, v in arguments.items()})
-    model_args = {k: v for k, v in model._model_args.items() if k not in kwargs}
-    cut(model, Structure.from_json(json.dumps(structure)))
-    model._model_args = {"base": base, "base_args": {k: _encode(v) for k, v in model_args.items()}}
-    return model
-
-
-def dense_like(small: Timm) -> nn.Module:
-    """The dense architecture that a cut model came from, with random weights."""
-    args: Mapping[str, Any] = small._model_args
-    return timm.create_model(args["base"], pretrained=False, **{k: _decode(v) for k, v in args["base_args"].items()})
-
-
-def _encode(value: Any) -> Any:
-    """A model argument as JSON: timm's layer classes by their name."""
-    if isinstance(value, type) and value.__module__.startswith("timm.layers"):
-        return {"timm.layers": value.__name__}
-    return value
-
-
-def _decode(value: Any) -> Any:
-    if isinstance(value, dict) and set(value) == {"timm.layers"}:
-        found = getattr(timm.layers, str(value["timm.layers"]), None)
-        if not isinstance(found, type):
-            raise ValueError(f"timm has no layer {value['timm.layers']!r}")
-        return found
-    return value
-
-
-def save(
-    small: Timm,
-    folder: str | os.PathLike[str],
-    *,
-    preprocessing: Mapping[str, Any] | None = None,
-    labels: list[str] | None = None,
-    metrics: Mapping[str, Any] | None = None,
-) -> None:
-    """Write a model as model.safetensors + config.json in timm's hub format.
-
-    Args:
-        small: what `slim` or `load` returned, or a dense model that timm.create_model made.
-        folder: a local folder, made where it is missing.
-        preprocessing: mean, std, input_size, interpolation, crop_pct of the images it was trained on; the model's own where
-            not given.
-        labels: class names.
-        metrics: numbers to keep beside it, such as top-1.
-
-    Raises:
-        ValueError: timm did not make the model, so its architecture has no name and arguments to build it again; it still has
-            gates; or what is to be kept beside it is not JSON. What was in the folder is left alone.
-    """
-    if isinstance(small, GatedModel):
-        raise ValueError("this model has gates, which no saved model has: cut it with slim first")
-    if not getattr(small, "pretrained_cfg", None) or not hasattr(small, "_model_args"):
-        raise ValueError(
-            f"this {type(small).__name__} was not made by timm.create_model, so nothing names its architecture; "
-            "make it with timm.create_model(name, **arguments)"
-        )
-    structure = getattr(small, "structure", None)
-    arguments = dict(small._model_args)
-    if structure is not None:
-        arguments["base_args"] = {k: _encode(v) for k, v in arguments["base_args"].items()}
-        arguments["structure"] = json.loads(structure.to_json())
-    else:
-        arguments = {k: _encode(v) for k, v in arguments.items()}
-    config: dict[str, Any] = {"model_args": arguments}
-    if labels:
-        config["label_names"] = list(labels)
-    if metrics:
-        config["metrics"] = dict(metrics)
-    try:
-        json.dumps([config, dict(preprocessing or {})])  # before anything is written over a model that is there
-    except (TypeError, ValueError) as problem:
-        raise ValueError(f"metrics, preprocessing and labels must be plain numbers, text and lists ({problem})") from problem
-    save_for_hf(small, str(folder), model_config=config, safe_serialization=True, data_config=dict(preprocessing or {}) or None)
-
-
-def load(folder: str | os.PathLike[str]) -> nn.Module:
-    """The model that `save` wrote, in eval mode; it needs nothing but the folder, here or on an object store (s3://, gs://).
-
-    Raises:
-        ValueError: the folder is missing, damaged, or of something else; says what is wrong.
-    """
-    if "://" in str(folder):
-        from slimsweep.storage import Folder  # pyarrow, only where it is needed
-
-        with Folder(str(folder)).local() as fetched:
-            return load(fetched)
-    path = Path(folder)
-    for name in ("config.json", "model.safetensors"):
-        if not (path / name).is_file():
-            raise ValueError(f"{path} is not a model that slimsweep saved: it has no {name}")
-    try:
-        architecture = str(json.loads((path / "config.json").read_bytes())["architecture"])
-    except (ValueError, KeyError, TypeError) as problem:
-        raise ValueError(
-            f"{path}/config.json does not describe a model ({problem!r}); save it again, or restore it from a copy"
-        ) from problem
-    if not timm.is_model(architecture):
-        raise ValueError(f"{path} holds a {architecture!r}, which timm {timm.__version__} does not know")
-    try:
-        model = timm.create_model(f"local-dir:{path}", pretrained=True)
-    except Exception as problem:
-        reason = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
-        raise ValueError(
-            f"{path} cannot be loaded, its weights and its config.json do not go together or are damaged: {reason}"
-        ) from problem
-    return model.eval()

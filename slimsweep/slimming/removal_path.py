@@ -8,7 +8,6 @@ compare across families, for any single token or MLP unit looks useless beside t
 import copy
 import numbers
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, overload
 
 import numpy as np
@@ -16,14 +15,14 @@ import torch
 
 from slimsweep.slimming.budget import Budget, BudgetError, BudgetLike
 from slimsweep.slimming.cost import COSTS
-from slimsweep.slimming.structure import FAMILIES, LayerSizes, Shape, Structure
+from slimsweep.slimming.gate_families import GATE_FAMILIES, check_families
+from slimsweep.slimming.removal_order import Steps
+from slimsweep.slimming.structure import LayerSizes, Shape, Structure
 
 Scores = Mapping[str, Sequence[Any]]
-NEVER = np.iinfo(np.int64).max
-NEAR = 0.01  # of the dense model's MACs: a model is near its budget that is short of it by no more
 # Matrix products and attention are fastest on sizes that are multiples of 16, measured in reports/speed. Heads that are
 # narrower than this come from small models, where such steps would be too coarse for a budget.
-FAST_MULTIPLE, WIDE_HEAD = 16, 64
+FAST_SIZE_MULTIPLE, LEAST_HEAD_DIM_TO_ROUND = 16, 64
 
 
 def absolute(budget: BudgetLike, dense: int) -> int:
@@ -31,32 +30,16 @@ def absolute(budget: BudgetLike, dense: int) -> int:
     return Budget.parse(budget).limit(dense)
 
 
-def multiple(shape: Shape, round_to: int | None) -> int:
+def size_multiple(shape: Shape, round_to: int | None) -> int:
     """`round_to`, or what is fast for a model where that is None: 16 where heads are at least 64 wide, 1 in smaller models."""
     if round_to is not None:
         return round_to
-    return FAST_MULTIPLE if min(layer.head_dim for layer in shape.layers) >= WIDE_HEAD else 1
+    return FAST_SIZE_MULTIPLE if min(layer.head_dim for layer in shape.layers) >= LEAST_HEAD_DIM_TO_ROUND else 1
 
 
-def alike(shape: Shape) -> dict[str, list[torch.Tensor]]:
+def equal_gates(shape: Shape) -> dict[str, list[torch.Tensor]]:
     """Gates of 1, for what does not depend on which gates leave, or before a search has told."""
     return {family: [torch.ones(s) for s in shapes] for family, shapes in shape.gate_shapes.items()}
-
-
-@dataclass(frozen=True)
-class Steps:
-    """The order in which one family's gates leave; a step is what leaves together (units, or a dim of every kept head)."""
-
-    layer: np.ndarray  # (steps,)
-    removed: np.ndarray  # (steps,) attention dims, MLP units or tokens that leave
-    heads: np.ndarray  # (steps,) heads that leave
-    leave: list[np.ndarray]  # a layer: each gate's step, NEVER for those of the floor; shapes of the gates
-    total: int  # dims, units or tokens of the dense model
-
-    @property
-    def progress(self) -> np.ndarray:
-        """(steps,) share of the family that is gone after each step."""
-        return np.cumsum(self.removed) / max(self.total, 1)
 
 
 class RemovalPath:
@@ -80,15 +63,14 @@ class RemovalPath:
         round_to: int | None = 1,
         paces: Mapping[str, float] | None = None,
     ) -> None:
-        round_to = multiple(shape, round_to)
+        round_to = size_multiple(shape, round_to)
         if round_to < 1:
             raise ValueError(f"round_to is {round_to}; it must be at least 1")
         self.shape = shape
         self.families: dict[str, Steps] = {}
         for given in (scores, floors or {}, paces or {}):
-            if unknown := sorted(set(given) - set(FAMILIES)):
-                raise ValueError(f"{unknown[0]!r} is no family of gates; they are {', '.join(FAMILIES)}")
-        for family in (f for f in FAMILIES if f in scores):
+            check_families(given)
+        for family in (f for f in GATE_FAMILIES if f in scores):
             values = [np.abs(np.asarray(torch.as_tensor(s).detach().cpu(), dtype=np.float64)) for s in scores[family]]
             if not all(np.isfinite(v).all() for v in values):
                 raise ValueError(f"{family} gates hold values that are not finite; the search that made them went wrong")
@@ -98,8 +80,7 @@ class RemovalPath:
             floor = (floors or {}).get(family, 0.0)
             if not 0 <= floor < 1:
                 raise ValueError(f"the floor of {family} gates is {floor}; it must be at least 0 and below 1")
-            make = {"attention": _attention_steps, "mlp": _mlp_steps, "token": _token_steps}[family]
-            self.families[family] = make(shape, values, floor, round_to)
+            self.families[family] = GATE_FAMILIES[family].steps(shape, values, floor, round_to)
         self.paces = dict(paces or {})
         self._merge()
 
@@ -120,22 +101,13 @@ class RemovalPath:
 
     def layer_sizes(self) -> list[LayerSizes]:
         """What each layer keeps after each prefix, in arrays of (length + 1,)."""
-        shape = self.shape
-        gone = {f: np.zeros((self.length + 1, len(shape.layers)), dtype=np.int64) for f in (*FAMILIES, "heads")}
+        layers = self.shape.layers
+        gone = {size: np.zeros((self.length + 1, len(layers)), dtype=np.int64) for size in LayerSizes._fields}
         for name, steps in self.families.items():
-            np.add.at(gone[name], (self.position[name], steps.layer), steps.removed)
-            if name == "attention":
-                np.add.at(gone["heads"], (self.position[name], steps.layer), steps.heads)
-        gone = {name: np.cumsum(g, axis=0) for name, g in gone.items()}
-        return [
-            LayerSizes(
-                heads=layer.heads - gone["heads"][:, index],
-                dims=layer.heads * layer.head_dim - gone["attention"][:, index],
-                units=layer.hidden - gone["mlp"][:, index],
-                tokens=layer.tokens - gone["token"][:, index],
-            )
-            for index, layer in enumerate(shape.layers)
-        ]
+            for size, removed in steps.removed.items():
+                np.add.at(gone[size], (self.position[name], steps.layer), removed)
+        left = {size: np.array([getattr(layer.sizes, size) for layer in layers]) - g.cumsum(0) for size, g in gone.items()}
+        return [LayerSizes(**{size: value[:, index] for size, value in left.items()}) for index in range(len(layers))]
 
     def cost(self, unit: str) -> np.ndarray:
         """(length + 1,) int64: what is left to pay after each prefix, in a unit of COSTS."""
@@ -315,173 +287,3 @@ def solve(
     single = isinstance(asked, str | numbers.Real | Budget)
     found = [path.solve(one, metric) for one in ([asked] if single else asked)]
     return found[0] if single else found
-
-
-# The order within one family. Ties go by rank within the layer and then by layer, so gates that are all alike leave every
-# layer evenly. A step of several gates counts their mean, rounded to float32: alike stay alike however they are summed.
-
-
-def _order(layer: list[np.ndarray], score: list[np.ndarray], rank: list[np.ndarray]) -> np.ndarray:
-    """The family's order of all layers' steps: by score, then relative rank within the layer, then layer."""
-    return np.lexsort((np.concatenate(layer), np.concatenate(rank), np.concatenate(score)))
-
-
-def _mlp_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: int) -> Steps:
-    layers, values, ranks, removed, groups = [], [], [], [], []
-    for index, score in enumerate(scores):
-        size = len(score)
-        order = np.argsort(score, kind="stable")
-        least = _rounded_up(floor * size, round_to)
-        # The first group may be smaller, so that all later sizes are multiples.
-        ends = np.arange(size - least, 0, -round_to)[::-1]
-        starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
-        units = ends - starts
-        group = np.full(size, NEVER)
-        group[order[: units.sum()]] = np.repeat(np.arange(len(ends)), units)
-        leaving = score[order[: units.sum()]]
-        mean = np.add.reduceat(leaving, starts) / units if len(ends) else np.zeros(0)
-        layers.append(np.full(len(ends), index))
-        values.append(np.maximum.accumulate(mean.astype(np.float32)))
-        removed.append(units)
-        ranks.append(ends / size)
-        groups.append(group)
-    heads = [np.zeros_like(r) for r in removed]
-    total = sum(len(s) for s in scores)
-    return _assemble(layers, values, ranks, removed=removed, heads=heads, groups=groups, total=total)
-
-
-def _attention_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: int) -> Steps:
-    """Dims and heads of each layer, so that its kept heads always have one width, each with its own best dims.
-
-    A step takes either the worst dim of every kept head or the worst head, whichever loses less a dim.
-    """
-    layers, values, ranks, removed, lost, groups = [], [], [], [], [], []
-    for index, score in enumerate(scores):
-        layer = shape.layers[index]
-        rows, columns = score.shape  # (heads, head_dim), (heads, 1) or (1, head_dim)
-        dims_per_gate = layer.heads * layer.head_dim // (rows * columns)
-        order = np.argsort(-score, axis=1, kind="stable")  # best dims first
-        best = np.cumsum(np.take_along_axis(score, order, axis=1), axis=1)
-        best = np.concatenate([np.zeros((rows, 1)), best], axis=1)  # best[h, w]: what the w best dims of head h add up to
-        heads, width = list(range(rows)), columns
-        least = max(floor * rows * columns, 0)
-        group = np.full(score.shape, NEVER)
-        steps: list[tuple[float, int, int]] = []
-        while heads and width:
-            # A narrower width must be a multiple of round_to; the first step to one may be smaller.
-            narrower = (width - 1) // round_to * round_to if columns > 1 else width
-            options = []
-            if columns > 1 and len(heads) * narrower >= least:
-                loss = (best[heads, width] - best[heads, narrower]).mean() / (width - narrower)
-                options.append((float(np.float32(loss)), 0, narrower))
-            if rows > 1 and (len(heads) - 1) * width >= least:
-                worst = min(heads, key=lambda h: (best[h, width], h))
-                options.append((float(np.float32(best[worst, width] / width)), 1, worst))
-            if not options:
-                break
-            loss, kind, which = min(options)
-            number = len(steps)
-            if kind == 0:
-                for head in heads:
-                    group[head, order[head, which:width]] = number
-                steps.append((loss, len(heads) * (width - which), len(heads) if which == 0 else 0))
-                width = which
-            else:
-                group[which, order[which, :width]] = number
-                steps.append((loss, width, 1))
-                heads.remove(which)
-        # Heads of the uniform granularity are all the layer's heads.
-        lost_heads = [s[2] * (layer.heads if rows == 1 else 1) for s in steps]
-        size = rows * columns
-        layers.append(np.full(len(steps), index))
-        values.append(np.maximum.accumulate([s[0] for s in steps]) if steps else np.zeros(0))
-        removed.append(np.array([s[1] * dims_per_gate for s in steps], dtype=np.int64))
-        ranks.append(np.cumsum([s[1] for s in steps]) / size if steps else np.zeros(0))
-        lost.append(np.array(lost_heads, dtype=np.int64))
-        groups.append(group)
-    total = sum(x.heads * x.head_dim for x in shape.layers)
-    return _assemble(layers, values, ranks, removed=removed, heads=lost, groups=groups, total=total)
-
-
-def _token_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: int) -> Steps:
-    """Tokens leave in an order in which each leaves the last layer first; a layer gives them up `round_to` at a time.
-
-    A token's rank in a layer is its best one there or later, so that a token kept in a layer is kept in all earlier ones.
-    Those that make the number of rows odd leave first, from all layers.
-    """
-    score = np.stack(scores)  # (layers, patches)
-    depth, patches = score.shape
-    lasting = np.maximum.accumulate(score[::-1], axis=0)[::-1]
-    least = max(int(np.ceil(floor * patches - 1e-9)), shape.least_tokens)
-    # Equal tokens leave from the border inwards; all layers agree on that order, so that what left stays away.
-    rows, columns = shape.grid
-    row, column = np.divmod(np.arange(patches), columns)
-    outwards = np.maximum(np.abs(row - (rows - 1) / 2), np.abs(column - (columns - 1) / 2))
-    tie = np.empty(patches, dtype=np.int64)
-    tie[np.lexsort((np.arange(patches), -outwards))] = np.arange(patches)
-    # Rows beyond a multiple are a group of their own to a matrix product: a few tokens less in every layer save most.
-    if round_to > 1:
-        lasting[:, np.lexsort((tie, lasting[0]))[: (patches + shape.layers[0].prefix) % round_to]] = -1.0
-    layer_of, patch_of = np.divmod(np.arange(depth * patches), patches)
-    order = np.lexsort((-layer_of, tie[patch_of], lasting.reshape(-1)))
-    # The floor: each layer's last `least` tokens in that order, and those that a later layer's floor needs.
-    stays = np.zeros(depth * patches, dtype=bool)
-    for index in range(depth):
-        mine = order[layer_of[order] == index]
-        stays[mine[patches - least :]] = True
-    for index in range(depth - 2, -1, -1):
-        stays[index * patches : (index + 1) * patches] |= stays[(index + 1) * patches : (index + 2) * patches]
-    order = order[~stays[order]]
-    # A matrix product's rows are all tokens, the prefix too: those are what is kept to multiples.
-    waits = [_excess(patches + layer.prefix, round_to) for layer in shape.layers]  # tokens that the next step takes
-    ready: list[list[int]] = [[] for _ in range(depth)]  # tokens whose turn has come, and which no later layer has any more
-    due = np.zeros((depth, patches), dtype=bool)
-    leave = np.full((depth, patches), NEVER)
-    layers: list[int] = []
-    removed: list[int] = []
-    for layer, patch in zip(layer_of[order].tolist(), patch_of[order].tolist(), strict=True):
-        due[layer, patch] = True
-        if layer == depth - 1 or leave[layer + 1, patch] < NEVER:
-            ready[layer].append(patch)
-        at = layer
-        while at >= 0 and len(ready[at]) >= waits[at]:
-            group, ready[at] = ready[at][: waits[at]], ready[at][waits[at] :]
-            leave[at, group] = len(layers)
-            layers.append(at)
-            removed.append(len(group))
-            waits[at] = round_to
-            at -= 1  # where those that left here, if it is their turn, are now free to leave
-            if at >= 0:
-                ready[at] += [token for token in group if due[at, token]]
-    return Steps(np.array(layers, int), np.array(removed, int), np.zeros(len(layers), int), list(leave), depth * patches)
-
-
-def _assemble(
-    layers: list[np.ndarray],
-    values: list[np.ndarray],
-    ranks: list[np.ndarray],
-    *,
-    removed: list[np.ndarray],
-    heads: list[np.ndarray],
-    groups: list[np.ndarray],
-    total: int,
-) -> Steps:
-    """One order over all layers, and each gate's place in it from its place in its layer."""
-    order = _order(layers, values, ranks)
-    place = np.empty(len(order), dtype=np.int64)
-    place[order] = np.arange(len(order))
-    leave, start = [], 0
-    for layer, group in zip(layers, groups, strict=True):
-        mine = np.append(place[start : start + len(layer)], NEVER)
-        leave.append(mine[np.minimum(group, len(layer))])
-        start += len(layer)
-    return Steps(np.concatenate(layers)[order], np.concatenate(removed)[order], np.concatenate(heads)[order], leave, total)
-
-
-def _excess(size: int, multiple: int) -> int:
-    """What leaves first, so that all later sizes are multiples."""
-    return size % multiple or multiple
-
-
-def _rounded_up(size: float, multiple: int) -> int:
-    return int(-(-np.ceil(size - 1e-9) // multiple) * multiple)

@@ -22,7 +22,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from slimsweep.ledger.tables import SETTING, write_bench
-from slimsweep.slimming.cut import dense_like, load
+from slimsweep.saved_models import load
+from slimsweep.slimming.hub import dense_like
 from slimsweep.slimming.structure import image_size, macs
 from slimsweep.storage import Folder
 
@@ -127,8 +128,7 @@ def bench_run(run: Folder, points: Sequence[str] | None = None, **options: Any) 
             raise ValueError(f"{run.uri} has no model {point!r}; it has {', '.join(there) or 'none'}")
     models: dict[str, nn.Module] = {}
     for name, folder in [(DENSE, "dense"), *((point, f"models/{point}") for point in points or there)]:
-        with (run / folder).local() as path:
-            models[name] = load(path)
+        models[name] = load(run / folder)
     rows = [{"run": run.uri.rsplit("/", 1)[-1], **row} for row in bench(models, **options)]
     write_bench(run, rows)
     return rows

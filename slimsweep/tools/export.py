@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from slimsweep.slimming.cut import load
+from slimsweep.slimming.hub import load
 from slimsweep.slimming.structure import image_size, macs, params
 from slimsweep.storage import Folder, parted
 

@@ -33,8 +33,8 @@ from slimsweep.data.images import (
 )
 from slimsweep.ledger.checkpoints import Checkpoints
 from slimsweep.ledger.tables import damaged_images, read_curve, write_curve
-from slimsweep.slimming.architectures import family_of
-from slimsweep.slimming.gate_optimizer import GateOptimizer
+from slimsweep.slimming.architectures import architecture_of
+from slimsweep.slimming.gate_optimizer import GateOptimizer, GateTraining
 from slimsweep.slimming.gates import GatedModel
 from slimsweep.storage import Folder
 
@@ -75,7 +75,9 @@ class State:
                 weight_decay=recipe.weight_decay,
                 **optimizer_arguments(recipe),
             ),
-            gates=GateOptimizer(model, recipe) if isinstance(model, GatedModel) and isinstance(recipe, Search) else None,
+            gates=GateOptimizer(model, gate_training(recipe))
+            if isinstance(model, GatedModel) and isinstance(recipe, Search)
+            else None,
             ema=ModelEmaV3(model, decay=recipe.ema_decay) if recipe.ema_decay else None,
         )
 
@@ -395,6 +397,17 @@ def curve_row(
     return {**row, "gates_kept": float((everything.abs() >= SMALL).float().mean()), "gates": table}
 
 
+def gate_training(search: Search) -> GateTraining:
+    """The part of a search's recipe that trains the gates."""
+    return GateTraining(
+        lr=search.gate_lr,
+        optimizer=search.gate_optimizer,
+        penalty=search.penalty,
+        l1=search.l1.model_dump(),
+        token_anneal=search.token_anneal,
+    )
+
+
 def weights_of(model: nn.Module) -> nn.Module | list[dict[str, Any]]:
     """What the weights' optimizer trains: everything, or everything but the gates; decay on matrices only."""
     if not isinstance(model, GatedModel):
@@ -416,7 +429,7 @@ def optimizer_arguments(recipe: Recipe) -> dict[str, Any]:
 
 def set_drop_path(model: nn.Module, rate: float) -> None:
     """Set the stochastic depth of a timm model's blocks: 0 in the first, `rate` in the last (Huang et al. 2016)."""
-    blocks = family_of(model).blocks(model)
+    blocks = architecture_of(model).blocks(model)
     for index, block in enumerate(blocks):
         share = rate * index / max(len(blocks) - 1, 1)
         for name in ("drop_path1", "drop_path2"):
