@@ -25,6 +25,7 @@ from slimsweep.slimming.architectures import (
 from slimsweep.slimming.gate_modules import subclass
 from slimsweep.slimming.gates import GatedModel, fold_gates
 from slimsweep.slimming.structure import Structure
+from slimsweep.slimming.timm_arguments import arguments_of, set_arguments
 
 CUT_ARCHITECTURE = "slimmed_vit"
 
@@ -41,10 +42,10 @@ def slim(gated: nn.Module, structure: Structure) -> nn.Module:
     """
     model: Timm = fold_gates(gated) if isinstance(gated, GatedModel) else copy.deepcopy(gated)
     model.zero_grad(set_to_none=True)  # a deep copy takes the last gradients along
-    base, args = model_name(model), dict(getattr(model, "_model_args", {}))
+    base, args = model_name(model), arguments_of(model)
     again = hasattr(model, "structure")
     cut(model, structure)
-    model._model_args = args if again else {"base": base, "base_args": args}
+    set_arguments(model, args if again else {"base": base, "base_args": args})
     if getattr(model, "pretrained_cfg", None):
         model.pretrained_cfg = {**model.pretrained_cfg, "architecture": CUT_ARCHITECTURE}
         model.default_cfg = model.pretrained_cfg
