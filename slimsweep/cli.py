@@ -6,11 +6,17 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
+from slimsweep.errors import exit_code
+
 # A command imports what it needs, so that --help and bad words are answered without loading torch.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a subcommand; the exit code is 0, or 2 with one sentence on what was wrong with the input."""
+    """Run a subcommand.
+
+    Returns:
+        The exit code: 0, 2 with one sentence on what was wrong with the input, or 1 with one line on what failed.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["run"]:
         from slimsweep.run import main as run
@@ -22,12 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen.configuration = rest
     console = Console(highlight=False)
     command: Callable[[argparse.Namespace, Console], None] = chosen.act
-    try:
-        command(chosen, console)
-    except (ValueError, RuntimeError, OSError) as problem:  # refusals of input, exports that do not compute the same
-        console.print(f"slimsweep: {problem}", style="red", soft_wrap=True, markup=False)
-        return 2
-    return 0
+    places = [getattr(chosen, name, None) for name in ("run", "path", "model", "output")] + getattr(chosen, "runs", [])
+    given = [place for place in places if place is not None]
+    return exit_code(lambda: command(chosen, console), console, verbose=chosen.verbose, given=given)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
 
     def command(name: str, act: Callable[[argparse.Namespace, Console], None] | None, words: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=words, description=words)
+        added.add_argument("--verbose", action="store_true", help="where something goes wrong, show the whole traceback")
         added.set_defaults(act=act)
         return added
 
@@ -83,13 +87,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def plan(chosen: argparse.Namespace, console: Console) -> None:
+    from slimsweep.config import ConfigError, load_config
+
+    config, _ = load_config(chosen.configuration, prog="slimsweep plan")
+
     from slimsweep.cluster.cluster import Cluster
-    from slimsweep.config.schema import ConfigError, load_config
     from slimsweep.storage import Folder
     from slimsweep.tools.plan import Images, show
     from slimsweep.tools.plan import plan as cost
 
-    config, _ = load_config(chosen.configuration, prog="slimsweep plan")
     cluster, images = None, None
     if chosen.nodes is not None:
         if chosen.nodes < 1 or not chosen.node_cpus:

@@ -7,64 +7,32 @@ again, so the same command goes on after any end.
 import signal
 import sys
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from rich.console import Console
 
-from slimsweep.cluster.cluster import StageFailed, check_placement, check_storage, connected, foreseen, trials_at_once
-from slimsweep.cluster.worker import data_for
-from slimsweep.config.schema import Config, ConfigError, changed_keys, load_configs
-from slimsweep.data.sources import check_data, title
-from slimsweep.ledger.lock import hold
-from slimsweep.ledger.points import (
-    check_cuts,
-    distinct_paces,
-    forget_failed,
-    fraction,
-    keep_path,
-    load_shape,
-    pace_is_open,
-    pace_path,
-    plan_points,
-    points_to_come,
-    points_to_do,
-    to_choose,
-)
-from slimsweep.ledger.tables import damaged_images, read_rows
-from slimsweep.report.page import write_page, write_report
+# Light imports only: --help and a refused key are answered without torch, timm, Ray and pandas, which functions import below.
+from slimsweep.config import Config, ConfigError, changed_keys, load_configs
+from slimsweep.errors import LOG, exit_code
 from slimsweep.storage import Folder, joined
-from slimsweep.tools.progress import Progress, final_table
-from slimsweep.tools.status import read_config, read_status
-from slimsweep.training.dense_model import check_model, head_is_new
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a sweep.
 
     Returns:
-        The exit code: 0 when every point is done or the hours are over, 1 when some failed, 2 when the input was refused.
+        The exit code: 0 when every point is done or the hours are over, 1 when something failed, 2 when the input was
+        refused.
     """
     console = Console(highlight=False)
     signal.signal(signal.SIGTERM, _interrupt)
-    words = sys.argv[1:] if argv is None else argv
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        configs, options = load_configs(words)
-        for config in configs:
-            check(config)
-        until = None if configs[0].resources.max_hours is None else time.time() + 3600 * configs[0].resources.max_hours
-        codes = [sweep_base(config, console, options.verbose, until) for config in configs]
-        if len(configs) > 1:
-            page = joined(Folder(configs[0].output).uri, "report.html")
-            write_page([Folder(config.output) / config.name for config in configs], page)
-            console.print(f"All {len(configs)} models on one frontier: {page}", soft_wrap=True)
-        return max(codes)
-    except (ValueError, OSError) as problem:  # ConfigError, BudgetError, RunTaken: one sentence each
-        if "--verbose" in words:
-            console.print_exception()
-        console.print(f"slimsweep: {problem}", style="red", soft_wrap=True, markup=False)
-        return 2
+        return exit_code(lambda: sweep_all(words, console), console, verbose="--verbose" in words)
     except KeyboardInterrupt:
         console.print(
             "\nslimsweep: stopped; what is done is kept, and the same command goes on from the last epoch", style="yellow"
@@ -72,22 +40,61 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def sweep_all(words: Sequence[str], console: Console) -> int:
+    """The runs of all models that the command line asks for, one after another."""
+    configs, options = load_configs(words)
+
+    from slimsweep.report.page import write_page
+
+    for config in configs:
+        check(config)
+    until = None if configs[0].resources.max_hours is None else time.time() + 3600 * configs[0].resources.max_hours
+    codes = [sweep_base(config, console, options.verbose, until) for config in configs]
+    if len(configs) > 1 and 2 not in codes:
+        page = joined(Folder(configs[0].output).uri, "report.html")
+        write_page([Folder(config.output) / config.name for config in configs], page)
+        console.print(f"All {len(configs)} models on one frontier: {page}", soft_wrap=True)
+    return max(codes)
+
+
 def sweep_base(config: Config, console: Console, verbose: bool, until: float | None) -> int:
-    """The run of one model; where its training fails, those of others go on."""
+    """The run of one model; where it fails, those of others go on."""
+    from slimsweep.ledger.lock import hold
+
     run = Folder(config.output) / config.name
     with hold(run):
         begin(config, run)
-        try:
-            return sweep(config, run, console, verbose, until)
-        except StageFailed as problem:
-            console.print(f"slimsweep: {problem}", style="red", soft_wrap=True, markup=False)
-            return 1
+        return exit_code(lambda: sweep(config, run, console, verbose, until), console, verbose=verbose, log=log_of(run))
+
+
+def log_of(run: Folder) -> Callable[[str], str]:
+    """What appends a traceback to the log of errors in a run's folder and returns its path."""
+
+    def log(text: str) -> str:
+        run.append_line(LOG, text)
+        return joined(run.uri, LOG)
+
+    return log
 
 
 def sweep(config: Config, run: Folder, console: Console, verbose: bool = False, until: float | None = None) -> int:
     """All stages that the run folder does not hold yet; no epoch begins after `until` (time.time())."""
+    from slimsweep.cluster.cluster import check_placement, check_storage, connected, trials_at_once  # before what imports Ray
     from slimsweep.cluster.retrain_job import choose_baselines, choose_pace, run_sweep
     from slimsweep.cluster.search_job import run_search
+    from slimsweep.ledger.points import (
+        forget_failed,
+        keep_path,
+        pace_is_open,
+        plan_points,
+        points_to_come,
+        points_to_do,
+        to_choose,
+    )
+    from slimsweep.ledger.tables import damaged_images, read_rows
+    from slimsweep.report.page import write_report
+    from slimsweep.tools.progress import Progress, final_table
+    from slimsweep.tools.status import read_status
 
     began = time.time()
     attempt = time.strftime("%Y%m%d-%H%M%S", time.gmtime(began))
@@ -154,6 +161,8 @@ def sweep(config: Config, run: Folder, console: Console, verbose: bool = False, 
 
 def pace_line(config: Config, run: Folder) -> str:
     """What is about to be tried, in one line."""
+    from slimsweep.ledger.points import distinct_paces, load_shape
+
     epochs = f"{config.search.recovery} epoch{'s' if config.search.recovery > 1 else ''}"
     tries = len(distinct_paces(config, load_shape(run).gate_shapes))
     return f"Pace of the families: trying {tries}, {epochs} each at the smallest budget"
@@ -161,6 +170,8 @@ def pace_line(config: Config, run: Folder) -> str:
 
 def pace_chosen(config: Config, run: Folder) -> str:
     """What was chosen, in one line."""
+    from slimsweep.ledger.points import pace_path
+
     found = run.read_json(pace_path(config))
     pace = ", ".join(f"{family} {value:g}" for family, value in found["pace"].items())
     top1 = sorted(one["val_top1"] for one in found["tried"])
@@ -187,6 +198,10 @@ def begin(config: Config, run: Folder) -> None:
     Raises:
         ConfigError: the configuration changed in a way that would make them incomparable.
     """
+    from slimsweep.cluster.worker import data_for
+    from slimsweep.data.sources import title
+    from slimsweep.tools.status import read_config
+
     if run.exists("config.yaml"):
         compare(read_config(run), config, run)
     if run.exists("dense/config.json"):
@@ -204,8 +219,14 @@ def check(config: Config) -> None:
 
     Raises:
         ConfigError: in one sentence, what is wrong with the input.
-        ValueError: the model cannot be cut, or not to these budgets.
+        RefusedInput: the model cannot be cut, or not to these budgets.
     """
+    from slimsweep.cluster.cluster import check_placement, foreseen
+    from slimsweep.cluster.worker import data_for
+    from slimsweep.data.sources import check_data, title
+    from slimsweep.ledger.points import check_cuts
+    from slimsweep.training.dense_model import check_model, head_is_new
+
     model = check_model(config)
     check_data(config)
     classes = data_for(config, model).num_classes
@@ -224,10 +245,12 @@ def compare(old: Config, new: Config, run: Folder) -> None:
 
     Budgets, shares, seeds and resources may change; where points start from larger ones, what they start from may not.
     """
+    from slimsweep.ledger.tables import read_rows
+
     begun = [
         stage for stage in ("dense", "search") if run.exists(f"curves/{stage}.parquet") or run.exists(f"{stage}/config.json")
     ]
-    # Failed points hold nothing to compare with: their recipe may be mended.
+    # Failed points hold nothing to compare with: their recipe may be fixed.
     done = (rows := read_rows(run))[rows.status == "ok"]
     stage: Any = "retrain" if len(done) else begun[-1] if begun else None
     changed = changed_keys(old.identity(stage), new.identity(stage)) if stage is not None else []
@@ -245,12 +268,14 @@ def compare(old: Config, new: Config, run: Folder) -> None:
         )
 
 
-def starts_changed(old: Config, new: Config, done: pd.DataFrame) -> list[str]:
+def starts_changed(old: Config, new: Config, done: "pd.DataFrame") -> list[str]:
     """What would let searched points start from other models than those did that are done, each from the next larger one's.
 
     Args:
         done: the rows of the points that are done.
     """
+    from slimsweep.ledger.points import fraction
+
     dense, least = int(done.macs_dense.iloc[0]), done.budget[done.method == "searched"].min()
     before, after = ({f for b in config.budgets if (f := fraction(b, dense)) >= least} for config in (old, new))
     changed = []

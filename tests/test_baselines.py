@@ -20,7 +20,7 @@ from zoo import build, difference, images, random_gates, slow, small_vit
 from slimsweep import add_gates, load, macs, params, save, solve
 from slimsweep.cluster.retrain_job import trial
 from slimsweep.cluster.worker import data_for
-from slimsweep.config.schema import Config, ConfigError
+from slimsweep.config import Config, ConfigError
 from slimsweep.ledger.lock import hold
 from slimsweep.ledger.points import Point, chosen_path, plan_points, points_to_do, to_choose
 from slimsweep.ledger.tables import gate_rows, read_rows, write_gates, write_row

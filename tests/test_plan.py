@@ -8,7 +8,7 @@ from rich.console import Console
 
 from slimsweep.cli import main
 from slimsweep.cluster.cluster import Cluster
-from slimsweep.config.schema import Config, ConfigError, load_config
+from slimsweep.config import Config, ConfigError, load_config
 from slimsweep.data.images import load_data
 from slimsweep.ledger.tables import read_curve, read_rows
 from slimsweep.slimming.structure import image_size

@@ -13,7 +13,7 @@ from safetensors.torch import load
 from slimsweep.cluster.cluster import ray
 from slimsweep.cluster.retrain_job import choose_pace, retrain, try_pace, write_failed
 from slimsweep.cluster.worker import data_for, load_model
-from slimsweep.config.schema import Config, ConfigError
+from slimsweep.config import Config, ConfigError
 from slimsweep.data.images import TooManyDamaged
 from slimsweep.ledger.points import (
     baseline_budgets,

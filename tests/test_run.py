@@ -261,12 +261,12 @@ def test_more_workers_than_the_cluster_holds_are_refused(
 def test_bad_input_is_one_sentence_before_ray_starts(
     arguments: list[str], named: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import slimsweep.run as run_module
+    from slimsweep.cluster import cluster
 
     def started(*_: object) -> None:
         raise AssertionError("Ray was asked for")
 
-    monkeypatch.setattr(run_module, "connected", started)
+    monkeypatch.setattr(cluster, "connected", started)
     where = [] if "--output" in arguments else ["--output", str(tmp_path)]
     assert main([*where, *arguments]) == 2
     out = " ".join(capsys.readouterr().out.split())

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from PIL import Image
 from torch import Tensor, multiprocessing, nn
 
-from slimsweep.config.schema import Config, ConfigError, load_config
+from slimsweep.config import Config, ConfigError, load_config
 from slimsweep.data.images import Data, eval_loader, images_seen, load_data, train_loader
 from slimsweep.ledger.tables import damaged_images
 from slimsweep.methods.baselines import training_images

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from slimsweep.cluster.search_job import learned, load_gated
 from slimsweep.cluster.worker import data_for
-from slimsweep.config.schema import Config, load_config
+from slimsweep.config import Config, load_config
 from slimsweep.data.images import train_loader
 from slimsweep.ledger.checkpoints import Checkpoints
 from slimsweep.ledger.tables import read_curve

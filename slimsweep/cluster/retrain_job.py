@@ -17,12 +17,13 @@ import timm
 import torch
 
 import slimsweep
-from slimsweep.cluster.cluster import StageFailed, first_cause
+from slimsweep.cluster import cluster  # sets the environment that Ray reads  # noqa: F401
 from slimsweep.cluster.search_job import data_parallel, load_gated, worker_resources
 from slimsweep.cluster.worker import check_shared, data_for, load_model, save_model, set_threads
-from slimsweep.config.schema import Config
+from slimsweep.config import Config
 from slimsweep.data.images import images_seen
 from slimsweep.data.sources import data_name
+from slimsweep.errors import StageFailed, explain
 from slimsweep.ledger.checkpoints import Checkpoints
 from slimsweep.ledger.points import (
     Point,
@@ -71,7 +72,7 @@ def choose_pace(config: Config, run: Folder, until: float | None = None) -> bool
                 return False
             found += ended
     except ray.exceptions.RayError as problem:
-        raise StageFailed(f"the paces could not be tried: {first_cause(problem)}") from problem
+        raise StageFailed(f"the paces could not be tried: {explain(problem, 'retrain')}") from problem
     if all(one["error"] for one in found):
         raise StageFailed(f"no pace of the families could be retrained: {found[0]['error']}")
     best = max(found, key=lambda one: one["val_top1"])  # of equals the one given first
@@ -128,7 +129,7 @@ def choose_baselines(config: Config, run: Folder) -> None:
     try:
         ray.get(tasks)
     except ray.exceptions.RayError as problem:
-        raise StageFailed(f"what the baselines keep could not be chosen: {first_cause(problem)}") from problem
+        raise StageFailed(f"what the baselines keep could not be chosen: {explain(problem, 'retrain')}") from problem
 
 
 def choose_baseline(settings: dict[str, Any], uri: str, method: str, seed: int) -> None:
@@ -213,7 +214,7 @@ def trial(parameters: dict[str, Any], arguments: dict[str, Any]) -> dict[str, An
     except Exception as problem:
         # Training this point went wrong, and would again: its row says why, and the other points go on.
         log.warning("%s failed:\n%s", point.name, traceback.format_exc())
-        error = first_cause(problem)
+        error = explain(problem, "retrain")
         try:
             write_failed(run, config, point, error)
         except OSError as unwritten:  # a full disk may be what went wrong: the driver tries again, and says so if it cannot

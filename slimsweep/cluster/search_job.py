@@ -15,9 +15,10 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from slimsweep.cluster.cluster import StageFailed, first_cause
+from slimsweep.cluster import cluster  # sets the environment that Ray reads  # noqa: F401
 from slimsweep.cluster.worker import check_shared, data_for, load_model, save_model, set_threads, wait
-from slimsweep.config.schema import Config
+from slimsweep.config import Config
+from slimsweep.errors import StageFailed, explain
 from slimsweep.ledger.checkpoints import Checkpoints
 from slimsweep.ledger.tables import gate_rows, write_gates
 from slimsweep.slimming.gates import GatedModel, add_gates
@@ -46,7 +47,7 @@ def run_search(config: Config, run: Folder, attempt: str, until: float | None = 
     except SystemExit:  # what Ray Train makes of Ctrl+C
         raise KeyboardInterrupt from None
     except TrainingFailedError as problem:
-        raise StageFailed(first_cause(problem)) from problem
+        raise StageFailed(explain(problem, "search")) from problem
     finally:
         signal.signal(signal.SIGINT, on_interrupt)
 

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from slimsweep.config.schema import Config
+from slimsweep.config import Config
 from slimsweep.data.images import Data, ImageStream, load_data
 from slimsweep.ledger.lock import FILE as MARK
 from slimsweep.saved_models import load

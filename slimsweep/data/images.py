@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from torchvision.transforms.functional import to_pil_image
 
-from slimsweep.config.schema import Affine, Config, ConfigError
+from slimsweep.config import Affine, Config, ConfigError
 from slimsweep.data.sources import (
     UNREADABLE,
     DamagedImage,

@@ -22,7 +22,8 @@ from PIL import Image, UnidentifiedImageError
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from torch import Tensor
 
-from slimsweep.config.schema import Config, ConfigError, did_you_mean
+from slimsweep.config import Config, ConfigError, did_you_mean
+from slimsweep.errors import SlimsweepError
 
 SPLIT_SEED = 20_210  # not the run's seed: all runs on a data set share its splits, so that they can be compared
 TRAIN_NAMES = ("train", "training")
@@ -36,7 +37,7 @@ PACKAGES = {"hfds": "datasets", "hfids": "datasets", "wds": "webdataset"}
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, tarfile.TarError, Image.DecompressionBombError)
 
 
-class DamagedImage(Exception):
+class DamagedImage(SlimsweepError):
     """An image that is there and cannot be read: its name, and why."""
 
     def __init__(self, name: str, reason: str) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from slimsweep.errors import RefusedInput
 from slimsweep.storage import Folder
 
 log = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ STALE_SECONDS = 60.0  # without a heartbeat for this long, a driver counts as de
 WATCH_SECONDS = 3 * BEAT_SECONDS  # that a driver of another machine is watched before it is believed to be alive
 
 
-class RunTaken(ValueError):
+class RunTaken(RefusedInput):
     """Another driver is at work on this run."""
 
 
@@ -39,7 +40,7 @@ def hold(run: Folder) -> Iterator[None]:
     try:
         run.write_json(FILE, {**me, "time": time.time()})
     except OSError as problem:
-        raise ValueError(f"output: nothing can be written to {run.uri} ({problem}); give a folder that can be") from problem
+        raise RefusedInput(f"output: nothing can be written to {run.uri} ({problem}); give a folder that can be") from problem
     # Two drivers that started at one moment both got here; the later write won.
     time.sleep(0.2)
     if _read(run).get("token") != token:

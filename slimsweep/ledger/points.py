@@ -11,7 +11,7 @@ from typing import Any
 from safetensors.torch import save
 from torch import nn
 
-from slimsweep.config.schema import Config, ConfigError
+from slimsweep.config import Config, ConfigError
 from slimsweep.ledger.tables import read_gates_tensors, read_rows
 from slimsweep.methods.baselines import FROM_SEARCH, RANKED, check_baseline, extra_epochs
 from slimsweep.slimming.budget import BudgetError

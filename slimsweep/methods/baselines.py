@@ -28,7 +28,7 @@ from timm.layers import Mlp
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from slimsweep.config.schema import Config, ConfigError, Search
+from slimsweep.config import Config, ConfigError, Search
 from slimsweep.data.images import Data, ImageSet, ImageStream, train_loader
 from slimsweep.methods import torch_pruning
 from slimsweep.slimming.architectures import (

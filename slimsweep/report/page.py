@@ -27,6 +27,7 @@ import plotly.graph_objects as go
 import pyarrow as pa
 
 import slimsweep
+from slimsweep.errors import RefusedInput
 from slimsweep.ledger.points import pace_path
 from slimsweep.ledger.tables import BENCH, CURVES, GATES, last_timed, read_bench, read_curves, read_gates, read_rows
 from slimsweep.report.pareto import EQUAL_COMPUTE, best_rates, by_series, frontier, hypervolume_by_method, knee, summarize
@@ -98,7 +99,7 @@ def build_page(runs: Sequence[RunTables], *, written_at: datetime | None = None,
         ValueError: no run was given.
     """
     if not runs:
-        raise ValueError("a report needs at least one run")
+        raise RefusedInput("a report needs at least one run")
     data = page_data(runs)
     live = any(run.standing is not None and run.standing.live for run in runs)
     data["refresh_seconds"] = refresh_seconds if live else None

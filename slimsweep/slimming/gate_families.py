@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from slimsweep.errors import RefusedInput
 from slimsweep.slimming.architectures import Architecture, Timm, attention_rows
 from slimsweep.slimming.gate_modules import (
     BiasedAttention,
@@ -135,6 +136,6 @@ GATE_FAMILIES: dict[str, GateFamily] = {
 
 
 def check_families(names: Any) -> None:
-    """Raise ValueError where a name is no family of gates."""
+    """Raise RefusedInput where a name is no family of gates."""
     if unknown := sorted(set(names) - set(FAMILIES)):
-        raise ValueError(f"{unknown[0]!r} is no family of gates; they are {', '.join(FAMILIES)}")
+        raise RefusedInput(f"{unknown[0]!r} is no family of gates; they are {', '.join(FAMILIES)}")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from slimsweep.errors import RefusedInput
 from slimsweep.slimming.architectures import Timm, architecture_of, model_name
 from slimsweep.slimming.dense_shape import refused_families, shape_of, whole_heads_reason
 from slimsweep.slimming.gate_families import GATE_FAMILIES, Granularity, TokenGate, check_families
@@ -57,22 +58,22 @@ def add_gates(
 def _what_to_gate(model: Timm, granularity: str, families: Sequence[str] | None) -> tuple[tuple[str, ...], str]:
     """The families that get gates and the granularity that this model allows; raises ValueError as `add_gates` says."""
     if hasattr(model, "structure"):
-        raise ValueError(
+        raise RefusedInput(
             f"this {model_name(model)} has been cut already; add gates to its dense model, and solve for a smaller budget"
         )
     if granularity not in ("dim", "head", "uniform"):
-        raise ValueError(f"granularity is {granularity!r}; it can be 'dim', 'head' or 'uniform'")
+        raise RefusedInput(f"granularity is {granularity!r}; it can be 'dim', 'head' or 'uniform'")
     reasons = refused_families(model)
     check_families(families or ())
     for family in families or ():
         if family in reasons:
-            raise ValueError(
+            raise RefusedInput(
                 f"{model_name(model)} cannot have {family} gates: {reasons[family]}; leave {family!r} out of families"
             )
     chosen = tuple(f for f in GATE_FAMILIES if (f in families if families is not None else f not in reasons))
     if (reason := whole_heads_reason(model)) and granularity != "head":
         if granularity == "uniform" and "attention" in chosen:
-            raise ValueError(f"{model_name(model)} cannot have uniform attention gates: {reason}; use granularity='head'")
+            raise RefusedInput(f"{model_name(model)} cannot have uniform attention gates: {reason}; use granularity='head'")
         granularity = "head"
     return chosen, granularity
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from timm.models import build_model_with_cfg, register_model, save_for_hf
+from timm.models import build_model_with_cfg, save_for_hf
 from torch import nn
 
+from slimsweep.errors import RefusedInput
 from slimsweep.slimming.architectures import Timm
 from slimsweep.slimming.cut import CUT_ARCHITECTURE, cut
 from slimsweep.slimming.gates import GatedModel
@@ -22,9 +23,8 @@ from slimsweep.slimming.structure import Structure
 from slimsweep.slimming.timm_arguments import arguments_of, has_arguments, set_arguments
 
 
-@register_model
-def slimmed_vit(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """timm's entry point of every cut model: builds the dense architecture and cuts it to the structure in its arguments."""
+def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """What timm's entry point `slimmed_vit` makes: the dense architecture, cut to the structure in its arguments."""
     return build_model_with_cfg(_build, CUT_ARCHITECTURE, pretrained, **kwargs)
 
 
@@ -123,20 +123,20 @@ def load(folder: str | os.PathLike[str]) -> nn.Module:
     path = Path(folder)
     for name in ("config.json", "model.safetensors"):
         if not (path / name).is_file():
-            raise ValueError(f"{path} is not a model that slimsweep saved: it has no {name}")
+            raise RefusedInput(f"{path} is not a model that slimsweep saved: it has no {name}")
     try:
         architecture = str(json.loads((path / "config.json").read_bytes())["architecture"])
     except (ValueError, KeyError, TypeError) as problem:
-        raise ValueError(
+        raise RefusedInput(
             f"{path}/config.json does not describe a model ({problem!r}); save it again, or restore it from a copy"
         ) from problem
     if not timm.is_model(architecture):
-        raise ValueError(f"{path} holds a {architecture!r}, which timm {timm.__version__} does not know")
+        raise RefusedInput(f"{path} holds a {architecture!r}, which timm {timm.__version__} does not know")
     try:
         model = timm.create_model(f"local-dir:{path}", pretrained=True)
     except Exception as problem:
         reason = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
-        raise ValueError(
+        raise RefusedInput(
             f"{path} cannot be loaded, its weights and its config.json do not go together or are damaged: {reason}"
         ) from problem
     return model.eval()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from slimsweep.cluster.cluster import Cluster, check_placement, foreseen, trials_at_once
 from slimsweep.cluster.worker import data_for, set_threads
-from slimsweep.config.schema import Config, ConfigError, Distill, Recipe
+from slimsweep.config import Config, ConfigError, Distill, Recipe
 from slimsweep.data.images import check_batch, mixup_fn, train_loader
 from slimsweep.ledger.checkpoints import KEEP
 from slimsweep.ledger.points import CHAINED, Point, check_cuts, chosen_pace, expected_points, paces_tried, path_at

@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-from slimsweep.config.schema import Config
+from slimsweep.config import Config
 from slimsweep.ledger.points import Point, points_to_come
 from slimsweep.report.page import write_report
 from slimsweep.report.pareto import best_rates, by_series

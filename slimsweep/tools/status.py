@@ -8,7 +8,8 @@ import yaml
 from rich.console import JustifyMethod
 from rich.table import Table
 
-from slimsweep.config.schema import Config
+from slimsweep.config import Config
+from slimsweep.errors import RefusedInput
 from slimsweep.ledger.lock import driver_alive
 from slimsweep.ledger.points import Point, plan_points, points_to_come, to_choose
 from slimsweep.ledger.tables import read_curve, read_rows
@@ -86,7 +87,7 @@ def read_config(run: Folder) -> Config:
     if not run.exists("config.yaml"):
         runs = [name for name in run.list() if run.exists(f"{name}/config.yaml")]  # of several models, or of one --output
         mend = f"give one of the runs in it: {', '.join(runs)}" if runs else "give the folder that --output and --name made"
-        raise ValueError(f"{run.uri} is not a run of slimsweep: it has no config.yaml; {mend}")
+        raise RefusedInput(f"{run.uri} is not a run of slimsweep: it has no config.yaml; {mend}")
     return Config(**yaml.safe_load(run.read_bytes("config.yaml")))
 
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from slimsweep.config.schema import Config, ConfigError, did_you_mean
+from slimsweep.config import Config, ConfigError, did_you_mean
 
 log = logging.getLogger(__name__)
 

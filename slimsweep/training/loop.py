@@ -19,7 +19,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from slimsweep.config.schema import Config, ConfigError, Distill, Recipe, Search
+from slimsweep.config import Config, ConfigError, Distill, Recipe, Search
 from slimsweep.data.images import (
     Damaged,
     Data,
@@ -31,6 +31,7 @@ from slimsweep.data.images import (
     mixup_fn,
     train_loader,
 )
+from slimsweep.errors import OutOfTime, TrainingDiverged
 from slimsweep.ledger.checkpoints import Checkpoints
 from slimsweep.ledger.tables import damaged_images, read_curve, write_curve
 from slimsweep.slimming.architectures import architecture_of
@@ -41,14 +42,6 @@ from slimsweep.storage import Folder
 SMALL = 1e-2  # a gate below this counts as gone in the curves
 FUSED = ("adam", "adamw", "sgd")  # timm's names of torch's own optimizers; timm makes sgd with Nesterov's momentum
 CHECK_EVERY = 50  # steps between looks at the losses: a look makes the host wait for the device
-
-
-class TrainingDiverged(RuntimeError):
-    """The loss became NaN or infinite; the last checkpoint is from before it did."""
-
-
-class OutOfTime(Exception):
-    """The hours that the run may take are over; what was trained so far is in the last checkpoint."""
 
 
 @dataclass
