@@ -24,7 +24,11 @@ from slimsweep.slimming.timm_arguments import arguments_of, has_arguments, set_a
 
 
 def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """What timm's entry point `slimmed_vit` makes: the dense architecture, cut to the structure in its arguments."""
+    """What timm's entry point `slimmed_vit` makes: the dense architecture, cut to the structure in its arguments.
+
+    Raises:
+        ValueError: the arguments lack the structure or the dense architecture, or these do not fit each other.
+    """
     return build_model_with_cfg(_build, CUT_ARCHITECTURE, pretrained, **kwargs)
 
 
@@ -58,6 +62,7 @@ def _encode(value: Any) -> Any:
 
 
 def _decode(value: Any) -> Any:
+    """A model argument from what `_encode` made of it."""
     if isinstance(value, dict) and set(value) == {"timm.layers"}:
         found = getattr(timm.layers, str(value["timm.layers"]), None)
         if not isinstance(found, type):
@@ -79,14 +84,13 @@ def save(
     Args:
         small: what `slim` or `load` returned, or a dense model that timm.create_model made.
         folder: a local folder, made where it is missing.
-        preprocessing: mean, std, input_size, interpolation, crop_pct of the images it was trained on; the model's own where
-            not given.
-        labels: class names.
-        metrics: numbers to keep beside it, such as top-1.
+        preprocessing: mean, std, input_size, interpolation, crop_pct of the images it was trained on. Default: the model's own.
+        labels: class names, in the order of the outputs.
+        metrics: numbers to keep beside it, such as top-1 in percent.
 
     Raises:
-        ValueError: timm did not make the model, so its architecture has no name and arguments to build it again; it still has
-            gates; or what is to be kept beside it is not JSON. What was in the folder is left alone.
+        ValueError: timm did not make the model, so its architecture has no name and arguments to build it again; the model
+            still has gates; or preprocessing, labels or metrics are not JSON. What was in the folder is left alone.
     """
     if isinstance(small, GatedModel):
         raise ValueError("this model has gates, which no saved model has: cut it with slim first")
@@ -118,7 +122,7 @@ def load(folder: str | os.PathLike[str]) -> nn.Module:
     """The model that `save` wrote to a local folder, in eval mode. `slimsweep.load` also takes object stores (s3://, gs://).
 
     Raises:
-        ValueError: the folder is missing, damaged, or of something else; says what is wrong.
+        RefusedInput: a ValueError: the folder is missing, damaged, or of something else; says what is wrong.
     """
     path = Path(folder)
     for name in ("config.json", "model.safetensors"):
