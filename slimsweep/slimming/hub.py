@@ -20,10 +20,15 @@ from slimsweep.slimming.architectures import Timm
 from slimsweep.slimming.cut import CUT_ARCHITECTURE, cut
 from slimsweep.slimming.gates import GatedModel
 from slimsweep.slimming.structure import Structure
+from slimsweep.slimming.timm_arguments import arguments_of, has_arguments, set_arguments
 
 
 def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """What timm's entry point `slimmed_vit` makes: the dense architecture, cut to the structure in its arguments."""
+    """What timm's entry point `slimmed_vit` makes: the dense architecture, cut to the structure in its arguments.
+
+    Raises:
+        ValueError: the arguments lack the structure or the dense architecture, or these do not fit each other.
+    """
     return build_model_with_cfg(_build, CUT_ARCHITECTURE, pretrained, **kwargs)
 
 
@@ -37,15 +42,15 @@ def _build(
         )
     arguments = {**(base_args or {}), **kwargs}
     model: Timm = timm.create_model(base, pretrained=False, **{k: _decode(v) for k, v in arguments.items()})
-    model_args = {k: v for k, v in model._model_args.items() if k not in kwargs}
+    model_args = {k: v for k, v in arguments_of(model).items() if k not in kwargs}
     cut(model, Structure.from_json(json.dumps(structure)))
-    model._model_args = {"base": base, "base_args": {k: _encode(v) for k, v in model_args.items()}}
+    set_arguments(model, {"base": base, "base_args": {k: _encode(v) for k, v in model_args.items()}})
     return model
 
 
 def dense_like(small: Timm) -> nn.Module:
     """The dense architecture that a cut model came from, with random weights."""
-    args: Mapping[str, Any] = small._model_args
+    args = arguments_of(small)
     return timm.create_model(args["base"], pretrained=False, **{k: _decode(v) for k, v in args["base_args"].items()})
 
 
@@ -57,6 +62,7 @@ def _encode(value: Any) -> Any:
 
 
 def _decode(value: Any) -> Any:
+    """A model argument from what `_encode` made of it."""
     if isinstance(value, dict) and set(value) == {"timm.layers"}:
         found = getattr(timm.layers, str(value["timm.layers"]), None)
         if not isinstance(found, type):
@@ -78,24 +84,23 @@ def save(
     Args:
         small: what `slim` or `load` returned, or a dense model that timm.create_model made.
         folder: a local folder, made where it is missing.
-        preprocessing: mean, std, input_size, interpolation, crop_pct of the images it was trained on; the model's own where
-            not given.
-        labels: class names.
-        metrics: numbers to keep beside it, such as top-1.
+        preprocessing: mean, std, input_size, interpolation, crop_pct of the images it was trained on. Default: the model's own.
+        labels: class names, in the order of the outputs.
+        metrics: numbers to keep beside it, such as top-1 in percent.
 
     Raises:
-        ValueError: timm did not make the model, so its architecture has no name and arguments to build it again; it still has
-            gates; or what is to be kept beside it is not JSON. What was in the folder is left alone.
+        ValueError: timm did not make the model, so its architecture has no name and arguments to build it again; the model
+            still has gates; or preprocessing, labels or metrics are not JSON. What was in the folder is left alone.
     """
     if isinstance(small, GatedModel):
         raise ValueError("this model has gates, which no saved model has: cut it with slim first")
-    if not getattr(small, "pretrained_cfg", None) or not hasattr(small, "_model_args"):
+    if not has_arguments(small):
         raise ValueError(
             f"this {type(small).__name__} was not made by timm.create_model, so nothing names its architecture; "
             "make it with timm.create_model(name, **arguments)"
         )
     structure = getattr(small, "structure", None)
-    arguments = dict(small._model_args)
+    arguments = arguments_of(small)
     if structure is not None:
         arguments["base_args"] = {k: _encode(v) for k, v in arguments["base_args"].items()}
         arguments["structure"] = json.loads(structure.to_json())
@@ -117,7 +122,7 @@ def load(folder: str | os.PathLike[str]) -> nn.Module:
     """The model that `save` wrote to a local folder, in eval mode. `slimsweep.load` also takes object stores (s3://, gs://).
 
     Raises:
-        ValueError: the folder is missing, damaged, or of something else; says what is wrong.
+        RefusedInput: a ValueError: the folder is missing, damaged, or of something else; says what is wrong.
     """
     path = Path(folder)
     for name in ("config.json", "model.safetensors"):
