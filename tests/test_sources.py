@@ -603,7 +603,7 @@ def test_a_data_set_that_is_only_on_the_hub_is_refused_without_a_network(tmp_pat
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     text = refusal({"data.name": name, "data.root": str(tmp_path), "data.num_classes": 4})
     assert "nobody/nothing" in text
-    assert "mend the name" in text
+    assert "fix the name" in text
 
 
 def test_one_tar_file_for_all_splits_is_refused(encoded, tmp_path):
