@@ -25,7 +25,7 @@ from slimsweep.slimming.gate_optimizer import GateOptimizer, penalty_weights
 from slimsweep.slimming.gates import add_gates
 from slimsweep.storage import Folder
 from slimsweep.training.dense_model import build_dense
-from slimsweep.training.loop import TrainingDiverged, train
+from slimsweep.training.loop import TrainingDiverged, gate_training, train
 
 CPU = torch.device("cpu")
 SMALL = [
@@ -204,7 +204,7 @@ def test_pressure_without_a_task_takes_every_gate_to_zero(optimizer: str) -> Non
         "--search.gate_optimizer", optimizer, "--search.gate_lr", "0.05", "--search.l1", '{"attention":1,"mlp":1,"token":1}'
     )
     gated = add_gates(build_dense(config, 10))
-    gates = GateOptimizer(gated, config.search)
+    gates = GateOptimizer(gated, gate_training(config.search))
     for _ in range(60):
         for family in gates.gates.values():
             for gate in family:
@@ -221,7 +221,7 @@ def test_annealed_token_gates_are_pressed_no_more_by_adam_either() -> None:
     """At power 0 a token gate above 0 acts as 1: nothing of the task would push back."""
     config = config_of("--search.gate_optimizer", "adam", "--search.token_gate", "linear")
     gated = add_gates(build_dense(config, 10), token_gate="linear")
-    gates = GateOptimizer(gated, config.search)
+    gates = GateOptimizer(gated, gate_training(config.search))
     with torch.no_grad():
         gates.gates["token"][0][0] = -0.1  # absent: 0 is where the l1 would have it
 
@@ -253,13 +253,13 @@ def test_a_search_s_running_statistics_come_back(tmp_path: Path) -> None:
 
 def test_a_macs_penalty_presses_by_cost() -> None:
     shape = add_gates(build_dense(config_of(), 10)).shape
-    weights = penalty_weights(shape, config_of("--search.penalty", "macs").search)
+    weights = penalty_weights(shape, gate_training(config_of("--search.penalty", "macs").search))
     layer = shape.layers[0]
     unit = layer.mlp_macs(1, layer.tokens)
     dim = layer.attention_macs(1, 1, layer.tokens)
     assert weights["attention"][0] / weights["mlp"][0] == pytest.approx(dim / unit)
     assert weights["token"][0] > weights["attention"][0]
-    assert penalty_weights(shape, config_of().search)["mlp"] == [0.05] * 4
+    assert penalty_weights(shape, gate_training(config_of().search))["mlp"] == [0.05] * 4
 
 
 def test_annealing_moves_kept_tokens_to_one_and_leaves_absent_ones_absent() -> None:
@@ -269,7 +269,7 @@ def test_annealing_moves_kept_tokens_to_one_and_leaves_absent_ones_absent() -> N
         for block in gated.gated_blocks():
             block.token_gate.fill_(0.3)
             block.token_gate[:4] = 0
-    gates = GateOptimizer(gated, config.search)
+    gates = GateOptimizer(gated, gate_training(config.search))
     gates.anneal(0.5)
     assert float(gated.gated_blocks()[0].token_bias(torch.float32)[0, 0, 0, -1].detach()) == pytest.approx(
         torch.tensor(0.3).log().item()

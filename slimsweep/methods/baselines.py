@@ -38,16 +38,15 @@ from slimsweep.slimming.architectures import (
     architecture_of,
     attention_rows,
     model_name,
-    refused_families,
-    shape_of,
     tensor_at,
-    whole_heads_reason,
 )
 from slimsweep.slimming.budget import BUDGET_TOLERANCE
 from slimsweep.slimming.cut import slim
+from slimsweep.slimming.dense_shape import refused_families, shape_of, whole_heads_reason
 from slimsweep.slimming.gates import add_gates
 from slimsweep.slimming.removal_path import RemovalPath, Scores, absolute, size_multiple
 from slimsweep.slimming.structure import Shape, Structure, macs
+from slimsweep.slimming.timm_arguments import arguments_of
 
 Budget = float | str
 
@@ -305,7 +304,7 @@ def build_small(dense: nn.Module, structure: Structure) -> nn.Module:
 
 def _like(dense: nn.Module, **sizes: float) -> Timm:
     """A fresh model of a dense one's architecture and arguments, with other sizes."""
-    arguments: dict[str, Any] = {**getattr(dense, "_model_args", {}), **sizes}
+    arguments: dict[str, Any] = {**arguments_of(dense), **sizes}
     return timm.create_model(model_name(dense), pretrained=False, **arguments).eval()
 
 

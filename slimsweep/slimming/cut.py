@@ -9,13 +9,23 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import AttentionRope
-from timm.models.eva import EvaAttention
 from torch import Tensor, nn
 
-from slimsweep.slimming.architectures import MLP_ROWS, QUERY_FIRST, Timm, architecture_of, attention_rows, model_name
-from slimsweep.slimming.gates import GatedModel, fold_gates, subclass
+from slimsweep.slimming.architectures import (
+    HEAD_COLUMNS,
+    MLP_ROWS,
+    QUERY_FIRST,
+    Architecture,
+    Timm,
+    architecture_of,
+    attention_rows,
+    model_name,
+    tensor_at,
+)
+from slimsweep.slimming.gate_modules import subclass
+from slimsweep.slimming.gates import GatedModel, fold_gates
 from slimsweep.slimming.structure import Structure
+from slimsweep.slimming.timm_arguments import arguments_of, set_arguments
 
 CUT_ARCHITECTURE = "slimmed_vit"
 
@@ -32,10 +42,10 @@ def slim(gated: nn.Module, structure: Structure) -> nn.Module:
     """
     model: Timm = fold_gates(gated) if isinstance(gated, GatedModel) else copy.deepcopy(gated)
     model.zero_grad(set_to_none=True)  # a deep copy takes the last gradients along
-    base, args = model_name(model), dict(getattr(model, "_model_args", {}))
+    base, args = model_name(model), arguments_of(model)
     again = hasattr(model, "structure")
     cut(model, structure)
-    model._model_args = args if again else {"base": base, "base_args": args}
+    set_arguments(model, args if again else {"base": base, "base_args": args})
     if getattr(model, "pretrained_cfg", None):
         model.pretrained_cfg = {**model.pretrained_cfg, "architecture": CUT_ARCHITECTURE}
         model.default_cfg = model.pretrained_cfg
@@ -49,10 +59,11 @@ def cut(model: Timm, structure: Structure) -> None:
         ValueError: the structure is of another model, or keeps what has been cut already.
     """
     structure.validate()
-    blocks = architecture_of(model).blocks(model)
+    architecture = architecture_of(model)
+    blocks, rotary = architecture.blocks(model), architecture.rotary(model)
     before: Structure | None = getattr(model, "structure", None)
     if before is None:
-        check_sizes(model, blocks, structure)
+        check_sizes(model, structure)
         before = structure.shape.full()
     elif not before.holds(structure):
         raise ValueError(
@@ -62,15 +73,14 @@ def cut(model: Timm, structure: Structure) -> None:
     arriving = structure.token_mask(0).new_ones(())
     with torch.no_grad():
         for index, block in enumerate(blocks):
-            rope = isinstance(block.attn, EvaAttention | AttentionRope)
             tokens, attention = structure.token_mask(index), structure.attention_mask(index)
             if arriving.shape != tokens.shape:  # the first layer, and Swin's stages, which lose no tokens but merge them
                 arriving = torch.ones_like(tokens)
-            cut_attention(block, remaining_dims(attention, before.attention_mask(index)))
+            cut_attention(block, architecture, remaining_dims(attention, before.attention_mask(index)))
             cut_mlp(block, structure.mlp_mask(index)[before.mlp_mask(index)])
             heads = attention.any(1).nonzero().flatten()
-            own = rope and getattr(model, "rope_mixed", False) and 0 < len(heads) < len(attention)
-            if not torch.equal(tokens, arriving) or own or (rope and not tokens.all()):
+            own = rotary == "per head" and 0 < len(heads) < len(attention)
+            if not torch.equal(tokens, arriving) or own or (rotary != "none" and not tokens.all()):
                 subclass(block, SelectingBlock)
             if isinstance(block, SelectingBlock):
                 block.select(arriving, tokens, model.num_prefix_tokens, heads if own else None)
@@ -92,9 +102,11 @@ def remaining_dims(kept: Tensor, before: Tensor) -> Tensor:
     return torch.stack(rows) if rows else kept.new_zeros(0, 0)
 
 
-def check_sizes(model: Timm, blocks: list[Timm], structure: Structure) -> None:
+def check_sizes(model: Timm, structure: Structure) -> None:
     """Raise ValueError, in one sentence, where a structure's dense sizes are not this model's."""
     layers = structure.shape.layers
+    architecture = architecture_of(model)
+    blocks = architecture.blocks(model)
     if len(blocks) != len(layers):
         raise ValueError(f"the structure has {len(layers)} layers, {model_name(model)} has {len(blocks)}")
     for block, layer in zip(blocks, layers, strict=True):
@@ -102,15 +114,16 @@ def check_sizes(model: Timm, blocks: list[Timm], structure: Structure) -> None:
         sizes = attention.proj.out_features, attention.num_heads, attention.proj.in_features, block.mlp.fc2.in_features
         if sizes != (layer.embed_dim, layer.heads, layer.heads * layer.head_dim, layer.hidden):
             raise ValueError(f"the structure is of another model: its {layer.name} does not have the sizes of this one's")
-    prefix = 0 if layers[0].window else model.num_prefix_tokens
-    if layers[0].prefix != prefix:
-        raise ValueError(f"the structure is of a model of {layers[0].prefix} prefix tokens, this one has {prefix}")
-    patches, wanted = model.patch_embed.num_patches, structure.token_mask(0)
-    if not wanted.all() and len(wanted) != patches:
-        raise ValueError(f"the structure chooses among {len(wanted)} patches, this model has {patches}; keep its image size")
+    tokens, wanted = architecture.tokens(model, blocks[0]), structure.token_mask(0)
+    if layers[0].prefix != tokens.prefix:
+        raise ValueError(f"the structure is of a model of {layers[0].prefix} prefix tokens, this one has {tokens.prefix}")
+    if not wanted.all() and len(wanted) != tokens.patches:
+        raise ValueError(
+            f"the structure chooses among {len(wanted)} patches, this model has {tokens.patches}; keep its image size"
+        )
 
 
-def cut_attention(block: Timm, mask: Tensor) -> None:
+def cut_attention(block: Timm, architecture: Architecture, mask: Tensor) -> None:
     """Keep the dims of `mask`, (heads, head_dim)."""
     attention = block.attn
     if bool(mask.all()):
@@ -136,14 +149,12 @@ def cut_attention(block: Timm, mask: Tensor) -> None:
             value[: order.numel()] *= stretch
         replace_tensor(module, tensor, value)
     replace_tensor(attention.proj, "weight", select_rows(attention.proj.weight.T, order.flatten()).T.contiguous())
-    if hasattr(attention, "relative_position_bias_table"):
-        replace_tensor(attention, "relative_position_bias_table", attention.relative_position_bias_table[:, heads].clone())
+    for name in HEAD_COLUMNS:
+        if (columns := tensor_at(attention, name)) is not None:
+            replace_tensor(attention, name, columns[:, heads].clone())
     attention.num_heads, attention.head_dim, attention.attn_dim = len(heads), width, order.numel()
     attention.scale = width**-0.5
-    if isinstance(attention, EvaAttention):
-        block.attn = as_attention_rope(attention)
-    elif isinstance(attention, AttentionRope):
-        attention.num_kv_heads, attention.kv_dim = len(heads), order.numel()
+    block.attn = next(complete for kind, complete in architecture.attention.items() if isinstance(attention, kind))(attention)
 
 
 def cut_mlp(block: Timm, mask: Tensor) -> None:
@@ -191,39 +202,6 @@ class RemovedBranch(nn.Module):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return torch.zeros_like(x) if self.bias is None else self.bias.to(x.dtype).expand_as(x)
-
-
-class QueryValueLinear(nn.Linear):
-    """EVA's projection to q, k and v: queries and values have a bias, keys have none."""
-
-    def __init__(self, linear: nn.Linear, q_bias: nn.Parameter, v_bias: nn.Parameter) -> None:
-        super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
-        self.weight, self.q_bias, self.v_bias = linear.weight, q_bias, v_bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias]))
-
-
-def as_attention_rope(attention: EvaAttention) -> AttentionRope:
-    """The same attention as timm's AttentionRope, which unlike EvaAttention can be narrower than the model."""
-    new = AttentionRope(
-        attention.proj.out_features,
-        num_heads=attention.num_heads,
-        attn_head_dim=attention.head_dim,
-        qkv_fused=attention.qkv is not None,
-        num_prefix_tokens=attention.num_prefix_tokens,
-        attn_drop=attention.attn_drop.p,
-        proj_drop=attention.proj_drop.p,
-        rotate_half=attention.rotate_half,
-        device="meta",
-    )
-    if attention.qkv is not None and attention.q_bias is not None:
-        new.qkv = QueryValueLinear(attention.qkv, attention.q_bias, attention.v_bias)
-    else:
-        new.qkv = attention.qkv
-    for name in ("q_proj", "k_proj", "v_proj", "q_norm", "k_norm", "gate", "proj"):
-        setattr(new, name, getattr(attention, name))
-    return new.train(attention.training)
 
 
 class SelectingBlock(nn.Module):

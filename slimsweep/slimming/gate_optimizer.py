@@ -5,16 +5,38 @@ steps keep the two apart: a step along the gradient, divided by the running rms 
 gates of one family keep their order), then a soft threshold, which is the l1's own step and reaches zero exactly.
 """
 
-from typing import Any
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from slimsweep.config import Search
+from slimsweep.slimming.gate_families import GATE_FAMILIES
 from slimsweep.slimming.gates import GatedModel, effective_gates
 from slimsweep.slimming.structure import Shape
 
-BETA = 0.9  # of the running mean of squared gradients
+SQUARES_DECAY = 0.9  # of the running mean of squared gradients
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateTraining:
+    """How gates are trained.
+
+    Attributes:
+        lr: learning rate of the gates.
+        optimizer: "proximal" steps with a soft threshold, or "adam" on the l1's gradient (the paper's way).
+        penalty: what a gate costs: "l1" the same for all of a family, "macs" its multiply-accumulates.
+        l1: the l1 factor of each family.
+        token_anneal: last share of the training, over which kept token gates move to 1.
+    """
+
+    lr: float
+    optimizer: Literal["proximal", "adam"] = "proximal"
+    penalty: Literal["l1", "macs"] = "l1"
+    l1: Mapping[str, float]
+    token_anneal: float = 0.0
 
 
 class GateOptimizer:
@@ -22,19 +44,19 @@ class GateOptimizer:
 
     Args:
         gated: the model; what parallel wrapper it is in does not matter.
-        search: learning rate, penalty, l1 factor a family, optimizer, annealing of the token gates.
+        training: how.
     """
 
-    def __init__(self, gated: GatedModel, search: Search) -> None:
+    def __init__(self, gated: GatedModel, training: GateTraining) -> None:
         self.gated = gated
-        self.search = search
+        self.training = training
         self.gates = gated.gate_parameters()
-        self.weights = penalty_weights(gated.shape, search)
+        self.weights = penalty_weights(gated.shape, training)
         self.second = {family: torch.zeros((), device=gates[0].device) for family, gates in self.gates.items()}
         self.steps = 0
         self.power = 1.0
         everything = [g for gates in self.gates.values() for g in gates]
-        self.adam = torch.optim.Adam(everything, lr=search.gate_lr, fused=True) if search.gate_optimizer == "adam" else None
+        self.adam = torch.optim.Adam(everything, lr=training.lr, fused=True) if training.optimizer == "adam" else None
 
     def penalty(self) -> Tensor | float:
         """The l1 as a term of the loss, where Adam follows its gradient (the paper's way: sums of |gate|); else 0."""
@@ -56,7 +78,7 @@ class GateOptimizer:
 
     def anneal(self, progress: float) -> None:
         """Move kept token gates towards 1, where the cut will have them, over the last share of the search (0 to 1)."""
-        share = self.search.token_anneal
+        share = self.training.token_anneal
         self.power = 1.0 if share == 0 or progress < 1 - share else (1 - progress) / share
         self.gated.set_token_power(self.power)
 
@@ -73,11 +95,11 @@ class GateOptimizer:
             if len(gradients) < len(gates):
                 raise RuntimeError(f"the {family} gates got no gradient; they take no part in the loss")
             square = torch.stack([g.square().mean() for g in gradients]).mean()
-            self.second[family].mul_(BETA).add_(square, alpha=1 - BETA)
-            rms = (self.second[family] / (1 - BETA**self.steps)).sqrt().clamp(min=1e-12)
+            self.second[family].mul_(SQUARES_DECAY).add_(square, alpha=1 - SQUARES_DECAY)
+            rms = (self.second[family] / (1 - SQUARES_DECAY**self.steps)).sqrt().clamp(min=1e-12)
             for gate, gradient, weight in zip(gates, gradients, self.weights[family], strict=True):
-                gate.sub_(self.search.gate_lr * gradient / rms)
-                gate.sub_(self.search.gate_lr * self.pressure(family) * weight).clamp_(min=0)
+                gate.sub_(self.training.lr * gradient / rms)
+                gate.sub_(self.training.lr * self.pressure(family) * weight).clamp_(min=0)
                 gate.grad = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -91,22 +113,19 @@ class GateOptimizer:
             self.adam.load_state_dict(state["adam"])
 
 
-def penalty_weights(shape: Shape, search: Search) -> dict[str, list[float]]:
-    """The l1 factor of each family and layer: the family's own, times what a gate costs where the penalty counts MACs.
+def penalty_weights(shape: Shape, training: GateTraining) -> dict[str, list[float]]:
+    """For each family a list: the l1 factor of each layer's gates.
 
-    Costs are relative to the mean over all gates of the network, so the factors keep their size.
+    It is the family's own, times what a gate costs where the penalty counts MACs. Costs are relative to the mean over all gates
+    of the network, so the factors keep their size.
     """
-    factors = search.l1.model_dump()
-    if search.penalty == "l1":
-        return {f: [factors[f]] * len(shape.layers) for f in shape.gate_shapes}
+    if training.penalty == "l1":
+        return {f: [training.l1[f]] * len(shape.layers) for f in shape.gate_shapes}
     costs: dict[str, list[float]] = {f: [] for f in shape.gate_shapes}
     total, count = 0.0, 0
-    for index, layer in enumerate(shape.layers):
-        attention = float(layer.attention_macs(layer.heads, layer.head_dim, layer.tokens))
-        mlp = float(layer.mlp_macs(layer.hidden, layer.tokens))
-        for family, cost in (("attention", attention), ("mlp", mlp), ("token", attention + mlp)):
-            if family in costs:
-                gates = int(torch.Size(shape.gate_shapes[family][index]).numel())
-                costs[family].append(cost / gates)
-                total, count = total + cost, count + gates
-    return {f: [factors[f] * c * count / total for c in cs] for f, cs in costs.items()}
+    for family, sizes in shape.gate_shapes.items():
+        for layer, size in zip(shape.layers, sizes, strict=True):
+            cost, gates = float(GATE_FAMILIES[family].macs(layer)), math.prod(size)
+            costs[family].append(cost / gates)
+            total, count = total + cost, count + gates
+    return {f: [training.l1[f] * c * count / total for c in cs] for f, cs in costs.items()}

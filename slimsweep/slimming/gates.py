@@ -1,39 +1,30 @@
 """Learnable gates on every attention dim, MLP unit and token position of a timm vision transformer.
 
-Attention and MLP gates sit on the weights (rows of the query, key and value projections, columns of fc2) through torch's
-parametrizations, so a gated forward is the dense forward. A token gate z acts as log z on that key's attention logits:
-at z = 0 the token is exactly absent, and the cut model computes the same. ViT-Slim (arXiv 2201.00814, section 3)
-multiplies features instead, which leaves a zero token in the softmax.
+How a gate acts is in `gate_modules.py`, and what differs between the families of gates in `gate_families.py`.
 """
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from slimsweep.errors import RefusedInput
-from slimsweep.slimming.architectures import (
-    Timm,
-    architecture_of,
-    attention_rows,
-    model_name,
-    refused_families,
-    shape_of,
-    whole_heads_reason,
-)
-from slimsweep.slimming.structure import FAMILIES, Shape, macs, params
+from slimsweep.slimming.architectures import Timm, architecture_of, model_name
+from slimsweep.slimming.dense_shape import refused_families, shape_of, whole_heads_reason
+from slimsweep.slimming.gate_families import GATE_FAMILIES, Granularity, TokenGate, check_families
+from slimsweep.slimming.gate_modules import subclass, unparametrize
+from slimsweep.slimming.structure import Shape, macs, params
 
 Gates = dict[str, list[Tensor]]
 
 
 def add_gates(
     model: Timm,
-    granularity: Literal["dim", "head", "uniform"] = "dim",
+    granularity: Granularity = "dim",
     families: Sequence[str] | None = None,
-    token_gate: Literal["linear", "tanh"] = "linear",
+    token_gate: TokenGate = "linear",
 ) -> "GatedModel":
     """A copy of `model` with a gate on everything that can be cut; the given model is left alone.
 
@@ -52,24 +43,12 @@ def add_gates(
     gated: Timm = copy.deepcopy(model)
     weight = next(gated.parameters())
     for index, block in enumerate(architecture_of(gated).blocks(gated)):
-        gates = {f: nn.Parameter(weight.new_ones(shape.gate_shapes[f][index])) for f in chosen}
-        if "token" in gates:
-            subclass(block.attn, BiasedAttention)  # before its weights are parametrized, which makes classes of its class
-        if "attention" in gates:
-            block.attention_gate = gates["attention"]
-            sizes = shape.layers[index]
-            for name, stacks in attention_rows(block.attn).items():
-                if not name.startswith(("gate.", "k_bias")):  # neither is read once q, k and v are zero
-                    parametrize_rows(block.attn, name, RowGate(block.attention_gate, sizes.heads, sizes.head_dim, stacks))
-        if "mlp" in gates:
-            block.mlp_gate = gates["mlp"]
-            parametrize.register_parametrization(block.mlp.fc2, "weight", ColumnGate(block.mlp_gate))
-        if "token" in gates:
-            if token_gate == "tanh":
-                gates["token"].data.fill_(3.0)
-            block.token_gate = gates["token"]
-            block.token_bias = TokenBias(block.token_gate, gated.num_prefix_tokens, token_gate, shape.least_tokens > 0)
-            subclass(block, TokenGatedBlock)
+        gates = {name: nn.Parameter(weight.new_ones(shape.gate_shapes[name][index])) for name in chosen}
+        for name, gate in gates.items():
+            setattr(block, f"{name}_gate", gate)
+        # Tokens first: they subclass the attention, which has to come before its weights are parametrized.
+        for name in reversed(chosen):
+            GATE_FAMILIES[name].attach(block, gates[name], shape, index, token_gate)
     subclass(gated, GatedModel)
     gated.shape = shape
     gated.granularity = finest
@@ -85,137 +64,18 @@ def _what_to_gate(model: Timm, granularity: str, families: Sequence[str] | None)
     if granularity not in ("dim", "head", "uniform"):
         raise RefusedInput(f"granularity is {granularity!r}; it can be 'dim', 'head' or 'uniform'")
     reasons = refused_families(model)
+    check_families(families or ())
     for family in families or ():
-        if family not in FAMILIES:
-            raise RefusedInput(f"{family!r} is no family of gates; they are {', '.join(FAMILIES)}")
         if family in reasons:
             raise RefusedInput(
                 f"{model_name(model)} cannot have {family} gates: {reasons[family]}; leave {family!r} out of families"
             )
-    chosen = tuple(f for f in FAMILIES if (f in families if families is not None else f not in reasons))
+    chosen = tuple(f for f in GATE_FAMILIES if (f in families if families is not None else f not in reasons))
     if (reason := whole_heads_reason(model)) and granularity != "head":
         if granularity == "uniform" and "attention" in chosen:
             raise RefusedInput(f"{model_name(model)} cannot have uniform attention gates: {reason}; use granularity='head'")
         granularity = "head"
     return chosen, granularity
-
-
-def subclass(module: Timm, mixin: type[nn.Module]) -> None:
-    """Give a module's class `mixin`'s methods by a subclass of both, as torch's parametrizations do; weights and names stay.
-
-    A module that has them already is left as it is.
-    """
-    if isinstance(module, mixin):
-        return
-    base = type(module)
-    body = {"__module__": mixin.__module__, "timm_class": base}
-    module.__class__ = type(f"{mixin.__name__}[{base.__name__}]", (mixin, base), body)
-
-
-def parametrize_rows(module: Timm, name: str, gate: nn.Module) -> None:
-    """Parametrize the tensor of a dotted name below `module`."""
-    *path, tensor = name.split(".")
-    for part in path:
-        module = getattr(module, part)
-    parametrize.register_parametrization(module, tensor, gate)
-
-
-class RowGate(nn.Module):
-    """Multiplies the rows of a projection to q, k and v, stacked `stacks` times, by the gate of their head and dim."""
-
-    def __init__(self, gate: nn.Parameter, heads: int, head_dim: int, stacks: int) -> None:
-        super().__init__()
-        self.gate = gate
-        self.heads, self.head_dim, self.stacks = heads, head_dim, stacks
-
-    def forward(self, rows: Tensor) -> Tensor:
-        gate = self.gate.expand(self.heads, self.head_dim).reshape(-1).repeat(self.stacks)
-        return rows * gate.view(-1, *[1] * (rows.ndim - 1))
-
-
-class ColumnGate(nn.Module):
-    """Multiplies the columns of fc2, (embed_dim, hidden), by the gate of their MLP unit: the unit, after its activation."""
-
-    def __init__(self, gate: nn.Parameter) -> None:
-        super().__init__()
-        self.gate = gate
-
-    def forward(self, columns: Tensor) -> Tensor:
-        return columns * self.gate
-
-
-class GuardedLog(torch.autograd.Function):
-    """log z with log 0 = -inf, and a gradient that is finite there too: 1 / max(z, 1e-4).
-
-    An absent key has no weight in the softmax, so the gradient that comes back to its gate is 0: a token that has reached 0
-    stays absent. Without the guard it would be 0 x inf, NaN.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, gate: Tensor) -> Tensor:
-        ctx.save_for_backward(gate)
-        return gate.log()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (gate,) = ctx.saved_tensors
-        return gradients[0] / gate.clamp(min=1e-4)
-
-
-class TokenBias(nn.Module):
-    """A layer's token gates as a bias on the attention logits of its keys, prefix tokens first.
-
-    `power` moves kept tokens to where the cut will have them: weights are z ** power, so at power 0 every gate above 0
-    acts as 1 while a gate of 0 still removes its token. With `never_empty`, for models that pool patches and have no
-    value without one, the gates of a layer act as 1 while all of them are 0.
-    """
-
-    power: Tensor
-
-    def __init__(self, gate: nn.Parameter, prefix: int, kind: str, never_empty: bool) -> None:
-        super().__init__()
-        self.gate = gate
-        self.prefix, self.kind, self.never_empty = prefix, kind, never_empty
-        self.register_buffer("power", torch.ones(()))
-
-    def effective(self) -> Tensor:
-        """The gates z, (patches,), at least 0."""
-        return (self.gate.tanh() if self.kind == "tanh" else self.gate).clamp(min=0)
-
-    def forward(self, dtype: torch.dtype) -> Tensor:
-        """(1, 1, 1, prefix + patches), -inf for an absent token."""
-        gate = self.effective()
-        if self.never_empty:
-            gate = gate + (gate.amax() == 0)
-        log = GuardedLog.apply(gate)
-        # 0 x -inf is NaN: an absent token stays absent at power 0.
-        bias = torch.where(log == -torch.inf, log, log * self.power)
-        return nn.functional.pad(bias, (self.prefix, 0)).to(dtype).view(1, 1, 1, -1)
-
-
-class BiasedAttention(nn.Module):
-    """Before timm's attention class: the fastest of its two forms for a bias with a gradient.
-
-    On a CPU torch computes such a bias by a general form that guards against rows without any key: 12.8 ms a layer of DeiT-S
-    and step, where timm's own products and softmax take 10.1 (reports/training). A GPU's kernels take the bias as it is.
-    """
-
-    proj: nn.Linear
-
-    @property
-    def fused_attn(self) -> bool:
-        return bool(self.proj.weight.is_cuda and self.__dict__["fused_attn"])
-
-
-class TokenGatedBlock(nn.Module):
-    """Before timm's block class: the layer's token gates as its attention mask."""
-
-    token_bias: TokenBias
-
-    def forward(self, x: Tensor, *args: Any, attn_mask: Tensor | None = None, **kwargs: Any) -> Tensor:
-        if attn_mask is not None:
-            raise ValueError("a model with token gates makes its own attention mask; call it without attn_mask")
-        return super().forward(x, *args, attn_mask=self.token_bias(x.dtype), **kwargs)
 
 
 class GatedModel(nn.Module):
@@ -256,21 +116,21 @@ class GatedModel(nn.Module):
             got, wanted = [tuple(v.shape) for v in values], list(self.shape.gate_shapes[family])
             if got != wanted:
                 raise ValueError(f"{family} gates of shapes {got} were given, the model's have {wanted}")
-        for block, value in zip(self.gated_blocks(), gates.get("token", ()), strict=False):
-            most = 1.0 if block.token_bias.kind == "tanh" else torch.inf
-            if not ((value >= 0) & (value <= most)).all():
-                raise ValueError(
-                    f"token gates are at least 0 and at most {most}; got {float(value.min())} to {float(value.max())}"
-                )
+        parameters = self.gate_parameters()
         with torch.no_grad():
-            for family, values in gates.items():
-                for block, value in zip(self.gated_blocks(), values, strict=True):
-                    tanh = family == "token" and block.token_bias.kind == "tanh"
-                    # The tanh of 10 is 1 in float32; the parameter behind a gate of 1 has to be finite to be trained.
-                    getattr(block, f"{family}_gate").copy_(value.atanh().clamp(max=10) if tanh else value)
+            found = {
+                family: [
+                    GATE_FAMILIES[family].parameter_of(block, value)
+                    for block, value in zip(self.gated_blocks(), values, strict=True)
+                ]
+                for family, values in gates.items()
+            }
+            for family, values in found.items():
+                for parameter, value in zip(parameters[family], values, strict=True):
+                    parameter.copy_(value)
 
     def gate_parameters(self) -> dict[str, list[nn.Parameter]]:
-        """The parameters behind the gates, a list a family, in the order of the layers."""
+        """The parameters behind the gates: for each family a list, in the order of the layers."""
         return {f: [getattr(b, f"{f}_gate") for b in self.gated_blocks()] for f in self.shape.gate_shapes}
 
     def set_token_power(self, power: float) -> None:
@@ -286,9 +146,7 @@ class GatedModel(nn.Module):
         if not hasattr(last, "token_bias") or kind in ("token", ""):
             return super().pool(x, pool_type)  # type: ignore[misc]  # timm's class comes next
         bias: Tensor = last.token_bias(x.dtype)
-        # Eva pools prefix tokens by attention too, but not by mean; VisionTransformer says so in an attribute.
-        with_prefix = getattr(self, "pool_include_prefix", self.attn_pool is not None)
-        skip = 0 if with_prefix else self.num_prefix_tokens
+        skip = 0 if architecture_of(self).pools_prefix(self) else self.num_prefix_tokens
         x, bias = x[:, skip:], bias[..., skip:]
         if self.attn_pool is not None:
             return self.attn_pool(x, attn_mask=bias)
@@ -309,7 +167,7 @@ def _(what: GatedModel) -> int:
 
 def effective_gates(block: Timm, family: str) -> Tensor:
     """One layer's gates of one family as they act."""
-    return block.token_bias.effective() if family == "token" else getattr(block, f"{family}_gate")
+    return GATE_FAMILIES[family].effective(block)
 
 
 def fold_gates(gated: GatedModel) -> nn.Module:
@@ -319,25 +177,11 @@ def fold_gates(gated: GatedModel) -> nn.Module:
     for block in architecture_of(model).blocks(model):
         for module in [m for m in block.modules() if parametrize.is_parametrized(m)]:
             unparametrize(module)
-        for name in ("attention_gate", "mlp_gate", "token_gate", "token_bias"):
-            if hasattr(block, name):
+        for family in gated.shape.gate_shapes:
+            for name in (f"{family}_gate", *GATE_FAMILIES[family].modules):
                 delattr(block, name)
         for module in (block, block.attn):
             module.__class__ = getattr(module, "timm_class", type(module))
     model.__class__ = model.timm_class
     del model.shape, model.granularity
     return model
-
-
-def unparametrize(module: Timm) -> None:
-    """Make a parametrized module plain, with the values it computes.
-
-    torch's own remove_parametrizations deletes the property from the class, which a deep copy shares with its original.
-    """
-    with torch.no_grad():
-        values = {name: getattr(module, name).clone() for name in module.parametrizations}
-    trained = {name: p.original.requires_grad for name, p in module.parametrizations.items()}
-    del module.parametrizations
-    module.__class__ = type(module).__bases__[0]
-    for name, value in values.items():
-        module.register_parameter(name, nn.Parameter(value, requires_grad=trained[name]))

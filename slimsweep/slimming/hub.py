@@ -20,6 +20,7 @@ from slimsweep.slimming.architectures import Timm
 from slimsweep.slimming.cut import CUT_ARCHITECTURE, cut
 from slimsweep.slimming.gates import GatedModel
 from slimsweep.slimming.structure import Structure
+from slimsweep.slimming.timm_arguments import arguments_of, has_arguments, set_arguments
 
 
 def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
@@ -37,15 +38,15 @@ def _build(
         )
     arguments = {**(base_args or {}), **kwargs}
     model: Timm = timm.create_model(base, pretrained=False, **{k: _decode(v) for k, v in arguments.items()})
-    model_args = {k: v for k, v in model._model_args.items() if k not in kwargs}
+    model_args = {k: v for k, v in arguments_of(model).items() if k not in kwargs}
     cut(model, Structure.from_json(json.dumps(structure)))
-    model._model_args = {"base": base, "base_args": {k: _encode(v) for k, v in model_args.items()}}
+    set_arguments(model, {"base": base, "base_args": {k: _encode(v) for k, v in model_args.items()}})
     return model
 
 
 def dense_like(small: Timm) -> nn.Module:
     """The dense architecture that a cut model came from, with random weights."""
-    args: Mapping[str, Any] = small._model_args
+    args = arguments_of(small)
     return timm.create_model(args["base"], pretrained=False, **{k: _decode(v) for k, v in args["base_args"].items()})
 
 
@@ -89,13 +90,13 @@ def save(
     """
     if isinstance(small, GatedModel):
         raise ValueError("this model has gates, which no saved model has: cut it with slim first")
-    if not getattr(small, "pretrained_cfg", None) or not hasattr(small, "_model_args"):
+    if not has_arguments(small):
         raise ValueError(
             f"this {type(small).__name__} was not made by timm.create_model, so nothing names its architecture; "
             "make it with timm.create_model(name, **arguments)"
         )
     structure = getattr(small, "structure", None)
-    arguments = dict(small._model_args)
+    arguments = arguments_of(small)
     if structure is not None:
         arguments["base_args"] = {k: _encode(v) for k, v in arguments["base_args"].items()}
         arguments["structure"] = json.loads(structure.to_json())

@@ -15,18 +15,25 @@ NEVER_REMOVED = np.iinfo(np.int64).max
 
 @dataclass(frozen=True)
 class Steps:
-    """The order in which one family's gates leave; a step is what leaves together (units, or a dim of every kept head)."""
+    """The order in which one family's gates leave; a step is what leaves together (units, or a dim of every kept head).
 
-    layer: np.ndarray  # (steps,)
-    removed: np.ndarray  # (steps,) attention dims, MLP units or tokens that leave
-    heads: np.ndarray  # (steps,) heads that leave
-    leave: list[np.ndarray]  # a layer: each gate's step, NEVER_REMOVED for those of the floor; shapes of the gates
-    total: int  # dims, units or tokens of the dense model
+    Attributes:
+        layer: (steps,) the layer that each step is in.
+        removed: by the names of LayerSizes what each step removes of that layer, (steps,) each; what counts as the family's
+            progress comes first.
+        leave: per layer, in the shape of its gates: each gate's step, NEVER_REMOVED for those of the floor.
+        total: dims, units or tokens of the dense model.
+    """
+
+    layer: np.ndarray
+    removed: dict[str, np.ndarray]
+    leave: list[np.ndarray]
+    total: int
 
     @property
     def progress(self) -> np.ndarray:
         """(steps,) share of the family that is gone after each step."""
-        return np.cumsum(self.removed) / max(self.total, 1)
+        return np.cumsum(next(iter(self.removed.values()))) / max(self.total, 1)
 
 
 def _order(layer: list[np.ndarray], score: list[np.ndarray], rank: list[np.ndarray]) -> np.ndarray:
@@ -35,6 +42,14 @@ def _order(layer: list[np.ndarray], score: list[np.ndarray], rank: list[np.ndarr
 
 
 def mlp_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: int) -> Steps:
+    """MLP units of each layer, `round_to` at a time, the smallest first.
+
+    Args:
+        shape: of the dense model.
+        scores: per layer a value of at least 0 for each gate, in the gates' shape, float64.
+        floor: share of every layer that never leaves.
+        round_to: sizes that are left are multiples of this.
+    """
     layers, values, ranks, removed, groups = [], [], [], [], []
     for index, score in enumerate(scores):
         size = len(score)
@@ -53,15 +68,15 @@ def mlp_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: in
         removed.append(units)
         ranks.append(ends / size)
         groups.append(group)
-    heads = [np.zeros_like(r) for r in removed]
     total = sum(len(s) for s in scores)
-    return _assemble(layers, values, ranks, removed=removed, heads=heads, groups=groups, total=total)
+    return _assemble(layers, values, ranks, removed={"units": removed}, groups=groups, total=total)
 
 
 def attention_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: int) -> Steps:
     """Dims and heads of each layer, so that its kept heads always have one width, each with its own best dims.
 
-    A step takes either the worst dim of every kept head or the worst head, whichever loses less a dim.
+    A step takes either the worst dim of every kept head or the worst head, whichever loses less per dim. Arguments as in
+    `mlp_steps`.
     """
     layers, values, ranks, removed, lost, groups = [], [], [], [], [], []
     for index, score in enumerate(scores):
@@ -108,14 +123,15 @@ def attention_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_
         lost.append(np.array(lost_heads, dtype=np.int64))
         groups.append(group)
     total = sum(x.heads * x.head_dim for x in shape.layers)
-    return _assemble(layers, values, ranks, removed=removed, heads=lost, groups=groups, total=total)
+    return _assemble(layers, values, ranks, removed={"dims": removed, "heads": lost}, groups=groups, total=total)
 
 
 def token_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: int) -> Steps:
     """Tokens leave in an order in which each leaves the last layer first; a layer gives them up `round_to` at a time.
 
     A token's rank in a layer is its best one there or later, so that a token kept in a layer is kept in all earlier ones.
-    Those that make the number of rows odd leave first, from all layers.
+    Those that make the number of rows odd leave first, from all layers. Arguments as in `mlp_steps`; a size here is the patch
+    tokens with the prefix.
     """
     score = np.stack(scores)  # (layers, patches)
     depth, patches = score.shape
@@ -161,7 +177,7 @@ def token_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: 
             at -= 1  # where those that left here, if it is their turn, are now free to leave
             if at >= 0:
                 ready[at] += [token for token in group if due[at, token]]
-    return Steps(np.array(layers, int), np.array(removed, int), np.zeros(len(layers), int), list(leave), depth * patches)
+    return Steps(np.array(layers, int), {"tokens": np.array(removed, int)}, list(leave), depth * patches)
 
 
 def _assemble(
@@ -169,12 +185,18 @@ def _assemble(
     values: list[np.ndarray],
     ranks: list[np.ndarray],
     *,
-    removed: list[np.ndarray],
-    heads: list[np.ndarray],
+    removed: dict[str, list[np.ndarray]],
     groups: list[np.ndarray],
     total: int,
 ) -> Steps:
-    """One order over all layers, and each gate's place in it from its place in its layer."""
+    """One order over all layers, and each gate's step in it from its step in its layer.
+
+    Args:
+        layers, values, ranks: per layer, of its steps: the layer's index, how much they lose, how far into the layer they are.
+        removed: as in `Steps`, per layer.
+        groups: per layer, in the shape of its gates: each gate's step within the layer.
+        total: as in `Steps`.
+    """
     order = _order(layers, values, ranks)
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.arange(len(order))
@@ -183,13 +205,15 @@ def _assemble(
         mine = np.append(place[start : start + len(layer)], NEVER_REMOVED)
         leave.append(mine[np.minimum(group, len(layer))])
         start += len(layer)
-    return Steps(np.concatenate(layers)[order], np.concatenate(removed)[order], np.concatenate(heads)[order], leave, total)
+    gone = {name: np.concatenate(per_layer)[order] for name, per_layer in removed.items()}
+    return Steps(np.concatenate(layers)[order], gone, leave, total)
 
 
 def _excess(size: int, multiple: int) -> int:
-    """What leaves first, so that all later sizes are multiples."""
+    """How many leave first, so that all later sizes are multiples."""
     return size % multiple or multiple
 
 
 def _rounded_up(size: float, multiple: int) -> int:
+    """The smallest multiple that is at least `size`, but for rounding errors."""
     return int(-(-np.ceil(size - 1e-9) // multiple) * multiple)

@@ -15,8 +15,9 @@ import torch
 
 from slimsweep.slimming.budget import Budget, BudgetError, BudgetLike
 from slimsweep.slimming.cost import COSTS
-from slimsweep.slimming.removal_order import Steps, attention_steps, mlp_steps, token_steps
-from slimsweep.slimming.structure import FAMILIES, LayerSizes, Shape, Structure
+from slimsweep.slimming.gate_families import GATE_FAMILIES, check_families
+from slimsweep.slimming.removal_order import Steps
+from slimsweep.slimming.structure import LayerSizes, Shape, Structure
 
 Scores = Mapping[str, Sequence[Any]]
 # Matrix products and attention are fastest on sizes that are multiples of 16, measured in reports/speed. Heads that are
@@ -68,9 +69,8 @@ class RemovalPath:
         self.shape = shape
         self.families: dict[str, Steps] = {}
         for given in (scores, floors or {}, paces or {}):
-            if unknown := sorted(set(given) - set(FAMILIES)):
-                raise ValueError(f"{unknown[0]!r} is no family of gates; they are {', '.join(FAMILIES)}")
-        for family in (f for f in FAMILIES if f in scores):
+            check_families(given)
+        for family in (f for f in GATE_FAMILIES if f in scores):
             values = [np.abs(np.asarray(torch.as_tensor(s).detach().cpu(), dtype=np.float64)) for s in scores[family]]
             if not all(np.isfinite(v).all() for v in values):
                 raise ValueError(f"{family} gates hold values that are not finite; the search that made them went wrong")
@@ -80,8 +80,7 @@ class RemovalPath:
             floor = (floors or {}).get(family, 0.0)
             if not 0 <= floor < 1:
                 raise ValueError(f"the floor of {family} gates is {floor}; it must be at least 0 and below 1")
-            make = {"attention": attention_steps, "mlp": mlp_steps, "token": token_steps}[family]
-            self.families[family] = make(shape, values, floor, round_to)
+            self.families[family] = GATE_FAMILIES[family].steps(shape, values, floor, round_to)
         self.paces = dict(paces or {})
         self._merge()
 
@@ -102,22 +101,13 @@ class RemovalPath:
 
     def layer_sizes(self) -> list[LayerSizes]:
         """What each layer keeps after each prefix, in arrays of (length + 1,)."""
-        shape = self.shape
-        gone = {f: np.zeros((self.length + 1, len(shape.layers)), dtype=np.int64) for f in (*FAMILIES, "heads")}
+        layers = self.shape.layers
+        gone = {size: np.zeros((self.length + 1, len(layers)), dtype=np.int64) for size in LayerSizes._fields}
         for name, steps in self.families.items():
-            np.add.at(gone[name], (self.position[name], steps.layer), steps.removed)
-            if name == "attention":
-                np.add.at(gone["heads"], (self.position[name], steps.layer), steps.heads)
-        gone = {name: np.cumsum(g, axis=0) for name, g in gone.items()}
-        return [
-            LayerSizes(
-                heads=layer.heads - gone["heads"][:, index],
-                dims=layer.heads * layer.head_dim - gone["attention"][:, index],
-                units=layer.hidden - gone["mlp"][:, index],
-                tokens=layer.tokens - gone["token"][:, index],
-            )
-            for index, layer in enumerate(shape.layers)
-        ]
+            for size, removed in steps.removed.items():
+                np.add.at(gone[size], (self.position[name], steps.layer), removed)
+        left = {size: np.array([getattr(layer.sizes, size) for layer in layers]) - g.cumsum(0) for size, g in gone.items()}
+        return [LayerSizes(**{size: value[:, index] for size, value in left.items()}) for index in range(len(layers))]
 
     def cost(self, unit: str) -> np.ndarray:
         """(length + 1,) int64: what is left to pay after each prefix, in a unit of COSTS."""

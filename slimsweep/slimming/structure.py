@@ -25,6 +25,15 @@ FAMILIES = ("attention", "mlp", "token")
 Masks = Mapping[str, Sequence[Tensor]]
 
 
+class LayerSizes(NamedTuple):
+    """What one layer keeps: plain numbers for one structure, (prefixes,) int64 arrays for all prefixes of a removal path."""
+
+    heads: Any
+    dims: Any  # attention dims of all heads together
+    units: Any  # MLP units
+    tokens: Any  # patch tokens
+
+
 @dataclass(frozen=True, kw_only=True)
 class Layer:
     """One block's dense sizes and what a unit of each kind costs."""
@@ -45,6 +54,11 @@ class Layer:
     attention_params_fixed: int  # go with the whole branch: its norm, norms of queries and keys
     mlp_params_per_unit: int
     mlp_params_fixed: int
+
+    @property
+    def sizes(self) -> LayerSizes:
+        """The dense sizes."""
+        return LayerSizes(self.heads, self.heads * self.head_dim, self.hidden, self.tokens)
 
     def attention_macs(self, heads: int | np.ndarray, head_dim: int | np.ndarray, tokens: int | np.ndarray) -> int | np.ndarray:
         """MACs of attention with `heads` heads of `head_dim` dims over `tokens` patch tokens and the prefix."""
@@ -83,15 +97,6 @@ class Shape:
                 "gate_shapes": {f: tuple(tuple(s) for s in shapes) for f, shapes in data["gate_shapes"].items()},
             }
         )
-
-
-class LayerSizes(NamedTuple):
-    """What one layer keeps: plain numbers for one structure, (prefixes,) int64 arrays for all prefixes of a removal path."""
-
-    heads: Any
-    dims: Any  # attention dims of all heads together
-    units: Any  # MLP units
-    tokens: Any  # patch tokens
 
 
 class Structure:

@@ -35,7 +35,7 @@ from slimsweep.errors import OutOfTime, TrainingDiverged
 from slimsweep.ledger.checkpoints import Checkpoints
 from slimsweep.ledger.tables import damaged_images, read_curve, write_curve
 from slimsweep.slimming.architectures import architecture_of
-from slimsweep.slimming.gate_optimizer import GateOptimizer
+from slimsweep.slimming.gate_optimizer import GateOptimizer, GateTraining
 from slimsweep.slimming.gates import GatedModel
 from slimsweep.storage import Folder
 
@@ -68,7 +68,9 @@ class State:
                 weight_decay=recipe.weight_decay,
                 **optimizer_arguments(recipe),
             ),
-            gates=GateOptimizer(model, recipe) if isinstance(model, GatedModel) and isinstance(recipe, Search) else None,
+            gates=GateOptimizer(model, gate_training(recipe))
+            if isinstance(model, GatedModel) and isinstance(recipe, Search)
+            else None,
             ema=ModelEmaV3(model, decay=recipe.ema_decay) if recipe.ema_decay else None,
         )
 
@@ -386,6 +388,17 @@ def curve_row(
     ]
     everything = torch.cat([g.flatten() for layers in gates.values() for g in layers])
     return {**row, "gates_kept": float((everything.abs() >= SMALL).float().mean()), "gates": table}
+
+
+def gate_training(search: Search) -> GateTraining:
+    """The part of a search's recipe that trains the gates."""
+    return GateTraining(
+        lr=search.gate_lr,
+        optimizer=search.gate_optimizer,
+        penalty=search.penalty,
+        l1=search.l1.model_dump(),
+        token_anneal=search.token_anneal,
+    )
 
 
 def weights_of(model: nn.Module) -> nn.Module | list[dict[str, Any]]:
