@@ -20,7 +20,8 @@ import pytest
 import timm
 import torch
 
-from slimsweep.ledger.tables import CURVES, GATES, METHODS, RESULTS, write_curve, write_gates, write_row
+from slimsweep.ledger.tables import CURVES, GATES, RESULTS, write_curve, write_gates, write_row
+from slimsweep.methods import METHODS
 from slimsweep.report import page as report
 from slimsweep.report.page import (
     BENCH,

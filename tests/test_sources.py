@@ -20,8 +20,8 @@ from torch import Tensor, multiprocessing, nn
 
 from slimsweep.config import Config, ConfigError, load_config
 from slimsweep.data.images import Data, eval_loader, images_seen, load_data, train_loader
+from slimsweep.data.plain_images import training_images
 from slimsweep.ledger.tables import damaged_images
-from slimsweep.methods.baselines import training_images
 from slimsweep.storage import Folder
 from slimsweep.training.dense_model import build_dense
 from slimsweep.training.loop import Metrics, measure, note_damaged, train

@@ -22,6 +22,7 @@ from slimsweep.cluster.search_job import data_parallel, load_gated, worker_resou
 from slimsweep.cluster.worker import check_shared, data_for, load_model, save_model, set_threads
 from slimsweep.config import Config
 from slimsweep.data.images import images_seen
+from slimsweep.data.plain_images import training_images
 from slimsweep.data.sources import data_name
 from slimsweep.errors import StageFailed, explain
 from slimsweep.ledger.checkpoints import Checkpoints
@@ -40,8 +41,10 @@ from slimsweep.ledger.points import (
     to_choose,
 )
 from slimsweep.ledger.tables import has_ok_row, read_curve, write_row
-from slimsweep.methods.baselines import FROM_SEARCH, choose, starting_model, training_images
+from slimsweep.methods import METHODS, choose, starting_model
+from slimsweep.methods.choice import Choice
 from slimsweep.slimming.cut import slim
+from slimsweep.slimming.removal_path import size_multiple
 from slimsweep.slimming.structure import Structure, macs, params
 from slimsweep.storage import Folder
 from slimsweep.training.loop import OutOfTime, TrainingDiverged, measure, note_damaged, train
@@ -80,7 +83,7 @@ def choose_pace(config: Config, run: Folder, until: float | None = None) -> bool
     if best["pace"] != chosen_pace(config, run):
         # What an earlier choice began has other sizes, under the same names.
         for name in run.list("checkpoints"):
-            if name.split("-")[0] in FROM_SEARCH:
+            if any(name.startswith(f"{method.name}-") for method in METHODS.values() if method.needs_search):
                 Checkpoints(run, name).clear()
                 run.delete(f"curves/{name}.parquet")
     run.write_json(pace_path(config), {"pace": best["pace"], "tried": found, "key": key})
@@ -141,8 +144,23 @@ def choose_baseline(settings: dict[str, Any], uri: str, method: str, seed: int) 
     images, labels = training_images(data, config)
     dense.to("cuda" if config.resources.gpus_per_worker > 0 else "cpu")
     budgets = baseline_budgets(config, run)
-    found = choose(method, budgets, dense, config.search, seed=seed, images=images, labels=labels)
-    total = load_shape(run).full().macs()
+    search, shape = config.search, load_shape(run)
+    found = choose(
+        method,
+        Choice(
+            dense=dense,
+            shape=shape,
+            budgets=budgets,
+            granularity=search.granularity,
+            families=search.families,
+            floors=search.floors.model_dump(),
+            round_to=size_multiple(shape, search.round_to),
+            seed=seed,
+            images=images,
+            labels=labels,
+        ),
+    )
+    total = shape.full().macs()
     for budget, structure in zip(budgets, found, strict=True):
         kept, error = (structure.to_json(), "") if isinstance(structure, Structure) else ("", str(structure))
         run.write_json(chosen_path(config, method, fraction(budget, total), seed), {"structure": kept, "error": error})
@@ -245,7 +263,7 @@ def retrain(config: Config, run: Folder, point: Point, device: torch.device, ran
     if point.start:
         source = load_model(run, f"models/{point.start}")
     else:
-        source = load_gated(config, run, dense) if point.method == "searched" else dense
+        source = load_gated(config, run, dense) if METHODS[point.method].from_searched else dense
     small = starting_model(point.method, source, Structure.from_json(point.structure), point.seed)
     recipe = config.retrain.at(point.lr, point.epochs)
     data = data_for(config, dense)

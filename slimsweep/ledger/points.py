@@ -13,16 +13,15 @@ from torch import nn
 
 from slimsweep.config import Config, ConfigError
 from slimsweep.ledger.tables import read_gates_tensors, read_rows
-from slimsweep.methods.baselines import FROM_SEARCH, RANKED, check_baseline, extra_epochs
+from slimsweep.methods import METHODS, check_method, extra_epochs
+from slimsweep.methods.choice import Settings
 from slimsweep.slimming.budget import BudgetError
 from slimsweep.slimming.gates import add_gates
-from slimsweep.slimming.removal_path import RemovalPath, Scores, absolute, equal_gates
+from slimsweep.slimming.removal_path import RemovalPath, Scores, absolute, equal_gates, size_multiple
 from slimsweep.slimming.structure import FAMILIES, Shape, Structure
 from slimsweep.storage import Folder
 
 Budget = float | str
-
-CHAINED = ("dense", "searched")  # methods whose points start from one another, where retrain.start is "larger"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +165,7 @@ def _points(
     larger: list[tuple[Structure, dict[int, Point]]] = []
     for one in sorted(wanted, key=lambda one: -one.budget):
         starts: dict[int, Point | None] = dict.fromkeys(seeds)
-        chained = config.retrain.start == "larger" and one.method in CHAINED
+        chained = config.retrain.start == "larger" and METHODS[one.method].chained
         if chained:
             structure = Structure.from_json(one.of_seed[seeds[0]][0])
             of_seed = next((known for whole, known in reversed(larger) if whole.holds(structure)), None)
@@ -204,18 +203,18 @@ def _wanted(
         again = f"{budget:.9f}" in asked  # shares that come to a budget that was there: what chooses for itself has it already
         asked.add(f"{budget:.9f}")
         for method in config.baselines:
-            if again and method not in FROM_SEARCH:
+            if again and not METHODS[method].needs_search:
                 continue
             found: dict[int, str | None] = dict.fromkeys(seeds, searched)
-            if keeps is not None and method not in FROM_SEARCH:
+            if keeps is not None and METHODS[method].chooses:
                 found = {seed: keeps(method, budget, seed) for seed in seeds}
             kept = {seed: text for seed, text in found.items() if text is not None}
             if len(kept) < len(seeds):
                 continue
             if "retraining" in config.baseline_terms:
                 alike = {seed: (text, epochs) for seed, text in kept.items()}
-                yield Wanted(method=method, budget=budget, shares=shares if method in FROM_SEARCH else "", of_seed=alike)
-            if "compute" in config.baseline_terms and method not in FROM_SEARCH:
+                yield Wanted(method=method, budget=budget, shares=shares if METHODS[method].needs_search else "", of_seed=alike)
+            if "compute" in config.baseline_terms and not METHODS[method].needs_search:
                 longer = {
                     seed: epochs + extra_epochs(spent, config.frontier, Structure.from_json(text).macs()) if text else epochs
                     for seed, text in kept.items()
@@ -313,7 +312,13 @@ def check_cuts(config: Config, model: nn.Module) -> None:
             raise ConfigError(f"shares holds {shares}, which is nearest to all that this model has: take smaller shares")
         left.append(exact_fraction(kept, dense))
     for method in config.baselines:
-        check_baseline(method, model, settings, left)
+        rounded = size_multiple(shape, settings.round_to)
+        floors = settings.floors.model_dump()
+        of_all = Settings(granularity=settings.granularity, families=settings.families, floors=floors, round_to=rounded)
+        try:
+            check_method(method, model, of_all, left)
+        except ValueError as problem:
+            raise ConfigError(str(problem)) from problem
 
 
 def points_to_do(points: list[Point], run: Folder) -> list[Point]:
@@ -336,7 +341,7 @@ def forget_failed(points: list[Point], run: Folder) -> None:
 
 def chosen_path(config: Config, method: str, budget: float, seed: int) -> str:
     """Where a baseline's structure is kept; all that it depends on is in the name."""
-    drawn = f"-s{seed}" if method == "random" else ""
+    drawn = f"-s{seed}" if METHODS[method].draws else ""
     return f"baselines/{method}-{budget:.9f}{drawn}-{_cut_key(config)}.json"
 
 
@@ -360,14 +365,14 @@ def to_choose(config: Config, run: Folder, again: bool = False) -> list[tuple[st
     Args:
         again: also those that could not meet a budget.
     """
-    ranked = [method for method in config.baselines if method in RANKED]
+    ranked = [method for method in config.baselines if METHODS[method].chooses]
     if not ranked:
         return []
     dense = load_shape(run).full().macs()
     budgets = [fraction(budget, dense) for budget in baseline_budgets(config, run)]
     left: list[tuple[str, int]] = []
     for method in ranked:
-        for seed in config.retrain.seeds if method == "random" else config.retrain.seeds[:1]:
+        for seed in config.retrain.seeds if METHODS[method].draws else config.retrain.seeds[:1]:
             found = [chosen(config, run, method, budget, seed) for budget in budgets]
             if None in found or (again and "" in found):
                 left.append((method, seed))
@@ -447,7 +452,11 @@ def pace_is_open(config: Config, run: Folder) -> bool:
     if not run.exists(pace_path(config)):
         return True
     rows = read_rows(run)
-    made = (rows.status == "ok") & rows.method.isin(FROM_SEARCH) & (rows.shares == "")
+    made = (
+        (rows.status == "ok")
+        & rows.method.isin([method.name for method in METHODS.values() if method.needs_search])
+        & (rows.shares == "")
+    )
     return not made.any() and run.read_json(pace_path(config)).get("key") != pace_key(config, shape.full().macs())
 
 

@@ -20,15 +20,13 @@ from slimsweep.storage import Folder
 
 SCHEMA_VERSION = "3"  # 1 had no terms and lr, 2 no shares
 
-METHODS = ("searched", "dense", "uniform", "random", "taylor", "scratch", "small", "torch-pruning")
-
 RESULTS = pa.schema(
     [
         ("run", pa.string()),
         ("point", pa.string()),
         ("model", pa.string()),  # timm name
         ("data", pa.string()),
-        ("method", pa.string()),  # one of METHODS
+        ("method", pa.string()),  # a name in slimsweep.methods.METHODS
         ("terms", pa.string()),  # retraining: as long as searched points; compute: longer by a share of the search
         ("seed", pa.int64()),
         ("budget", pa.float64()),  # fraction of the dense model's MACs asked for, or that shares leave; 1.0 for dense

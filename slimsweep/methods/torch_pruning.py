@@ -1,17 +1,26 @@
-"""Torch-Pruning (PyPI `torch-pruning`), the pruning toolkit most in use, through its own API: what slimsweep is compared with.
+"""torch-pruning: keeps what Torch-Pruning (PyPI `torch-pruning`), the pruning toolkit most in use, keeps through its own API.
 
 Only this module needs it: `pip install 'slimsweep[baselines]'`.
 """
 
 import copy
+import importlib.util
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
+from timm.layers import Mlp
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from slimsweep.slimming.budget import BUDGET_TOLERANCE
+from slimsweep.methods.budget_costs import at_each_budget, cost_and_limit
+from slimsweep.methods.choice import Choice, Settings
+from slimsweep.methods.gradients import accumulate_gradients
+from slimsweep.slimming.architectures import architecture_of, model_name
+from slimsweep.slimming.budget import BUDGET_TOLERANCE, BudgetLike
+from slimsweep.slimming.cost import COSTS, Cost
+from slimsweep.slimming.dense_shape import refused_families, whole_heads_reason
 from slimsweep.slimming.structure import Shape, Structure, image_size, macs
 
 Importance = Literal["taylor", "magnitude"]
@@ -23,6 +32,40 @@ class Pruned(NamedTuple):
 
     model: nn.Module
     kept: dict[str, Tensor]  # of each module that lost outputs or inputs by choice, their indices in the dense model
+
+
+def choose(choice: Choice) -> list[Structure | ValueError]:
+    """A structure per budget: what Torch-Pruning keeps, ranked by its GroupTaylor importance on the images given."""
+    ready = _with_gradients(choice.dense, lambda model: accumulate_gradients(model, choice.images, choice.labels))
+
+    def find(budget: BudgetLike) -> Structure:
+        cost, limit = cost_and_limit(budget, choice.shape)
+        return pruned_structure(ready, choice.shape, limit, floors=choice.floors, round_to=choice.round_to, cost=cost)
+
+    return at_each_budget(find, choice.budgets)
+
+
+def check(model: nn.Module, settings: Settings, budgets: Sequence[BudgetLike]) -> None:
+    """Refuse a model that is not a plain timm VisionTransformer, families that it does not cut, and a missing package.
+
+    Raises:
+        ValueError: says which of these, and what to do.
+    """
+    if importlib.util.find_spec("torch_pruning") is None:
+        raise ValueError("baselines: 'torch-pruning' needs Torch-Pruning: pip install 'slimsweep[baselines]'")
+    reason = ""
+    if not isinstance(model, VisionTransformer):
+        reason = "it is not a plain timm VisionTransformer"
+    elif any(type(block.mlp) is not Mlp for block in architecture_of(model).blocks(model)):
+        reason = "its MLPs are gated"
+    elif settings.families is not None and not set(settings.families) & ({"attention", "mlp"} - set(refused_families(model))):
+        reason = f"it cuts attention and MLPs, and search.families is {', '.join(settings.families)}"
+    else:
+        reason = whole_heads_reason(model)
+    if reason:
+        raise ValueError(
+            f"baselines: 'torch-pruning' does not work with {model_name(model)}: {reason}; leave 'torch-pruning' out"
+        )
 
 
 def prune(
@@ -38,7 +81,7 @@ def prune(
     """A copy of a timm VisionTransformer, pruned by Torch-Pruning to at most `budget` MACs.
 
     Args:
-        model: the dense model, left alone.
+        model: the dense model, left as it is.
         budget: MACs of one image, counted by `slimsweep.macs`.
         importance: what its channels are ranked by; taylor needs gradients.
         embed_dim: prune the embed dim too (its "uniform" mode), not only head dims and MLP units (its "bottleneck" mode).
@@ -52,7 +95,7 @@ def prune(
     """
     if importance == "taylor" and backward is None:
         raise ValueError("importance 'taylor' needs gradients: give backward, or importance='magnitude'")
-    options = {"importance": importance, "embed_dim": embed_dim, "isomorphic": isomorphic, "round_to": round_to}
+    options: dict[str, Any] = {"importance": importance, "embed_dim": embed_dim, "isomorphic": isomorphic, "round_to": round_to}
     found = _bisect(_with_gradients(model, backward), budget, lambda pruned: True, **options)
     if found is None:
         raise ValueError(f"Torch-Pruning cannot cut this model to {budget:,} MACs; give a larger budget")
@@ -66,35 +109,35 @@ def pruned_structure(
     *,
     floors: Mapping[str, float],
     round_to: int = 1,
-    backward: Callable[[nn.Module], None],
+    cost: Cost = COSTS["macs"],
 ) -> Structure:
     """What Torch-Pruning keeps of a model at a budget: head dims (or whole heads) and MLP units, ranked by its GroupTaylor.
 
-    Ranked over all layers of a kind (its isomorphic mode); within each layer where that would leave a layer with less than
-    the floor, or would miss the budget by more than 1 % of dense while the other comes nearer. The floor of
-    attention is rounded down to its steps, which are a dim of all heads, or a whole head. Tokens stay.
+    Ranked over all layers of a kind (its isomorphic mode). Where that would leave a layer with less than the floor, or would
+    be more than 1 % of dense below the budget, also ranked within each layer, and what comes nearer to the budget is taken.
+    The floor of attention is rounded down to its steps, which are a dim of all heads, or a whole head. Tokens stay.
 
     Args:
-        model: the dense model, left alone.
-        shape: of its gates: families without gates are left alone, and heads leave whole where gates are a head's.
-        budget: MACs of one image.
+        model: the dense model, with gradients of its loss; left as it is.
+        shape: of its gates: families without gates are not cut, and where there is one gate per head, whole heads are.
+        budget: the most that is left, in what `cost` counts.
         floors: for each family the share of every layer that stays.
         round_to: sizes are multiples of this.
-        backward: leaves gradients in the model it is given.
+        cost: what the budget counts.
 
     Raises:
         ImportError: torch-pruning is not installed; says how to install it.
         ValueError: no pruning ratio meets the budget.
     """
     heads = "attention" in shape.gate_shapes and shape.gate_shapes["attention"][0][1] == 1
-    ready = _with_gradients(model, backward)
-    total = macs(model)
+    dense = cost.of_dense(shape)
     best: Structure | None = None
     for isomorphic in (True, False):
         found = _bisect(
-            ready,
+            model,
             budget,
             lambda pruned: _keeps(structure_of(pruned.kept, shape), floors),
+            price=lambda pruned: cost.of(structure_of(pruned.kept, shape)),
             importance="taylor",
             embed_dim=False,
             isomorphic=isomorphic,
@@ -104,12 +147,12 @@ def pruned_structure(
         )
         if found is not None:
             structure = structure_of(found.kept, shape)
-            best = structure if best is None or structure.macs() > best.macs() else best
-            if budget - best.macs() <= BUDGET_TOLERANCE * total:
+            best = structure if best is None or cost.of(structure) > cost.of(best) else best
+            if budget - cost.of(best) <= BUDGET_TOLERANCE * dense:
                 break
     if best is None:
         raise ValueError(
-            f"Torch-Pruning cannot cut this model to {budget:,} MACs above the floors of attention and MLPs; "
+            f"Torch-Pruning cannot cut this model to {budget:,} {cost.label} above the floors of attention and MLPs; "
             "give a larger budget, or lower search.floors"
         )
     return best
@@ -155,21 +198,28 @@ def _with_gradients(model: nn.Module, backward: Callable[[nn.Module], None] | No
     return ready
 
 
-def _bisect(model: nn.Module, budget: int, fits: Callable[[Pruned], bool], **options: Any) -> Pruned | None:
+def _bisect(
+    model: nn.Module,
+    budget: int,
+    fits: Callable[[Pruned], bool],
+    *,
+    price: Callable[[Pruned], int] = lambda pruned: macs(pruned.model),
+    **options: Any,
+) -> Pruned | None:
     """The largest that `fits` and costs at most `budget`; Torch-Pruning takes a ratio of channels and not a budget."""
     low, high = 0.0, 1.0
     found = None
     for _ in range(TRIES):
         ratio = (low + high) / 2
         pruned = _pruned(model, ratio, **options)
-        cost = None if pruned is None else macs(pruned.model)
-        if cost is not None and cost > budget:
+        left = None if pruned is None else price(pruned)
+        if left is not None and left > budget:
             low = ratio
             continue
         high = ratio
-        if pruned is not None and cost is not None and fits(pruned):
+        if pruned is not None and left is not None and fits(pruned):
             found = pruned
-            if budget - cost < 1e-3 * budget:
+            if budget - left < 1e-3 * budget:
                 break
     return found
 

@@ -21,8 +21,9 @@ from slimsweep.cluster.worker import data_for, set_threads
 from slimsweep.config import Config, ConfigError, Distill, Recipe
 from slimsweep.data.images import check_batch, mixup_fn, train_loader
 from slimsweep.ledger.checkpoints import KEEP
-from slimsweep.ledger.points import CHAINED, Point, check_cuts, chosen_pace, expected_points, paces_tried, path_at
+from slimsweep.ledger.points import Point, check_cuts, chosen_pace, expected_points, paces_tried, path_at
 from slimsweep.ledger.tables import read_gates_tensors
+from slimsweep.methods import METHODS
 from slimsweep.slimming.cut import slim
 from slimsweep.slimming.gates import GatedModel, add_gates
 from slimsweep.slimming.removal_path import Scores
@@ -196,7 +197,7 @@ def plan(
     trying = makespan([t.seconds for t in tries for _ in range(paces)], side_by_side)
     sweep = makespan([t.seconds for t in retrained for _ in range(t.trials)], at_once)
     if config.retrain.start == "larger":  # the dense and the searched points of one seed wait for each other
-        chain = [t.seconds for t, group in zip(retrained, groups.values(), strict=True) if group[0].method in CHAINED]
+        chain = [t.seconds for t, group in zip(retrained, groups.values(), strict=True) if METHODS[group[0].method].chained]
         sweep = max(sweep, sum(chain))
     starting = RAY_SECONDS + 3 * (STAGE_SECONDS + import_seconds())
     return Plan(
