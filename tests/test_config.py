@@ -280,7 +280,9 @@ def test_a_list_of_models_is_a_run_of_each_in_one_folder(write):
 def test_a_list_of_models_is_refused_where_one_is_wanted(write):
     path = write(TWO_SIZES)
     assert "model is a list of 3" in refusal("--config", path)
-    assert "model.pretrained is of one" in refusal("--config", path, "--model.pretrained", "true")
+    assert "model.pretrained does not say of which entry: write it in the list" in refusal(
+        "--config", path, "--model.pretrained", "true"
+    )
     for wrong in ("[]", "[vit_tiny_patch16_224]"):
         assert "each entry must be a model" in refusal("--config", write(f"model: {wrong}"))
     assert "model.kwarg" in refusal("--config", write("model: [{name: vit_tiny_patch16_224}, {kwarg: 1}]"))

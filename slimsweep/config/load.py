@@ -205,7 +205,8 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any], section: type[Bas
         if inner:
             new = from_json(value)
             if isinstance(old, list) and isinstance(new, Mapping):
-                raise ConfigError(f"{key} is a list, and {', '.join(f'{key}.{k}' for k in new)} is of one: say it in the list")
+                said = ", ".join(f"{key}.{k}" for k in new)
+                raise ConfigError(f"{key} is a list, and {said} does not say of which entry: write it in the list")
             if new is None and type(None) not in kinds(annotation):
                 continue  # 'search:' with all its keys commented out
             merged[key] = _merge(old if isinstance(old, Mapping) else {}, new, inner) if isinstance(new, Mapping) else new
