@@ -149,7 +149,7 @@ def test_a_tracker_is_told_every_epoch_and_the_finished_row_and_the_run_folder_k
     assert all((row["stage"], row["point"]) == ("retrain", "p") for row in second.rows)
     assert second.results == [{"point": "p", "val_top1": 50.0}]
     assert run.has_ok_row("p")
-    assert run.list("checkpoints/p") == []
+    assert run.folder.list("checkpoints/p") == []
 
 
 def test_a_resumed_search_keeps_its_gates(tmp_path: Path) -> None:
