@@ -13,8 +13,7 @@ from rich.console import Console
 
 from slimsweep import cli, run
 from slimsweep.config import Config, ConfigError
-from slimsweep.data.images import TooManyDamaged
-from slimsweep.data.sources import DamagedImage
+from slimsweep.data.damaged import DamagedImage, TooManyDamaged
 from slimsweep.errors import (
     ExportError,
     OutOfTime,

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from slimsweep.checks import check
 from slimsweep.config import ConfigError, load_config
-from slimsweep.run import check
 from slimsweep.slimming.structure import image_size
 from slimsweep.training.dense_model import build_dense, check_model, head_is_new
 

@@ -102,9 +102,10 @@ class Run:
         """What stands for `model.checkpoint` in this run's names (`token`), and its content; empty where there is none."""
         return dict(self.folder.read_json(IDENTITY)) if self.folder.exists(IDENTITY) else {}
 
-    def write_known_checkpoint(self, found: Mapping[str, str]) -> None:
-        self.folder.write_json(IDENTITY, dict(found))
-        self.__dict__.pop("known_checkpoint", None)
+    def write_known_checkpoint(self) -> None:
+        """Keep `known_checkpoint` for later starts and for workers."""
+        if self.known_checkpoint:
+            self.folder.write_json(IDENTITY, self.known_checkpoint)
 
     def identity(self, stage: Stage, **changes: Any) -> dict[str, Any]:
         """All that changes the result of a stage (`Config.identity`), with this run's token for the checkpoint.
