@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import timm
 import torch
@@ -11,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from timm.data import resolve_model_data_config
 from zoo import build, difference, images, random_gates, slow, small_vit
 
-from slimsweep import add_gates, load, macs, save, slim, solve
+from slimsweep import add_gates, load, macs, params, save, slim, solve
 
 
 def cut(model, budget=0.5):
@@ -244,3 +246,17 @@ def test_timm_knows_cut_models_in_any_order_of_imports(imports, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(small.structure.macs())
+
+
+EARLIER = Path(__file__).parent / "data" / "finished-run"
+
+
+@pytest.mark.parametrize("point", sorted(folder.name for folder in (EARLIER / "models").iterdir()))
+def test_models_of_an_earlier_version_load_exactly(point):
+    model = load(EARLIER / "models" / point)
+    stored = load_file(EARLIER / "models" / point / "model.safetensors")
+    state = model.state_dict()
+    assert state.keys() == stored.keys()
+    assert all(torch.equal(state[name], tensor) for name, tensor in stored.items())
+    (row,) = pq.read_table(EARLIER / "results" / f"{point}.parquet", columns=["macs", "params"]).to_pylist()
+    assert (macs(model), params(model)) == (row["macs"], row["params"])

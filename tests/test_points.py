@@ -42,8 +42,8 @@ from slimsweep.ledger.tables import read_curves, read_gates_tensors, read_rows, 
 from slimsweep.report.page import page_data, read_run
 from slimsweep.report.pareto import best_rates
 from slimsweep.run import begin, compare
+from slimsweep.slimming.budget import Budget
 from slimsweep.slimming.cut import slim
-from slimsweep.slimming.removal_path import absolute
 from slimsweep.slimming.structure import Structure
 from slimsweep.storage import Folder
 from slimsweep.tools.status import read_config, read_status
@@ -111,7 +111,7 @@ def test_shares_are_points_at_the_macs_that_they_leave(finished: tuple[Config, F
         dense = load_shape(run).full().macs()
         assert point.method == "searched"
         assert point.budget == pytest.approx(structure.macs() / dense)
-        assert absolute(point.budget, dense) == structure.macs()
+        assert Budget.parse(point.budget).limit(dense) == structure.macs()
         assert json.loads(point.shares) == shares
         assert point.name.startswith(f"searched-{point.budget:.4f}-attention0.7-mlp")
     assert [p.budget for p in points] == sorted((p.budget for p in points), reverse=True)
@@ -456,7 +456,7 @@ def test_status_table_and_report_tell_shares(finished: tuple[Config, Folder]) ->
 
 @pytest.mark.parametrize("macs", [1, 12_345_677, 3_236_745_984, 4_598_882_303])
 def test_an_exact_fraction_allows_what_it_was_made_of(macs: int) -> None:
-    assert absolute(exact_fraction(macs, 4_598_882_304), 4_598_882_304) == macs
+    assert Budget.parse(exact_fraction(macs, 4_598_882_304)).limit(4_598_882_304) == macs
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,12 @@ def test_the_room_imports_no_other_room(file):
     assert not {name.split(".")[0] for name in names} & {"ray", "pydantic", "pyarrow", "yaml"}
 
 
+def test_quantities_have_their_unit():
+    assert COSTS["macs"].text(1_234_560_000) == "1,234.56 MMACs"
+    assert COSTS["params"].text(11_500_000) == "11.50 M params"
+    assert COSTS["params"].quantity("20") == "20 params"
+
+
 def test_tables_name_the_same_families():
     assert tuple(GATE_FAMILIES) == FAMILIES
     assert {family for cost in COSTS.values() for family in cost.families} == set(FAMILIES)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from slimsweep.slimming.architectures import Timm, model_name
+from slimsweep.slimming.timm_arguments import arguments_of
 
 
 @contextmanager
@@ -21,5 +22,5 @@ def drawn_by(seed: int) -> Iterator[None]:
 
 def like(dense: nn.Module, **sizes: float) -> Timm:
     """A model of a dense one's architecture and arguments, with other sizes and fresh weights from torch's generator."""
-    arguments: dict[str, Any] = {**getattr(dense, "_model_args", {}), **sizes}
+    arguments: dict[str, Any] = {**arguments_of(dense), **sizes}
     return timm.create_model(model_name(dense), pretrained=False, **arguments).eval()

@@ -109,8 +109,7 @@ class Budget:
         if self.relative:
             return f"{100 * self.amount:.4g} % of {COSTS[self.unit].label}"
         suffix = next((s for s in "TGMK" if self.amount >= 10.0 ** EXPONENTS[s]), "")
-        glue = "" if self.unit == "macs" else " "
-        return f"{self.amount / 10.0 ** EXPONENTS[suffix]:.4g} {suffix}{glue if suffix else ''}{COSTS[self.unit].label}"
+        return COSTS[self.unit].quantity(f"{self.amount / 10.0 ** EXPONENTS[suffix]:.4g}", suffix)
 
 
 BudgetLike = Budget | float | str  # what `Budget.parse` reads

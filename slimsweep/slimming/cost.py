@@ -26,12 +26,14 @@ class Cost:
         label: as tables and messages write it.
         families: the gate families whose removal lowers it; the others stay whole under a budget in this unit.
         formula: (shape of the dense model, sizes that each layer keeps) to the cost, of the sizes' kind: int or int64 array.
+        prefix_joins_label: whether a prefix is written onto the label ("GMACs") and not before it ("M params").
     """
 
     name: str
     label: str
     families: tuple[str, ...]
     formula: Callable[[Shape, Sequence[LayerSizes]], Any]
+    prefix_joins_label: bool = False
 
     def of(self, structure: Structure) -> int:
         """The cost of the model that a structure describes."""
@@ -48,7 +50,11 @@ class Cost:
 
     def text(self, amount: int) -> str:
         """An amount for people, in millions: "1,234.56 MMACs", "11.50 M params"."""
-        return f"{amount / 1e6:,.2f} M{self.label}" if self.label[0].isupper() else f"{amount / 1e6:,.2f} M {self.label}"
+        return self.quantity(f"{amount / 1e6:,.2f}", "M")
+
+    def quantity(self, number: str, prefix: str = "") -> str:
+        """A number with its unit: "2.3 GMACs", "11.5 M params", "20 MACs"."""
+        return f"{number} {prefix}{' ' if prefix and not self.prefix_joins_label else ''}{self.label}"
 
 
 def macs_formula(shape: Shape, kept: Sequence[LayerSizes]) -> Any:
@@ -72,7 +78,7 @@ def params_formula(shape: Shape, kept: Sequence[LayerSizes]) -> Any:
 COSTS: dict[str, Cost] = {
     cost.name: cost
     for cost in (
-        Cost("macs", "MACs", ("attention", "mlp", "token"), macs_formula),
+        Cost("macs", "MACs", ("attention", "mlp", "token"), macs_formula, prefix_joins_label=True),
         Cost("params", "params", ("attention", "mlp"), params_formula),
     )
 }

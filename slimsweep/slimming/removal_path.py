@@ -25,11 +25,6 @@ Scores = Mapping[str, Sequence[Any]]
 FAST_SIZE_MULTIPLE, LEAST_HEAD_DIM_TO_ROUND = 16, 64
 
 
-def absolute(budget: BudgetLike, dense: int) -> int:
-    """`Budget.parse(budget).limit(dense)`."""
-    return Budget.parse(budget).limit(dense)
-
-
 def size_multiple(shape: Shape, round_to: int | None) -> int:
     """`round_to`, or what is fast for a model where that is None: 16 where heads are at least 64 wide, 1 in smaller models."""
     if round_to is not None:
