@@ -10,6 +10,7 @@ from timm.layers import Mlp
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from slimsweep.errors import RefusedInput
 from slimsweep.methods.budget_costs import at_each_budget, cost_and_limit
 from slimsweep.methods.choice import Choice, Settings
 from slimsweep.methods.fresh_weights import drawn_by, like
@@ -47,11 +48,11 @@ def check(model: nn.Module, settings: Settings, budgets: Sequence[BudgetLike]) -
     """Refuse a model that is not a timm VisionTransformer, and budgets below the smallest plain model.
 
     Raises:
-        ValueError: says which of these, and what to do.
+        RefusedInput: says which of these, and what to do.
     """
     refused = f"baselines: 'small' does not work with {model_name(model)}: "
     if not isinstance(model, VisionTransformer):
-        raise ValueError(
+        raise RefusedInput(
             f"{refused}it is not a timm VisionTransformer, whose width and depth are single numbers; leave 'small' out"
         )
     dense = shape_of(model, "dim", ())
@@ -60,7 +61,7 @@ def check(model: nn.Module, settings: Settings, budgets: Sequence[BudgetLike]) -
     for budget in budgets:
         cost, limit = cost_and_limit(budget, dense)
         if limit < least(cost):
-            raise ValueError(
+            raise RefusedInput(
                 f"{refused}the smallest plain model has {_amount(least(cost), cost)}, more than budget {budget!r} allows; "
                 "leave 'small' or that budget out"
             )

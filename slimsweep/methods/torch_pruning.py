@@ -14,6 +14,7 @@ from timm.layers import Mlp
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from slimsweep.errors import RefusedInput
 from slimsweep.methods.budget_costs import at_each_budget, cost_and_limit
 from slimsweep.methods.choice import Choice, Settings
 from slimsweep.methods.gradients import accumulate_gradients
@@ -49,10 +50,10 @@ def check(model: nn.Module, settings: Settings, budgets: Sequence[BudgetLike]) -
     """Refuse a model that is not a plain timm VisionTransformer, families that it does not cut, and a missing package.
 
     Raises:
-        ValueError: says which of these, and what to do.
+        RefusedInput: says which of these, and what to do.
     """
     if importlib.util.find_spec("torch_pruning") is None:
-        raise ValueError("baselines: 'torch-pruning' needs Torch-Pruning: pip install 'slimsweep[baselines]'")
+        raise RefusedInput("baselines: 'torch-pruning' needs Torch-Pruning: pip install 'slimsweep[baselines]'")
     reason = ""
     if not isinstance(model, VisionTransformer):
         reason = "it is not a plain timm VisionTransformer"
@@ -63,7 +64,7 @@ def check(model: nn.Module, settings: Settings, budgets: Sequence[BudgetLike]) -
     else:
         reason = whole_heads_reason(model)
     if reason:
-        raise ValueError(
+        raise RefusedInput(
             f"baselines: 'torch-pruning' does not work with {model_name(model)}: {reason}; leave 'torch-pruning' out"
         )
 
