@@ -7,6 +7,7 @@ import pandas as pd
 from slimsweep.errors import RefusedInput
 from slimsweep.ledger.tables import SETTING
 from slimsweep.report.pareto import best_rates
+from slimsweep.slimming.budget import Budget
 from slimsweep.slimming.removal_path import absolute
 
 
@@ -48,6 +49,8 @@ def pick(
     ok["latency_ms"] = float("nan")
     limits: list[tuple[str, Callable[[pd.DataFrame], pd.Series]]] = []
     if max_macs is not None:
+        if (unit := Budget.parse(max_macs).unit) != "macs":
+            raise RefusedInput(f"--max-macs is {max_macs!r}, which counts {unit}: give MACs, such as 0.5 or 1.2G")
         most = absolute(max_macs, int(ok.macs_dense.iloc[0]))
         limits.append((f"at most {most / 1e6:,.2f} MMACs", lambda t: t.macs - most))
     if max_latency_ms is not None:
