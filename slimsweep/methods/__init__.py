@@ -57,7 +57,7 @@ class Method:
             the error that says why the method cannot meet the budget. None where the search's removal path tells.
         start: `start(source, structure, seed) -> nn.Module`, the model that retraining starts from. `source` is the dense
             model (the searched one where `from_searched`) and is left as it is. None cuts `source` to `structure`.
-        check: `check(model, settings: Settings, budgets: Sequence[BudgetLike]) -> None`, raises ValueError where
+        check: `check(model, settings: Settings, budgets: Sequence[BudgetLike]) -> None`, raises RefusedInput where
             the method cannot work with a model, its settings or a budget: in one sentence that names method and model,
             says why and what to do. It runs before any training, on a model whose weights may be on the meta device.
 
@@ -216,7 +216,7 @@ def check_method(method: str, model: "nn.Module", settings: "Settings", budgets:
     """Refuse a method that cannot work with a model, settings or budgets; weights are not looked at.
 
     Raises:
-        ValueError: names method and model, says why and what to do.
+        RefusedInput: names method and model, says why and what to do.
     """
     check = _entry(method).check
     if check is not None:

@@ -48,12 +48,12 @@ def check(model: nn.Module, settings: Settings, budgets: Sequence[BudgetLike]) -
     """Refuse a model that is no VisionTransformer, and budgets below the smallest plain model.
 
     Raises:
-        ValueError: says which of these, and what to do.
+        RefusedInput: says which of these, and what to do.
     """
     refused = f"baselines: 'small' does not work with {model_name(model)}: "
     if not isinstance(model, VisionTransformer):
         raise RefusedInput(
-            f"{refused}it is no VisionTransformer, and its width and depth are not single numbers; leave 'small' out"
+            f"{refused}it is not a timm VisionTransformer, whose width and depth are single numbers; leave 'small' out"
         )
     dense = shape_of(model, "dim", ())
     width = small_widths(model, settings.round_to)[0]

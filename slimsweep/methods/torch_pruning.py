@@ -50,7 +50,7 @@ def check(model: nn.Module, settings: Settings, budgets: Sequence[BudgetLike]) -
     """Refuse a model that is no plain VisionTransformer, families that it does not cut, and a missing package.
 
     Raises:
-        ValueError: says which of these, and what to do.
+        RefusedInput: says which of these, and what to do.
     """
     if importlib.util.find_spec("torch_pruning") is None:
         raise RefusedInput("baselines: 'torch-pruning' needs Torch-Pruning: pip install 'slimsweep[baselines]'")

@@ -77,10 +77,11 @@ def _cost_limit(unit: str, most: float | str, dense: int) -> tuple[str, Callable
     """A limit on a cost in words, and how far each row is above it.
 
     Raises:
-        BudgetError: the limit means nothing.
+        RefusedInput: the limit means nothing, or counts something else.
     """
-    text = str(most).strip()
-    budget = Budget.parse(text if text.lower().endswith(unit) else f"{text} {unit}")
+    budget = Budget.parse(most, unit)
+    if budget.unit != unit:
+        raise RefusedInput(f"--max-{unit} is {most!r}, which counts {budget.unit}: give it as --max-{budget.unit}")
     limit = budget.limit(dense)
     return f"at most {COSTS[unit].text(limit)}", lambda table: table[unit] - limit
 
