@@ -8,8 +8,7 @@ from torch import nn
 
 from slimsweep.cluster.cluster import check_placement, foreseen
 from slimsweep.cluster.worker import data_for
-from slimsweep.config.identity import changed_keys, checkpoint_token
-from slimsweep.config.schema import Config, ConfigError
+from slimsweep.config import Config, ConfigError, changed_keys, checkpoint_token
 from slimsweep.data.sources import check_data, title
 from slimsweep.ledger.planning import asked_of, exact_fraction
 from slimsweep.ledger.run import Run
@@ -92,7 +91,7 @@ def begin(run: Run) -> None:
     Raises:
         ConfigError: the configuration changed in a way that would make them incomparable.
     """
-    settle_checkpoint(run)
+    run.known_checkpoint = known_checkpoint(run)
     if run.is_begun:
         compare(run.stored_config(), run)
     if run.dense_done:
@@ -103,30 +102,37 @@ def begin(run: Run) -> None:
                 "set data.root back, or take another --name"
             )
     run.write_config()
+    run.write_known_checkpoint()
 
 
-def settle_checkpoint(run: Run) -> None:
-    """Let the content of `model.checkpoint` stand for it in the run's names, so that its folder may move.
+def known_checkpoint(run: Run) -> dict[str, str]:
+    """What stands for `model.checkpoint` in the run's names (`token`) and its content: the folder it lies in may move.
 
     A run that an earlier version began has its path in its names: that text goes on standing for the same content.
+
+    Returns:
+        Empty without a checkpoint.
 
     Raises:
         ConfigError: the file holds other weights than those the run was begun with.
     """
     path = run.config.model.checkpoint
     if path is None:
-        return
+        return {}
     content = checkpoint_token(path)
     known = run.known_checkpoint
     if not known:
         before = run.stored_config().model.checkpoint if run.is_begun else None
-        if before is not None and Path(before).expanduser().is_file() and checkpoint_token(before) != content:
-            raise _other_weights(run, path, before)
-        if before is not None and Path(before).name != Path(path).name:
-            raise _other_weights(run, path, before)
-        run.write_known_checkpoint({"token": before or content, "content": content})
-    elif known["content"] != content:
+        if before is not None:
+            there = Path(before).expanduser()
+            # Where the file of then is gone, its name is all that is known of it.
+            same = checkpoint_token(there) == content if there.is_file() else there.name == Path(path).name
+            if not same:
+                raise _other_weights(run, path, before)
+        return {"token": before or content, "content": content}
+    if known["content"] != content:
         raise _other_weights(run, path, "the file it had then")
+    return known
 
 
 def _other_weights(run: Run, path: str, before: str) -> ConfigError:

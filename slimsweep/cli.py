@@ -6,11 +6,17 @@ from collections.abc import Callable, Sequence
 
 from rich.console import Console
 
+from slimsweep.errors import exit_code
+
 # A command imports what it needs, so that --help and bad words are answered without loading torch.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a subcommand; the exit code is 0, or 2 with one sentence on what was wrong with the input."""
+    """Run a subcommand.
+
+    Returns:
+        The exit code: 0, 2 with one sentence on what was wrong with the input, or 1 with one line on what failed.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["run"]:
         from slimsweep.run import main as run
@@ -22,12 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen.configuration = rest
     console = Console(highlight=False)
     command: Callable[[argparse.Namespace, Console], None] = chosen.act
-    try:
-        command(chosen, console)
-    except (ValueError, RuntimeError, OSError) as problem:  # refusals of input, exports that do not compute the same
-        console.print(f"slimsweep: {problem}", style="red", soft_wrap=True, markup=False)
-        return 2
-    return 0
+    places = [getattr(chosen, name, None) for name in ("run", "path", "model", "output")] + getattr(chosen, "runs", [])
+    given = [place for place in places if place is not None]
+    return exit_code(lambda: command(chosen, console), console, verbose=chosen.verbose, given=given)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,44 +40,66 @@ def parser() -> argparse.ArgumentParser:
     def command(name: str, act: Callable[[argparse.Namespace, Console], None] | None, words: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=words, description=words)
         added.set_defaults(act=act)
+        added.add_argument("--verbose", action="store_true", help="where something goes wrong, show the whole traceback")
         return added
 
     command("run", None, "run a sweep: the same as python -m slimsweep.run, whose --help lists every key")
 
     add = command("plan", plan, "what a configuration would do and cost; no cluster time is spent")
-    add.add_argument("--images", type=_sizes, metavar="TRAIN,VAL,TEST", help="images of the splits, where the data is not here")
-    add.add_argument("--nodes", type=int, help="of the cluster that will run it (default: this machine)")
-    add.add_argument("--node-cpus", type=float, metavar="N", help="CPUs of each of them")
-    add.add_argument("--node-gpus", type=float, default=0.0, metavar="N", help="GPUs of each of them (default: 0)")
-    add.add_argument("--tflops", type=float, help="what a GPU that is not here sustains in training, 10^12 operations a second")
-    add.add_argument("--price", type=float, help="of an hour of one GPU, or of one worker where there are no GPUs")
+    add.add_argument(
+        "--images",
+        type=_sizes,
+        metavar="TRAIN,VAL,TEST",
+        help="number of images per split, where the data is not on this machine",
+    )
+    add.add_argument("--nodes", type=int, help="nodes of the cluster that will run it (default: this machine)")
+    add.add_argument("--node-cpus", type=float, metavar="N", help="CPUs of each node")
+    add.add_argument("--node-gpus", type=float, default=0.0, metavar="N", help="GPUs of each node (default: 0)")
+    add.add_argument(
+        "--tflops", type=float, help="what a GPU that is not here sustains in training, in 10^12 operations per second"
+    )
+    add.add_argument("--price", type=float, help="per hour and GPU, or per hour and worker where there are no GPUs")
     add.add_argument("--run", metavar="RUN", help="a run whose search has ended: its gates give the structures")
-    add.allow_abbrev = False  # --name is the configuration's, not --nodes in short
-    add.epilog = "All words of `slimsweep run` go here too: --config, --smoke, --FIELD VALUE."
+    add.allow_abbrev = False  # --name is an option of the configuration and no short form of --nodes
+    add.epilog = "Takes all options of `slimsweep run` too: --config, --smoke, --FIELD VALUE."
 
     add = command("status", status, "stages and points of a run: done, running, failed, what comes next")
     add.add_argument("run", metavar="RUN", help="the run's folder: a local path or a URI")
 
     add = command("report", report, "write the page of one run, or of several on one page")
     add.add_argument("runs", nargs="+", metavar="RUN")
-    add.add_argument("--output", metavar="FILE", help="report.html in the run's folder where not given; for several runs, here")
+    add.add_argument(
+        "--output", metavar="FILE", help="default: report.html in the run's folder; of several runs, in the current one"
+    )
 
     add = command("bench", bench, "latency, throughput and memory of each point beside dense, in one process, interleaved")
     add.add_argument("path", metavar="RUN_OR_MODEL_DIR")
-    add.add_argument("--batch-sizes", type=_sizes, default=(1, 8), metavar="N,N", help="images a call (default: 1,8)")
-    add.add_argument("--threads", type=int, help="of the CPU (default: torch's own number)")
+    add.add_argument("--batch-sizes", type=_sizes, default=(1, 8), metavar="N,N", help="images per call (default: 1,8)")
+    add.add_argument("--threads", type=int, help="CPU threads (default: torch's own number)")
     add.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    add.add_argument("--device", choices=("cpu", "cuda"), help="a GPU where there is one")
-    add.add_argument("--compile", action="store_true", help="by torch.compile")
+    add.add_argument("--device", choices=("cpu", "cuda"), help="(default: a GPU where there is one)")
+    add.add_argument("--compile", action="store_true", help="compile the models by torch.compile")
     add.add_argument("--repeats", type=int, default=10, help="interleaved rounds (default: 10)")
 
     add = command("pick", pick, "print the folder of the best model under a limit, chosen by validation")
     add.add_argument("run", metavar="RUN")
-    add.add_argument("--max-macs", metavar="MACS", help="of one image: 0.5 of dense, or 1.2G")
-    add.add_argument("--max-params", metavar="PARAMS", help="0.6 of dense, or 11.5M")
-    add.add_argument("--min-top1", type=float, metavar="PERCENT", help="on validation; alone, it picks the cheapest such model")
-    add.add_argument("--max-latency-ms", type=float, metavar="MS", help="median of one call, as `slimsweep bench RUN` timed it")
-    add.add_argument("--batch-size", type=int, help="of that benchmark (default: the smallest timed)")
+    add.add_argument(
+        "--max-macs", metavar="MACS", help="MACs per image: a fraction of the dense model's (0.5, 50%%) or an amount (1.2G)"
+    )
+    add.add_argument("--max-params", metavar="PARAMS", help="parameters: a fraction of the dense model's (0.6) or 11.5M")
+    add.add_argument(
+        "--min-top1",
+        type=float,
+        metavar="PERCENT",
+        help="least accuracy on validation; without other limits the cheapest such model is picked",
+    )
+    add.add_argument(
+        "--max-latency-ms",
+        type=float,
+        metavar="MS",
+        help="longest median time of one call, as `slimsweep bench RUN` measured it",
+    )
+    add.add_argument("--batch-size", type=int, help="of the benchmark whose latencies count (default: the smallest one timed)")
 
     add = command("export", export, "write a model for other tools, checked to compute the same")
     add.add_argument("model", metavar="MODEL_DIR")
@@ -84,13 +109,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def plan(chosen: argparse.Namespace, console: Console) -> None:
+    from slimsweep.config import ConfigError, load_config
+
+    config, _ = load_config(chosen.configuration, prog="slimsweep plan")
+
     from slimsweep.cluster.cluster import Cluster
-    from slimsweep.config.schema import ConfigError, load_config
     from slimsweep.ledger.run import Run
     from slimsweep.tools.plan import Images, show
     from slimsweep.tools.plan import plan as cost
 
-    config, _ = load_config(chosen.configuration, prog="slimsweep plan")
     cluster, images = None, None
     if chosen.nodes is not None:
         if chosen.nodes < 1 or not chosen.node_cpus:

@@ -4,6 +4,7 @@ Dense training and search, then the sweep over all budgets, then the report. Wha
 again, so the same command goes on after any end.
 """
 
+import functools
 import signal
 import sys
 import time
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from slimsweep.config.schema import Config, ConfigError, load_configs
+from slimsweep.config import ConfigError, load_configs
+from slimsweep.errors import exit_code
 
 if TYPE_CHECKING:
     from slimsweep.ledger.run import Run
@@ -24,19 +26,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a sweep.
 
     Returns:
-        The exit code: 0 when every point is done or the hours are over, 1 when some failed, 2 when the input was refused.
+        The exit code: 0 when every point is done or the hours are over, 1 when something failed, 2 when the input was
+        refused.
     """
     console = Console(highlight=False)
     signal.signal(signal.SIGTERM, _interrupt)
-    words = sys.argv[1:] if argv is None else argv
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        configs, options = load_configs(words)
-        return run_all(configs, console, options.verbose)
-    except (ValueError, OSError) as problem:  # ConfigError, BudgetError, RunTaken: one sentence each
-        if "--verbose" in words:
-            console.print_exception()
-        console.print(f"slimsweep: {problem}", style="red", soft_wrap=True, markup=False)
-        return 2
+        return exit_code(lambda: run_all(words, console), console, verbose="--verbose" in words)
     except KeyboardInterrupt:
         console.print(
             "\nslimsweep: stopped; what is done is kept, and the same command goes on from the last epoch", style="yellow"
@@ -44,13 +41,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def run_all(configs: Sequence[Config], console: Console, verbose: bool) -> int:
-    """The runs of all models, one after another; where the training of one fails, those of others go on."""
+def run_all(words: Sequence[str], console: Console) -> int:
+    """The runs of all models that the command line asks for, one after another; where one fails, the others go on."""
+    configs, options = load_configs(words)
+
     from slimsweep.cluster import set_ray_defaults
 
     set_ray_defaults()
     from slimsweep.checks import begin, check
-    from slimsweep.cluster.cluster import StageFailed
     from slimsweep.ledger.lock import hold
     from slimsweep.ledger.run import Run, group_report
     from slimsweep.report.page import write_page
@@ -65,12 +63,9 @@ def run_all(configs: Sequence[Config], console: Console, verbose: bool) -> int:
     for run in runs:
         with hold(run):
             begin(run)
-            try:
-                codes.append(sweep(run, console, verbose, until))
-            except StageFailed as problem:
-                console.print(f"slimsweep: {problem}", style="red", soft_wrap=True, markup=False)
-                codes.append(1)
-    if len(runs) > 1:
+            work = functools.partial(sweep, run, console, options.verbose, until)
+            codes.append(exit_code(work, console, verbose=options.verbose, log=run.log_error))
+    if len(runs) > 1 and 2 not in codes:
         page = group_report(Folder(configs[0].output))
         write_page(runs, page)
         console.print(f"All {len(runs)} models on one frontier: {page}", soft_wrap=True)

@@ -15,6 +15,8 @@ from typing import Any
 
 import pyarrow.fs as pafs
 
+from slimsweep.errors import RefusedInput
+
 
 def joined(uri: str, name: str) -> str:
     """The path or URI of something inside a folder; a URI's options stay at its end."""
@@ -48,7 +50,7 @@ class Folder:
                 else (pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(text)))
             )
         except Exception as problem:
-            raise ValueError(
+            raise RefusedInput(
                 f"cannot open {text!r} as a folder ({problem}); give a local path, s3://..., gs://... or hdfs://..."
             ) from problem
         self.uri = text.rstrip("/") if "://" in text else path
@@ -69,7 +71,7 @@ class Folder:
     def _full(self, name: str) -> str:
         parts = name.split("/")
         if name.startswith("/") or ".." in parts:
-            raise ValueError(f"{name!r} leads out of {self.uri}; names inside a run folder are relative")
+            raise RefusedInput(f"{name!r} leads out of {self.uri}; names inside a run folder are relative")
         return f"{self._path}/{name}" if name else self._path
 
     def exists(self, name: str = "") -> bool:

@@ -22,9 +22,10 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A local Ray of two CPUs, which `slimsweep.run` joins."""
-    import ray
+    from slimsweep.cluster import set_ray_defaults
 
-    from slimsweep.cluster import cluster  # sets Ray's environment before Ray is imported  # noqa: F401
+    set_ray_defaults()
+    import ray
 
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield

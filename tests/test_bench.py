@@ -10,8 +10,8 @@ from torch import nn
 from zoo import random_gates, small_vit
 
 from slimsweep import add_gates, macs, save, slim, solve
-from slimsweep.ledger.tables import BENCH, read_bench
-from slimsweep.storage import Folder
+from slimsweep.ledger.run import Run
+from slimsweep.ledger.tables import BENCH
 from slimsweep.tools.bench import bench, bench_dir, bench_run, table
 
 QUICK = {"repeats": 2, "min_seconds": 0.0, "batch_sizes": (1, 2)}
@@ -89,7 +89,7 @@ def test_compiled(monkeypatch):
 
 def test_a_run_is_timed_beside_its_dense_model(tmp_path):
     model = small_vit()
-    run = Folder(tmp_path / "digits")
+    run = Run(tmp_path / "digits")
     with pytest.raises(ValueError, match="no dense model"):
         bench_run(run)
     save(model, tmp_path / "digits" / "dense")
@@ -102,7 +102,7 @@ def test_a_run_is_timed_beside_its_dense_model(tmp_path):
     assert set(found.point) == {"dense", "searched-0.7", "searched-0.4"}
     assert set(found.run) == {"digits"}
     bench_run(run, ["searched-0.4"], device="cpu", **QUICK)
-    assert len(read_bench(run)) == 10
+    assert len(run.bench()) == 10
     with pytest.raises(ValueError, match=r"no model 'searched-0\.3'; it has searched-0\.4, searched-0\.7"):
         bench_run(run, ["searched-0.3"])
 

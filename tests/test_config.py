@@ -1,14 +1,38 @@
 """Configuration: where values come from, what is refused and how, and what makes two runs comparable."""
 
+import hashlib
+import json
 import os
 import pickle
 import re
+from importlib.resources import files
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field
 
-from slimsweep.config.schema import Config, ConfigError, changed_keys, load_config, load_configs
+from slimsweep.config import (
+    L1,
+    Affine,
+    Augment,
+    Config,
+    ConfigError,
+    DataConfig,
+    Pace,
+    Search,
+    changed_keys,
+    checkpoint_token,
+    identity,
+    load_config,
+    load_configs,
+)
+from slimsweep.config.fields import Section, all_fields
+from slimsweep.methods import METHODS
+from slimsweep.slimming.budget import Budget
+
+STAGES = ("dense", "search", "retrain")
 
 
 @pytest.fixture(autouse=True)
@@ -117,6 +141,9 @@ def test_help_lists_every_field(capsys):
         load_config(["--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
+    assert "--baselines LIST of uniform|random|taylor|scratch|small|torch-pruning" in text
+    for gates in ("On attention dims. (default: 0.05)", "Of MLP units. (default: 0.1)"):
+        assert gates in text
     for field in ("--config", "--smoke", "--budgets", "--search.l1.mlp", "--data.augment.affine.degrees", "--retrain.seeds"):
         assert field in text
 
@@ -140,6 +167,11 @@ def test_help_lists_every_field(capsys):
         (["--budgets", "nan"], ["nan"]),
         (["--budgets", "0.5,0.50"], ["0.5", "twice"]),
         (["--budgets", "2G,2000M"], ["2000M", "twice"]),
+        (["--budgets", "0.5,50%"], ["50%", "twice"]),
+        (["--budgets", "60% params,0.6 params"], ["0.6 params", "twice"]),
+        (["--budgets", "100%"], ["'100%'", "between 0 and 1"]),
+        (["--budgets", "1.0 params"], ["'1.0 params'", "between 0 and 1"]),
+        (["--budgets", "2.3G apples"], ["2.3G apples", "11.5M params"]),
         (["--budgets", "[]"], ["at least one"]),
         (["--shares", "0.7"], ["shares", "'0.7'", '{"attention": 0.7, "mlp": 0.7}']),
         (["--shares", "[0.7]"], ["shares", "points with the share that each family keeps"]),
@@ -159,6 +191,10 @@ def test_help_lists_every_field(capsys):
         (["--search.lr", "nan"], ["search.lr", "finite"]),
         (["--search.penalty", "mac"], ["search.penalty", "l1, macs", "did you mean macs"]),
         (["--search.families", "attention,mpl"], ["search.families", "did you mean mlp"]),
+        (["--baselines", "unifrom"], ["baselines", "'unifrom'", "command line", "taylor, scratch", "did you mean uniform?"]),
+        (["--baselines", "searched"], ["baselines", "'searched'", "uniform, random, taylor"]),
+        (["--baselines", "taylor,taylor"], ["baselines", "'taylor' twice"]),
+        (["--search.paces", '[{"mpl": 1.4}]'], ["search.paces", "'mpl'", "did you mean mlp?"]),
         (["--search.families", "mlp,mlp"], ["mlp", "twice"]),
         (["--search.betas", "0.9"], ["search.betas", "2 numbers"]),
         (["--data.augment.scale", "1,0.5"], ["data.augment.scale", "smaller one first"]),
@@ -244,7 +280,9 @@ def test_a_list_of_models_is_a_run_of_each_in_one_folder(write):
 def test_a_list_of_models_is_refused_where_one_is_wanted(write):
     path = write(TWO_SIZES)
     assert "model is a list of 3" in refusal("--config", path)
-    assert "model.pretrained is of one" in refusal("--config", path, "--model.pretrained", "true")
+    assert "model.pretrained does not say of which entry: write it in the list" in refusal(
+        "--config", path, "--model.pretrained", "true"
+    )
     for wrong in ("[]", "[vit_tiny_patch16_224]"):
         assert "each entry must be a model" in refusal("--config", write(f"model: {wrong}"))
     assert "model.kwarg" in refusal("--config", write("model: [{name: vit_tiny_patch16_224}, {kwarg: 1}]"))
@@ -268,7 +306,12 @@ def test_any_text_is_a_budget_or_refused(text):
         (budget,) = Config(budgets=[text]).budgets
     except ConfigError:
         return
-    assert re.fullmatch(r"[0-9.eE+-]+\s*[KMGTkmgt]", budget) if isinstance(budget, str) else 0 < budget < 1
+    if isinstance(budget, str):
+        assert re.fullmatch(r"[0-9.eE+-]+\s*([KMGT%]\s*)?(macs|params)?", budget, re.IGNORECASE)
+        parsed = Budget.parse(budget)
+        assert 0 < parsed.amount < 1 if parsed.relative else parsed.amount >= 1
+    else:
+        assert 0 < budget < 1
 
 
 # Defaults that depend on each other.
@@ -284,6 +327,22 @@ def test_pretrained_weights_are_taken_as_they_are_unless_asked_otherwise(write):
 
 def test_budgets_sort_from_large_to_small_fractions_first():
     assert Config(budgets=["350M", 0.3, "2.3G", 0.7]).sorted_budgets == [0.7, 0.3, "2.3G", "350M"]
+    mixed = Config(budgets=["11M params", "40%", "350M", "60% params", 0.5])
+    assert mixed.sorted_budgets == [0.5, "40%", "350M", "60% params", "11M params"]
+
+
+def test_budgets_stay_as_they_were_written(write):
+    config, _ = load_config(["--config", write("budgets: [0.5, 40%, 2.3G, 60% params]"), "--name", "a"])
+    assert config.budgets == [0.5, "40%", "2.3G", "60% params"]
+    assert load_config(["--budgets", "0.5,40%, 11.5M params"])[0].budgets == [0.5, "40%", "11.5M params"]
+    assert load_config(["--config", write(config.to_yaml())])[0] == config
+
+
+def test_baselines_are_the_table_s_also_where_it_grew(monkeypatch):
+    with pytest.raises(ConfigError, match="did you mean"):
+        Config(baselines=["taylor2"])
+    monkeypatch.setitem(METHODS, "taylor2", METHODS["taylor"])
+    assert Config(baselines=["taylor2"]).baselines == ["taylor2"]
 
 
 # What makes runs comparable.
@@ -351,6 +410,135 @@ def test_a_written_configuration_is_read_back_whole(write):
     assert again.fingerprint("retrain") == config.fingerprint("retrain")
     assert pickle.loads(pickle.dumps(config)) == config
     assert Config(**config.model_dump(mode="json")) == config
+
+
+# Names that a new version keeps.
+
+
+RECORDED = json.loads(Path(__file__).with_name("data").joinpath("fingerprints.json").read_text())
+
+
+@pytest.mark.parametrize("case", RECORDED, ids=lambda case: " ".join(case["argv"]))
+def test_fingerprints_are_those_of_the_first_version(case):
+    config, _ = load_config(case["argv"])
+    assert {stage: config.fingerprint(stage) for stage in STAGES} == {stage: case[stage] for stage in STAGES}
+
+
+def test_the_frozen_table_is_what_the_fingerprints_were_recorded_with():
+    """Each field of it is one that was there, and changing what any of them is at changes the name of a point."""
+    text = files("slimsweep.config").joinpath("identity_v1.yaml").read_bytes()
+    assert hashlib.sha256(text).hexdigest()[:16] == "6c105d9de72d116a"
+    assert set(identity.frozen()) <= {name for name, _ in all_fields(Config)} | {
+        f"search.paces.{family}" for family in ("attention", "mlp", "token")
+    }
+
+
+class WiderL1(L1):
+    registers: float = 0.05
+
+
+class Repair(Section):
+    images: int = 0
+    ridge: float = 1e-3
+
+
+class WiderPaces(Pace):
+    registers: float = 1.0
+
+
+class WiderAffine(Affine):
+    perspective: float = 0.0
+
+
+class WiderAugment(Augment):
+    affine: WiderAffine | None = None
+
+
+class WiderData(DataConfig):
+    augment: WiderAugment = WiderAugment()
+
+
+class WiderSearch(Search):
+    l1: WiderL1 = WiderL1()
+    paces: list[WiderPaces] = Field([WiderPaces(mlp=m, token=t) for t in (1.0, 0.7, 0.5) for m in (1.0, 1.4)])
+    axes: bool = False
+
+
+class Wider(Config):
+    """The configuration of a later version: more fields, also in sections and in a list of sections, and one more section."""
+
+    data: WiderData = WiderData()
+    search: WiderSearch = WiderSearch()
+    repair: Repair = Repair()
+    teacher: str | None = None
+
+
+@pytest.mark.parametrize("case", RECORDED, ids=lambda case: " ".join(case["argv"]))
+def test_fields_of_a_later_version_rename_nothing_while_they_are_at_their_defaults(case):
+    config, _ = load_config(case["argv"])
+    wider = Wider(**config.model_dump(mode="json"))
+    for stage in STAGES:
+        assert wider.fingerprint(stage) == case[stage]
+        assert changed_keys(config.identity(stage), wider.identity(stage)) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "named", "stages"),
+    [
+        ("teacher", "regnety_160", "teacher", STAGES),
+        ("repair", {"images": 2048}, "repair.images", STAGES),
+        ("search.axes", True, "search.axes", ("search", "retrain")),
+        ("search.l1.registers", 0.1, "search.l1.registers", ("search", "retrain")),
+        ("search.paces", [{"registers": 0.5}], "search.paces", ("retrain",)),
+        ("data.augment.affine.perspective", 0.5, "data.augment.affine.perspective", STAGES),
+    ],
+)
+def test_a_field_of_a_later_version_counts_once_it_is_set(field, value, named, stages):
+    before = Wider(data={"augment": {"affine": {}}}, search={"paces": [{}]})
+    after = before.changed(**{field: value})
+    for stage in STAGES:
+        changed = changed_keys(before.identity(stage), after.identity(stage))
+        assert changed == ([named] if stage in stages else [])
+        assert (before.fingerprint(stage) != after.fingerprint(stage)) == (stage in stages)
+
+
+def test_a_renamed_field_and_one_that_is_gone_keep_the_names_of_points(monkeypatch):
+    class Renamed(DataConfig):
+        images_per_step: int = 256
+
+    class Later(Config):
+        data: Renamed = Renamed()
+
+    monkeypatch.setitem(identity.RENAMED, "data.images_per_step", "data.batch_size")
+    del Renamed.model_fields["batch_size"]
+    before, after = Config(), Config().changed(**{"data.batch_size": 32})
+    assert identity.fingerprint(Later(), "dense") == before.fingerprint("dense")
+    later = Later(data={"images_per_step": 32})
+    assert identity.fingerprint(later, "dense") == after.fingerprint("dense")
+    assert changed_keys(identity.identity(Later(), "dense"), identity.identity(later, "dense")) == ["data.images_per_step"]
+
+
+def test_a_checkpoint_counts_by_its_content_and_not_by_its_path(tmp_path):
+    one, other, copy = (tmp_path / name for name in ("one.safetensors", "other.safetensors", "copy.safetensors"))
+    one.write_bytes(b"weights")
+    copy.write_bytes(b"weights")
+    other.write_bytes(b"others")
+    token = checkpoint_token(one)
+    assert token == f"sha256:{hashlib.sha256(b'weights').hexdigest()[:16]}"
+    assert checkpoint_token(str(copy)) == token
+    assert checkpoint_token(other) != token
+    here, there = (Config(model={"checkpoint": str(path)}) for path in (one, copy))
+    for stage in STAGES:
+        assert here.fingerprint(stage, token) == there.fingerprint(stage, token)
+        assert here.fingerprint(stage, checkpoint_token(other)) != here.fingerprint(stage, token)
+        # The path itself stands for it in runs that were begun so.
+        assert here.fingerprint(stage, str(one)) == here.fingerprint(stage) != there.fingerprint(stage)
+        assert Config().fingerprint(stage, token) == Config().fingerprint(stage)  # there is no checkpoint to stand for
+    assert changed_keys(here.identity("dense", token), here.identity("dense", "sha256:0")) == ["model.checkpoint"]
+    one.write_bytes(b"trained further")
+    assert checkpoint_token(one) != token
+    with pytest.raises(ConfigError, match=r"model\.checkpoint is .*/gone\.pt'.*fix the path"):
+        checkpoint_token(tmp_path / "gone.pt")
 
 
 # Smoke.

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import affine as torchvision_affine
 
-from slimsweep.config.schema import Affine, ConfigError, load_config
+from slimsweep.config import Affine, ConfigError, load_config
 from slimsweep.data import (
     ImageSet,
     affine_warp,

@@ -18,7 +18,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from slimsweep.config.schema import Config, load_config
+from slimsweep.config import Config, load_config
 
 ROOT = Path(__file__).parents[1]
 JOBS = ROOT / "jobs"
@@ -370,6 +370,9 @@ def test_the_job_s_own_command_accepts_its_sweep_and_its_workers_hold_it(name: s
 def test_the_base_s_sweep_is_the_default_one(tmp_path: Path) -> None:
     config = sweep_of(overlay("kind-cpu")[0], tmp_path)
     assert config.changed(**{"resources.max_workers": None}) == load_config(["--output", config.output])[0]
+    # It is the preset itself, not a copy that has to be kept alike.
+    assert yaml.safe_load((JOBS / "base" / "sweep.yaml").read_text()) == {"extends": "digits"}
+    assert config.resources.max_workers == 2
 
 
 @pytest.mark.parametrize("name", OVERLAYS)

@@ -220,3 +220,27 @@ def test_loading_gives_eval_mode_and_the_same_costs(tmp_path):
     loaded = load(tmp_path)
     assert not any(m.training for m in loaded.modules())
     assert macs(loaded) == macs(small) == macs(loaded.structure)
+
+
+BOTH_ORDERS = {
+    "slimsweep first": "import slimsweep; import timm",
+    "timm first": "import timm; import slimsweep",
+    "a module of slimsweep first": "import slimsweep.slimming.gates; import timm",
+    "what knows nothing of timm first": "import slimsweep.config; from timm import create_model; import timm",
+}
+
+
+@pytest.mark.parametrize("imports", BOTH_ORDERS.values(), ids=BOTH_ORDERS)
+def test_timm_knows_cut_models_in_any_order_of_imports(imports, tmp_path):
+    small = cut(build("class token"))
+    save(small, tmp_path / "model")
+    code = f"{imports}\nprint(timm.create_model('local-dir:' + sys.argv[1], pretrained=True).structure.macs())"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", f"import sys\n{code}", str(tmp_path / "model")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(small.structure.macs())

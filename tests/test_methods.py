@@ -25,7 +25,7 @@ from slimsweep.methods.taylor import taylor_scores
 from slimsweep.methods.uniform import uniform_scores
 from slimsweep.slimming.budget import Budget
 from slimsweep.slimming.cut import slim
-from slimsweep.slimming.removal_path import RemovalPath, multiple
+from slimsweep.slimming.removal_path import RemovalPath, size_multiple
 from slimsweep.slimming.structure import Structure
 
 FLOORS = {"attention": 0.1, "mlp": 0.1, "token": 0.1}
@@ -42,7 +42,7 @@ def choice_of(model: nn.Module = DENSE, budgets: list = BUDGETS, seed: int = 0, 
     shape = add_gates(model, granularity, families).shape
     x, y = some_images(model)
     what = {"dense": model, "shape": shape, "budgets": budgets, "seed": seed, "images": x, "labels": y}
-    return Choice(**what, granularity=granularity, families=families, floors=FLOORS, round_to=multiple(shape, None))
+    return Choice(**what, granularity=granularity, families=families, floors=FLOORS, round_to=size_multiple(shape, None))
 
 
 def chosen(method: str, *arguments, **options) -> list:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from slimsweep.config.schema import ConfigError, load_config
-from slimsweep.run import check
+from slimsweep.checks import check
+from slimsweep.config import ConfigError, load_config
 from slimsweep.slimming.structure import image_size
 from slimsweep.training.dense_model import build_dense, check_model, head_is_new
 
@@ -82,7 +82,7 @@ def test_checking_a_large_model_takes_no_memory_and_little_time(config, name, si
         ({"model.name": "resnet18", "model.kwargs": {"img_size": 64}}, ["any size"]),
         ({"search.optimizer": "adamm"}, ["search.optimizer", "did you mean adam"]),
         ({"retrain.optimizer": "adan", "retrain.betas": (0.8, 0.9)}, ["retrain.betas is [0.8, 0.9]", "takes 3 betas"]),
-        ({"model.checkpoint": "/no/such.safetensors"}, ["/no/such.safetensors", "mend the path"]),
+        ({"model.checkpoint": "/no/such.safetensors"}, ["/no/such.safetensors", "fix the path"]),
     ],
 )
 def test_what_cannot_be_built_is_refused_in_one_sentence(config, changes, wanted):

@@ -10,7 +10,7 @@ import timm
 import torch
 
 from slimsweep import add_gates, macs, params, solve
-from slimsweep.config.schema import load_config
+from slimsweep.config import load_config
 from slimsweep.slimming.removal_path import RemovalPath
 
 PROGRAM = Path(__file__).parents[1] / "reports" / "imagenet" / "make_table.py"

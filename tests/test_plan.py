@@ -8,13 +8,11 @@ from rich.console import Console
 
 from slimsweep.cli import main
 from slimsweep.cluster.cluster import Cluster
-from slimsweep.config.schema import Config, ConfigError, load_config
+from slimsweep.config import Config, ConfigError, load_config
 from slimsweep.data import load_data
-from slimsweep.ledger.tables import read_rows
+from slimsweep.ledger.run import Run
 from slimsweep.slimming.structure import image_size
-from slimsweep.storage import Folder
-from slimsweep.tools.plan import Images, makespan, measure, plan, show
-from slimsweep.tools.status import read_config
+from slimsweep.tools.plan import Images, makespan, plan, show, time_training
 from slimsweep.training.dense_model import build_dense
 from slimsweep.training.loop import train
 from slimsweep.training.recorder import MemoryRecorder
@@ -33,7 +31,7 @@ def digits() -> Config:
 @pytest.fixture
 def in_short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer steps are timed, where a test looks at no time."""
-    monkeypatch.setattr("slimsweep.tools.plan.TURN", 0.05)
+    monkeypatch.setattr("slimsweep.tools.plan.TIMED_SECONDS", 0.05)
 
 
 def test_it_refuses_what_a_run_would(digits: Config) -> None:
@@ -75,14 +73,14 @@ def test_its_steps_take_as_long_as_those_of_a_real_training(digits: Config) -> N
     train(model, data, config.dense, recorder, device=torch.device("cpu"))
     real = min(row["seconds"] for row in recorder.curve if row["epoch"])
     steps = len(data.train) // config.data.batch_size
-    cost = measure(model, config, config.dense, config.data.batch_size, torch.device("cpu"))
+    cost = time_training(model, config, config.dense, config.data.batch_size, torch.device("cpu"))
     assert not cost.scaled
     assert 0.4 < steps * config.data.batch_size * cost.train_seconds / real < 2.0
 
 
 def test_a_small_step_stands_for_one_that_takes_too_long(digits: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slimsweep.tools.plan.PATIENCE", 0.0)
-    cost = measure(build_dense(digits, 10), digits, digits.dense, 64, torch.device("cpu"))
+    monkeypatch.setattr("slimsweep.tools.plan.LONGEST_STEP", 0.0)
+    cost = time_training(build_dense(digits, 10), digits, digits.dense, 64, torch.device("cpu"))
     assert cost.scaled
     assert cost.batch == 8
 
@@ -113,9 +111,9 @@ def test_a_larger_cluster_trains_more_points_at_a_time() -> None:
 
 @pytest.mark.usefixtures("in_short")
 def test_a_run_whose_search_has_ended_gives_the_structures(small_run: Path) -> None:
-    run = Folder(small_run)
-    found = plan(read_config(run), run=run)
-    rows = read_rows(run)
+    run = Run(small_run)
+    found = plan(run.config, run=run)
+    rows = run.rows
     planned = {t.name: t.macs for t in found.trainings}
     for row in rows[rows.method == "searched"].itertuples():
         assert planned[f"searched {row.budget:.4f}"] == row.macs
@@ -123,7 +121,7 @@ def test_a_run_whose_search_has_ended_gives_the_structures(small_run: Path) -> N
 
 def test_a_run_without_a_search_is_refused(digits: Config, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no search has ended there"):
-        plan(digits, images=Images(train=1000, val=100, test=100), run=Folder(tmp_path))
+        plan(digits, images=Images(train=1000, val=100, test=100), run=Run(tmp_path, digits))
 
 
 @pytest.mark.parametrize(

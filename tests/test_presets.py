@@ -8,8 +8,8 @@ import pytest
 import timm
 
 import slimsweep
-from slimsweep.config.schema import ConfigError, load_config, presets
-from slimsweep.ledger.points import check_cuts
+from slimsweep.checks import check_cuts
+from slimsweep.config import ConfigError, load_config, presets
 from slimsweep.slimming.structure import macs
 from slimsweep.training.dense_model import check_model
 

@@ -8,9 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from slimsweep.ledger.tables import has_ok_row, read_curve, read_gates, read_rows, write_row
+from slimsweep.ledger.run import Run
 from slimsweep.report.page import read_run
-from slimsweep.storage import Folder
 
 
 class Code:
@@ -37,15 +36,16 @@ def forge(path: Path, column: str, proof: Path) -> None:
 def test_a_forged_table_runs_no_code(column: str, tmp_path: Path) -> None:
     import ray.tune  # what a driver has imported: it registers the type  # noqa: F401
 
-    run, proof = Folder(tmp_path / "run"), tmp_path / "proof"
-    write_row(run, {"point": "a", "method": "dense", "budget": 1.0, "seed": 0})
+    run, proof = Run(tmp_path / "run"), tmp_path / "proof"
+    run.write_row({"point": "a", "method": "dense", "budget": 1.0, "seed": 0})
     row = tmp_path / "run" / "results" / "a.parquet"
     forge(row, column, proof)
     for name in ("curves/a.parquet", "search/gates.parquet", "bench/a.parquet"):
         (tmp_path / "run" / name).parent.mkdir()
         pq.write_table(pa.table({"point": ["a"]}), tmp_path / "run" / name)
         forge(tmp_path / "run" / name, column, proof)
-    for read in (read_rows, lambda run: has_ok_row(run, "a"), lambda run: read_curve(run, "a"), read_gates, read_run):
+    of_point = (lambda run: run.has_ok_row("a"), lambda run: run.curve("a"))
+    for read in (Run.refresh, *of_point, Run.curves, Run.gates_table, Run.bench, read_run):
         with contextlib.suppress(ValueError, TypeError):  # refused is as good as left out
             read(run)
     assert not proof.exists()

@@ -15,13 +15,13 @@ import torch
 from conftest import QUICK
 
 from slimsweep.cluster.retrain_job import trial
-from slimsweep.ledger.points import plan_points
-from slimsweep.ledger.tables import RESULTS, write_row
+from slimsweep.cluster.worker import job_arguments
+from slimsweep.ledger.planning import plan_points
+from slimsweep.ledger.run import DRIVER, Run
+from slimsweep.ledger.tables import RESULTS
 from slimsweep.run import main
 from slimsweep.saved_models import load
 from slimsweep.slimming.structure import Structure, macs
-from slimsweep.storage import Folder
-from slimsweep.tools.status import read_config
 
 
 def epochs(run: Path) -> Counter:
@@ -94,9 +94,9 @@ def test_a_finished_run_is_not_trained_again(copied_run: tuple[Path, list[str]])
 def test_a_trial_that_is_started_again_after_its_row_keeps_it(copied_run: tuple[Path, list[str]]) -> None:
     """A process may die between writing its row and telling Tune, which then starts the trial again."""
     run, _ = copied_run
-    config, rows, before = read_config(Folder(run)), pd.read_parquet(run / "results"), epochs(run)
-    arguments = {"config": config.model_dump(mode="json"), "run": str(run), "attempt": "again"}
-    for point in plan_points(config, Folder(run)):
+    rows, before = pd.read_parquet(run / "results"), epochs(run)
+    arguments = job_arguments(Run(run), attempt="again", until=None)
+    for point in plan_points(Run(run)):
         assert trial({"point": asdict(point)}, arguments) == {"ok": 1.0}
     pd.testing.assert_frame_equal(pd.read_parquet(run / "results"), rows)
     assert epochs(run) == before
@@ -109,8 +109,7 @@ def test_new_budgets_and_failed_points_are_all_that_is_trained(
     before = epochs(run)
     rows = pd.read_parquet(run / "results")
     broken = rows[rows.budget == 0.5].iloc[0]
-    write_row(
-        Folder(run),
+    Run(run).write_row(
         {"point": broken.point, "method": "searched", "budget": 0.5, "seed": 0, "status": "failed", "error": "disk full"},
     )
     arguments[arguments.index("--budgets") + 1] = "0.5,0.25,0.35"
@@ -165,7 +164,7 @@ def test_a_run_that_somebody_works_on_is_refused(copied_run: tuple[Path, list[st
     from slimsweep.ledger.lock import hold
 
     run, arguments = copied_run
-    with hold(Folder(run)):
+    with hold(Run(run)):
         assert main(arguments) == 2
     assert "is being worked on by process" in capsys.readouterr().out
     assert main(arguments) == 0
@@ -176,14 +175,14 @@ def test_a_driver_of_another_machine_is_watched_before_its_place_is_taken(tmp_pa
     from slimsweep.ledger import lock
 
     monkeypatch.setattr(lock, "WATCH_SECONDS", 2.0)
-    run, beats = Folder(tmp_path), threading.Event()
+    run, beats = Run(tmp_path), threading.Event()
     beat = {"token": "theirs", "host": "another-pod", "pid": 1}
 
     def live() -> None:
         while not beats.wait(0.3):
-            run.write_json(lock.FILE, {**beat, "time": time.time()})
+            run.folder.write_json(DRIVER, {**beat, "time": time.time()})
 
-    run.write_json(lock.FILE, {**beat, "time": time.time()})
+    run.folder.write_json(DRIVER, {**beat, "time": time.time()})
     alive = threading.Thread(target=live)
     alive.start()
     with pytest.raises(lock.RunTaken, match="process 1 on another-pod"), lock.hold(run):
@@ -191,7 +190,7 @@ def test_a_driver_of_another_machine_is_watched_before_its_place_is_taken(tmp_pa
     beats.set()
     alive.join()
     with lock.hold(run):
-        assert run.read_json(lock.FILE)["host"] != "another-pod"
+        assert run.folder.read_json(DRIVER)["host"] != "another-pod"
 
 
 @pytest.mark.faults
@@ -261,12 +260,12 @@ def test_more_workers_than_the_cluster_holds_are_refused(
 def test_bad_input_is_one_sentence_before_ray_starts(
     arguments: list[str], named: str, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import slimsweep.run as run_module
+    from slimsweep.cluster import cluster
 
     def started(*_: object) -> None:
         raise AssertionError("Ray was asked for")
 
-    monkeypatch.setattr(run_module, "connected", started)
+    monkeypatch.setattr(cluster, "connected", started)
     where = [] if "--output" in arguments else ["--output", str(tmp_path)]
     assert main([*where, *arguments]) == 2
     out = " ".join(capsys.readouterr().out.split())
@@ -304,7 +303,7 @@ def test_several_models_are_runs_of_their_own_on_one_page(
     names = ["vit_tiny_patch16_224", "vit_tiny_patch16_224-2"]
     for name in names:  # both are finished: what two sizes would train is what one does, twice
         shutil.copytree(run, group / name)
-    model = read_config(Folder(run)).model.model_dump(mode="json")
+    model = Run(run).config.model.model_dump(mode="json")
     several = [*arguments, "--name", "sizes", "--model", json.dumps([model, model])]
     before = [epochs(group / name) for name in names]
     assert main(several) == 0
@@ -314,7 +313,7 @@ def test_several_models_are_runs_of_their_own_on_one_page(
     assert page.stat().st_size > (group / names[0] / "report.html").stat().st_size - 100_000
     assert all((group / name / "report.html").is_file() for name in names)
     with pytest.raises(ValueError, match=f"give one of the runs in it: {', '.join(names)}$"):
-        read_config(Folder(group))
+        _ = Run(group).config
     # One that cannot work is refused before any of them begins.
     worse = {**model, "kwargs": {**model["kwargs"], "num_heads": 3}}
     assert main([*several[:-1], json.dumps([model, worse])]) == 2

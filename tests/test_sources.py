@@ -18,11 +18,10 @@ import torch.distributed as dist
 from PIL import Image
 from torch import Tensor, multiprocessing, nn
 
-from slimsweep.config.schema import Config, ConfigError, load_config
+from slimsweep.config import Config, ConfigError, load_config
 from slimsweep.data import Data, eval_loader, images_seen, load_data, train_loader, training_images
 from slimsweep.ledger.recorder import RunRecorder
-from slimsweep.ledger.tables import damaged_images
-from slimsweep.storage import Folder
+from slimsweep.ledger.run import Run
 from slimsweep.training import MemoryRecorder, Metrics, build_dense, evaluate_split, train
 
 GREY = (1, 8, 8)
@@ -248,12 +247,12 @@ def test_a_model_is_trained_and_evaluated_on_each_form(form, written):
 def test_a_run_keeps_the_names_of_what_it_skipped(encoded, written, tmp_path):
     config = config_of(written(folder, train=[3], validation=[0, 13]), max_damaged=2)
     config = config.changed(**{"dense.epochs": 2, "dense.warmup_epochs": 0})
-    data, run = load_data(config, GREY), Folder(tmp_path)
-    assert damaged_images(run) == {}
+    data, run = load_data(config, GREY), Run(tmp_path)
+    assert run.damaged_images() == {}
     recorder = RunRecorder(run, "dense")
     train(build_dense(config, data.num_classes), data, config.dense, recorder, device=CPU)
     assert len(run.read_lines("damaged.log")) == 3  # each once, in two epochs
-    for name, reason in damaged_images(run).items():
+    for name, reason in run.damaged_images().items():
         assert Path(name).is_file()
         assert reason
     evaluate_split(Witness(), data, "test", CPU)
@@ -603,7 +602,7 @@ def test_a_data_set_that_is_only_on_the_hub_is_refused_without_a_network(tmp_pat
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     text = refusal({"data.name": name, "data.root": str(tmp_path), "data.num_classes": 4})
     assert "nobody/nothing" in text
-    assert "mend the name" in text
+    assert "fix the name" in text
 
 
 def test_one_tar_file_for_all_splits_is_refused(encoded, tmp_path):

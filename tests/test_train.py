@@ -12,22 +12,23 @@ import timm
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from safetensors.torch import save as save_tensors
 from torch import multiprocessing
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from slimsweep.cluster.search_job import learned, load_gated
 from slimsweep.cluster.worker import data_for
-from slimsweep.config.schema import Config, ConfigError, load_config
+from slimsweep.config import Config, ConfigError, load_config
 from slimsweep.data import train_loader
 from slimsweep.ledger.checkpoints import Checkpoints
 from slimsweep.ledger.recorder import RunRecorder
-from slimsweep.ledger.tables import has_ok_row, read_curve
+from slimsweep.ledger.run import Run
+from slimsweep.ledger.searched_model import load_searched, save_searched
 from slimsweep.slimming.gate_optimizer import GateOptimizer, penalty_weights
 from slimsweep.slimming.gates import add_gates
 from slimsweep.storage import Folder
 from slimsweep.training import MemoryRecorder, Recorders, Teacher, TrainingDiverged, build_dense, train
 from slimsweep.training.loop import gate_training
+from slimsweep.training.optimizer import weight_optimizer
+from slimsweep.training.recorder import Row
 
 CPU = torch.device("cpu")
 SMALL = [
@@ -53,7 +54,7 @@ def searched(config: Config, folder: str) -> torch.nn.Module:
     torch.manual_seed(0)
     data = data_for(config)
     gated = add_gates(build_dense(config, data.num_classes))
-    return train(gated, data, config.search, RunRecorder(Folder(folder), "search"), device=CPU)
+    return train(gated, data, config.search, RunRecorder(Run(folder), "search"), device=CPU)
 
 
 def one_rank(rank: int, world: int, folder: str) -> None:
@@ -97,7 +98,7 @@ def test_a_resumed_training_is_the_uninterrupted_one(tmp_path: Path) -> None:
                 if epoch == stop_after:
                     raise Stopped
 
-        return train(model, data, config.dense, StopAfter(Folder(folder), "dense"), seed=3, device=CPU)
+        return train(model, data, config.dense, StopAfter(Run(folder), "dense"), seed=3, device=CPU)
 
     whole = trained(tmp_path / "whole")
     with pytest.raises(Stopped):
@@ -106,8 +107,8 @@ def test_a_resumed_training_is_the_uninterrupted_one(tmp_path: Path) -> None:
     for name, value in whole.state_dict().items():
         assert torch.equal(value, parts.state_dict()[name]), name
     columns = ("epoch", "loss", "val_top1")
-    assert [[r[c] for c in columns] for r in read_curve(Folder(tmp_path / "whole"), "dense")] == [
-        [r[c] for c in columns] for r in read_curve(Folder(tmp_path / "parts"), "dense")
+    assert [[r[c] for c in columns] for r in Run(tmp_path / "whole").curve("dense")] == [
+        [r[c] for c in columns] for r in Run(tmp_path / "parts").curve("dense")
     ]
     assert len((tmp_path / "parts" / "epochs.log").read_text().splitlines()) == 3
 
@@ -128,7 +129,7 @@ class Listening:
 
 def test_a_tracker_is_told_every_epoch_and_the_finished_row_and_the_run_folder_keeps_them(tmp_path: Path) -> None:
     config = config_of("--retrain.epochs", "3")
-    data, run = data_for(config), Folder(tmp_path)
+    data, run = data_for(config), Run(tmp_path)
 
     def trained(epochs: int) -> Listening:
         torch.manual_seed(0)
@@ -144,19 +145,19 @@ def test_a_tracker_is_told_every_epoch_and_the_finished_row_and_the_run_folder_k
     assert not first.results
     second = trained(3)  # goes on from the run folder's checkpoint
     assert [row["epoch"] for row in second.rows] == [2, 3]
-    assert first.rows + second.rows == read_curve(run, "p")
+    assert first.rows + second.rows == run.curve("p")
     assert all((row["stage"], row["point"]) == ("retrain", "p") for row in second.rows)
     assert second.results == [{"point": "p", "val_top1": 50.0}]
-    assert has_ok_row(run, "p")
+    assert run.has_ok_row("p")
     assert run.list("checkpoints/p") == []
 
 
 def test_a_resumed_search_keeps_its_gates(tmp_path: Path) -> None:
     whole = searched(config_of(), str(tmp_path / "a"))
-    run = Folder(tmp_path / "b")
+    run = Run(tmp_path / "b")
     searched(config_of("--search.epochs", "1", "--search.token_anneal", "0"), run.uri)  # the first epoch, before any annealing
     resumed = searched(config_of("--search.token_anneal", "0"), run.uri)
-    assert [r["epoch"] for r in read_curve(run, "search")] == [0, 1, 2]
+    assert [r["epoch"] for r in run.curve("search")] == [0, 1, 2]
     assert all(torch.isfinite(g).all() for layers in resumed.gates.values() for g in layers)
     assert resumed.gates.keys() == whole.gates.keys()
 
@@ -173,7 +174,7 @@ def test_a_process_decodes_the_images_of_all_its_points_once() -> None:
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
     config = config_of("--dense.clip_grad", "null")
-    data, run = data_for(config), Folder(tmp_path)
+    data, run = data_for(config), Run(tmp_path)
     model = build_dense(config, data.num_classes)
 
     class Poison(RunRecorder):
@@ -209,13 +210,13 @@ def test_learning_from_the_teacher_s_answers_comes_nearer_to_them(tmp_path: Path
         teacher.head.weight.normal_()  # answers that no label explains
     before = distance()
     retrain = config.retrain
-    recorder = RunRecorder(Folder(tmp_path), "retrain", "p")
+    recorder = RunRecorder(Run(tmp_path), "retrain", "p")
     train(student, data, retrain, recorder, device=CPU, teacher=Teacher.of(teacher, retrain.distill))
     assert distance() < 0.9 * before
 
 
 def test_the_last_two_checkpoints_are_kept_and_a_damaged_one_falls_back(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(Folder(tmp_path), "dense")
+    checkpoints = Checkpoints(Run(tmp_path), "dense")
     weight = torch.arange(3.0)
     for epoch in (1, 2, 3):
         checkpoints.save(
@@ -280,10 +281,10 @@ def test_a_search_s_running_statistics_come_back(tmp_path: Path) -> None:
     config, images = config_of(), torch.randn(4, 3, 64, 64)
     gated = add_gates(dense).train()
     gated(images)
-    run = Folder(tmp_path)
-    run.write_bytes("search/model.safetensors", save_tensors({n: t.detach().contiguous() for n, t in learned(gated).items()}))
+    run = Run(tmp_path, config)
+    save_searched(run, gated)
     with torch.no_grad():
-        assert torch.equal(load_gated(config, run, dense).eval()(images), gated.eval()(images))
+        assert torch.equal(load_searched(run, dense).eval()(images), gated.eval()(images))
 
 
 def test_a_macs_penalty_presses_by_cost() -> None:

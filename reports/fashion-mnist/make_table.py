@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from slimsweep.ledger.tables import read_rows
+from slimsweep.ledger.run import Run
 from slimsweep.report.pareto import best_rates, frontier, hypervolume_by_method, hypervolume_gains, summarize
-from slimsweep.storage import Folder
 
 HERE = Path(__file__).parent
 PAGE, ROWS, SIZES = HERE / "README.md", HERE / "results.parquet", HERE / "two-sizes.parquet"
@@ -104,9 +103,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--two-sizes", help="the folder of the sweep over two sizes, whose rows to take first")
     options = parser.parse_args(argv)
     if options.run:
-        read_rows(Folder(options.run)).sort_values("point", ignore_index=True).to_parquet(ROWS)
+        Run(options.run).rows.sort_values("point", ignore_index=True).to_parquet(ROWS)
     if options.two_sizes:
-        both = pd.concat([read_rows(Folder(str(f))) for f in sorted(Path(options.two_sizes).iterdir()) if f.is_dir()])
+        both = pd.concat([Run(f).rows for f in sorted(Path(options.two_sizes).iterdir()) if f.is_dir()])
         both = both[both["method"].isin(["dense", "searched"])]  # methods beside them are of the study's own run
         both.sort_values(["macs_dense", "point"], ignore_index=True).to_parquet(SIZES)
     text = PAGE.read_text()

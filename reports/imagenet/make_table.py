@@ -12,7 +12,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from slimsweep import Structure, add_gates
-from slimsweep.config.schema import load_config
+from slimsweep.config import load_config
 from slimsweep.slimming.removal_path import RemovalPath, equal_gates
 from slimsweep.training.dense_model import check_model
 

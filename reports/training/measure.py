@@ -31,7 +31,7 @@ from torch.utils.data import TensorDataset
 from slimsweep import add_gates, slim, solve
 from slimsweep.cluster import cluster  # cluster: how workers keep their memory  # noqa: F401
 from slimsweep.cluster.worker import data_for, keep_memory
-from slimsweep.config.schema import Config, Recipe, Search
+from slimsweep.config import Config, Recipe, Search
 from slimsweep.data import Data, images_seen, train_loader
 from slimsweep.tools.bench import hardware
 from slimsweep.training.criterion import Criterion

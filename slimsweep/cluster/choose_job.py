@@ -5,9 +5,9 @@ from typing import Any
 import ray
 
 from slimsweep import methods
-from slimsweep.cluster.cluster import StageFailed, first_cause
 from slimsweep.cluster.worker import data_for, device_of, job_arguments, run_of, set_threads
 from slimsweep.data import training_images
+from slimsweep.errors import OutOfTime, StageFailed, TrainingDiverged, explain
 from slimsweep.ledger.checkpoints import Checkpoints
 from slimsweep.ledger.planning import asked_of, baseline_places, distinct_paces, pace_key, smallest_budget, to_choose
 from slimsweep.ledger.recorder import RunRecorder
@@ -21,7 +21,7 @@ from slimsweep.slimming.removal_path import size_multiple
 from slimsweep.slimming.structure import Structure
 from slimsweep.training.criterion import Teacher
 from slimsweep.training.evaluate import evaluate_split
-from slimsweep.training.loop import OutOfTime, TrainingDiverged, train
+from slimsweep.training.loop import train
 
 
 def choose_pace(run: Run, until: float | None = None) -> bool:
@@ -46,7 +46,7 @@ def choose_pace(run: Run, until: float | None = None) -> bool:
                 return False
             found += ended
     except ray.exceptions.RayError as problem:
-        raise StageFailed(f"the paces could not be tried: {first_cause(problem)}") from problem
+        raise StageFailed(f"the paces could not be tried: {explain(problem, 'retrain')}") from problem
     if all(one["error"] for one in found):
         raise StageFailed(f"no pace of the families could be retrained: {found[0]['error']}")
     best = max(found, key=lambda one: one["val_top1"])  # of equals the one given first
@@ -104,7 +104,7 @@ def choose_structures(run: Run) -> None:
     try:
         ray.get(tasks)
     except ray.exceptions.RayError as problem:
-        raise StageFailed(f"what the methods keep could not be chosen: {first_cause(problem)}") from problem
+        raise StageFailed(f"what the methods keep could not be chosen: {explain(problem, 'retrain')}") from problem
 
 
 def choose_structure(arguments: dict[str, Any]) -> None:

@@ -12,28 +12,12 @@ import ray
 import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from slimsweep.config.schema import Config, ConfigError
+from slimsweep.config import Config, ConfigError
 from slimsweep.ledger.run import DRIVER, Run
 from slimsweep.storage import Folder
 
 # Tune logs a traceback for each trial that dies; the point's row, the table at the end and the exit code say it.
 QUIET = {name: logging.ERROR for name in ("ray", "ray.train", "ray.data", "ray._private")} | {"ray.tune": logging.CRITICAL}
-
-
-class StageFailed(RuntimeError):
-    """Training went wrong on a worker; the text is its own reason, not Ray's account of it."""
-
-
-def first_cause(problem: BaseException) -> str:
-    """The reason that a worker gave, without the tracebacks that Ray puts around it."""
-    for _ in range(5):
-        inner = list(getattr(problem, "worker_failures", {}).values())
-        cause = inner[0] if inner else getattr(problem, "_base_exc", None) or getattr(problem, "cause", None)
-        if not isinstance(cause, BaseException):
-            break
-        problem = cause
-    lines = str(problem).strip().splitlines() or [type(problem).__name__]
-    return lines[0] if len(lines) == 1 else f"{lines[0]} ... {lines[-1]}"
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ import torch
 
 import slimsweep
 from slimsweep import methods
-from slimsweep.cluster.cluster import first_cause
 from slimsweep.cluster.search_job import data_parallel, worker_resources
 from slimsweep.cluster.worker import check_shared, data_for, device_of, job_arguments, run_of, save_model, set_threads
 from slimsweep.data import data_name, images_seen
+from slimsweep.errors import OutOfTime, explain
 from slimsweep.ledger.points import Point
 from slimsweep.ledger.recorder import RunRecorder
 from slimsweep.ledger.run import DENSE, Run
@@ -30,7 +30,7 @@ from slimsweep.saved_models import load
 from slimsweep.slimming.structure import Structure, macs, params
 from slimsweep.training.criterion import Teacher
 from slimsweep.training.evaluate import evaluate_split
-from slimsweep.training.loop import OutOfTime, train
+from slimsweep.training.loop import train
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ def trial(parameters: dict[str, Any], arguments: dict[str, Any]) -> dict[str, An
     except Exception as problem:
         # Training this point went wrong, and would again: its row says why, and the other points go on.
         log.warning("%s failed:\n%s", point.name, traceback.format_exc())
-        error = first_cause(problem)
+        error = explain(problem, "retrain")
         try:
             write_failed(run, point, error)
         except OSError as unwritten:  # a full disk may be what went wrong: the driver tries again, and says so if it cannot

@@ -11,9 +11,9 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from slimsweep.cluster.cluster import StageFailed, first_cause
 from slimsweep.cluster.worker import check_shared, data_for, job_arguments, run_of, save_model, set_threads, wait
-from slimsweep.config.schema import Config
+from slimsweep.config import Config
+from slimsweep.errors import OutOfTime, StageFailed, explain
 from slimsweep.ledger.recorder import RunRecorder
 from slimsweep.ledger.run import DENSE, Run
 from slimsweep.ledger.searched_model import save_searched
@@ -22,7 +22,7 @@ from slimsweep.slimming.gates import GatedModel, add_gates
 from slimsweep.training.criterion import Teacher
 from slimsweep.training.dense_model import build_dense
 from slimsweep.training.evaluate import evaluate_split
-from slimsweep.training.loop import OutOfTime, train
+from slimsweep.training.loop import train
 
 
 def run_search(run: Run, attempt: str, until: float | None = None) -> None:
@@ -44,7 +44,7 @@ def run_search(run: Run, attempt: str, until: float | None = None) -> None:
     except SystemExit:  # what Ray Train makes of Ctrl+C
         raise KeyboardInterrupt from None
     except TrainingFailedError as problem:
-        raise StageFailed(first_cause(problem)) from problem
+        raise StageFailed(explain(problem, "search")) from problem
     finally:
         signal.signal(signal.SIGINT, on_interrupt)
 

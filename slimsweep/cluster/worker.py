@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 from slimsweep import methods
-from slimsweep.config.schema import Config
+from slimsweep.config import Config
 from slimsweep.data import Data, ImageStream, load_data
 from slimsweep.ledger.run import DRIVER, Run
 from slimsweep.slimming.hub import save

@@ -1,0 +1,53 @@
+"""The configuration of a sweep: typed sections, read from a YAML file, the environment and the command line.
+
+Light to import (no torch).
+"""
+
+from slimsweep.config.identity import Stage, changed_keys, checkpoint_token
+from slimsweep.config.load import Options, load_config, load_configs, presets
+from slimsweep.config.messages import ConfigError, did_you_mean
+from slimsweep.config.schema import Config, Terms
+from slimsweep.config.sections import (
+    L1,
+    Affine,
+    Augment,
+    DataConfig,
+    Dense,
+    Distill,
+    Family,
+    Floors,
+    ModelConfig,
+    Pace,
+    Recipe,
+    Resources,
+    Retrain,
+    Search,
+)
+
+__all__ = [
+    "L1",
+    "Affine",
+    "Augment",
+    "Config",
+    "ConfigError",
+    "DataConfig",
+    "Dense",
+    "Distill",
+    "Family",
+    "Floors",
+    "ModelConfig",
+    "Options",
+    "Pace",
+    "Recipe",
+    "Resources",
+    "Retrain",
+    "Search",
+    "Stage",
+    "Terms",
+    "changed_keys",
+    "checkpoint_token",
+    "did_you_mean",
+    "load_config",
+    "load_configs",
+    "presets",
+]

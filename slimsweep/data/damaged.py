@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from PIL import Image
 
-from slimsweep.config.schema import ConfigError
+from slimsweep.config import ConfigError
+from slimsweep.errors import SlimsweepError
 
 log = logging.getLogger(__name__)
 
@@ -15,8 +16,8 @@ log = logging.getLogger(__name__)
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, tarfile.TarError, Image.DecompressionBombError)
 
 
-class DamagedImage(Exception):
-    """An image that is there and cannot be read: its name, and why."""
+class DamagedImage(SlimsweepError):
+    """An image that is there but cannot be read: its name, and why."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(name, reason)
@@ -28,11 +29,11 @@ class TooManyDamaged(ConfigError):
 
 
 class Damaged:
-    """What images of a split could not be read so far: each once, in however many epochs and loading processes.
+    """The images of a split that could not be read so far; each counts once, over all epochs and loading processes.
 
     Args:
         split: train, val or test.
-        limit: how many may be skipped.
+        limit: how many may be skipped (data.max_damaged).
     """
 
     def __init__(self, split: str, limit: int) -> None:
@@ -41,7 +42,10 @@ class Damaged:
         self.reasons: dict[str, str] = {}
 
     def skip(self, found: Mapping[str, str]) -> None:
-        """Warn of damaged images that are new, of which `found` has the reasons by name.
+        """Count damaged images and warn of those that are new.
+
+        Args:
+            found: why each cannot be read, by its name.
 
         Raises:
             TooManyDamaged: with them there are more than the limit.
@@ -52,19 +56,19 @@ class Damaged:
                 log.warning("the image %s cannot be read (%s): it is skipped in %s", name, reason, self.split)
 
     def add(self, found: Mapping[str, str]) -> None:
-        """`skip`, without a warning: another worker has given it."""
+        """`skip` without a warning: for images that another worker has warned of."""
         self.reasons.update(found)
         if len(self.reasons) > self.limit:
             raise self.refusal(*list(self.reasons.items())[-1])
 
     def refusal(self, name: str, reason: str) -> TooManyDamaged:
-        """The sentence that stops a run at this image."""
+        """The error for an image that is one too many."""
         if not self.limit:
-            mend = "replace or remove it, or set data.max_damaged to skip so many in each split"
-            return TooManyDamaged(f"the image {name} cannot be read ({reason}): {mend}")
+            way_out = "replace or remove it, or set data.max_damaged to how many each split may skip"
+            return TooManyDamaged(f"the image {name} cannot be read ({reason}): {way_out}")
         count = f"{self.limit} other{'s' * (self.limit > 1)} of {self.split} are damaged too"
-        mend = f"replace or remove them, or raise data.max_damaged, which is {self.limit}"
-        return TooManyDamaged(f"the image {name} cannot be read ({reason}), and {count}: {mend}")
+        way_out = f"replace or remove them, or raise data.max_damaged, which is {self.limit}"
+        return TooManyDamaged(f"the image {name} cannot be read ({reason}), and {count}: {way_out}")
 
 
 def reason_of(problem: Exception) -> str:

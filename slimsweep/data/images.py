@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from slimsweep.config.schema import ConfigError
+from slimsweep.config import ConfigError
 from slimsweep.data.damaged import UNREADABLE, Damaged, DamagedImage, reason_of
 from slimsweep.data.readers import Shards, Source, decode
 from slimsweep.data.transforms import View, random_state_kept, seed_all, uniforms
 
 T = TypeVar("T")
 
-CACHE_BYTES = 2**28  # images that need no random transform are kept ready up to here
+CACHE_BYTES = 2**28  # most that an ImageSet keeps in memory as tensors
 
 
 class ImageSet(Dataset[tuple[Tensor, int]]):
@@ -27,9 +27,9 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         source: the images as they are stored.
         indices: which of them, in this order.
         view: how they become tensors.
-        num_classes: labels must be below.
-        cache: keep tensors where nothing random happens to them and they fit.
-        damaged: where images that cannot be read are noted; None allows none.
+        num_classes: labels are from 0 to below this.
+        cache: keep tensors in memory, if their transform draws no random numbers and all fit into CACHE_BYTES.
+        damaged: counts images that cannot be read; None allows none.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         return images[0], int(labels[0])
 
     def batch(self, items: Sequence[int], seeds: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
-        """(images (B, C, H, W), labels (B,)) of `items`, as `read` gives them; those that are damaged are noted.
+        """(images (B, C, H, W), labels (B,)) of `items`, as `read` gives them; damaged images are counted.
 
         Raises:
             ConfigError: too many images that cannot be read, a label that is not one of the classes.
@@ -72,9 +72,11 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
     def read(self, items: Sequence[int], seeds: Sequence[int] | None = None) -> tuple[Tensor, Tensor, dict[str, str]]:
         """(images (B, C, H, W), labels (B,), the reasons of damaged images by name).
 
-        Without `seeds`, as in evaluation, damaged images are left out. With them, one an image as in training, the same
-        items always look the same, and the next readable image stands in for a damaged one: B is kept, as long as
-        there are not more damaged ones than may be.
+        Args:
+            items: places in this set, from 0.
+            seeds: of the augmentation, one per item, as in training: an item with the same seed always looks the same, and
+                the next readable image takes the place of a damaged one, so that B stays, up to the limit of damaged images.
+                None, as in evaluation, leaves damaged images out.
 
         Raises:
             ConfigError: a label that is not one of the classes.
@@ -84,7 +86,7 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
             with random_state_kept():
                 images, labels = self._stack(items, seeds, damaged)
         elif self.cache:
-            images, labels = self._ready(items, seeds, damaged)
+            images, labels = self._cached(items, seeds, damaged)
         else:
             images, labels = self._stack(items, seeds, damaged)
         if self.view.affine is None or not len(labels):
@@ -113,7 +115,7 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         return stacked(found for found in reads if found is not None)
 
     def _readable(self, item: int, read: Callable[[int], T], training: bool, damaged: dict[str, str]) -> T | None:
-        """What `read` makes of an item, or in training of the next that is not damaged; None where there is nothing."""
+        """What `read` returns for an item, or in training for the next that is not damaged; None where there is none."""
         for other in range(item, item + len(self) if training else item + 1):
             try:
                 return read(other % len(self))
@@ -123,19 +125,19 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
                     break
         return None
 
-    def _ready(self, items: Sequence[int], seeds: Sequence[int] | None, damaged: dict[str, str]) -> tuple[Tensor, Tensor]:
+    def _cached(self, items: Sequence[int], seeds: Sequence[int] | None, damaged: dict[str, str]) -> tuple[Tensor, Tensor]:
         chosen = torch.as_tensor(items)
         if (self._labels[chosen] < 0).any():
-            kept = [self._readable(item, self._keep, seeds is not None, damaged) for item in items]
+            cached = [self._readable(item, self._fill_cache, seeds is not None, damaged) for item in items]
             if not self.cache:  # they do not fit
                 return self._stack(items, seeds, damaged)
-            chosen = torch.tensor([item for item in kept if item is not None], dtype=torch.int64)
+            chosen = torch.tensor([item for item in cached if item is not None], dtype=torch.int64)
         if self._images is None:
             return stacked([])
         return self._images[chosen], self._labels[chosen]
 
-    def _keep(self, item: int) -> int:
-        """Keep an item's tensor ready; returns the item."""
+    def _fill_cache(self, item: int) -> int:
+        """Put an item's tensor into the cache; returns the item."""
         if self.cache and self._labels[item] < 0:
             image, label = self._one(item)
             if self._images is None:
@@ -148,14 +150,14 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
 
 
 class ImageStream:
-    """A split that is streamed (WebDataset and the like), as the network sees it; loaders deal it out.
+    """A split that is streamed (WebDataset, Hugging Face), as the network sees it; loaders share it out among workers.
 
     Args:
         source: its shards.
         view: how images become tensors.
-        num_classes: labels must be below.
-        limit: images of it that are used at most: the first ones of each shard.
-        damaged: where images that cannot be read are noted; None allows none.
+        num_classes: labels are from 0 to below this.
+        limit: how many images are used at most: the first ones of each shard.
+        damaged: counts images that cannot be read; None allows none.
     """
 
     def __init__(self, source: Shards, view: View, num_classes: int, limit: int | None, damaged: Damaged | None = None) -> None:
@@ -170,12 +172,13 @@ class ImageStream:
         return self.source.images if self.limit is None else min(self.source.images, self.limit)
 
     def part(self, part: int, parts: int, order: Sequence[int]) -> Iterator[tuple[str, Any, int]]:
-        """Name, stored image and label of one share of the images: shares do not overlap, and all give each image once.
+        """Name, stored image and label of each image in one share; shares do not overlap, and together hold each image once.
 
         Args:
-            part: which of `parts` shares: whole shards, or of a shard that several must share, each so-and-so-many-th image.
-            parts: how many there are.
-            order: in which shards are dealt out and read.
+            part: which share, from 0. A share is whole shards; where there are more shares than shards, every n-th image of one
+                shard that n shares have in common.
+            parts: number of shares.
+            order: the shards, in the order in which they are given to shares and read.
         """
         shards = len(order)
         sharing = len(range(part % shards, parts, shards))  # 1 where there are enough shards
@@ -184,7 +187,7 @@ class ImageStream:
             yield from islice(islice(self.source.read(shard), most), part // shards, None, sharing)
 
     def tensor(self, name: str, stored: Any, label: int, seed: int | None = None) -> tuple[Tensor, int]:
-        """An image (C, H, W) and its label; with a seed, one image always looks the same.
+        """An image (C, H, W) and its label; with the same seed, an image always looks the same.
 
         Raises:
             DamagedImage: it cannot be read.
@@ -205,14 +208,15 @@ class ImageStream:
 
 
 def stacked(found: Iterable[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
-    """(images (B, C, H, W), labels (B,)); of no image, two empty tensors."""
+    """(images (B, C, H, W), labels (B,)) from single images and labels; two empty tensors where there are none."""
     pairs = list(found)
     images = torch.stack([image for image, _ in pairs]) if pairs else torch.empty(0)
     return images, torch.tensor([label for _, label in pairs], dtype=torch.int64)
 
 
 def check_label(label: int, num_classes: int, name: str) -> None:
+    """Refuse a label that is not one of the classes; `name` is the image's, for the message."""
     if not 0 <= label < num_classes:
         raise ConfigError(
-            f"{name} has the label {label}, but there are {num_classes} classes: set data.num_classes, or mend labels"
+            f"{name} has the label {label}, but there are {num_classes} classes: set data.num_classes, or fix the labels"
         )

@@ -9,24 +9,26 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
-from slimsweep.config.schema import ConfigError, DataConfig
+from slimsweep.config import ConfigError, DataConfig
 from slimsweep.data.damaged import Damaged, DamagedImage
 from slimsweep.data.images import ImageSet, ImageStream, stacked
 from slimsweep.data.splits import Data
 
 T = TypeVar("T")
 
-SHUFFLED = 2048  # stored images of a stream that a loading process holds and draws from, in training
+SHUFFLE_BUFFER = 2048  # stored images that a loading process holds and draws from, in training on a stream
 
 
 class Loader(DataLoader[Any]):
     """Batches of (images (B, C, H, W), labels (B,)); `damaged` says which images could not be read.
 
-    Iterating raises TooManyDamaged where they are more than may be.
+    Raises:
+        TooManyDamaged: from its iterator, more images cannot be read than data.max_damaged.
     """
 
     @property
     def damaged(self) -> Damaged:
+        """The images of its split that could not be read so far."""
         return self.dataset.images.damaged  # type: ignore[attr-defined]
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
@@ -38,9 +40,10 @@ class Loader(DataLoader[Any]):
 
 
 class TrainLoader(Loader):
-    """`set_epoch` before each epoch decides order and augmentation."""
+    """A loader of training batches: `set_epoch` before each epoch decides order and augmentation."""
 
     def set_epoch(self, epoch: int) -> None:
+        """Make the next iteration the one of this epoch, counted from 0."""
         ordered: Any = self.sampler if isinstance(self.sampler, _ShuffledBatches) else self.dataset
         ordered.set_epoch(epoch)
         # Loading processes take their seeds from here.
@@ -53,8 +56,8 @@ def train_loader(
     """Training batches of one of `world` workers: each holds its share of the same global batch, whatever `world` is.
 
     Order and augmentation are functions of (seed, epoch) alone, so a resumed run sees what an uninterrupted one would
-    have seen; of a stream, also of the number of workers and loading processes, which deal its shards among themselves.
-    Images that do not fill a last batch wait for another epoch.
+    have seen; for a stream, also of the number of workers and loading processes, among which its shards are shared out.
+    Images that do not fill a last batch are left out of the epoch.
 
     Args:
         images: the training split.
@@ -119,7 +122,7 @@ class _ShuffledBatches(Sampler[list[tuple[int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         draw = np.random.default_rng([self.seed, self.epoch])
-        # Repeats stand side by side: in one batch, and on different workers. An epoch keeps its length.
+        # Repeats of an image are neighbours: in one batch, and on different workers. An epoch stays as long.
         order = np.repeat(draw.permutation(self.size), self.repeated)[: self.size]
         seeds = draw.integers(2**63, size=self.size)
         for step in range(len(self)):
@@ -146,8 +149,8 @@ class _Fetch(Dataset[tuple[Tensor, Tensor, dict[str, str]]]):
 class _StreamedTraining(IterableDataset[tuple[Tensor, Tensor, dict[str, str]]]):
     """A worker's training batches from a stream.
 
-    Loading processes take turns, so each gives every so-and-so-many-th step of the epoch; one whose share of the images
-    is over before that begins with it again.
+    Loading processes take turns: of n processes, each gives every n-th step of the epoch. One whose images are used up before
+    the epoch ends begins with them again.
     """
 
     def __init__(self, images: ImageStream, *, batch: int, rank: int, world: int, seed: int) -> None:
@@ -169,12 +172,12 @@ class _StreamedTraining(IterableDataset[tuple[Tensor, Tensor, dict[str, str]]]):
             yield found, labels, dict(damaged)
 
     def _endless(self, part: int, parts: int, damaged: dict[str, str]) -> Iterator[tuple[Tensor, int]]:
-        """Readable images, until there are more `damaged` ones than may be."""
+        """Readable images of one share, over and over, until more are `damaged` than the limit."""
         order = np.random.default_rng([self.seed, self.epoch]).permutation(self.images.source.shards).tolist()
         draw = np.random.default_rng([self.seed, self.epoch, part])
         while True:
-            given = 0
-            for stored in _mixed(self.images.part(part, parts, order), draw):
+            readable = 0
+            for stored in _shuffled(self.images.part(part, parts, order), draw):
                 try:
                     image = self.images.tensor(*stored, seed=int(draw.integers(2**63)))
                 except DamagedImage as problem:
@@ -182,11 +185,11 @@ class _StreamedTraining(IterableDataset[tuple[Tensor, Tensor, dict[str, str]]]):
                     if len(damaged) > self.images.damaged.limit:
                         return
                     continue
-                given += 1
+                readable += 1
                 yield image
-            if not given and parts == 1:
-                raise ConfigError("the training images cannot be read, not one of them: mend data.root or the split's name")
-            if not given:  # a share without images: there are more shares than images in a shard
+            if not readable and parts == 1:
+                raise ConfigError("the training images cannot be read, not one of them: fix data.root or the split's name")
+            if not readable:  # more shares than images in a shard: this one has none, and takes from all
                 part, parts = 0, 1
 
 
@@ -215,9 +218,9 @@ def _loading_process() -> tuple[int, int]:
     return (process.id, process.num_workers) if process else (0, 1)
 
 
-def _mixed(stored: Iterator[T], draw: np.random.Generator) -> Iterator[T]:
-    """All of them in a random order, as far as SHUFFLED at once allow."""
-    held = list(islice(stored, SHUFFLED))
+def _shuffled(stored: Iterator[T], draw: np.random.Generator) -> Iterator[T]:
+    """All of them in a random order, as random as a buffer of SHUFFLE_BUFFER allows."""
+    held = list(islice(stored, SHUFFLE_BUFFER))
     for new in stored:
         place = int(draw.integers(len(held)))
         yield held[place]

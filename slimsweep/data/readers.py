@@ -12,15 +12,15 @@ from PIL import Image, UnidentifiedImageError
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from torch import Tensor
 
-from slimsweep.config.schema import ConfigError
+from slimsweep.config import ConfigError
 from slimsweep.data.damaged import UNREADABLE, DamagedImage, reason_of
 
 
 class Source(Protocol):
-    """A split as it is stored: random access to images, without a transform."""
+    """A split as it is stored, with random access to its images, which are not transformed yet."""
 
     class_names: list[str] | None
-    labels: np.ndarray | None  # of all images, where they are known without decoding
+    labels: np.ndarray | None  # (images,), where they are known without reading the images
 
     def __len__(self) -> int: ...
 
@@ -44,7 +44,7 @@ class Shards(Protocol):
         """Name, image as `open` takes it, and label of all images of a shard, in their order.
 
         Raises:
-            ConfigError: the shard cannot be read to its end, or something in it is no labelled image.
+            ConfigError: the shard cannot be read to its end, or something in it is not an image with a label.
         """
         ...
 
@@ -54,7 +54,12 @@ class Shards(Protocol):
 
 
 class IndexedImages:
-    """A map-style data set of (image, label), with labels and classes where it has them."""
+    """A data set of (image, label) by index, such as a user's function or torchvision gives.
+
+    Args:
+        dataset: `classes` and `targets` are used where it has them.
+        called: what messages call it.
+    """
 
     def __init__(self, dataset: Any, called: str) -> None:
         self.dataset = dataset
@@ -78,7 +83,13 @@ class IndexedImages:
 
 
 class TimmImages(IndexedImages):
-    """timm's reader without its ImageDataset, which takes a neighbour's image in place of a damaged one."""
+    """What a reader of timm finds, without timm's ImageDataset, which would take the next image in place of a damaged one.
+
+    Args:
+        reader: of timm.
+        called: what messages call it.
+        mode: Pillow's mode of the images, L or RGB.
+    """
 
     def __init__(self, reader: Any, called: str, mode: str) -> None:
         self.dataset = reader
@@ -108,12 +119,12 @@ class TimmImages(IndexedImages):
 
 
 class TarImages(TimmImages):
-    """Images in a tar file with a folder a class, or in a folder of tar files, each a class or with a folder a class."""
+    """Images in a tar file with one folder per class, or in a folder of tar files: one per class, or with such folders."""
 
     def __init__(self, root: str, called: str, mode: str) -> None:
         # A tar file that stays open would be shared, and its position with it, by loading processes.
         reader = ReaderImageInTar(root, cache_tarfiles=False)
-        # timm leaves files of the same name in several tars in the order in which the folder lists those.
+        # Files of the same name in several tar files: timm's order is the one in which the file system lists those.
         order = sorted(range(len(reader)), key=lambda index: self._place(*reader.samples[index]))
         reader.samples, reader.targets = reader.samples[order], reader.targets[order]
         super().__init__(reader, called, mode)
@@ -129,12 +140,12 @@ class TarImages(TimmImages):
 
     @staticmethod
     def _place(image: tarfile.TarInfo, tar: str | None, inner: tarfile.TarInfo | None) -> tuple[str, ...]:
-        """In words: its tar file, the tar file in that, and itself."""
+        """(its tar file, the tar file inside that, its own name)."""
         return tar or "", inner.name if inner else "", image.name
 
 
 class HubImages(TimmImages):
-    """Images of a Hugging Face data set that lies here."""
+    """Images of a Hugging Face data set on this machine."""
 
     def name(self, index: int) -> str:
         return f"{self.dataset.filename(index) or index} (number {index} of {self.called})"
@@ -157,8 +168,8 @@ class WebDatasetShards:
         self.images = int(reader.num_samples or 0)
         self.shards = len(self.urls)
         if not self.images:
-            mend = "write _info.json beside them, or give their number behind the split's name and a |"
-            raise ConfigError(f"{called} does not say how many images its shards hold: {mend}")
+            way_out = "write _info.json beside them, or give their number behind the split's name and a |"
+            raise ConfigError(f"{called} does not say how many images its shards hold: {way_out}")
 
     def read(self, shard: int) -> Iterator[tuple[str, bytes, int]]:
         import webdataset
@@ -174,7 +185,7 @@ class WebDatasetShards:
             raise ConfigError(f"the shard {url} cannot be read to its end ({reason_of(problem)}): write it again") from problem
         if self.lengths and count != self.lengths[shard]:
             says = f"_info.json says {self.lengths[shard]}"
-            raise ConfigError(f"the shard {url} holds {count} images, but {says}: write it again, or mend _info.json")
+            raise ConfigError(f"the shard {url} holds {count} images, but {says}: write it again, or fix _info.json")
 
     def open(self, stored: bytes) -> BinaryIO:
         return io.BytesIO(stored)
@@ -210,7 +221,7 @@ class HubShards:
     def read(self, shard: int) -> Iterator[tuple[str, dict[str, Any], int]]:
         count = 0
         try:
-            # Plain iteration would deal the shard out once more, over the loading processes.
+            # Iterating over the shard itself would split it once more, among the loading processes.
             for rows in self.dataset.shard(num_shards=self.shards, index=shard).iter(batch_size=16):
                 for image, label in zip(*(rows[column] for column in self.columns), strict=True):
                     name = f"{image['path'] or count} (number {count} of shard {shard} of {self.called})"
@@ -230,14 +241,16 @@ class HubShards:
 
 
 def classes_by_index(classes: Mapping[str, int]) -> list[str] | None:
+    """The names of the classes in the order of their numbers; None where there are none."""
     return sorted(classes, key=classes.__getitem__) or None
 
 
-def label_number(said: Any, name: str) -> int:
+def label_number(stored: Any, name: str) -> int:
+    """A stored label as a number (-1 for none); `name` is the image's, for the message."""
     try:
-        return int(-1 if said is None else said)
+        return int(-1 if stored is None else stored)
     except (TypeError, ValueError) as problem:
-        raise ConfigError(f"{name} has the label {said!r}, which is no number: write numbers of classes from 0") from problem
+        raise ConfigError(f"{name} has the label {stored!r}, which is no number: write the class as a number") from problem
 
 
 def decode(stored: BinaryIO, mode: str) -> Image.Image:
@@ -245,5 +258,5 @@ def decode(stored: BinaryIO, mode: str) -> Image.Image:
     try:
         with Image.open(stored) as image:
             return image.convert(mode)
-    except UnidentifiedImageError:  # it would name an object in memory
-        raise UnidentifiedImageError("it is no image that Pillow knows") from None
+    except UnidentifiedImageError:  # its own text names an object in memory
+        raise UnidentifiedImageError("Pillow knows no image format like it") from None

@@ -1,6 +1,6 @@
 """Data sets by their names: where their images are stored, and under which names their splits are found.
 
-`digits` is embedded, all else comes through timm's create_dataset or the user's own function.
+`digits` comes with scikit-learn; all others through timm's create_dataset or the user's own function.
 """
 
 import importlib
@@ -17,7 +17,7 @@ import numpy as np
 import timm.data
 from PIL import Image
 
-from slimsweep.config.schema import Config, ConfigError, did_you_mean
+from slimsweep.config import Config, ConfigError, did_you_mean
 from slimsweep.data.damaged import reason_of
 from slimsweep.data.readers import HubImages, HubShards, IndexedImages, TarImages, TimmImages, WebDatasetShards
 
@@ -53,14 +53,18 @@ def check_data(config: Config) -> None:
     if root is None and prefix not in ("hfds", "hfids"):
         raise ConfigError(f"data.root is not set, but {title(config)} is read from a folder: set data.root to it")
     if root is not None and name in FOLDER_NAMES and Path(root).expanduser().is_file():
-        mend = "put a tar file a split, such as train.tar and validation.tar, into a folder, and set data.root to that"
-        raise ConfigError(f"data.root is {root!r}, which is one file for all splits: {mend}")
+        way_out = "put one tar file per split, such as train.tar and validation.tar, into a folder, and set data.root to that"
+        raise ConfigError(f"data.root is {root!r}, which is one file for all splits: {way_out}")
     if root is not None and prefix not in STREAMS and not Path(root).expanduser().is_dir():
-        raise ConfigError(f"data.root is {root!r}, which is no folder here: mend the path, or put {title(config)} there")
+        raise ConfigError(f"data.root is {root!r}, which is no folder here: fix the path, or put {title(config)} there")
 
 
 def sources_of(config: Config, mode: str) -> dict[str, Any]:
-    """train, test, and val where the data set has one; as they are stored."""
+    """train, test, and val where the data set has one: each a `Source` or `Shards`, as they are stored.
+
+    Args:
+        mode: Pillow's mode of the images, L or RGB.
+    """
     if config.data.name == "digits":
         return _digits(config)
     if ":" in config.data.name and "/" not in config.data.name:
@@ -135,7 +139,7 @@ def _from_function(config: Config) -> dict[str, IndexedImages]:
         ) from problem
     returned = function(config)
     if not isinstance(returned, tuple) or len(returned) != 3:
-        raise ConfigError(f"{name} must return (train, val or None, test), not {type(returned).__name__}: mend its return")
+        raise ConfigError(f"{name} must return (train, val or None, test), not {type(returned).__name__}: fix what it returns")
     found = {split: dataset for split, dataset in zip(("train", "val", "test"), returned, strict=True) if dataset is not None}
     for split in ("train", "test"):
         if split not in found:
@@ -155,13 +159,15 @@ def _from_timm(config: Config, mode: str) -> dict[str, Any]:
         names["val"] = config.data.val_split
     elif folder and names["test"] not in VAL_NAMES and _has_split(config, *VAL_NAMES):
         names["val"] = "validation"
-    kept = {split: ("train" if name in TRAIN_NAMES else "val" if name in VAL_NAMES else name) for split, name in names.items()}
-    if prefix == "torch" and rest in TORCH_TWO_SPLITS:  # all that is not train is its test set
-        kept = {split: name if name == "train" else "test" for split, name in kept.items()}
+    same_as = {
+        split: ("train" if name in TRAIN_NAMES else "val" if name in VAL_NAMES else name) for split, name in names.items()
+    }
+    if prefix == "torch" and rest in TORCH_TWO_SPLITS:  # torchvision gives the test set for every other name
+        same_as = {split: name if name == "train" else "test" for split, name in same_as.items()}
     for one, other in (("train", "test"), ("val", "test"), ("val", "train")):
-        if one in kept and kept[one] == kept[other]:
-            mend = "leave data.val_split out, and a share of the training images is taken" if one == "val" else "name another"
-            raise ConfigError(f"the {one} and {other} splits of {title(config)} are the same one, {names[other]!r}: {mend}")
+        if one in same_as and same_as[one] == same_as[other]:
+            way_out = "leave data.val_split out to take a share of the training images" if one == "val" else "name another"
+            raise ConfigError(f"the {one} and {other} splits of {title(config)} are the same one, {names[other]!r}: {way_out}")
     return {
         split: _one_from_timm(config, names[split], split, mode, folder) for split in ("train", "val", "test") if split in names
     }
@@ -174,6 +180,7 @@ def _has_split(config: Config, *names: str) -> bool:
 
 
 def _usual_test_split(config: Config, folder: bool) -> str:
+    """The name of the test split where the configuration names none."""
     prefix, _, rest = config.data.name.lower().partition("/")
     if folder:
         return "test" if _has_split(config, "test") else "validation"
@@ -193,7 +200,7 @@ def _one_from_timm(config: Config, name: str, split: str, mode: str, folder: boo
     if prefix in STREAMS:
         if config.data.val_split is None:
             raise ConfigError(
-                f"data.val_split is not set, but {title(config)} is a stream, of which no share can be kept: name one"
+                f"data.val_split is not set, but {title(config)} is a stream, which cannot be divided: name a split"
             )
         streamed = {"is_training": split == "train"}
     package = PACKAGES.get(prefix)
@@ -220,20 +227,23 @@ def _one_from_timm(config: Config, name: str, split: str, mode: str, folder: boo
     except (ImportError, RuntimeError, AssertionError, OSError, ValueError, KeyError, tarfile.TarError) as problem:
         where = f" under {root!r}" if root else ""
         why = reason_of(problem).replace("You can use download=True to download it", "").strip(" .")
-        raise ConfigError(f"the {name} split of {title(config)} cannot be opened{where} ({why}): {_mend(config)}") from problem
+        raise ConfigError(
+            f"the {name} split of {title(config)} cannot be opened{where} ({why}): {_way_out(config)}"
+        ) from problem
     if prefix == "hfds":
         return HubImages(dataset.reader, called, mode)
     return TimmImages(dataset.reader, called, mode) if hasattr(dataset, "reader") else IndexedImages(dataset, called)
 
 
-def _mend(config: Config) -> str:
+def _way_out(config: Config) -> str:
+    """What to do where a split cannot be opened."""
     rest = config.data.name.partition("/")[2].lower()
     raw = {"mnist": "MNIST", "kmnist": "KMNIST", "fashion_mnist": "FashionMNIST", "qmnist": "QMNIST"}.get(rest)
     if raw:
         return f"nothing is downloaded; put its idx files into {raw}/raw below data.root"
     if config.data.name.lower().startswith(("hfds/", "hfids/")):
-        return "mend the name behind the slash (of the Hugging Face Hub, or a folder here) or the split's"
-    return "nothing is downloaded; mend data.root or the split's name"
+        return "fix the name after the slash (of the Hugging Face Hub, or a folder here) or the split's"
+    return "nothing is downloaded; fix data.root or the split's name"
 
 
 def _split_folder(root: Path, name: str) -> Path:
@@ -246,7 +256,7 @@ def _split_folder(root: Path, name: str) -> Path:
             return root / f"{candidate}.tar"
     there = ", ".join(sorted(p.name for p in root.iterdir() if p.is_dir() or p.suffix == ".tar")[:8]) or "no folders"
     raise ConfigError(
-        f"data.root {str(root)!r} has no folder for the split {name!r}, it has {there}: name the split, or mend data.root"
+        f"data.root {str(root)!r} has no folder for the split {name!r}, it has {there}: name the split, or fix data.root"
     )
 
 
@@ -261,9 +271,9 @@ def title(config: Config) -> str:
 
 
 def data_name(config: Config) -> str:
-    """What tells the data set from others in tables: its name, and of an image folder, which is all called the same, where.
+    """What tables call the data set: its name, and for an image folder the last part of its path.
 
-    That is the last part of its path: the same images may lie elsewhere on another machine.
+    Not the whole path: the same images may be elsewhere on another machine.
     """
     if config.data.name not in FOLDER_NAMES:
         return config.data.name
@@ -271,9 +281,12 @@ def data_name(config: Config) -> str:
 
 
 def split_off(labels: np.ndarray | None, size: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(the rest, `count` of them), both sorted indices below `size`; classes keep their shares where labels are known.
+    """Split `count` images off `size` ones, with each class's share kept where labels are known.
 
     The same for the same labels, on every machine and for every seed of a run.
+
+    Returns:
+        Indices of the rest, and of those that were split off; both sorted.
     """
     order = np.random.default_rng(SPLIT_SEED).permutation(size)
     place = np.empty(size)

@@ -1,4 +1,4 @@
-"""The three splits of a data set, ready for a network: what is for training, for validation and for the test, all checked."""
+"""The three splits of a data set, ready for a network: training, validation and test, with what does not fit refused."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from slimsweep.config.schema import Config, ConfigError, DataConfig
+from slimsweep.config import Config, ConfigError, DataConfig
 from slimsweep.data.damaged import Damaged, DamagedImage
 from slimsweep.data.images import ImageSet, ImageStream
 from slimsweep.data.readers import IndexedImages, Source
@@ -42,11 +42,11 @@ def load_data(config: Config, input_size: tuple[int, int, int], model_cfg: Mappi
         ConfigError: unknown data set, a root or split that is not there, classes or channels that do not fit.
     """
     check_data(config)
-    wanted = config.data
-    if wanted.image_size is not None and (wanted.image_size, wanted.image_size) != tuple(input_size[1:]):
+    settings = config.data
+    if settings.image_size is not None and (settings.image_size, settings.image_size) != tuple(input_size[1:]):
         size = f"{input_size[1]} x {input_size[2]}"
         raise ConfigError(
-            f"data.image_size is {wanted.image_size}, but the model takes {size}: set model.kwargs.img_size alike"
+            f"data.image_size is {settings.image_size}, but the model takes {size}: set model.kwargs.img_size alike"
         )
     sources = sources_of(config, "L" if input_size[0] == 1 else "RGB")
     train = sources["train"]
@@ -57,17 +57,17 @@ def load_data(config: Config, input_size: tuple[int, int, int], model_cfg: Mappi
     if not isinstance(train, IndexedImages):
         views = {"train": train_view, "val": eval_view, "test": eval_view}
         streams = {
-            split: ImageStream(source, views[split], num_classes, wanted.limit, Damaged(split, wanted.max_damaged))
+            split: ImageStream(source, views[split], num_classes, settings.limit, Damaged(split, settings.max_damaged))
             for split, source in sources.items()
         }
         check_batch(config, len(streams["train"]))
-        return Data(**streams, num_classes=num_classes, class_names=class_names, preprocessing=preprocessing, settings=wanted)
+        return Data(**streams, num_classes=num_classes, class_names=class_names, preprocessing=preprocessing, settings=settings)
 
     for split, source in sources.items():
         _check_channels(source, split, config, input_size[0])
     indices = {split: np.arange(len(source)) for split, source in sources.items()}
     if "val" not in sources:
-        count = max(1, round(wanted.val_share * len(train)))
+        count = max(1, round(settings.val_share * len(train)))
         if count >= len(train):
             raise ConfigError(
                 f"the training split of {title(config)} has {len(train)} images, too few to take val_share of them"
@@ -77,34 +77,35 @@ def load_data(config: Config, input_size: tuple[int, int, int], model_cfg: Mappi
     sets = {}
     for split in ("train", "val", "test"):
         chosen, source = indices[split], sources[split]
-        if wanted.limit is not None and wanted.limit < len(chosen):
+        if settings.limit is not None and settings.limit < len(chosen):
             labels = None if source.labels is None else source.labels[chosen]
-            chosen = chosen[split_off(labels, len(chosen), wanted.limit)[1]]
+            chosen = chosen[split_off(labels, len(chosen), settings.limit)[1]]
         view = train_view if split == "train" else eval_view
-        damaged = Damaged(split, wanted.max_damaged)
-        sets[split] = ImageSet(source, chosen, view, num_classes, cache=wanted.workers == 0, damaged=damaged)
+        damaged = Damaged(split, settings.max_damaged)
+        sets[split] = ImageSet(source, chosen, view, num_classes, cache=settings.workers == 0, damaged=damaged)
     check_batch(config, len(sets["train"]))
-    return Data(**sets, num_classes=num_classes, class_names=class_names, preprocessing=preprocessing, settings=wanted)
+    return Data(**sets, num_classes=num_classes, class_names=class_names, preprocessing=preprocessing, settings=settings)
 
 
 def _classes(config: Config, sources: Mapping[str, Any]) -> tuple[int, list[str] | None]:
-    train, wanted = sources["train"], config.data.num_classes
+    """(number of classes, their names where they are known)."""
+    train, asked = sources["train"], config.data.num_classes
     names = getattr(train, "class_names", None)
     for split, source in sources.items():
         others = getattr(source, "class_names", None)
         if names and others and names != others:
-            odd = sorted(set(names) ^ set(others))
-            which = f"such as {odd[0]!r}" if odd else "in another order"
+            different = sorted(set(names) ^ set(others))
+            which = f"such as {different[0]!r}" if different else "in another order"
             raise ConfigError(
                 f"the classes of the {split} split differ from those of train, {which}: give all splits the same classes"
             )
     labels = getattr(train, "labels", None)
     found = len(names) if names else int(labels.max()) + 1 if labels is not None and len(labels) else None
-    if wanted is None and found is None:
+    if asked is None and found is None:
         raise ConfigError(f"data.num_classes is not set, and {title(config)} does not say how many there are: set it")
-    if wanted is not None and found is not None and (wanted < found or (names and wanted != found)):
-        raise ConfigError(f"data.num_classes is {wanted}, but {title(config)} has {found} classes: set {found} or leave it out")
-    return wanted or found or 0, names
+    if asked is not None and found is not None and (asked < found or (names and asked != found)):
+        raise ConfigError(f"data.num_classes is {asked}, but {title(config)} has {found} classes: set {found} or leave it out")
+    return asked or found or 0, names
 
 
 def _check_channels(source: Source, split: str, config: Config, channels: int) -> None:
@@ -133,7 +134,7 @@ def _first_readable(source: Source, split: str, max_damaged: int) -> Image.Image
             return source.image(index)[0]
         except DamagedImage as problem:
             damaged.add({problem.name: problem.reason})
-    raise ConfigError(f"the {split} images cannot be read, not one of them: mend data.root or the split's name")
+    raise ConfigError(f"the {split} images cannot be read, not one of them: fix data.root or the split's name")
 
 
 def check_batch(config: Config, images: int) -> None:

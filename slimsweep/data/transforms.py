@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from slimsweep.config.schema import Affine, Augment, Config, ConfigError
+from slimsweep.config import Affine, Augment, Config, ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +33,11 @@ class View:
 
     @property
     def mode(self) -> str:
-        """Pillow's name of the images that the transform takes."""
+        """Pillow's mode of the images that the transform takes."""
         return "L" if self.channels == 1 else "RGB"
 
     def tensor(self, image: Image.Image | Tensor) -> Tensor:
+        """A stored image, transformed (C, H, W); uint8 tensors are taken for images, others as they are."""
         if isinstance(image, Tensor) and image.dtype == torch.uint8:
             image = to_pil_image(image)
         if isinstance(image, Image.Image) and image.mode != self.mode:
@@ -44,13 +45,18 @@ class View:
         return self.transform(image)
 
     def warp(self, images_BCHW: Tensor, uniform_B5: np.ndarray) -> Tensor:
+        """Transformed images after `affine_warp`, black outside; as they are where there is none."""
         if self.affine is None:
             return images_BCHW
         return affine_warp(images_BCHW - self.black, self.affine, uniform_B5) + self.black
 
 
 def views_of(config: Config, preprocessing: Mapping[str, Any]) -> tuple[View, View]:
-    """(of training, of evaluation)."""
+    """(the view for training, the view for evaluation).
+
+    Raises:
+        ConfigError: an augmentation that timm cannot build.
+    """
     augment = config.data.augment
     shared = {key: preprocessing[key] for key in ("input_size", "interpolation", "mean", "std")}
     mean, std = (torch.tensor(preprocessing[key]).view(-1, 1, 1) for key in ("mean", "std"))
@@ -99,16 +105,21 @@ def _one_bit_or_more(level_fn: Any, level: float, hparams: Mapping[str, Any]) ->
 def preprocessing_of(
     config: Config, input_size: tuple[int, int, int], model_cfg: Mapping[str, Any], num_classes: int
 ) -> dict[str, Any]:
+    """How images are prepared for the network, in timm's words: the configuration's values, else the model's, else usual ones.
+
+    Raises:
+        ConfigError: mean or std have neither one number nor one per channel.
+    """
     data, channels = config.data, input_size[0]
     own = {}
     for field, plain in (("mean", 0.5), ("std", 0.5)):
-        said, model = getattr(data, field), model_cfg.get(field)
-        if said is not None and len(said) not in (1, channels):
+        asked, model = getattr(data, field), model_cfg.get(field)
+        if asked is not None and len(asked) not in (1, channels):
             raise ConfigError(
-                f"data.{field} has {len(said)} numbers, but the model takes {channels} channels: give one a channel"
+                f"data.{field} has {len(asked)} numbers, but the model takes {channels} channels: give one per channel"
             )
-        if said is not None:
-            own[field] = [float(v) for v in (said if len(said) == channels else said * channels)]
+        if asked is not None:
+            own[field] = [float(v) for v in (asked if len(asked) == channels else asked * channels)]
         else:
             own[field] = [float(v) for v in model] if model is not None and len(model) == channels else [plain] * channels
     # A model's crop belongs to its own image size; at another one, all of the image is used.
@@ -127,7 +138,7 @@ def mixup_fn(augment: Augment, num_classes: int, *, label_smoothing: float = 0.0
     """timm's Mixup as configured, or None where neither Mixup nor CutMix is on.
 
     It draws from NumPy's global generator, takes (images (B, C, H, W), labels (B,)) with an even B, changes the images
-    in place, and returns them with soft labels (B, num_classes) that hold the label smoothing already.
+    in place, and returns them with soft labels (B, num_classes), which are smoothed already.
     """
     if not augment.mixes:
         return None
@@ -145,8 +156,8 @@ def affine_warp(images_BCHW: Tensor, affine: Affine, uniform_B5: np.ndarray) -> 
     """Each image rotated, shifted, zoomed and sheared about its middle; bilinear, 0 outside.
 
     Args:
-        images_BCHW: images.
-        affine: the ranges; as torchvision's RandomAffine has them.
+        images_BCHW: images (B, C, H, W).
+        affine: the ranges; in the units of torchvision's RandomAffine.
         uniform_B5: numbers in [0, 1) that choose angle, shift along x, shift along y, zoom and shear; 0.5 is the middle
             of each range.
     """
@@ -171,7 +182,7 @@ def affine_warp(images_BCHW: Tensor, affine: Affine, uniform_B5: np.ndarray) -> 
 
 
 def uniforms(seeds: np.ndarray, count: int) -> np.ndarray:
-    """(len(seeds), count) numbers in [0, 1), a hash of seed and column (splitmix64): a batch needs no generator an image."""
+    """(len(seeds), count) numbers in [0, 1), a hash of seed and column (splitmix64): no generator per image is needed."""
     with np.errstate(over="ignore"):
         z = seeds.astype(np.uint64)[:, None] + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

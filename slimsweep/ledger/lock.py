@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from slimsweep.errors import RefusedInput
 from slimsweep.ledger.run import DRIVER, Run
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,7 @@ STALE_SECONDS = 60.0  # without a heartbeat for this long, a driver counts as de
 WATCH_SECONDS = 3 * BEAT_SECONDS  # that a driver of another machine is watched before it is believed to be alive
 
 
-class RunTaken(ValueError):
+class RunTaken(RefusedInput):
     """Another driver is at work on this run."""
 
 
@@ -38,7 +39,7 @@ def hold(run: Run) -> Iterator[None]:
     try:
         run.folder.write_json(DRIVER, {**me, "time": time.time()})
     except OSError as problem:
-        raise ValueError(f"output: nothing can be written to {run.uri} ({problem}); give a folder that can be") from problem
+        raise RefusedInput(f"output: nothing can be written to {run.uri} ({problem}); give a folder that can be") from problem
     # Two drivers that started at one moment both got here; the later write won.
     time.sleep(0.2)
     if _read(run).get("token") != token:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from slimsweep.config.schema import Config
+from slimsweep.config import Config
 from slimsweep.ledger.points import Plan, Point, Stage
 from slimsweep.ledger.run import Run
 from slimsweep.methods import METHODS, extra_epochs

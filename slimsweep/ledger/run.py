@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import yaml
 
-from slimsweep.config.schema import Config, ConfigError, Stage
+from slimsweep.config import Config, ConfigError, Stage
+from slimsweep.errors import LOG
 from slimsweep.ledger import tables
 from slimsweep.ledger.points import Plan
 from slimsweep.storage import Folder
@@ -35,7 +36,7 @@ PLAN, BEGUN, DRIVER = "plan.json", "begun", "driver.json"
 DENSE, SEARCH, CHOICES = "dense", "search", "baselines"
 RESULTS, CURVES, MODELS, BENCH = "results", "curves", "models", "bench"
 CHECKPOINTS, RAY = "checkpoints", "ray"
-EPOCHS_LOG, DAMAGED_LOG, ERRORS_LOG = "epochs.log", "damaged.log", "errors.log"
+EPOCHS_LOG, DAMAGED_LOG, ERRORS_LOG = "epochs.log", "damaged.log", LOG
 REPORT = "report"  # .html, .svg, .png
 SEARCH_SHAPE, SEARCH_MODEL = f"{SEARCH}/search.json", f"{SEARCH}/model.safetensors"
 SEARCH_GATES, SEARCH_PATH = f"{SEARCH}/gates.parquet", f"{SEARCH}/path.safetensors"
@@ -101,9 +102,10 @@ class Run:
         """What stands for `model.checkpoint` in this run's names (`token`), and its content; empty where there is none."""
         return dict(self.folder.read_json(IDENTITY)) if self.folder.exists(IDENTITY) else {}
 
-    def write_known_checkpoint(self, found: Mapping[str, str]) -> None:
-        self.folder.write_json(IDENTITY, dict(found))
-        self.__dict__.pop("known_checkpoint", None)
+    def write_known_checkpoint(self) -> None:
+        """Keep `known_checkpoint` for later starts and for workers."""
+        if self.known_checkpoint:
+            self.folder.write_json(IDENTITY, self.known_checkpoint)
 
     def identity(self, stage: Stage, **changes: Any) -> dict[str, Any]:
         """All that changes the result of a stage (`Config.identity`), with this run's token for the checkpoint.
@@ -363,9 +365,8 @@ class Run:
 
     def log_error(self, text: str) -> str:
         """Add a traceback to the run's log of errors; returns where that is."""
-        for line in text.splitlines():
-            self.folder.append_line(ERRORS_LOG, line)
-        return f"{self.uri}/{ERRORS_LOG}"
+        self.folder.append_line(ERRORS_LOG, text)
+        return (self.folder / ERRORS_LOG).uri
 
     def write_report(self, ending: str, content: bytes) -> None:
         """Write report.html, report.svg or report.png."""

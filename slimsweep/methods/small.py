@@ -10,12 +10,14 @@ from timm.layers import Mlp
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from slimsweep.errors import RefusedInput
 from slimsweep.methods.budget_costs import at_each_budget, cost_and_limit
 from slimsweep.methods.choice import Choice, Settings
 from slimsweep.methods.fresh_weights import drawn_by, like
-from slimsweep.slimming.architectures import Timm, model_name, shape_of
+from slimsweep.slimming.architectures import Timm, model_name
 from slimsweep.slimming.budget import BUDGET_TOLERANCE, Budget, BudgetLike
 from slimsweep.slimming.cost import COSTS, Cost
+from slimsweep.slimming.dense_shape import shape_of
 from slimsweep.slimming.structure import Shape, Structure
 
 Sizes = Callable[[int, int], int]  # the cost of a plain model of a width and a depth
@@ -50,7 +52,7 @@ def check(model: nn.Module, settings: Settings, budgets: Sequence[BudgetLike]) -
     """
     refused = f"baselines: 'small' does not work with {model_name(model)}: "
     if not isinstance(model, VisionTransformer):
-        raise ValueError(
+        raise RefusedInput(
             f"{refused}it is no VisionTransformer, and its width and depth are not single numbers; leave 'small' out"
         )
     dense = shape_of(model, "dim", ())
@@ -59,7 +61,7 @@ def check(model: nn.Module, settings: Settings, budgets: Sequence[BudgetLike]) -
     for budget in budgets:
         cost, limit = cost_and_limit(budget, dense)
         if limit < least(cost):
-            raise ValueError(
+            raise RefusedInput(
                 f"{refused}the smallest plain model has {_amount(least(cost), cost)}, more than budget {budget!r} allows; "
                 "leave 'small' or that budget out"
             )
@@ -96,7 +98,7 @@ def small_structure(dense: Timm, budget: BudgetLike, round_to: int = 1, costs: S
                 break
     if not found:
         least = _amount(costs(widths[0], 1), cost)
-        raise ValueError(f"budget {budget!r} is below the smallest plain model's {least}; give a larger budget")
+        raise RefusedInput(f"budget {budget!r} is below the smallest plain model's {least}; give a larger budget")
     near = [f for f in found if -f[1] >= least_near] or [min(found, key=lambda f: f[1])]
     _, _, chosen, blocks = min(near)
     sizes = {"embed_dim": chosen, "depth": blocks, "num_heads": heads_of_small(dense, chosen)}

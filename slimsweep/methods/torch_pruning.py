@@ -14,12 +14,14 @@ from timm.layers import Mlp
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from slimsweep.errors import RefusedInput
 from slimsweep.methods.budget_costs import at_each_budget, cost_and_limit
 from slimsweep.methods.choice import Choice, Settings
 from slimsweep.methods.gradients import accumulate_gradients
-from slimsweep.slimming.architectures import architecture_of, model_name, refused_families, whole_heads_reason
+from slimsweep.slimming.architectures import architecture_of, model_name
 from slimsweep.slimming.budget import BUDGET_TOLERANCE, BudgetLike
 from slimsweep.slimming.cost import COSTS, Cost
+from slimsweep.slimming.dense_shape import refused_families, whole_heads_reason
 from slimsweep.slimming.structure import Shape, Structure, image_size, macs
 
 Importance = Literal["taylor", "magnitude"]
@@ -51,7 +53,7 @@ def check(model: nn.Module, settings: Settings, budgets: Sequence[BudgetLike]) -
         ValueError: says which of these, and what to do.
     """
     if importlib.util.find_spec("torch_pruning") is None:
-        raise ValueError("baselines: 'torch-pruning' needs Torch-Pruning: pip install 'slimsweep[baselines]'")
+        raise RefusedInput("baselines: 'torch-pruning' needs Torch-Pruning: pip install 'slimsweep[baselines]'")
     reason = ""
     if not isinstance(model, VisionTransformer):
         reason = "it is no VisionTransformer, and its blocks are not plain ones"
@@ -62,7 +64,7 @@ def check(model: nn.Module, settings: Settings, budgets: Sequence[BudgetLike]) -
     else:
         reason = whole_heads_reason(model)
     if reason:
-        raise ValueError(
+        raise RefusedInput(
             f"baselines: 'torch-pruning' does not work with {model_name(model)}: {reason}; leave 'torch-pruning' out"
         )
 
@@ -93,11 +95,11 @@ def prune(
         ValueError: no pruning ratio meets the budget; taylor without `backward`.
     """
     if importance == "taylor" and backward is None:
-        raise ValueError("importance 'taylor' needs gradients: give backward, or importance='magnitude'")
+        raise RefusedInput("importance 'taylor' needs gradients: give backward, or importance='magnitude'")
     options: dict[str, Any] = {"importance": importance, "embed_dim": embed_dim, "isomorphic": isomorphic, "round_to": round_to}
     found = _bisect(_with_gradients(model, backward), budget, lambda pruned: True, **options)
     if found is None:
-        raise ValueError(f"Torch-Pruning cannot cut this model to {budget:,} MACs; give a larger budget")
+        raise RefusedInput(f"Torch-Pruning cannot cut this model to {budget:,} MACs; give a larger budget")
     return found.model
 
 
@@ -150,7 +152,7 @@ def pruned_structure(
             if budget - cost.of(best) <= BUDGET_TOLERANCE * dense:
                 break
     if best is None:
-        raise ValueError(
+        raise RefusedInput(
             f"Torch-Pruning cannot cut this model to {budget:,} {cost.label} above the floors of attention and MLPs; "
             "give a larger budget, or lower search.floors"
         )

@@ -27,6 +27,7 @@ import plotly.graph_objects as go
 import pyarrow as pa
 
 import slimsweep
+from slimsweep.errors import RefusedInput
 from slimsweep.ledger.run import Run
 from slimsweep.ledger.status import Status, read_status
 from slimsweep.ledger.tables import BENCH, CURVES, GATES, last_timed
@@ -72,7 +73,7 @@ def build_page(runs: Sequence[RunTables], *, written_at: datetime | None = None,
         ValueError: no run was given.
     """
     if not runs:
-        raise ValueError("a report needs at least one run")
+        raise RefusedInput("a report needs at least one run")
     data = page_data(runs)
     live = any(run.status is not None and run.status.live for run in runs)
     data["refresh_seconds"] = refresh_seconds if live else None

@@ -1,0 +1,76 @@
+"""Slimming: gates on a timm vision transformer, what a budget leaves of them, the cut, the saved model. torch and timm alone.
+
+The names below are what other rooms and users need; each is imported when it is first used, so that
+`slimsweep.slimming.budget` loads no torch.
+
+| file | what it holds |
+| --- | --- |
+| `structure.py` | what is kept of a model: shape, masks, sizes |
+| `cost.py`, `budget.py` | what that costs (MACs, parameters), and how a budget is written |
+| `architectures.py`, `eva_attention.py`, `dense_shape.py` | the timm models that can be cut, one entry each, and their sizes |
+| `gates.py`, `gate_families.py`, `gate_modules.py`, `gate_optimizer.py` | gates, their families, modules and training |
+| `removal_order.py`, `removal_path.py` | the order in which gates leave, and the structure that a budget leaves |
+| `cut.py`, `hub.py` | the smaller model, and its folder on disk |
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from slimsweep.slimming.budget import Budget, BudgetError
+    from slimsweep.slimming.cost import COSTS
+    from slimsweep.slimming.cut import slim
+    from slimsweep.slimming.gate_optimizer import GateOptimizer, GateTraining
+    from slimsweep.slimming.gates import GatedModel, add_gates
+    from slimsweep.slimming.hub import load, save
+    from slimsweep.slimming.removal_path import RemovalPath, solve
+    from slimsweep.slimming.structure import Shape, Structure, macs, params
+
+__all__ = [
+    "COSTS",
+    "Budget",
+    "BudgetError",
+    "GateOptimizer",
+    "GateTraining",
+    "GatedModel",
+    "RemovalPath",
+    "Shape",
+    "Structure",
+    "add_gates",
+    "load",
+    "macs",
+    "params",
+    "save",
+    "slim",
+    "solve",
+]
+
+_MODULES = {
+    "COSTS": "cost",
+    "Budget": "budget",
+    "BudgetError": "budget",
+    "GateOptimizer": "gate_optimizer",
+    "GateTraining": "gate_optimizer",
+    "GatedModel": "gates",
+    "RemovalPath": "removal_path",
+    "Shape": "structure",
+    "Structure": "structure",
+    "add_gates": "gates",
+    "load": "hub",
+    "macs": "structure",
+    "params": "structure",
+    "save": "hub",
+    "slim": "cut",
+    "solve": "removal_path",
+}  # where each name is
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -22,6 +22,7 @@ from timm.models.vision_transformer import (
 )
 from torch import Tensor, nn
 
+from slimsweep.errors import RefusedInput
 from slimsweep.slimming.eva_attention import as_attention_rope, with_fewer_key_heads
 
 # timm ships without types and torch types every attribute of a Module as Tensor | Module: timm's models and blocks are Any.
@@ -159,18 +160,18 @@ def architecture_of(model: Timm) -> Architecture:
     architecture = next((a for a in ARCHITECTURES if isinstance(model, a.model)), None)
     if architecture is None:
         known = ", ".join(a.model.__name__ for a in ARCHITECTURES)
-        raise ValueError(f"{name} is a {type(model).__name__}, which slimsweep cannot cut; it cuts timm's {known} models")
+        raise RefusedInput(f"{name} is a {type(model).__name__}, which slimsweep cannot cut; it cuts timm's {known} models")
     if hasattr(model, "structure"):  # its blocks were looked at before the cut, which may have taken branches out of them
         return architecture
     for block in architecture.blocks(model):
         reason = architecture.refused_blocks.get(type(block))
         if reason is not None or not isinstance(block, architecture.block):
-            raise ValueError(f"{name} cannot be cut: {reason or f'its blocks are {type(block).__name__}'}")
+            raise RefusedInput(f"{name} cannot be cut: {reason or f'its blocks are {type(block).__name__}'}")
         if not isinstance(block.attn, tuple(architecture.attention)):
             wanted = next(iter(architecture.attention)).__name__
-            raise ValueError(f"{name} cannot be cut: its attention is {type(block.attn).__name__}, not {wanted}")
+            raise RefusedInput(f"{name} cannot be cut: its attention is {type(block.attn).__name__}, not {wanted}")
         if type(block.mlp) not in MLP_ROWS:
-            raise ValueError(f"{name} cannot be cut: its MLP is {type(block.mlp).__name__}, which has units of another kind")
+            raise RefusedInput(f"{name} cannot be cut: its MLP is {type(block.mlp).__name__}, which has units of another kind")
     return architecture
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from slimsweep.errors import RefusedInput
 from slimsweep.slimming.cost import COSTS
 
 Unit = str  # a key of COSTS
@@ -23,7 +24,7 @@ BUDGET_TOLERANCE = 0.01  # a model uses its budget well when it is below it by a
 FORMS = "a fraction between 0 and 1 of the dense model (0.5, '50%', '60% params') or an amount ('2.3G', '350M', '11.5M params')"
 
 
-class BudgetError(ValueError):
+class BudgetError(RefusedInput):
     """A budget that means nothing, or that no structure of this model can meet."""
 
 

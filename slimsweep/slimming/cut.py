@@ -25,8 +25,9 @@ from slimsweep.slimming.architectures import (
 from slimsweep.slimming.gate_modules import subclass
 from slimsweep.slimming.gates import GatedModel, fold_gates
 from slimsweep.slimming.structure import Structure
+from slimsweep.slimming.timm_arguments import arguments_of, set_arguments
 
-CUT_ARCHITECTURE = "slimmed_vit"
+CUT_ARCHITECTURE = "slimmed_vit"  # timm's name of all cut models
 
 
 def slim(gated: nn.Module, structure: Structure) -> nn.Module:
@@ -41,10 +42,10 @@ def slim(gated: nn.Module, structure: Structure) -> nn.Module:
     """
     model: Timm = fold_gates(gated) if isinstance(gated, GatedModel) else copy.deepcopy(gated)
     model.zero_grad(set_to_none=True)  # a deep copy takes the last gradients along
-    base, args = model_name(model), dict(getattr(model, "_model_args", {}))
-    again = hasattr(model, "structure")
+    base, args = model_name(model), arguments_of(model)
+    cut_before = hasattr(model, "structure")
     cut(model, structure)
-    model._model_args = args if again else {"base": base, "base_args": args}
+    set_arguments(model, args if cut_before else {"base": base, "base_args": args})
     if getattr(model, "pretrained_cfg", None):
         model.pretrained_cfg = {**model.pretrained_cfg, "architecture": CUT_ARCHITECTURE}
         model.default_cfg = model.pretrained_cfg
@@ -78,11 +79,11 @@ def cut(model: Timm, structure: Structure) -> None:
             cut_attention(block, architecture, remaining_dims(attention, before.attention_mask(index)))
             cut_mlp(block, structure.mlp_mask(index)[before.mlp_mask(index)])
             heads = attention.any(1).nonzero().flatten()
-            own = rotary == "per head" and 0 < len(heads) < len(attention)
-            if not torch.equal(tokens, arriving) or own or (rotary != "none" and not tokens.all()):
+            own_embedding = rotary == "per head" and 0 < len(heads) < len(attention)
+            if not torch.equal(tokens, arriving) or own_embedding or (rotary != "none" and not tokens.all()):
                 subclass(block, SelectingBlock)
             if isinstance(block, SelectingBlock):
-                block.select(arriving, tokens, model.num_prefix_tokens, heads if own else None)
+                block.select(arriving, tokens, model.num_prefix_tokens, heads if own_embedding else None)
             arriving = tokens
     if not arriving.all():
         subclass(model, FewerTokens)
@@ -123,7 +124,13 @@ def check_sizes(model: Timm, structure: Structure) -> None:
 
 
 def cut_attention(block: Timm, architecture: Architecture, mask: Tensor) -> None:
-    """Keep the dims of `mask`, (heads, head_dim)."""
+    """Keep some attention dims of a block.
+
+    Args:
+        block: cut in place.
+        architecture: the model's; says what completes the cut of its attention.
+        mask: (heads, head_dim) bool, of the sizes that the block has now.
+    """
     attention = block.attn
     if bool(mask.all()):
         return
@@ -138,9 +145,9 @@ def cut_attention(block: Timm, architecture: Architecture, mask: Tensor) -> None
     order = torch.stack([F.pad(d, (0, width - len(d)), value=-4 * mask.numel()) for d in dims])
     # timm's attention divides logits by sqrt(width); the gated one divided them by sqrt(head_dim).
     stretch = math.sqrt(width / mask.shape[1])
-    old = mask.numel()
+    stack_size = mask.numel()
     for name, stacks in attention_rows(attention).items():
-        rows = torch.cat([order.flatten() + stack * old for stack in range(stacks)])
+        rows = torch.cat([order.flatten() + stack * stack_size for stack in range(stacks)])
         *path, tensor = name.split(".")
         module = attention.get_submodule(".".join(path))
         value = select_rows(getattr(module, tensor), rows)
@@ -157,7 +164,12 @@ def cut_attention(block: Timm, architecture: Architecture, mask: Tensor) -> None
 
 
 def cut_mlp(block: Timm, mask: Tensor) -> None:
-    """Keep the MLP units of `mask`, (hidden,)."""
+    """Keep some MLP units of a block.
+
+    Args:
+        block: cut in place.
+        mask: (hidden,) bool, of the units that the block has now.
+    """
     mlp = block.mlp
     if bool(mask.all()):
         return
@@ -182,7 +194,7 @@ def select_rows(tensor: Tensor, rows: Tensor) -> Tensor:
 
 
 def replace_tensor(module: nn.Module, name: str, value: Tensor) -> None:
-    """Replace a parameter or buffer by one of another size, and the sizes that a linear layer tells."""
+    """Replace a parameter or buffer by one of another size, and update the sizes that a linear layer states."""
     old = getattr(module, name)
     if isinstance(old, nn.Parameter):
         setattr(module, name, nn.Parameter(value, requires_grad=old.requires_grad))
@@ -200,24 +212,32 @@ class RemovedBranch(nn.Module):
         self.bias = bias
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """(batch, tokens, embed_dim) to the same shape; further arguments of the branch are ignored."""
         return torch.zeros_like(x) if self.bias is None else self.bias.to(x.dtype).expand_as(x)
 
 
 class SelectingBlock(nn.Module):
-    """Before timm's block class: drops the tokens that leave here, and picks the rotary embeddings of those that stay."""
+    """Mixed in before timm's block class: drops the tokens that leave here, and the rotary embeddings of those that left."""
 
     token_index: Tensor
     patch_index: Tensor
     head_index: Tensor | None
 
     def select(self, arriving: Tensor, kept: Tensor, prefix: int, heads: Tensor | None) -> None:
-        """Choose: `arriving` and `kept`, (patches,) bool, on the dense grid; `heads` where each has its own embedding."""
+        """Set what stays.
+
+        Args:
+            arriving: (patches,) bool, on the dense grid: the patch tokens at the block's input.
+            kept: (patches,) bool: those of them that stay.
+            prefix: how many prefix tokens come first; they stay.
+            heads: (kept heads,) indices of the dense heads, where each head has its own rotary embedding and some left.
+        """
         among = kept[arriving].nonzero().flatten()  # positions among the tokens that arrive
-        place = next(self.parameters()).device
+        device = next(self.parameters()).device
         index = torch.cat([torch.arange(prefix), among + prefix]) if not torch.equal(arriving, kept) else torch.arange(0)
-        self.register_buffer("token_index", index.to(place), persistent=False)
-        self.register_buffer("patch_index", kept.nonzero().flatten().to(place), persistent=False)
-        self.register_buffer("head_index", None if heads is None else heads.to(place), persistent=False)
+        self.register_buffer("token_index", index.to(device), persistent=False)
+        self.register_buffer("patch_index", kept.nonzero().flatten().to(device), persistent=False)
+        self.register_buffer("head_index", None if heads is None else heads.to(device), persistent=False)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if len(self.token_index):
@@ -233,7 +253,7 @@ class SelectingBlock(nn.Module):
 
 
 class FewerTokens(nn.Module):
-    """Before timm's model class: what a model that lost tokens can no longer give."""
+    """Mixed in before timm's model class: says what a model that lost tokens can no longer give."""
 
     def forward_intermediates(self, x: Tensor, *args: Any, output_fmt: str = "NCHW", **kwargs: Any) -> Any:
         if output_fmt == "NCHW":

@@ -19,7 +19,7 @@ from slimsweep.slimming.gate_modules import (
     subclass,
 )
 from slimsweep.slimming.removal_order import Steps, attention_steps, mlp_steps, token_steps
-from slimsweep.slimming.structure import FAMILIES, Layer, Shape
+from slimsweep.slimming.structure import Layer, Shape
 
 Granularity = Literal["dim", "head", "uniform"]
 TokenGate = Literal["linear", "tanh"]
@@ -132,9 +132,3 @@ GATE_FAMILIES: dict[str, GateFamily] = {
         modules=("token_bias",),
     ),
 }
-
-
-def check_families(names: Any) -> None:
-    """Raise ValueError where a name is no family of gates."""
-    if unknown := sorted(set(names) - set(FAMILIES)):
-        raise ValueError(f"{unknown[0]!r} is no family of gates; they are {', '.join(FAMILIES)}")

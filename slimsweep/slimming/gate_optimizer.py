@@ -40,11 +40,11 @@ class GateTraining:
 
 
 class GateOptimizer:
-    """Steps the gates of a model that is in training; its weights are another optimizer's.
+    """The optimizer of a gated model's gates; the weights have another one.
 
     Args:
-        gated: the model; what parallel wrapper it is in does not matter.
-        training: how.
+        gated: the model itself, not a parallel wrapper around it.
+        training: learning rate, optimizer, penalty and annealing.
     """
 
     def __init__(self, gated: GatedModel, training: GateTraining) -> None:
@@ -52,14 +52,17 @@ class GateOptimizer:
         self.training = training
         self.gates = gated.gate_parameters()
         self.weights = penalty_weights(gated.shape, training)
-        self.second = {family: torch.zeros((), device=gates[0].device) for family, gates in self.gates.items()}
+        self.mean_square = {family: torch.zeros((), device=gates[0].device) for family, gates in self.gates.items()}
         self.steps = 0
         self.power = 1.0
         everything = [g for gates in self.gates.values() for g in gates]
         self.adam = torch.optim.Adam(everything, lr=training.lr, fused=True) if training.optimizer == "adam" else None
 
     def penalty(self) -> Tensor | float:
-        """The l1 as a term of the loss, where Adam follows its gradient (the paper's way: sums of |gate|); else 0."""
+        """The l1 as a term of the loss, where Adam follows its gradient; 0 for proximal steps, which apply it themselves.
+
+        The sum over all gates of factor times |gate|, as in ViT-Slim (arXiv 2201.00814, section 3).
+        """
         if self.adam is None:
             return 0.0
         terms = [
@@ -70,9 +73,9 @@ class GateOptimizer:
         return torch.stack(terms).sum()
 
     def pressure(self, family: str) -> float:
-        """The share of the l1 that pushes now.
+        """The share of its l1 factor that a family has now, from 0 to 1.
 
-        Where annealing has taken the token gates' effect away, nothing pushes back: the pressure is taken away as well.
+        Annealing takes the token gates' effect on the task away, and with it what holds them up: their l1 shrinks alongside.
         """
         return self.power if family == "token" else 1.0
 
@@ -95,20 +98,22 @@ class GateOptimizer:
             if len(gradients) < len(gates):
                 raise RuntimeError(f"the {family} gates got no gradient; they take no part in the loss")
             square = torch.stack([g.square().mean() for g in gradients]).mean()
-            self.second[family].mul_(SQUARES_DECAY).add_(square, alpha=1 - SQUARES_DECAY)
-            rms = (self.second[family] / (1 - SQUARES_DECAY**self.steps)).sqrt().clamp(min=1e-12)
+            self.mean_square[family].mul_(SQUARES_DECAY).add_(square, alpha=1 - SQUARES_DECAY)
+            rms = (self.mean_square[family] / (1 - SQUARES_DECAY**self.steps)).sqrt().clamp(min=1e-12)
             for gate, gradient, weight in zip(gates, gradients, self.weights[family], strict=True):
                 gate.sub_(self.training.lr * gradient / rms)
                 gate.sub_(self.training.lr * self.pressure(family) * weight).clamp_(min=0)
                 gate.grad = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"steps": self.steps, "second": self.second, "adam": self.adam.state_dict() if self.adam else None}
+        """What a checkpoint keeps. Searches of earlier versions are resumed, so the keys stay as they are."""
+        return {"steps": self.steps, "second": self.mean_square, "adam": self.adam.state_dict() if self.adam else None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
         self.steps = state["steps"]
         for family, value in state["second"].items():
-            self.second[family].copy_(value)
+            self.mean_square[family].copy_(value)
         if self.adam:
             self.adam.load_state_dict(state["adam"])
 

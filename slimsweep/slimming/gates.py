@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from slimsweep.errors import RefusedInput
 from slimsweep.slimming.architectures import Timm, architecture_of, model_name
 from slimsweep.slimming.dense_shape import refused_families, shape_of, whole_heads_reason
-from slimsweep.slimming.gate_families import GATE_FAMILIES, Granularity, TokenGate, check_families
+from slimsweep.slimming.gate_families import GATE_FAMILIES, Granularity, TokenGate
 from slimsweep.slimming.gate_modules import subclass, unparametrize
-from slimsweep.slimming.structure import Shape, macs, params
+from slimsweep.slimming.structure import Shape, check_families, macs, params
 
 Gates = dict[str, list[Tensor]]
 
@@ -29,13 +30,14 @@ def add_gates(
 
     Args:
         model: a timm VisionTransformer (DeiT, CLIP, SigLIP, DINOv2, ...), Eva (EVA-02, DINOv3) or SwinTransformer.
-        granularity: of attention gates: "dim" one a head and dim, "head" one a head, "uniform" one a dim, shared by the
-            layer's heads. Families that can only lose whole heads (rotary embeddings, qk-norm) get "head" for "dim".
-        families: of gates: "attention", "mlp", "token"; all that this model can lose exactly where not given.
-        token_gate: how a token gate is stored: as it is, from 1, or as the tanh of a parameter that starts at 3 (the paper's).
+        granularity: of attention gates: "dim" one per head and dim, "head" one per head, "uniform" one per dim, shared by the
+            layer's heads. Models that can only lose whole heads (rotary embeddings, qk-norm) get "head" in place of "dim".
+        families: which gates: "attention", "mlp", "token". Default: all that this model can lose exactly.
+        token_gate: how a token gate is stored: "linear" as it is, starting at 1; "tanh" as the tanh of a parameter that starts
+            at 3, as in ViT-Slim (arXiv 2201.00814, section 3).
 
     Raises:
-        ValueError: the model, or a family asked for by name, cannot be cut exactly; says why.
+        RefusedInput: a ValueError: the model, or a family asked for by name, cannot be cut exactly; says why.
     """
     chosen, finest = _what_to_gate(model, granularity, families)
     shape = shape_of(model, finest, chosen)
@@ -55,30 +57,30 @@ def add_gates(
 
 
 def _what_to_gate(model: Timm, granularity: str, families: Sequence[str] | None) -> tuple[tuple[str, ...], str]:
-    """The families that get gates and the granularity that this model allows; raises ValueError as `add_gates` says."""
+    """The families that get gates and the granularity that this model allows; raises RefusedInput as `add_gates` says."""
     if hasattr(model, "structure"):
-        raise ValueError(
+        raise RefusedInput(
             f"this {model_name(model)} has been cut already; add gates to its dense model, and solve for a smaller budget"
         )
     if granularity not in ("dim", "head", "uniform"):
-        raise ValueError(f"granularity is {granularity!r}; it can be 'dim', 'head' or 'uniform'")
+        raise RefusedInput(f"granularity is {granularity!r}; it can be 'dim', 'head' or 'uniform'")
     reasons = refused_families(model)
     check_families(families or ())
     for family in families or ():
         if family in reasons:
-            raise ValueError(
+            raise RefusedInput(
                 f"{model_name(model)} cannot have {family} gates: {reasons[family]}; leave {family!r} out of families"
             )
     chosen = tuple(f for f in GATE_FAMILIES if (f in families if families is not None else f not in reasons))
     if (reason := whole_heads_reason(model)) and granularity != "head":
         if granularity == "uniform" and "attention" in chosen:
-            raise ValueError(f"{model_name(model)} cannot have uniform attention gates: {reason}; use granularity='head'")
+            raise RefusedInput(f"{model_name(model)} cannot have uniform attention gates: {reason}; use granularity='head'")
         granularity = "head"
     return chosen, granularity
 
 
 class GatedModel(nn.Module):
-    """Before timm's model class: the gates of the whole network.
+    """Mixed in before timm's model class: the gates of the whole network.
 
     Attributes:
         shape: the dense sizes and costs (`slimsweep.slimming.structure.Shape`).

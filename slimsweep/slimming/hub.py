@@ -12,18 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from timm.models import build_model_with_cfg, register_model, save_for_hf
+from timm.models import build_model_with_cfg, save_for_hf
 from torch import nn
 
+from slimsweep.errors import RefusedInput
 from slimsweep.slimming.architectures import Timm
 from slimsweep.slimming.cut import CUT_ARCHITECTURE, cut
 from slimsweep.slimming.gates import GatedModel
 from slimsweep.slimming.structure import Structure
+from slimsweep.slimming.timm_arguments import arguments_of, has_arguments, set_arguments
 
 
-@register_model
-def slimmed_vit(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """timm's entry point of every cut model: builds the dense architecture and cuts it to the structure in its arguments."""
+def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """What timm's entry point `slimmed_vit` makes: the dense architecture, cut to the structure in its arguments.
+
+    Raises:
+        ValueError: the arguments lack the structure or the dense architecture, or these do not fit each other.
+    """
     return build_model_with_cfg(_build, CUT_ARCHITECTURE, pretrained, **kwargs)
 
 
@@ -37,15 +42,15 @@ def _build(
         )
     arguments = {**(base_args or {}), **kwargs}
     model: Timm = timm.create_model(base, pretrained=False, **{k: _decode(v) for k, v in arguments.items()})
-    model_args = {k: v for k, v in model._model_args.items() if k not in kwargs}
+    model_args = {k: v for k, v in arguments_of(model).items() if k not in kwargs}
     cut(model, Structure.from_json(json.dumps(structure)))
-    model._model_args = {"base": base, "base_args": {k: _encode(v) for k, v in model_args.items()}}
+    set_arguments(model, {"base": base, "base_args": {k: _encode(v) for k, v in model_args.items()}})
     return model
 
 
 def dense_like(small: Timm) -> nn.Module:
     """The dense architecture that a cut model came from, with random weights."""
-    args: Mapping[str, Any] = small._model_args
+    args = arguments_of(small)
     return timm.create_model(args["base"], pretrained=False, **{k: _decode(v) for k, v in args["base_args"].items()})
 
 
@@ -57,6 +62,7 @@ def _encode(value: Any) -> Any:
 
 
 def _decode(value: Any) -> Any:
+    """A model argument from what `_encode` made of it."""
     if isinstance(value, dict) and set(value) == {"timm.layers"}:
         found = getattr(timm.layers, str(value["timm.layers"]), None)
         if not isinstance(found, type):
@@ -78,24 +84,23 @@ def save(
     Args:
         small: what `slim` or `load` returned, or a dense model that timm.create_model made.
         folder: a local folder, made where it is missing.
-        preprocessing: mean, std, input_size, interpolation, crop_pct of the images it was trained on; the model's own where
-            not given.
-        labels: class names.
-        metrics: numbers to keep beside it, such as top-1.
+        preprocessing: mean, std, input_size, interpolation, crop_pct of the images it was trained on. Default: the model's own.
+        labels: class names, in the order of the outputs.
+        metrics: numbers to keep beside it, such as top-1 in percent.
 
     Raises:
-        ValueError: timm did not make the model, so its architecture has no name and arguments to build it again; it still has
-            gates; or what is to be kept beside it is not JSON. What was in the folder is left alone.
+        ValueError: timm did not make the model, so its architecture has no name and arguments to build it again; the model
+            still has gates; or preprocessing, labels or metrics are not JSON. What was in the folder is left alone.
     """
     if isinstance(small, GatedModel):
         raise ValueError("this model has gates, which no saved model has: cut it with slim first")
-    if not getattr(small, "pretrained_cfg", None) or not hasattr(small, "_model_args"):
+    if not has_arguments(small):
         raise ValueError(
             f"this {type(small).__name__} was not made by timm.create_model, so nothing names its architecture; "
             "make it with timm.create_model(name, **arguments)"
         )
     structure = getattr(small, "structure", None)
-    arguments = dict(small._model_args)
+    arguments = arguments_of(small)
     if structure is not None:
         arguments["base_args"] = {k: _encode(v) for k, v in arguments["base_args"].items()}
         arguments["structure"] = json.loads(structure.to_json())
@@ -117,25 +122,25 @@ def load(folder: str | os.PathLike[str]) -> nn.Module:
     """The model that `save` wrote to a local folder, in eval mode. `slimsweep.load` also takes object stores (s3://, gs://).
 
     Raises:
-        ValueError: the folder is missing, damaged, or of something else; says what is wrong.
+        RefusedInput: a ValueError: the folder is missing, damaged, or of something else; says what is wrong.
     """
     path = Path(folder)
     for name in ("config.json", "model.safetensors"):
         if not (path / name).is_file():
-            raise ValueError(f"{path} is not a model that slimsweep saved: it has no {name}")
+            raise RefusedInput(f"{path} is not a model that slimsweep saved: it has no {name}")
     try:
         architecture = str(json.loads((path / "config.json").read_bytes())["architecture"])
     except (ValueError, KeyError, TypeError) as problem:
-        raise ValueError(
+        raise RefusedInput(
             f"{path}/config.json does not describe a model ({problem!r}); save it again, or restore it from a copy"
         ) from problem
     if not timm.is_model(architecture):
-        raise ValueError(f"{path} holds a {architecture!r}, which timm {timm.__version__} does not know")
+        raise RefusedInput(f"{path} holds a {architecture!r}, which timm {timm.__version__} does not know")
     try:
         model = timm.create_model(f"local-dir:{path}", pretrained=True)
     except Exception as problem:
         reason = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
-        raise ValueError(
+        raise RefusedInput(
             f"{path} cannot be loaded, its weights and its config.json do not go together or are damaged: {reason}"
         ) from problem
     return model.eval()

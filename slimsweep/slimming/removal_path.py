@@ -15,13 +15,13 @@ import torch
 
 from slimsweep.slimming.budget import Budget, BudgetError, BudgetLike
 from slimsweep.slimming.cost import COSTS
-from slimsweep.slimming.gate_families import GATE_FAMILIES, check_families
+from slimsweep.slimming.gate_families import GATE_FAMILIES
 from slimsweep.slimming.removal_order import Steps
-from slimsweep.slimming.structure import LayerSizes, Shape, Structure
+from slimsweep.slimming.structure import LayerSizes, Shape, Structure, check_families
 
 Scores = Mapping[str, Sequence[Any]]
-# Matrix products and attention are fastest on sizes that are multiples of 16, measured in reports/speed. Heads that are
-# narrower than this come from small models, where such steps would be too coarse for a budget.
+# Matrix products and attention are fastest on sizes that are multiples of 16 (measured in reports/speed). Heads narrower than
+# 64 dims come from small models, where such steps would be too coarse for a budget.
 FAST_SIZE_MULTIPLE, LEAST_HEAD_DIM_TO_ROUND = 16, 64
 
 
@@ -38,7 +38,7 @@ def size_multiple(shape: Shape, round_to: int | None) -> int:
 
 
 def equal_gates(shape: Shape) -> dict[str, list[torch.Tensor]]:
-    """Gates of 1, for what does not depend on which gates leave, or before a search has told."""
+    """Gates of 1: for what does not depend on which gates leave, or before a search has ranked them."""
     return {family: [torch.ones(s) for s in shapes] for family, shapes in shape.gate_shapes.items()}
 
 
@@ -47,12 +47,19 @@ class RemovalPath:
 
     Args:
         shape: of the dense model.
-        scores: for each family a value a gate, in the gates' shapes: the smallest leaves first. Usually `gated.gates`.
+        scores: for each family one value per gate, in the gates' shapes: the smallest leaves first. Usually `gated.gates`.
         floors: for each family the share of every layer that never leaves.
         round_to: kept head dims, MLP units and tokens (with the prefix) of a layer are multiples of this, the dense sizes
             excepted. None takes what is fast: 16 where heads are at least 64 wide, 1 in smaller models.
-        paces: for each family, how fast it leaves: where one of pace 1 keeps a share s, one of pace p keeps s ** p. All
-            leave alike where not given.
+        paces: for each family, how fast it leaves: where one of pace 1 keeps a share s, one of pace p keeps s ** p.
+            Default: 1 for all.
+
+    Attributes:
+        length: how many steps there are.
+        macs, params: (length + 1,) int64, the cost that is left after each number of steps; `cost` gives that of any unit.
+
+    Raises:
+        ValueError: scores of other shapes or not finite, an unknown family, or a floor, pace or round_to out of bounds.
     """
 
     def __init__(
@@ -268,10 +275,10 @@ def solve(
         metric: what a budget counts that does not say: "macs" (where not given), or "params", which leaves tokens alone,
             since they cost none.
         scores: other values than the gates to rank by, in the gates' shapes.
-        floors: for each family the share of every layer that never leaves ({"mlp": 0.1}); none where not given.
+        floors: for each family the share of every layer that never leaves ({"mlp": 0.1}). Default: none.
         round_to: kept head dims, MLP units and tokens (with the prefix) of a layer are multiples of this; None takes what is
             fast: 16 where heads are at least 64 wide, 1 in smaller models.
-        paces: how fast each family leaves ({"mlp": 1.4, "token": 0.7}); all alike where not given.
+        paces: how fast each family leaves ({"mlp": 1.4, "token": 0.7}). Default: all at one pace.
 
     Raises:
         BudgetError: a budget that means nothing or cannot be reached; says the least that can.

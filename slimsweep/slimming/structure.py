@@ -1,6 +1,6 @@
 """What is kept of a vision transformer, and what that costs in multiply-accumulates and parameters.
 
-A `Shape` holds a dense model's sizes, a `Structure` adds what is kept of it: one boolean mask a gate family and layer.
+A `Shape` holds a dense model's sizes, a `Structure` adds what is kept of it: one boolean mask per gate family and layer.
 Both are plain data (no weights), so budgets can be solved, stored and priced without building a model.
 """
 
@@ -8,7 +8,7 @@ import copy
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import singledispatch
 from typing import Any, NamedTuple
@@ -18,11 +18,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from slimsweep.errors import RefusedInput
 from slimsweep.slimming.cost import COSTS
 
-FAMILIES = ("attention", "mlp", "token")
+FAMILIES = ("attention", "mlp", "token")  # of gates; what differs between them is in gate_families.py
 
 Masks = Mapping[str, Sequence[Tensor]]
+
+
+def check_families(names: Iterable[str]) -> None:
+    """Raise RefusedInput, a ValueError, where a name is no family of gates."""
+    if unknown := sorted(set(names) - set(FAMILIES)):
+        raise RefusedInput(f"{unknown[0]!r} is no family of gates; they are {', '.join(FAMILIES)}")
 
 
 class LayerSizes(NamedTuple):
@@ -36,7 +43,7 @@ class LayerSizes(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One block's dense sizes and what a unit of each kind costs."""
+    """One block's dense sizes, and what each attention dim, head and MLP unit costs, in parameters."""
 
     name: str
     embed_dim: int
@@ -61,7 +68,10 @@ class Layer:
         return LayerSizes(self.heads, self.heads * self.head_dim, self.hidden, self.tokens)
 
     def attention_macs(self, heads: int | np.ndarray, head_dim: int | np.ndarray, tokens: int | np.ndarray) -> int | np.ndarray:
-        """MACs of attention with `heads` heads of `head_dim` dims over `tokens` patch tokens and the prefix."""
+        """MACs of attention with `heads` heads of `head_dim` dims over `tokens` patch tokens and the prefix.
+
+        Per dim and token: `embed_dim` for each projection, and one per key for the logits and for the weighted sum of values.
+        """
         rows = self.attention_rows or tokens + self.prefix
         keys = self.window or tokens + self.prefix
         return heads * head_dim * rows * (self.attention_matrices * self.embed_dim + 2 * keys)
@@ -77,7 +87,7 @@ class Shape:
 
     layers: tuple[Layer, ...]
     grid: tuple[int, int]  # patches: rows, columns
-    gate_shapes: dict[str, tuple[tuple[int, ...], ...]]  # the families that can be cut: a shape a layer
+    gate_shapes: dict[str, tuple[tuple[int, ...], ...]]  # the families that can be cut: one shape per layer
     fixed_macs: int  # patch embedding, head, everything outside the blocks that does not depend on the tokens kept
     fixed_params: int
     pool_macs_per_token: int  # what a token left after the last layer costs the pooling
@@ -89,6 +99,7 @@ class Shape:
 
     @staticmethod
     def from_dict(data: dict) -> "Shape":
+        """The shape from what `dataclasses.asdict` makes of it, also after a way through JSON."""
         return Shape(
             **{
                 **data,
@@ -107,7 +118,7 @@ class Structure:
 
     Args:
         shape: the dense model's sizes.
-        masks: for each family that can be cut, a bool tensor a layer: attention (heads, head_dim), mlp (hidden,),
+        masks: for each family that can be cut, one bool tensor per layer: attention (heads, head_dim), mlp (hidden,),
             token (patches,). A family without a key is kept whole.
 
     Raises:
@@ -115,9 +126,7 @@ class Structure:
     """
 
     def __init__(self, shape: Shape, masks: Masks) -> None:
-        unknown = sorted(set(masks) - set(FAMILIES))
-        if unknown:
-            raise ValueError(f"{unknown[0]!r} is no family of gates; they are {', '.join(FAMILIES)}")
+        check_families(masks)
         self.shape = shape
         self.masks: dict[str, list[Tensor]] = {f: [m.bool().cpu() for m in masks[f]] for f in FAMILIES if f in masks}
         self.validate()
@@ -179,7 +188,7 @@ class Structure:
         return [LayerSizes(heads, heads * head_dim, units, tokens) for heads, head_dim, units, tokens in sizes]
 
     def summary(self) -> list[dict[str, int | str]]:
-        """A dict a layer: heads, head_dim, mlp_units, tokens (patches) kept, and each beside its dense size (*_dense)."""
+        """One dict per layer: heads, head_dim, mlp_units, tokens (patches) kept, and each beside its dense size (*_dense)."""
         rows: list[dict[str, int | str]] = []
         for index, layer in enumerate(self.shape.layers):
             heads, head_dim, units, tokens = self.sizes(index)

@@ -21,6 +21,7 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
+from slimsweep.errors import RefusedInput
 from slimsweep.ledger.run import DENSE as DENSE_FOLDER
 from slimsweep.ledger.run import Run
 from slimsweep.ledger.tables import SETTING
@@ -122,10 +123,10 @@ def bench_run(run: Run, points: Sequence[str] | None = None, **options: Any) -> 
     """
     there = run.models.list()
     if not run.dense_done:
-        raise ValueError(f"{run.uri} has no dense model to compare with; is it a run's folder, and has its dense stage ended?")
+        raise RefusedInput(f"{run.uri} has no dense model to compare with: give a run whose dense stage has ended")
     for point in points or ():
         if point not in there:
-            raise ValueError(f"{run.uri} has no model {point!r}; it has {', '.join(there) or 'none'}")
+            raise RefusedInput(f"{run.uri} has no model {point!r}; it has {', '.join(there) or 'none'}")
     models: dict[str, nn.Module] = {DENSE: load(run.folder / DENSE_FOLDER)}
     models |= {point: load(run.models / point) for point in points or there}
     rows = [{"run": run.uri.rsplit("/", 1)[-1], **row} for row in bench(models, **options)]
@@ -199,19 +200,19 @@ def _check(
     repeats: int,
 ) -> None:
     if not models:
-        raise ValueError("there is no model to time")
+        raise RefusedInput("there is no model to time")
     if not batch_sizes or min(batch_sizes) < 1:
-        raise ValueError(f"batch sizes are {list(batch_sizes)}; give one or more, each at least 1")
+        raise RefusedInput(f"batch sizes are {list(batch_sizes)}; give one or more, each at least 1")
     if threads is not None and threads < 1:
-        raise ValueError(f"threads is {threads}; it must be at least 1")
+        raise RefusedInput(f"threads is {threads}; it must be at least 1")
     if dtype not in DTYPES:
-        raise ValueError(f"dtype is {dtype!r}; it can be {' or '.join(DTYPES)}")
+        raise RefusedInput(f"dtype is {dtype!r}; it can be {' or '.join(DTYPES)}")
     if device not in (None, "cpu", "cuda"):
-        raise ValueError(f"device is {device!r}; it can be cpu or cuda")
+        raise RefusedInput(f"device is {device!r}; it can be cpu or cuda")
     if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("this machine has no GPU that torch can use; take --device cpu")
+        raise RefusedInput("this machine has no GPU that torch can use; take --device cpu")
     if repeats < 1:
-        raise ValueError(f"repeats is {repeats}; it must be at least 1")
+        raise RefusedInput(f"repeats is {repeats}; it must be at least 1")
 
 
 def _rounds(

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from slimsweep.errors import ExportError, RefusedInput
 from slimsweep.slimming.hub import load
 from slimsweep.slimming.structure import image_size, macs, params
 from slimsweep.storage import Folder, parted
@@ -31,10 +32,6 @@ CHECKED_BATCHES = (1, 3)
 ONE_FILE_LIMIT = 2_000_000_000  # bytes of weights; protobuf holds no more than 2 GiB, so what is larger goes to a file beside
 
 INSTALL = 'ONNX export needs packages that are not installed ({}): pip install "slimsweep[export]"'
-
-
-class ExportError(RuntimeError):
-    """What was exported does not compute what the model computes, or the model cannot be exported; no file is left."""
 
 
 def export_model(model_dir: str | os.PathLike[str], format: Format, output: str | os.PathLike[str] | None = None) -> Path:
@@ -53,11 +50,11 @@ def export_model(model_dir: str | os.PathLike[str], format: Format, output: str 
     """
     writers: dict[str, Callable[[nn.Module, Path, Path], None]] = {"onnx": _onnx, "pt2": _pt2, "timm": _timm}
     if format not in writers:
-        raise ValueError(f"cannot export to {format!r}; the formats are {', '.join(writers)}")
+        raise RefusedInput(f"cannot export to {format!r}; the formats are {', '.join(writers)}")
     if format == "onnx":
         missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
         if missing:
-            raise ValueError(INSTALL.format(", ".join(missing)))
+            raise RefusedInput(INSTALL.format(", ".join(missing)))
     if "://" in str(model_dir):
         _, name = parted(str(model_dir))
         here = output or (f"{name}-timm" if format == "timm" else f"{name}.{format}")
@@ -70,7 +67,7 @@ def export_model(model_dir: str | os.PathLike[str], format: Format, output: str 
     else:
         target = Path(output)
     if format == "timm" and target.resolve() == source.resolve():
-        raise ValueError(f"{target} is the model's own folder; give another output")
+        raise RefusedInput(f"{target} is the model's own folder; give another output")
     target.parent.mkdir(parents=True, exist_ok=True)
     writers[format](model, source, target)
     return target
@@ -109,7 +106,7 @@ def _pt2(model: nn.Module, source: Path, target: Path) -> None:
 def _timm(model: nn.Module, source: Path, target: Path) -> None:
     there = {file.name for file in target.iterdir()} if target.exists() else set()
     if there and there != {"model.safetensors", "config.json", "README.md"}:
-        raise ValueError(f"{target} holds something else than an earlier export: give an empty folder, or a new one")
+        raise RefusedInput(f"{target} holds something else than an earlier export: give an empty folder, or a new one")
     made = not target.exists()
     target.mkdir(exist_ok=True)
     try:

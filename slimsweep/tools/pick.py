@@ -4,13 +4,14 @@ from collections.abc import Callable
 
 import pandas as pd
 
+from slimsweep.errors import RefusedInput
 from slimsweep.ledger.tables import SETTING
 from slimsweep.report.pareto import best_rates
 from slimsweep.slimming.budget import Budget
 from slimsweep.slimming.cost import COSTS
 
 
-class NothingFits(ValueError):
+class NothingFits(RefusedInput):
     """No point of the run keeps to the limits; the text names the nearest."""
 
 
@@ -40,7 +41,7 @@ def pick(
         ValueError: no limit was given, or one that means nothing, or a latency without a benchmark.
     """
     if max_macs is None and max_params is None and min_top1 is None and max_latency_ms is None:
-        raise ValueError("give a limit: --max-macs 1.2G, --max-params 11.5M, --min-top1 80 or --max-latency-ms 5")
+        raise RefusedInput("give a limit: --max-macs 1.2G, --max-params 11.5M, --min-top1 80 or --max-latency-ms 5")
     ok = best_rates(rows)
     ok = ok[ok.status == "ok"].copy()
     if ok.empty:
@@ -56,7 +57,7 @@ def pick(
         ok["latency_ms"] = ok.point.map(_latencies(bench, batch_size))
         ok = ok[ok.latency_ms.notna()]
         if ok.empty:
-            raise ValueError("no point of this run was timed at that batch size; run `slimsweep bench RUN` first")
+            raise RefusedInput("no point of this run was timed at that batch size; run `slimsweep bench RUN` first")
         limits.append((f"at most {max_latency_ms:g} ms", lambda t: t.latency_ms - max_latency_ms))
     if min_top1 is not None:
         limits.append((f"at least {min_top1:g} % on validation", lambda t: min_top1 - t.val_top1))

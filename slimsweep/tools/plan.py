@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from slimsweep.checks import check_cuts
 from slimsweep.cluster.cluster import Cluster, check_placement, foreseen, trials_at_once
 from slimsweep.cluster.worker import data_for, set_threads
-from slimsweep.config.schema import Config, ConfigError, Distill, Recipe
+from slimsweep.config import Config, ConfigError, Distill, Recipe
 from slimsweep.data import check_batch, mixup_fn, train_loader
 from slimsweep.ledger.checkpoints import KEEP
 from slimsweep.ledger.planning import expected_points, paces_tried

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from slimsweep.config.schema import Distill, Recipe
+from slimsweep.config import Distill, Recipe
 from slimsweep.slimming.gate_optimizer import GateOptimizer
 
 

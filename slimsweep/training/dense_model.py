@@ -1,4 +1,4 @@
-"""The dense model: timm's create_model, a checkpoint where one is given, and every refusal said in one sentence."""
+"""The dense model: built by timm, with a checkpoint's weights where one is given; what does not fit is refused."""
 
 import difflib
 import inspect
@@ -15,12 +15,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from slimsweep.config.schema import Config, ConfigError, did_you_mean
+from slimsweep.config import Config, ConfigError, did_you_mean
 from slimsweep.training.optimizer import check_optimizer
 
 log = logging.getLogger(__name__)
 
-# What training scripts put around a state dict; averaged weights first, as in timm.
+# Keys under which training scripts save a state dict; averaged weights first, as in timm.
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict")
 PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 
@@ -28,11 +28,11 @@ PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.com
 def build_dense(config: Config, num_classes: int) -> nn.Module:
     """The model that `config.model` names, with a head of `num_classes`, on the CPU.
 
-    Weights come from timm where `pretrained` is set, from the checkpoint where one is named (its head is replaced, and
-    that logged, where it has other classes), and else from torch's global generator.
+    Its weights are timm's pretrained ones, or the checkpoint's, or drawn from torch's global generator. Where a checkpoint's
+    head has other classes, a fresh head takes its place, with a warning.
 
     Raises:
-        ConfigError: unknown model, arguments or image size that it does not take, weights that are not there or do not fit.
+        ConfigError: an unknown model, arguments or an image size that it does not take, weights that are missing or do not fit.
     """
     model = _create(config, num_classes, pretrained=config.model.pretrained)
     if config.model.checkpoint is not None:
@@ -46,13 +46,13 @@ def build_dense(config: Config, num_classes: int) -> nn.Module:
 
 
 def check_model(config: Config, num_classes: int | None = None) -> nn.Module:
-    """What `build_dense` would build, on the meta device: all its checks in no time, without weights or downloads.
+    """The model that `build_dense` would build, on the meta device: all checks in little time, without weights or downloads.
 
-    Of a checkpoint only names and shapes are read. Optimizers are checked too.
+    Of a checkpoint only names and shapes are read. The optimizers of all stages are checked too.
 
     Args:
         config: the configuration.
-        num_classes: of the head; None takes `data.num_classes`, or 10: it changes nothing that is checked.
+        num_classes: of the head; None takes data.num_classes, or 10, for the checks do not depend on it.
 
     Raises:
         ConfigError: as `build_dense`; an optimizer that timm does not have, or that takes other betas.
@@ -72,7 +72,7 @@ def check_model(config: Config, num_classes: int | None = None) -> nn.Module:
 
 
 def head_is_new(config: Config, num_classes: int) -> bool:
-    """Whether the weights to start from have no head for so many classes, so that one starts untrained.
+    """Whether the weights to start from have no head for `num_classes` classes, so that training starts from a fresh head.
 
     Raises:
         ConfigError: as `check_model`.
@@ -86,7 +86,7 @@ def head_is_new(config: Config, num_classes: int) -> bool:
 
 
 def _standard(model: nn.Module) -> Mapping[str, Any]:
-    """What timm says of a model's usual weights and images."""
+    """timm's pretrained_cfg of a model: its usual weights, images and head."""
     return getattr(model, "pretrained_cfg", None) or {}
 
 
@@ -105,10 +105,10 @@ def _create(config: Config, num_classes: int, pretrained: bool) -> nn.Module:
         raise ConfigError(_wrong_argument(name, arguments, str(problem))) from problem
     except Exception as problem:  # timm, torch and download libraries raise whatever they like
         said = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
-        mend = "check model.kwargs"
+        way_out = "check model.kwargs"
         if pretrained:
-            mend += ", and whether this machine can download from the Hugging Face hub; model.checkpoint takes a local file"
-        raise ConfigError(f"model {name!r} cannot be built with model.kwargs {arguments} ({said}): {mend}") from problem
+            way_out += ", and whether this machine can download from the Hugging Face hub; model.checkpoint takes a local file"
+        raise ConfigError(f"model {name!r} cannot be built with model.kwargs {arguments} ({said}): {way_out}") from problem
     _check_patches(model, name)
     return model
 
@@ -118,13 +118,13 @@ def _known(name: str) -> None:
     if timm.is_model(base):
         tags = [n.partition(".")[2] for n in timm.list_pretrained(f"{base}.*")]
         if tag and tag not in tags:
-            mend = did_you_mean(tag, tags, f"it has {', '.join(tags)}" if tags else "leave the tag out")
-            raise ConfigError(f"model.name is {name!r}, but timm has no weights of that tag; {mend}")
+            way_out = did_you_mean(tag, tags, f"it has {', '.join(tags)}" if tags else "leave the tag out")
+            raise ConfigError(f"model.name is {name!r}, but timm has no weights of that tag; {way_out}")
         return
     models = timm.list_models()
     near = [n for n in models if name and n.startswith(name)][:3] or difflib.get_close_matches(name, models, n=3, cutoff=0.7)
-    mend = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() lists all, such as deit_small_patch16_224"
-    raise ConfigError(f"model.name is {name!r}, which timm does not have; {mend}")
+    way_out = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() lists all, such as deit_small_patch16_224"
+    raise ConfigError(f"model.name is {name!r}, which timm does not have; {way_out}")
 
 
 def _wrong_argument(name: str, arguments: Mapping[str, Any], said: str) -> str:
@@ -137,8 +137,8 @@ def _wrong_argument(name: str, arguments: Mapping[str, Any], said: str) -> str:
     takes = [p for p in inspect.signature(type(plain).__init__).parameters if p != "self"]
     if wrong == "img_size":
         return f"model {name!r} takes images of any size, not img_size: leave data.image_size and model.kwargs.img_size out"
-    mend = did_you_mean(wrong, takes, f"it takes {', '.join(takes)}")
-    return f"model.kwargs has {wrong!r}, which {name} does not take; {mend}"
+    way_out = did_you_mean(wrong, takes, f"it takes {', '.join(takes)}")
+    return f"model.kwargs has {wrong!r}, which {name} does not take; {way_out}"
 
 
 def _check_patches(model: nn.Module, name: str) -> None:
@@ -157,7 +157,7 @@ def _check_patches(model: nn.Module, name: str) -> None:
 def _state(path: Path, device: str) -> dict[str, Tensor]:
     """A checkpoint's tensors by name; on the meta device only names and shapes."""
     if not path.is_file():
-        raise ConfigError(f"model.checkpoint is {str(path)!r}, but there is no such file: mend the path")
+        raise ConfigError(f"model.checkpoint is {str(path)!r}, but there is no such file: fix the path")
     try:
         if path.suffix == ".safetensors":
             if device != "meta":
@@ -190,7 +190,7 @@ def _bare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _fit(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> set[str]:
-    """The names of the head's tensors that have to start anew; refuses anything else that does not fit."""
+    """The names of the head's tensors that do not fit and so start fresh; any other tensor that does not fit is refused."""
     heads = _standard(model).get("classifier") or ()
     heads = (heads,) if isinstance(heads, str) else tuple(heads)
     wanted = model.state_dict()

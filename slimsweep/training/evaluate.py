@@ -8,7 +8,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-from slimsweep.config.schema import ConfigError, Recipe
+from slimsweep.config import ConfigError, Recipe
 from slimsweep.data import Data, Loader, TooManyDamaged, eval_loader
 from slimsweep.training.ranks import ranks, share_damaged
 

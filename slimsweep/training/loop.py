@@ -14,8 +14,9 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from slimsweep.config.schema import Recipe, Search
+from slimsweep.config import Recipe, Search
 from slimsweep.data import Data, eval_loader, mixup_fn, train_loader
+from slimsweep.errors import OutOfTime, TrainingDiverged
 from slimsweep.slimming.architectures import architecture_of
 from slimsweep.slimming.gate_optimizer import GateOptimizer, GateTraining
 from slimsweep.slimming.gates import GatedModel
@@ -27,14 +28,6 @@ from slimsweep.training.recorder import Recorder, Row
 
 GONE_BELOW = 1e-2  # in the curves, a gate below this counts as gone
 STEPS_PER_CHECK = 50  # that losses are finite: each check makes the host wait for the device
-
-
-class TrainingDiverged(RuntimeError):
-    """The loss became NaN or infinite; the last checkpoint is from before it did."""
-
-
-class OutOfTime(Exception):
-    """The hours that the run may take are over; what was trained so far is in the last checkpoint."""
 
 
 def train(

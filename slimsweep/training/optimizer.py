@@ -6,7 +6,7 @@ import torch
 from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
 from torch import nn
 
-from slimsweep.config.schema import ConfigError, Recipe, did_you_mean
+from slimsweep.config import ConfigError, Recipe, did_you_mean
 from slimsweep.slimming.gates import GatedModel
 
 FUSED_OPTIMIZERS = ("adam", "adamw", "sgd")  # timm's names of torch's own optimizers; timm makes sgd with Nesterov's momentum

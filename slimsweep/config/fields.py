@@ -1,0 +1,140 @@
+"""What every section of the configuration shares: how text becomes values, and what an annotation admits."""
+
+import json
+import types
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError, core_schema
+
+T = TypeVar("T")
+
+
+class Section(BaseModel):
+    """Some fields of the configuration: keyword-only, frozen, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _from_text(cls, value: Any, info: ValidationInfo) -> Any:
+        """Environment and command line give text: 'null' is None, lists and mappings may be JSON, lists also commas."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        types_ = kinds(annotation)
+        if value is False and "off" in choices(annotation):
+            return "off"  # YAML reads an unquoted off as false
+        if isinstance(value, bool) and bool not in types_ and Any not in types_:
+            raise ValueError(f"must not be {str(value).lower()}")  # pydantic would read true as 1
+        if not isinstance(value, str):
+            return value
+        if type(None) in types_ and value.lower() in ("null", "none", ""):
+            return None
+        if types_ & {list, tuple, dict} or section_of(annotation):
+            if value.lstrip().startswith(("[", "{")):
+                try:
+                    return json.loads(value)
+                except json.JSONDecodeError as problem:
+                    raise ValueError(f"must be JSON, which this is not ({problem})") from problem
+            if types_ & {list, tuple}:
+                return [part.strip() for part in value.split(",") if part.strip()]
+        return value
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """An annotation for text that is one of some words, which are asked for at each check: tables may grow at run time."""
+
+    words: Callable[[], Sequence[str]]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def _check(self, value: str) -> str:
+        if value not in self.words():
+            raise PydanticCustomError("literal_error", "must be one of a table's words")  # as pydantic names a Literal's
+        return value
+
+
+# Annotations.
+
+
+def branches(annotation: Any) -> tuple[Any, ...]:
+    """The branches of a union; of anything else itself."""
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+def kinds(annotation: Any) -> set[Any]:
+    """The plain types that an annotation admits: tuple[float, float] | None -> {tuple, NoneType}."""
+    return {get_origin(branch) or branch for branch in branches(annotation)}
+
+
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section that an annotation admits, also an optional one; None where it admits none."""
+    return next((kind for kind in kinds(annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+
+
+def listed_section(annotation: Any) -> type[BaseModel] | None:
+    """The section whose list an annotation admits: list[Pace] -> Pace."""
+    lists = (branch for branch in branches(annotation) if get_origin(branch) is list)
+    return next((found for branch in lists if (found := section_of(get_args(branch)[0]))), None)
+
+
+def choices(annotation: Any) -> tuple[Any, ...]:
+    """The values of the Literal or OneOf somewhere in an annotation."""
+    if get_origin(annotation) is Literal:
+        return get_args(annotation)
+    if isinstance(annotation, OneOf):
+        return tuple(annotation.words())
+    return next((found for part in get_args(annotation) if (found := choices(part))), ())
+
+
+def all_fields(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """(dotted name, field) of every field, sections themselves before what is in them."""
+    for name, field in section.model_fields.items():
+        yield f"{prefix}{name}", field
+        if inner := section_of(field.annotation):
+            yield from all_fields(inner, f"{prefix}{name}.")
+
+
+# Values.
+
+
+def from_json(value: Any) -> Any:
+    """A mapping or list given as JSON text; anything else as it is, for the field's own check to refuse."""
+    if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError:
+            return value
+    return value
+
+
+def once(values: list[T], key: Callable[[T], Any] = lambda value: value) -> list[T]:
+    """The values themselves.
+
+    Args:
+        key: values of the same key count as the same.
+
+    Raises:
+        ValueError: one is there twice.
+    """
+    seen = []
+    for value in values:
+        if key(value) in seen:
+            raise ValueError(f"must not hold {value!r} twice: leave one out")
+        seen.append(key(value))
+    return values
+
+
+def rising(value: tuple[float, float] | None) -> tuple[float, float] | None:
+    """A range of positive numbers, itself.
+
+    Raises:
+        ValueError: its end is below its start, or it is not above 0.
+    """
+    if value is not None and not 0 < value[0] <= value[1]:
+        raise ValueError("must be two numbers above 0, the smaller one first")
+    return value

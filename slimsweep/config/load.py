@@ -1,0 +1,271 @@
+"""From a command line to a configuration: file < environment < command line, and --help.
+
+SLIMSWEEP_SEARCH__EPOCHS=30 python -m slimsweep.run --config sweep.yaml --budgets 0.3,0.5,2.3G --search.lr 1e-3
+"""
+
+import argparse
+import itertools
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+
+from slimsweep.config.fields import all_fields, branches, choices, from_json, kinds, section_of
+from slimsweep.config.messages import ConfigError, did_you_mean, sentence
+from slimsweep.config.schema import Config, put
+from slimsweep.config.sections import ModelConfig
+from slimsweep.storage import joined
+
+ENV_PREFIX = "SLIMSWEEP_"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line says beside the configuration."""
+
+    smoke: bool = False  # the configuration that load_config returns is shrunk already
+    verbose: bool = False
+
+
+def load_config(argv: Sequence[str], *, prog: str = "python -m slimsweep.run") -> tuple[Config, Options]:
+    """`load_configs` where one model is wanted.
+
+    Raises:
+        ConfigError: anything in it that cannot work, and a list of models; the text is one sentence.
+    """
+    configs, options = load_configs(argv, prog=prog)
+    if len(configs) > 1:
+        raise ConfigError(f"model is a list of {len(configs)}, but {prog} takes one: keep one of them in a file of its own")
+    return configs[0], options
+
+
+def load_configs(argv: Sequence[str], *, prog: str = "python -m slimsweep.run") -> tuple[list[Config], Options]:
+    """The configuration that a command line asks for: file or preset < environment < command line.
+
+    Where `model` is a list, there is a configuration for each of its models, all else alike: the run of each is named after
+    its model, in the folder that is the run's otherwise.
+
+    Args:
+        argv: arguments after the program's name: `--config PATH_OR_PRESET` (default: digits), `--smoke`, `--verbose`,
+            and `--FIELD VALUE` for every field. `--help` prints all of them and exits.
+        prog: the program's name in the help.
+
+    Raises:
+        ConfigError: anything in it that cannot work; the text is one sentence.
+    """
+    if {"-h", "--help"} & set(argv):
+        print(_help(prog))
+        raise SystemExit(0)
+    said, flags, source = _command_line(argv)
+    layers = {**_read(source), "environment": _environment(), "command line": said}
+    merged: dict[str, Any] = {}
+    for layer in layers.values():
+        merged = _merge(merged, layer, Config)
+    try:
+        configs = [Config(**values) for values in _bases(merged, "-smoke" if "smoke" in flags else "")]
+    except ConfigError as refused:  # say it again, with the place where it was said
+        cause = refused.__cause__
+        raise (ConfigError(sentence(cause, Config, layers)) if isinstance(cause, ValidationError) else refused) from None
+    options = Options(smoke="smoke" in flags, verbose="verbose" in flags)
+    return ([config.smoke() for config in configs] if options.smoke else configs), options
+
+
+def _bases(merged: dict[str, Any], ending: str) -> list[dict[str, Any]]:
+    """A configuration's values for each of its models, whose runs lie in a folder of the run's name and this ending."""
+    models = merged.get("model")
+    if not isinstance(models, list):
+        return [merged]
+    if not models or not all(isinstance(model, Mapping) for model in models):
+        raise ConfigError("model is a list, of which each entry must be a model, such as [{name: deit_small_patch16_224}]")
+    group = Config(**{key: merged[key] for key in ("name", "output") if key in merged})
+    names: list[str] = []
+    for model in models:
+        name = re.sub(r"[^A-Za-z0-9._-]", "-", str(model.get("name", ModelConfig().name)))
+        numbered = (f"{name}-{number}" for number in itertools.count(2))
+        names.append(name if name not in names else next(other for other in numbered if other not in names))
+    output = joined(group.output, f"{group.name}{ending}")
+    return [{**merged, "model": model, "output": output, "name": name} for model, name in zip(models, names, strict=True)]
+
+
+def presets() -> list[str]:
+    """Names of the configurations that come with slimsweep."""
+    return sorted(f.name.removesuffix(".yaml") for f in files("slimsweep.config.presets").iterdir() if f.name.endswith(".yaml"))
+
+
+# Layers.
+
+
+def _read(source: str) -> dict[str, dict[str, Any]]:
+    """A configuration's layers by name: what its `extends` names, where it has one, and itself."""
+    content = _read_file(source)
+    if "extends" not in content:
+        return {source: content}
+    base = content.pop("extends")
+    if base not in presets():
+        near = did_you_mean(str(base), presets(), f"name one of them: {', '.join(presets())}")
+        raise ConfigError(f"extends is {base!r} (in {source}), which is no preset; {near}")
+    below = _read_file(base)
+    if "extends" in below:
+        raise ConfigError(f"extends is {base!r} (in {source}), which extends {below['extends']!r} itself; extend that one")
+    return {base: below, source: content}
+
+
+def _read_file(source: str) -> dict[str, Any]:
+    path = Path(source).expanduser()
+    if source in presets():
+        text = files("slimsweep.config.presets").joinpath(f"{source}.yaml").read_text()
+    else:
+        try:
+            text = path.read_text()
+        except (OSError, UnicodeDecodeError) as problem:
+            fix = did_you_mean(source, presets(), f"give a YAML file, or one of the presets: {', '.join(presets())}")
+            reason = "is not there" if isinstance(problem, FileNotFoundError) else f"cannot be read ({problem})"
+            raise ConfigError(f"the configuration {source!r} {reason}; {fix}") from None
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as problem:
+        mark = getattr(problem, "problem_mark", None)
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        what = getattr(problem, "problem", None) or str(problem).splitlines()[0]
+        raise ConfigError(f"{source} is not valid YAML{where}: {what}; fix that line") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{source} must hold keys and values such as 'budgets: [0.5]', not a {type(content).__name__}")
+    return {str(key): value for key, value in content.items()}
+
+
+def _environment() -> dict[str, Any]:
+    """SLIMSWEEP_SEARCH__EPOCHS=50 and the like; values stay text."""
+
+    class Environment(Config, BaseSettings):
+        model_config = SettingsConfigDict(
+            env_prefix=ENV_PREFIX, env_nested_delimiter="__", enable_decoding=False, protected_namespaces=()
+        )
+
+    known = list(Config.model_fields)
+    for variable in os.environ:
+        if variable.upper().startswith(ENV_PREFIX):
+            first, *rest = variable[len(ENV_PREFIX) :].lower().split("__")
+            fix = did_you_mean(first, known)
+            if first not in known and (rest or fix):  # other variables of this prefix may be someone else's
+                fix = fix or f"the fields are {', '.join(known)}"
+                raise ConfigError(f"the environment variable {variable} names no field; {fix}")
+    return EnvSettingsSource(Environment)()
+
+
+def _command_line(argv: Sequence[str]) -> tuple[dict[str, Any], set[str], str]:
+    """(what it sets, nested; flags; the configuration's source)."""
+    fields = {name: field for name, field in all_fields(Config)}
+    said: dict[str, Any] = {}
+    flags: set[str] = set()
+    source = "digits"
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.removeprefix("--").partition("=")
+        free = next((f for f in fields if name.startswith(f"{f}.") and dict in kinds(fields[f].annotation)), None)
+        if not word.startswith("--") or not (name in ("config", "smoke", "verbose") or name in fields or free):
+            fix = did_you_mean(name, [*fields, "config", "smoke", "verbose"], "--help lists all")
+            raise ConfigError(f"unknown argument {word!r}; {fix}")
+        if name in ("smoke", "verbose"):
+            if equals:
+                raise ConfigError(f"--{name} takes no value, got {value!r}; leave it out")
+            flags.add(name)
+            continue
+        if not equals:
+            is_flag = name in fields and bool in kinds(fields[name].annotation)
+            if rest and not rest[0].startswith("--"):
+                value = rest.pop(0)
+            elif is_flag:
+                value = "true"
+            else:
+                raise ConfigError(f"--{name} needs a value; write --{name} VALUE")
+        if name == "config":
+            source = value
+        else:
+            put(said, name.split("."), value)
+    return said, flags, source
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any], section: type[BaseModel]) -> dict[str, Any]:
+    """`above` over `below`: sections key by key; any other value replaces what is below it."""
+    merged = dict(below)
+    for key, value in above.items():
+        annotation = section.model_fields[key].annotation if key in section.model_fields else None
+        inner, old = section_of(annotation), merged.get(key)
+        if inner:
+            new = from_json(value)
+            if isinstance(old, list) and isinstance(new, Mapping):
+                said = ", ".join(f"{key}.{k}" for k in new)
+                raise ConfigError(f"{key} is a list, and {said} does not say of which entry: write it in the list")
+            if new is None and type(None) not in kinds(annotation):
+                continue  # 'search:' with all its keys commented out
+            merged[key] = _merge(old if isinstance(old, Mapping) else {}, new, inner) if isinstance(new, Mapping) else new
+        elif dict in kinds(annotation) and isinstance(value, Mapping) and isinstance(old, Mapping):
+            # Single keys of a free mapping, from environment or command line: as a whole it would be text.
+            merged[key] = {**old, **{k: yaml.safe_load(v) if isinstance(v, str) else v for k, v in value.items()}}
+        else:
+            merged[key] = value
+    return merged
+
+
+# Help.
+
+
+def _type_in_words(annotation: Any) -> str:
+    """An annotation in words of the help."""
+    lists, parts = [], []
+    for kind in branches(annotation):
+        if get_origin(kind) is Literal:
+            parts += [str(v) for v in get_args(kind)]
+        elif get_origin(kind) is list and get_origin(get_args(kind)[0]) is not dict and (words := choices(kind)):
+            lists.append(f"LIST of {'|'.join(map(str, words))}")
+        elif get_origin(kind) is list:
+            parts.append("LIST")
+        elif get_origin(kind) is tuple:
+            parts.append("X,Y" if len(get_args(kind)) == 2 and Ellipsis not in get_args(kind) else "X,...")
+        elif get_origin(kind) is dict or section_of(kind):
+            parts.append("JSON")
+        else:
+            names = {int: "N", float: "X", str: "TEXT", bool: "true|false", type(None): "null"}
+            parts.append(names.get(kind, "VALUE"))
+    return " or ".join([*lists, *(["|".join(parts)] if parts else [])])
+
+
+def _help(prog: str) -> str:
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        usage=f"{prog} [--config FILE_OR_PRESET] [--smoke] [--verbose] [--FIELD VALUE ...]",
+        description="Search a vision transformer once, cut and retrain it at every budget. "
+        "Values come from the configuration file, then the environment (SLIMSWEEP_SEARCH__EPOCHS=50), then this command line.",
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=42, width=120),
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE_OR_PRESET",
+        help=f"YAML file, which may start from a preset (extends: NAME), or a preset: {', '.join(presets())} (default: digits)",
+    )
+    parser.add_argument("--smoke", action="store_true", help="shrink the run to about a minute")
+    parser.add_argument("--verbose", action="store_true", help="show all that Ray says")
+    groups: dict[str, Any] = {"": parser.add_argument_group("the run")}
+    for name, field in all_fields(Config):
+        text = (field.description or "").replace("%", "%%")
+        if section_of(field.annotation):
+            groups[name] = parser.add_argument_group(name, text)
+            if type(None) not in kinds(field.annotation):
+                continue
+            groups[name].add_argument(f"--{name}", metavar="JSON|null", help="all of it at once, or null for off")
+            continue
+        default = field.get_default(call_default_factory=True)
+        text += f" (default: {json.dumps(default, default=BaseModel.model_dump)})".replace("%", "%%")
+        groups[name.rpartition(".")[0]].add_argument(f"--{name}", metavar=_type_in_words(field.annotation), help=text)
+    return parser.format_help()

@@ -1,0 +1,119 @@
+"""Sentences for what is refused: the field, its value, where it was said, and the way out."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from slimsweep.config.fields import all_fields, branches, choices, listed_section, section_of
+from slimsweep.errors import RefusedInput
+
+
+class ConfigError(RefusedInput):
+    """Something the person said cannot work; the text is one sentence that names it and says what to do."""
+
+
+def did_you_mean(word: str, known: Sequence[str], otherwise: str = "") -> str:
+    """'did you mean X?' with the nearest known words, or `otherwise` where none is near."""
+    near = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(near)}?" if near else otherwise
+
+
+TYPES = {
+    "int": "must be a whole number",
+    "float": "must be a number",
+    "bool": "must be true or false",
+    "string": "must be text (in quotes where it looks like a number)",
+    "finite": "must be a finite number",
+    "list": "must be a list",
+    "tuple": "must be a list of numbers",
+    "dict": 'must be a mapping, such as {"img_size": 160}',
+    "model": "must be a mapping of its fields",
+}  # by the first word of pydantic's name of an error
+LIMITS = {
+    "greater_than": ("gt", "must be more than"),
+    "greater_than_equal": ("ge", "must be at least"),
+    "less_than": ("lt", "must be less than"),
+    "less_than_equal": ("le", "must be at most"),
+}
+
+
+def sentence(problem: ValidationError, root: type[BaseModel], layers: Mapping[str, Mapping[str, Any]]) -> str:
+    """One sentence for the first thing that is wrong.
+
+    Args:
+        root: the section that was checked, of which all names are told.
+        layers: where values came from, the last ones over the first: the name of each source, and what it says, nested.
+    """
+    error = problem.errors(include_url=False)[0]
+    section = root
+    path: list[str] = []
+    annotation: Any = root
+    for part in error["loc"]:
+        if not isinstance(part, str):
+            break  # an element of a list
+        path.append(part)
+        if part not in section.model_fields:
+            break
+        annotation = section.model_fields[part].annotation
+        if (inner := section_of(annotation)) is None:
+            break  # what follows are pydantic's labels of a union's branches
+        section = inner
+    name, origin = ".".join(path), _origin(path, layers)
+    if error["type"] == "extra_forbidden" and path[-1] not in section.model_fields:
+        above = ".".join(path[:-1])
+        known = [n for n, _ in all_fields(root)]
+        near = did_you_mean(path[-1], list(section.model_fields))
+        near = near.replace("mean ", f"mean {above}.", 1) if near and above else near
+        takes = f"{above or 'the configuration'} takes {', '.join(section.model_fields)}"
+        return f"unknown key {name}{origin}; {near or did_you_mean(path[-1], known, takes)}"
+    if error["type"] == "value_error" and section_of(annotation) and isinstance(error["input"], (Mapping, BaseModel)):
+        return error["msg"].removeprefix("Value error, ")  # about several fields: a sentence of its own
+    return f"{name} is {_value(path, layers, error['input'])!r}{origin}: {_complaint(error, annotation)}"
+
+
+def _complaint(error: Any, annotation: Any) -> str:
+    kind: str = error["type"]
+    if kind == "literal_error":
+        words = [str(v) for v in choices(annotation)]
+        near = did_you_mean(str(error["input"]), words)
+        return f"it must be one of {', '.join(words)}" + (f"; {near}" if near else "")
+    if kind == "extra_forbidden":
+        entry, key = listed_section(annotation), str(error["loc"][-1])
+        takes = list(entry.model_fields) if entry else []
+        near = did_you_mean(key, takes, f"they take {', '.join(takes)}")
+        return f"its entries have no key {key!r}; {near}"
+    if kind in LIMITS:
+        limit, words_of_limit = LIMITS[kind]
+        return f"it {words_of_limit} {error['ctx'][limit]:g}"
+    if kind in ("missing", "too_short", "too_long"):
+        return f"it must be {len(get_args(next(a for a in branches(annotation) if get_origin(a) is tuple)))} numbers"
+    if kind != "value_error" and (base := kind.split("_", maxsplit=1)[0]) in TYPES:
+        return f"it {TYPES[base]}"
+    text = error["msg"].removeprefix("Value error, ")
+    return f"it {text}" if text.startswith("must") else text
+
+
+def _look(path: Sequence[str], layer: Any) -> tuple[bool, Any]:
+    for key in path:
+        if not isinstance(layer, Mapping) or key not in layer:
+            return False, None
+        layer = layer[key]
+    return True, layer
+
+
+def _origin(path: Sequence[str], layers: Mapping[str, Mapping[str, Any]]) -> str:
+    for source, layer in reversed(list(layers.items())):
+        if _look(path, layer)[0]:
+            return f" (from the {source})" if source in ("environment", "command line") else f" (in {source})"
+    return ""
+
+
+def _value(path: Sequence[str], layers: Mapping[str, Mapping[str, Any]], otherwise: Any) -> Any:
+    """The value as the person wrote it, where that is known."""
+    for layer in reversed(list(layers.values())):
+        found, value = _look(path, layer)
+        if found:
+            return value
+    return otherwise

@@ -1,0 +1,397 @@
+"""The configuration's sections: every field with its type, default, limits and help, and each check beside its field."""
+
+import re
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from slimsweep.config.fields import Section, once, rising
+
+Family = Literal["attention", "mlp", "token"]
+
+
+class Affine(Section):
+    """Random affine warp, bilinear, black outside the image."""
+
+    degrees: float = Field(0.0, ge=0, le=180)
+    """Rotation, drawn between minus and plus this many degrees."""
+    translate: float = Field(0.0, ge=0, le=1)
+    """Shift, as a share of the image's side, in both directions."""
+    scale: tuple[float, float] | None = None
+    """Zoom, drawn between these two, such as 0.9,1.1."""
+    shear: float = Field(0.0, ge=0, lt=90)
+    """Shear along x, drawn between minus and plus this many degrees."""
+
+    @field_validator("scale")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        return rising(value)
+
+
+class Augment(Section):
+    """What happens to training images; the defaults suit photographs (random crops and mirrored images)."""
+
+    scale: tuple[float, float] | None = (0.08, 1.0)
+    """Share of the image that a random crop covers; null for no random crop."""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Aspect ratio of a random crop."""
+    hflip: float = Field(0.5, ge=0, le=1)
+    """Probability of mirroring left and right: 0 for digits and letters."""
+    vflip: float = Field(0.0, ge=0, le=1)
+    """Probability of mirroring top and bottom."""
+    color_jitter: float = Field(0.0, ge=0)
+    """Strength of random brightness, contrast and saturation; off where auto_augment is on."""
+    auto_augment: str | None = None
+    """timm's text, such as rand-m9-mstd0.5-inc1."""
+    reprob: float = Field(0.0, ge=0, le=1)
+    """Probability of random erasing."""
+    remode: Literal["const", "rand", "pixel"] = "pixel"
+    """What erased areas are filled with."""
+    recount: int = Field(1, ge=1)
+    """Areas erased in an image, at most."""
+    mixup: float = Field(0.0, ge=0)
+    """Mixup's alpha; 0 is off."""
+    cutmix: float = Field(0.0, ge=0)
+    """CutMix's alpha; 0 is off."""
+    mixup_prob: float = Field(1.0, ge=0, le=1)
+    """Probability of mixing a batch at all."""
+    mixup_switch_prob: float = Field(0.5, ge=0, le=1)
+    """Probability of CutMix where both are on."""
+    affine: Affine | None = None
+    """Random rotation, shift, zoom and shear."""
+    repeated: int = Field(1, ge=1)
+    """Times that an image comes in a batch, augmented anew each time (DeiT used 3); an epoch stays as long."""
+
+    @field_validator("scale", "ratio")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        return rising(value)
+
+    @field_validator("auto_augment")
+    @classmethod
+    def _known_policy(cls, value: str | None) -> str | None:
+        if value is not None and value.split("-")[0] not in ("rand", "augmix", "original", "originalr", "v0", "v0r", "3a"):
+            raise ValueError("must be a policy of timm, such as rand-m9-mstd0.5-inc1, augmix-m5-w4, 3a, or null")
+        return value
+
+    @property
+    def mixes(self) -> bool:
+        """Whether batches are mixed (Mixup or CutMix), which takes an even number of images."""
+        return self.mixup_prob > 0 and (self.mixup > 0 or self.cutmix > 0)
+
+
+class DataConfig(Section):
+    """The images."""
+
+    name: str = "digits"
+    """digits, a data set of timm (folder, torch/NAME, hfds/NAME, hfids/NAME, wds/NAME), or package.module:function."""
+    root: str | None = None
+    """Where the data set lies."""
+    train_split: str = "train"
+    """Name of the training split."""
+    val_split: str | None = None
+    """Name of the validation split, from which all choices are made; null takes that of an image folder which has a test
+    split too, and else val_share of the training images."""
+    val_share: float = Field(0.1, gt=0, lt=1)
+    """Share of the training images kept for validation: the same ones in every run."""
+    test_split: str | None = None
+    """Name of the split that is read once, at the end of each point; null takes test of an image folder that has it, of
+    torch/NAME, and where val_split is named; else validation."""
+    num_classes: int | None = Field(None, ge=2)
+    """Classes; null finds out."""
+    batch_size: int = Field(256, ge=1)
+    """Images per step over all workers together: results do not depend on the number of workers."""
+    eval_batch_size: int | None = Field(None, ge=1)
+    """Images that one worker evaluates at once; null takes a training step's."""
+    workers: int = Field(0, ge=0)
+    """Loading processes of each training worker; 0 loads in the worker itself."""
+    limit: int | None = Field(None, ge=1)
+    """At most so many images per split: to try things out."""
+    max_damaged: int = Field(0, ge=0)
+    """Images per split that may be unreadable: each is named in a warning and skipped; one more stops the run. They are
+    counted over all epochs and workers of a training. The default allows none, as skipped images change what is measured."""
+    image_size: int | None = Field(None, ge=1)
+    """Side of the images in pixels; null takes the model's."""
+    mean: tuple[float, ...] | None = None
+    """Mean per channel, of values from 0 to 1; null takes the model's."""
+    std: tuple[float, ...] | None = None
+    """Standard deviation per channel; null takes the model's."""
+    interpolation: Literal["bilinear", "bicubic", "nearest"] | None = None
+    """How images are resized; null takes the model's way."""
+    crop_pct: float | None = Field(None, gt=0, le=1)
+    """Share of the side that evaluation looks at; null takes the model's, or all where image_size is not the model's own."""
+    augment: Augment = Augment()
+    """What happens to training images."""
+
+    @field_validator("std")
+    @classmethod
+    def _positive(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if value is not None and min(value, default=0.0) <= 0:
+            raise ValueError("must be numbers above 0, one per channel")
+        return value
+
+    @model_validator(mode="after")
+    def _channels_agree(self) -> Self:
+        if self.mean is not None and self.std is not None and len(self.mean) != len(self.std):
+            raise ValueError(
+                f"data.mean has {len(self.mean)} channels and data.std has {len(self.std)}: give both one number per channel"
+            )
+        return self
+
+
+class ModelConfig(Section):
+    """The dense model, from timm."""
+
+    name: str = "deit_small_patch16_224"
+    """timm's name of a vision transformer."""
+    pretrained: bool = False
+    """Start from timm's pretrained weights (downloads them)."""
+    checkpoint: str | None = None
+    """Start from these weights: a .safetensors file, or a file of torch.save."""
+    kwargs: dict[str, Any] = {}
+    """Arguments of timm.create_model, such as {"img_size": 160}; --model.kwargs.depth 6 changes one of the file's."""
+
+    @field_validator("kwargs")
+    @classmethod
+    def _own_keys(cls, value: dict[str, Any]) -> dict[str, Any]:
+        taken = {
+            "pretrained": "model.pretrained",
+            "num_classes": "data.num_classes",
+            "checkpoint_path": "model.checkpoint",
+            "drop_path_rate": "dense.drop_path, search.drop_path and retrain.drop_path",
+        }
+        for key in value:
+            if key in taken:
+                raise ValueError(f"must not set {key}: say it in {taken[key]}")
+        return value
+
+
+class Recipe(Section):
+    """One training."""
+
+    epochs: int = Field(ge=1)
+    """Passes over the training images."""
+    lr: float = Field(5e-4, gt=0)
+    """Highest learning rate of the weights; it is not scaled by the batch size."""
+    optimizer: str = "adamw"
+    """timm's name of an optimizer."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the two moments, in Adam and its relatives."""
+    weight_decay: float = Field(0.05, ge=0)
+    """Weight decay, on matrices only."""
+    scheduler: Literal["cosine", "constant"] = "cosine"
+    """How the learning rate goes on after the warm-up."""
+    warmup_epochs: int = Field(0, ge=0)
+    """Epochs over which the learning rate rises."""
+    min_lr: float = Field(1e-6, ge=0)
+    """Where the warm-up starts and the cosine ends."""
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    """Share of each label that goes to all classes."""
+    drop_path: float = Field(0.0, ge=0, lt=1)
+    """Probability of skipping a branch of the last layer; earlier layers less."""
+    ema_decay: float | None = Field(None, gt=0, lt=1)
+    """Decay of a moving average of the weights, which is then what is evaluated and kept; null is off."""
+    clip_grad: float | None = Field(None, gt=0)
+    """Largest norm of the gradient, above which it is scaled down; null is off."""
+    accumulate: int = Field(1, ge=1)
+    """Parts in which a batch is computed, one after another, to save memory; the batch size stays data.batch_size."""
+    amp: Literal["off", "bf16"] = "off"
+    """Mixed precision."""
+    compile: bool = False
+    """torch.compile."""
+    grad_checkpointing: bool = False
+    """Recompute activations in the backward pass, to save memory."""
+
+    @field_validator("betas")
+    @classmethod
+    def _decays(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in value):
+            raise ValueError("must be two numbers from 0 to below 1, such as 0.9,0.999")
+        return value
+
+
+class Dense(Recipe):
+    """Training of the dense model, before anything is cut."""
+
+    epochs: int = Field(300, ge=0)
+    """Passes over the training images; 0, the default where there are pretrained weights, takes those as they are."""
+    warmup_epochs: int = Field(0, ge=0)
+    """Epochs over which the learning rate rises."""
+
+
+class Distill(Section):
+    """Learning from the dense model's answers."""
+
+    alpha: float = Field(0.0, ge=0, le=1)
+    """Share of the loss that the dense model's answers make up; 0 is off."""
+    temperature: float = Field(1.0, gt=0)
+    """Temperature of the softmax over both models' logits: higher makes the answers softer."""
+
+
+class PerFamily(Section):
+    """One number per family of gates; a section of this kind says its default, its limits and what the number is of.
+
+    Args:
+        of: the word before the family in the help: "Of" attention dims.
+        default: the number of every family where nothing is said.
+        limits: what pydantic's Field takes, such as ge and lt.
+    """
+
+    attention: float = 0.0
+    mlp: float = 0.0
+    token: float = 0.0
+
+    def __init_subclass__(cls, *, default: float | None = None, of: str = "Of", **limits: float) -> None:
+        if default is not None:
+            for family, gates in (("attention", "attention dims"), ("mlp", "MLP units"), ("token", "tokens")):
+                setattr(cls, family, Field(default, description=f"{of} {gates}.", **limits))  # type: ignore[call-overload]
+
+
+class L1(PerFamily, of="On", default=0.05, ge=0):
+    """Pressure on the gates of each family."""
+
+
+class Floors(PerFamily, default=0.1, ge=0, lt=1):
+    """Share of each layer's gates that always stays."""
+
+
+class Pace(PerFamily, default=1.0, gt=0, le=10):
+    """How fast each family's gates leave: where the path keeps a share s, a family keeps s to the power of its pace."""
+
+
+class Search(Recipe):
+    """The one search, with learnable gates."""
+
+    epochs: int = Field(50, ge=1)
+    """Passes over the training images."""
+    weight_decay: float = Field(1e-3, ge=0)
+    """Weight decay, on matrices only; never on gates."""
+    scheduler: Literal["cosine", "constant"] = "constant"
+    """How the learning rate goes on after the warm-up."""
+    gate_lr: float = Field(0.02, gt=0)
+    """Learning rate of the gates."""
+    gate_optimizer: Literal["proximal", "adam"] = "proximal"
+    """How gates move: proximal steps (soft threshold), or Adam on the l1's gradient."""
+    penalty: Literal["l1", "macs"] = "l1"
+    """What a gate costs: the same for all of a family (l1), or in proportion to its multiply-accumulates (macs)."""
+    l1: L1 = L1()
+    """Pressure on the gates of each family."""
+    granularity: Literal["dim", "head", "uniform"] = "dim"
+    """One attention gate per head and dim (dim), per head (head), or per dim of all heads together (uniform)."""
+    families: list[Family] | None = None
+    """What has gates: attention, mlp, token or some of them; null is all of which this model can be cut exactly."""
+    token_gate: Literal["linear", "tanh"] = "linear"
+    """Token gates as they are, or as the tanh of a parameter."""
+    token_anneal: float = Field(0.3, ge=0, le=1)
+    """Last share of the search, during which the token gates that stay move to 1."""
+    distill: Distill = Distill()
+    """Learning from the dense model's answers."""
+    floors: Floors = Floors()
+    """Share of each layer's gates that always stays."""
+    paces: list[Pace] = [
+        Pace.model_construct(attention=1.0, mlp=mlp, token=token) for token in (1.0, 0.7, 0.5) for mlp in (1.0, 1.4)
+    ]
+    """How fast each family's gates leave; several are tried by a short retraining at the smallest budget, and the best on
+    validation holds for all budgets."""
+    recovery: int = Field(1, ge=1)
+    """Epochs of that short retraining."""
+    round_to: int | None = Field(None, ge=1)
+    """Sizes of heads and MLPs, and numbers of tokens with the class token, are multiples of this; null takes 16, for speed,
+    where heads have 64 dims or more, and else 1."""
+
+    @field_validator("paces")
+    @classmethod
+    def _proposals(cls, value: list[Pace]) -> list[Pace]:
+        if not value:
+            raise ValueError(
+                'must hold at least one pace, such as [{"mlp": 1.4, "token": 0.7}]; [{}] is the same pace for all families'
+            )
+        return once(value)
+
+    @field_validator("families")
+    @classmethod
+    def _some(cls, value: list[str] | None) -> list[str] | None:
+        if value is None:
+            return None
+        if not value:
+            raise ValueError("must name at least one of attention, mlp, token, or be null for all")
+        return once(value)
+
+
+class Retrain(Recipe):
+    """Training of each point after the cut, and of the dense model for comparison."""
+
+    epochs: int = Field(300, ge=1)
+    """Passes over the training images."""
+    lr: float | list[float] = 5e-4  # type: ignore[assignment]  # one rate in what `at` returns, which is what trains
+    """Highest learning rate, not scaled by the batch size; of a list, the best on validation for each method and budget."""
+    seeds: list[int] = [0]
+    """Seeds of the retraining, one point per seed: a list, or how many (3 is 0,1,2)."""
+    start: Literal["search", "larger"] = "search"
+    """What a searched point starts from: the search's weights, or the trained model of the next larger budget, which it waits
+    for; the largest budget's then starts from the dense point's. The structures of all budgets are cut from one another."""
+    distill: Distill = Distill()
+    """Learning from the dense model's answers."""
+    workers_per_trial: int = Field(1, ge=1)
+    """Workers that train one point together."""
+
+    @field_validator("lr")
+    @classmethod
+    def _rates(cls, value: float | list[float]) -> float | list[float]:
+        rates = value if isinstance(value, list) else [value]
+        if not rates or min(rates) <= 0:
+            raise ValueError("must be a rate above 0, such as 5e-4, or a list of some, such as [5e-4, 1e-3]")
+        return once(rates) if len(rates) > 1 else rates[0]
+
+    @property
+    def rates(self) -> list[float]:
+        """The learning rates to try, as they were given; one where there is no choice."""
+        return self.lr if isinstance(self.lr, list) else [self.lr]
+
+    def at(self, lr: float, epochs: int) -> "Retrain":
+        """The recipe with one learning rate and a number of epochs."""
+        return self.model_copy(update={"lr": lr, "epochs": epochs})
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _count(cls, value: Any) -> Any:
+        if isinstance(value, str) and re.fullmatch(r"\d+", value):
+            value = int(value)
+        if isinstance(value, int) and not isinstance(value, bool):
+            if value < 1:
+                raise ValueError("must be at least one seed, such as 1 or [0]")
+            return list(range(value))
+        return value
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct(cls, value: list[int]) -> list[int]:
+        if not value or min(value) < 0 or max(value) >= 2**32:
+            raise ValueError("must be at least one seed, each from 0 to below 2**32, such as [0, 1, 2]")
+        return once(value)
+
+
+class Resources(Section):
+    """What of the cluster is used."""
+
+    search_workers: int = Field(1, ge=1)
+    """Workers that train the dense model and search together."""
+    cpus_per_worker: float = Field(1.0, gt=0)
+    """CPUs of each worker, in the search and in the sweep."""
+    gpus_per_worker: float = Field(0.0, ge=0)
+    """GPUs of each worker; a fraction lets workers share one."""
+    max_concurrent_trials: int | None = Field(None, ge=1)
+    """Points that train at the same time, at most; null fills the cluster."""
+    max_workers: int | None = Field(None, ge=1)
+    """Workers of this size that an autoscaling cluster may grow to hold; null is what its nodes hold at the start."""
+    max_hours: float | None = Field(None, gt=0)
+    """Hours after which the run ends with what it has, at the end of the epoch; the same command goes on. null is no limit."""
+    max_failures: int = Field(2, ge=0)
+    """Times that a lost worker or trial is started again."""
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _whole_above_one(cls, value: float) -> float:
+        if value > 1 and not value.is_integer():
+            raise ValueError("must be a fraction of one GPU or a whole number of GPUs")
+        return value
