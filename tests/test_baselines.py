@@ -6,27 +6,31 @@ import shutil
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import timm
 import torch
 from conftest import QUICK
-from slimsweep.data.plain_images import training_images
 from zoo import random_gates
 
 from slimsweep import add_gates, load, macs, solve
+from slimsweep.checks import compare
 from slimsweep.cluster.retrain_job import trial
-from slimsweep.cluster.worker import data_for
+from slimsweep.cluster.worker import data_for, job_arguments
 from slimsweep.config import Config, ConfigError
+from slimsweep.data import training_images
 from slimsweep.ledger.lock import hold
-from slimsweep.ledger.points import Point, chosen_path, plan_points, points_to_do, to_choose
-from slimsweep.ledger.tables import gate_rows, read_rows, write_gates, write_row
+from slimsweep.ledger.planning import baseline_places, make_plan, plan_points, points_to_do, to_choose
+from slimsweep.ledger.points import Point
+from slimsweep.ledger.run import Run
+from slimsweep.ledger.status import read_status
 from slimsweep.methods.random_order import random_scores
-from slimsweep.run import compare, main
+from slimsweep.report.page import page_data, read_run
+from slimsweep.run import main
+from slimsweep.slimming.gates import GatedModel
 from slimsweep.slimming.structure import Structure
-from slimsweep.storage import Folder
-from slimsweep.tools.status import read_config, read_status
 
 SMALL = {"img_size": 8, "patch_size": 2, "in_chans": 1, "embed_dim": 64, "depth": 4, "num_heads": 4}
 BASE = {"name": "x", "model": {"name": "vit_tiny_patch16_224", "kwargs": SMALL}, "budgets": [0.5, 0.25]}
@@ -43,30 +47,38 @@ def test_images_for_gradients_are_the_same_each_time_and_without_augmentation():
     assert y.unique().tolist() == list(range(10))
 
 
-def searched_run(folder: Path) -> Folder:
+def small_gated() -> GatedModel:
+    return add_gates(timm.create_model("vit_tiny_patch16_224", num_classes=10, **SMALL))
+
+
+def searched_run(folder: Path, config: Config) -> Run:
     """A run folder as a search leaves it, as far as a plan reads it."""
-    run = Folder(folder)
-    gated = add_gates(timm.create_model("vit_tiny_patch16_224", num_classes=10, **SMALL))
-    gates = random_gates(gated)
-    write_gates(run, gate_rows(gates))
-    run.write_json("search/search.json", {"shape": json.loads(gated.shape.full().to_json())["shape"]})
+    run, gated = Run(folder, config), small_gated()
+    run.write_search(gated.shape, random_gates(gated), weights=b"")
     return run
 
 
-def write_choice(run: Folder, config: Config, method: str, seed: int = 0) -> None:
-    gated = add_gates(timm.create_model("vit_tiny_patch16_224", num_classes=10, **SMALL))
-    for budget in config.budgets:
-        structure = solve(gated, budget, scores=random_scores(gated.shape, seed))
-        run.write_json(chosen_path(config, method, budget, seed), {"structure": structure.to_json(), "error": ""})
+def changed(run: Run, **changes: Any) -> Run:
+    """The run's folder as it is now, for a driver with other values in its configuration."""
+    return Run(run.folder, run.config.changed(**changes))
 
 
-def done(run: Folder, point: Point, top1: float = 50.0, status: str = "ok") -> None:
-    row = {name: getattr(point, name) for name in ("method", "budget", "seed", "terms", "lr", "epochs")}
-    write_row(run, {**row, "point": point.name, "status": status, "val_top1": top1 if status == "ok" else None})
+def write_choice(run: Run, method: str) -> None:
+    """Write that a method which draws nothing keeps, at each budget, whatever is drawn here."""
+    gated = small_gated()
+    for asked in baseline_places(run):
+        structure = solve(gated, asked.budget, scores=random_scores(gated.shape, 0))
+        run.write_choice(method, asked.budget, asked.unit, None, structure=structure.to_json(), error="")
+
+
+def done(run: Run, point: Point, top1: float = 50.0, status: str = "ok") -> None:
+    """Write a point's row, and look at the rows again."""
+    row = {name: getattr(point, name) for name in ("method", "budget", "unit", "seed", "terms", "lr", "epochs")}
+    run.write_row({**row, "point": point.name, "status": status, "val_top1": top1 if status == "ok" else None})
+    run.refresh()
 
 
 def test_compute_terms_are_points_of_their_own_with_the_epochs_that_the_search_cost(tmp_path: Path):
-    run = searched_run(tmp_path)
     config = Config(
         **BASE,
         baselines=["uniform", "scratch"],
@@ -74,11 +86,12 @@ def test_compute_terms_are_points_of_their_own_with_the_epochs_that_the_search_c
         search={"epochs": 40, "paces": [{}]},
         retrain={"epochs": 10},
     )
-    assert {p.method for p in plan_points(config, run)} == {"dense", "searched", "scratch"}  # others are still to be chosen
-    assert to_choose(config, run) == [("uniform", 0)]
-    write_choice(run, config, "uniform")
-    points = plan_points(config, run)
-    assert to_choose(config, run) == []
+    run = searched_run(tmp_path, config)
+    assert {p.method for p in plan_points(run)} == {"dense", "searched", "scratch"}  # others are still to be chosen
+    assert to_choose(run) == [("uniform", 0)]
+    write_choice(run, "uniform")
+    points = plan_points(run)
+    assert to_choose(run) == []
     assert len({p.hash for p in points}) == len({p.name for p in points}) == len(points) == 1 + 4 * 2
     assert all(p.epochs == 10 for p in points if p.terms == "retraining")
     longer = [p for p in points if p.terms == "compute"]
@@ -90,66 +103,62 @@ def test_compute_terms_are_points_of_their_own_with_the_epochs_that_the_search_c
 
 
 def test_one_rate_names_points_as_ever_and_baselines_change_no_other_point(tmp_path: Path):
-    run = searched_run(tmp_path)
-    plain = Config(**BASE)
-    before = plan_points(plain, run)
-    more = plain.changed(baselines=["uniform"], baseline_terms=["compute", "retraining"], **{"retrain.lr": [5e-4]})
-    write_choice(run, more, "uniform")
-    assert more.retrain.lr == 5e-4
-    assert set(before) <= set(plan_points(more, run))
+    plain = searched_run(tmp_path, Config(**BASE))
+    before = plan_points(plain)
+    more = changed(plain, baselines=["uniform"], baseline_terms=["compute", "retraining"], **{"retrain.lr": [5e-4]})
+    write_choice(more, "uniform")
+    assert more.config.retrain.lr == 5e-4
+    assert set(before) <= set(plan_points(more))
     assert [p.name for p in before] == [f"{p.method}-{p.budget:.4f}-s0-{p.hash[:4]}" for p in before]
 
 
 def test_the_first_seed_tries_every_rate_and_the_others_take_the_best(tmp_path: Path):
-    run = searched_run(tmp_path)
-    config = Config(**BASE, retrain={"lr": [1e-3, 3e-3], "seeds": [5, 6, 7]})
-    first = plan_points(config, run)
+    run = searched_run(tmp_path, Config(**BASE, retrain={"lr": [1e-3, 3e-3], "seeds": [5, 6, 7]}))
+    first = plan_points(run)
     assert Counter((p.method, p.budget) for p in first) == {("dense", 1.0): 2, ("searched", 0.5): 2, ("searched", 0.25): 2}
     assert {p.seed for p in first} == {5}
     assert all(f"-lr{p.lr:g}-" in p.name for p in first)
     half = [p for p in first if p.budget == 0.5]
     done(run, half[0], 80.0)
-    assert plan_points(config, run) == first  # one of two rates says nothing yet
+    assert plan_points(run) == first  # one of two rates says nothing yet
     done(run, half[1], 0, status="failed")
-    new = [p for p in plan_points(config, run) if p not in first]
+    new = [p for p in plan_points(run) if p not in first]
     assert {(p.seed, p.lr, p.budget) for p in new} == {(6, half[0].lr, 0.5), (7, half[0].lr, 0.5)}
     done(run, half[1], 81.0)  # tried again, it ended
-    points = plan_points(config, run)
+    points = plan_points(run)
     new = [p for p in points if p not in first]
     assert {(p.seed, p.lr, p.budget) for p in new} == {(6, half[1].lr, 0.5), (7, half[1].lr, 0.5)}
-    assert plan_points(config, run) == points
-    assert {p.name for p in points_to_do(points, run)} == {p.name for p in points} - {p.name for p in half}
+    assert plan_points(run) == points
+    assert {p.name for p in points_to_do(run, points)} == {p.name for p in points} - {p.name for p in half}
 
 
 def test_a_point_at_one_rate_is_the_same_whichever_others_are_tried(tmp_path: Path):
-    run = searched_run(tmp_path)
-    two, three = (Config(**BASE, retrain={"lr": rates}) for rates in ([1e-3, 3e-3], [3e-3, 1e-3, 1e-2]))
-    assert set(plan_points(two, run)) < set(plan_points(three, run))
+    two = searched_run(tmp_path, Config(**BASE, retrain={"lr": [1e-3, 3e-3]}))
+    three = changed(two, **{"retrain.lr": [3e-3, 1e-3, 1e-2]})
+    assert set(plan_points(two)) < set(plan_points(three))
 
 
 def test_a_list_of_rates_may_grow_but_not_lose_what_was_trained(tmp_path: Path):
-    run = searched_run(tmp_path)
-    config = Config(**BASE, retrain={"lr": [1e-3, 3e-3]})
-    for point in plan_points(config, run):
+    run = searched_run(tmp_path, Config(**BASE, retrain={"lr": [1e-3, 3e-3]}))
+    for point in plan_points(run):
         done(run, point, status="ok" if point.lr == 1e-3 else "failed")
-    compare(config, config.changed(**{"retrain.lr": [1e-3, 1e-2]}), run)
+    compare(run.config, changed(run, **{"retrain.lr": [1e-3, 1e-2]}))
     for other in ([3e-3, 1e-2], 1e-3):
         with pytest.raises(ConfigError, match=r"retrain\.lr changed"):
-            compare(config, config.changed(**{"retrain.lr": other}), run)
+            compare(run.config, changed(run, **{"retrain.lr": other}))
 
 
 def test_budgets_are_fixed_once_they_share_the_search(tmp_path: Path):
-    run = searched_run(tmp_path)
-    config = Config(**BASE, baselines=["uniform"], baseline_terms=["compute"])
-    write_choice(run, config, "uniform")
-    points = plan_points(config, run)
-    more = config.changed(budgets=[0.5, 0.25, 0.1])
+    run = searched_run(tmp_path, Config(**BASE, baselines=["uniform"], baseline_terms=["compute"]))
+    write_choice(run, "uniform")
+    points = plan_points(run)
+    more = {"budgets": [0.5, 0.25, 0.1]}
     done(run, points[0])
-    compare(config, more, run)
+    compare(run.config, changed(run, **more))
     done(run, next(p for p in points if p.terms == "compute"))
     with pytest.raises(ConfigError, match="budgets"):
-        compare(config, more, run)
-    compare(config, config.changed(budgets=[0.5, 0.3]), run)  # as many share it
+        compare(run.config, changed(run, **more))
+    compare(run.config, changed(run, budgets=[0.5, 0.3]))  # as many share it
 
 
 @pytest.mark.parametrize(
@@ -191,7 +200,7 @@ def test_a_sweep_with_baselines_terms_and_rates_finishes_and_is_not_trained_agai
     arguments += ["--retrain.lr", "1e-3,3e-3", "--retrain.seeds", "2"]
     assert main(arguments) == 0
     run = tmp_path / "small"
-    rows = read_rows(Folder(run))
+    rows = Run(run).rows
     assert (rows.status == "ok").all()
     series = rows.groupby(["method", "terms"])
     assert sorted(series.groups) == sorted(
@@ -215,17 +224,15 @@ def test_a_sweep_with_baselines_terms_and_rates_finishes_and_is_not_trained_agai
         assert macs(model) == row.macs == Structure.from_json(row.structure).macs()
     longer = rows[rows.terms == "compute"]
     assert (longer.epochs == 1 + (2 * longer.macs_dense / longer.macs).round()).all()
-    assert read_status(Folder(run)).finished
+    assert read_status(Run(run)).finished
     assert "uniform, equal compute" in _methods_of_page(run)
     assert main(arguments) == 0
     assert trained(run) == counts
-    pd.testing.assert_frame_equal(read_rows(Folder(run)), rows)
+    pd.testing.assert_frame_equal(Run(run).rows, rows)
 
 
 def _methods_of_page(run: Path) -> list[str]:
-    from slimsweep.report.page import page_data, read_run
-
-    data = page_data([read_run(Folder(run))])
+    data = page_data([read_run(Run(run))])
     assert len(data["points"]["point"]) == 2 * 6  # a point a method, terms and seed: the best rate
     assert {entry["method"] for entry in data["runs"][0]["hypervolume"]} == set(data["methods"]) - {"dense"}
     return data["methods"]
@@ -233,23 +240,23 @@ def _methods_of_page(run: Path) -> list[str]:
 
 def test_a_budget_that_a_baseline_cannot_meet_is_a_failed_row_with_the_reason(small_run: Path, tmp_path: Path):
     shutil.copytree(small_run, tmp_path / "small")
-    run = Folder(tmp_path / "small")
-    config = read_config(run).changed(baselines=["torch-pruning"], baseline_terms=["retraining", "compute"])
-    for budget in config.budgets:
-        run.write_json(chosen_path(config, "torch-pruning", budget, 0), {"structure": "", "error": "give a larger budget"})
-    points = points_to_do(plan_points(config, run), run)
+    run = changed(Run(tmp_path / "small"), baselines=["torch-pruning"], baseline_terms=["retraining", "compute"])
+    for budget in run.config.budgets:
+        run.write_choice("torch-pruning", budget, "macs", None, structure="", error="give a larger budget")
+    points = points_to_do(run, plan_points(run))
     assert len({p.name for p in points}) == 4
     with hold(run):
         for point in points:
-            arguments = {"config": config.model_dump(mode="json"), "run": run.uri, "attempt": "a", "until": None}
+            arguments = job_arguments(run, attempt="start", until=None)
             assert trial({"point": asdict(point)}, arguments) == {"ok": 0.0, "error": "give a larger budget"}
-    rows = read_rows(run)
+    rows = run.refresh().rows
     failed = rows[rows.status == "failed"]
     assert set(failed.point) == {p.name for p in points}
     assert set(failed.error) == {"give a larger budget"}
-    assert to_choose(config, run) == []
-    assert to_choose(config, run, again=True) == [("torch-pruning", 0)]  # the next start tries again
-    status = read_status(run, config)
+    assert to_choose(run) == []
+    assert to_choose(run, again=True) == [("torch-pruning", 0)]  # the next start tries again
+    run.write_plan(make_plan(run, "start"))
+    status = read_status(run)
     assert (status.finished, status.count("done"), status.count("failed")) == (True, 3, 4)
 
 
@@ -259,7 +266,7 @@ def test_a_finished_run_is_extended_by_baselines_and_only_those_are_trained(smal
     before = trained(tmp_path / "small")
     baselines = "taylor,random,scratch"
     assert main([*arguments, "--resources.search_workers", "2", "--baselines", baselines]) == 0
-    rows = read_rows(Folder(tmp_path / "small"))
+    rows = Run(tmp_path / "small").rows
     new = trained(tmp_path / "small") - before
     assert set(new) == set(rows.point[rows.method.isin(baselines.split(","))])
     assert len(new) == 6

@@ -4,49 +4,48 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
-from safetensors.torch import load
-from slimsweep.tools.progress import final_table
+from safetensors.torch import load as load_tensors
 
-from slimsweep.cluster.cluster import ray
-from slimsweep.cluster.retrain_job import choose_pace, retrain, try_pace, write_failed
-from slimsweep.cluster.worker import data_for, load_model
+from slimsweep.checks import begin, check_cuts, compare
+from slimsweep.cluster.choose_job import choose_pace, ray, try_pace
+from slimsweep.cluster.retrain_job import retrain, write_failed
+from slimsweep.cluster.worker import data_for, job_arguments
 from slimsweep.config import Config, ConfigError
 from slimsweep.data import TooManyDamaged
-from slimsweep.ledger.points import (
-    baseline_budgets,
-    check_cuts,
-    chosen_pace,
-    chosen_path,
+from slimsweep.ledger.planning import (
+    baseline_places,
     distinct_paces,
     exact_fraction,
     expected_points,
     forget_failed,
-    keep_path,
-    load_path,
-    load_shape,
+    make_plan,
     pace_is_open,
-    pace_path,
-    path_at,
+    pace_key,
+    paces_tried,
     plan_points,
     points_to_come,
     points_to_do,
     search_macs,
     shares_text,
+    smallest_budget,
     to_choose,
 )
-from slimsweep.ledger.tables import read_curves, read_gates_tensors, read_rows, write_row
+from slimsweep.ledger.points import Point
+from slimsweep.ledger.run import Run
+from slimsweep.ledger.status import Status, read_status
 from slimsweep.report.page import page_data, read_run
 from slimsweep.report.pareto import best_rates
-from slimsweep.run import begin, compare
+from slimsweep.saved_models import load
 from slimsweep.slimming.budget import Budget
 from slimsweep.slimming.cut import slim
-from slimsweep.slimming.structure import Structure
-from slimsweep.storage import Folder
-from slimsweep.tools.status import read_config, read_status
+from slimsweep.slimming.removal_path import absolute
+from slimsweep.slimming.structure import Structure, params
+from slimsweep.tools.display import final_table
 from slimsweep.training.dense_model import check_model
 from slimsweep.training.evaluate import evaluate_split
 
@@ -55,50 +54,77 @@ ALL = {"attention": 0.7, "mlp": 0.5, "token": 0.8}
 
 
 @pytest.fixture
-def finished(small_run: Path, tmp_path: Path) -> tuple[Config, Folder]:
+def finished(small_run: Path, tmp_path: Path) -> Run:
     """A finished sweep of budgets 0.5 and 0.25, to go on with."""
     shutil.copytree(small_run, tmp_path / "small")
-    run = Folder(tmp_path / "small")
-    return read_config(run), run
+    return Run(tmp_path / "small")
 
 
-def expected(config: Config, run: Folder) -> list:
-    shape = load_shape(run)
-    return expected_points(config, shape, read_gates_tensors(run, shape), chosen_pace(config, run))
+def changed(run: Run, **changes: Any) -> Run:
+    """The run's folder as it is now, for a driver with other values in its configuration."""
+    return Run(run.folder, run.config.changed(**changes))
 
 
-def test_what_is_expected_is_what_a_run_plans(finished: tuple[Config, Folder]) -> None:
-    config, run = finished
+def expected(run: Run) -> list[Point]:
+    return expected_points(run.config, run.shape, run.gates, run.pace)
+
+
+def status_of(run: Run) -> Status:
+    """The status after a driver has written its plan."""
+    run.write_plan(make_plan(run.refresh(), "start"))
+    return read_status(run)
+
+
+def keep(run: Run, method: str) -> None:
+    """Write that a method which draws nothing keeps the whole model at every budget."""
+    for asked in baseline_places(run):
+        run.write_choice(method, asked.budget, asked.unit, None, structure=run.shape.full().to_json(), error="")
+
+
+def done(run: Run, point: Point) -> None:
+    """Write a point's ok row, and look at the rows again."""
+    names = ("method", "budget", "unit", "seed", "terms", "shares", "lr", "epochs", "structure")
+    dense = Structure.from_json(point.structure).shape.full()
+    costs = {"macs": dense.macs(), "macs_dense": dense.macs(), "params": 1, "test_top1": 50.0, "test_top1_untouched": 50.0}
+    run.write_row({**{n: getattr(point, n) for n in names}, **costs, "point": point.name, "val_top1": 50.0})
+    run.refresh()
+
+
+def failed(run: Run, point: Point) -> None:
+    write_failed(run, point, "the loss is not finite")
+    run.refresh()
+
+
+def test_what_is_expected_is_what_a_run_plans(finished: Run) -> None:
     for changes in ({}, {"shares": [BOTH, ALL]}, {"budgets": [], "shares": [BOTH]}, {"retrain.seeds": [3, 4, 5]}):
-        asked = config.changed(**changes)
-        assert expected(asked, run) == plan_points(asked, run)
-    assert {p.name for p in expected(config, run)} == set(read_rows(run).point)
+        asked = changed(finished, **changes)
+        assert expected(asked) == plan_points(asked)
+    assert {p.name for p in expected(finished)} == set(finished.rows.point)
 
 
-def test_every_rate_and_baseline_is_expected_before_anything_is_known(finished: tuple[Config, Folder]) -> None:
-    config, run = finished
-    asked = config.changed(
+def test_every_rate_and_baseline_is_expected_before_anything_is_known(finished: Run) -> None:
+    run = changed(
+        finished,
         baselines=["uniform", "scratch", "small"],
         baseline_terms=["retraining", "compute"],
         **{"retrain.lr": [1e-3, 3e-3], "retrain.seeds": [0, 1, 2]},
     )
-    points = expected(asked, run)
+    points = expected(run)
     assert len({p.name for p in points}) == len(points) == (1 + 2 * (2 + 2 * 2)) * (2 + 2)
     assert {(p.seed, p.lr) for p in points} == {(0, 1e-3), (0, 3e-3), (1, 1e-3), (2, 1e-3)}
     searched = {p.budget: p.structure for p in points if p.method == "searched"}
-    path = load_path(asked, run)
-    spent = search_macs(asked, path, run)
+    spent = search_macs(run.config, run.path, run)
     for point in points:
         assert point.method == "dense" or point.structure == searched[point.budget]
         macs = Structure.from_json(point.structure).macs()
         longer = round(spent / (2 * macs)) if point.terms == "compute" else 0
-        assert point.epochs == config.retrain.epochs + longer
+        assert point.epochs == run.config.retrain.epochs + longer
 
 
-def test_shares_are_points_at_the_macs_that_they_leave(finished: tuple[Config, Folder]) -> None:
-    config, run = finished
-    before = plan_points(config, run)
-    points = plan_points(config.changed(shares=[BOTH, ALL]), run)
+def test_shares_are_points_at_the_macs_that_they_leave(finished: Run) -> None:
+    before = plan_points(finished)
+    run = changed(finished, shares=[BOTH, ALL])
+    points = plan_points(run)
     assert set(before) < set(points)
     new = {p.shares: p for p in points if p not in before}
     assert set(new) == {shares_text(BOTH), shares_text(ALL)}
@@ -108,112 +134,95 @@ def test_shares_are_points_at_the_macs_that_they_leave(finished: tuple[Config, F
         for family, masks in structure.masks.items():
             kept = sum(int(m.sum()) for m in masks) / sum(m.numel() for m in masks)
             assert kept == pytest.approx(shares.get(family, 1.0), abs=0.02)
-        dense = load_shape(run).full().macs()
+        dense = run.shape.full().macs()
         assert point.method == "searched"
         assert point.budget == pytest.approx(structure.macs() / dense)
-        assert Budget.parse(point.budget).limit(dense) == structure.macs()
+        assert absolute(point.budget, dense) == structure.macs()
         assert json.loads(point.shares) == shares
         assert point.name.startswith(f"searched-{point.budget:.4f}-attention0.7-mlp")
     assert [p.budget for p in points] == sorted((p.budget for p in points), reverse=True)
-    assert {p.name for p in points_to_do(points, run)} == {p.name for p in new.values()}
+    assert {p.name for p in points_to_do(run, points)} == {p.name for p in new.values()}
 
 
-def test_a_share_and_a_budget_of_the_same_fraction_are_two_points(finished: tuple[Config, Folder]) -> None:
-    config, run = finished
-    asked = config.changed(budgets=[], shares=[BOTH], baselines=["uniform", "scratch"])
-    (point,) = (p for p in plan_points(asked, run) if p.method == "searched")
-    both = asked.changed(budgets=[point.budget])
-    assert baseline_budgets(both, run) == [point.budget]
-    keep(both, run, "uniform")
-    points = plan_points(both, run)
+def test_a_share_and_a_budget_of_the_same_fraction_are_two_points(finished: Run) -> None:
+    run = changed(finished, budgets=[], shares=[BOTH], baselines=["uniform", "scratch"])
+    (point,) = (p for p in plan_points(run) if p.method == "searched")
+    both = changed(run, budgets=[point.budget])
+    assert [asked.budget for asked in baseline_places(both)] == [point.budget]
+    keep(both, "uniform")
+    points = plan_points(both)
     assert len({p.hash for p in points}) == len({p.name for p in points}) == len(points)
     methods = sorted(p.method for p in points)
     assert methods == ["dense", "scratch", "scratch", "searched", "searched", "uniform"]  # it chooses at a fraction once
     for p in points:
-        done(run, p)
-    rows = read_rows(run)
-    mine = rows[rows.budget == point.budget]
+        done(both, p)
+    mine = both.rows[both.rows.budget == point.budget]
     assert len(mine) == len(best_rates(mine)) == 5
-    assert len(page_data([read_run(run)])["points"]["point"]) == len(rows)
+    assert len(page_data([read_run(both)])["points"]["point"]) == len(both.rows)
 
 
-def keep(config: Config, run: Folder, method: str) -> None:
-    for budget in baseline_budgets(config, run):
-        text = load_shape(run).full().to_json()
-        run.write_json(chosen_path(config, method, budget, 0), {"structure": text, "error": ""})
-
-
-def done(run: Folder, point) -> None:
-    names = ("method", "budget", "seed", "terms", "shares", "lr", "epochs", "structure")
-    dense = Structure.from_json(point.structure).shape.full()
-    costs = {"macs": dense.macs(), "macs_dense": dense.macs(), "params": 1, "test_top1": 50.0, "test_top1_untouched": 50.0}
-    write_row(run, {**{n: getattr(point, n) for n in names}, **costs, "point": point.name, "val_top1": 50.0})
+# PACES
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_the_pace_that_is_best_on_validation_holds_for_all_budgets(finished: tuple[Config, Folder]) -> None:
-    config, run = finished
-    config = config.changed(**{"search.paces": [{}, {"mlp": 1.4, "token": 0.5}]})
-    assert pace_is_open(config, run)
-    assert choose_pace(config, run)
-    found = run.read_json(pace_path(config))
-    assert [one["pace"] for one in found["tried"]] == [pace.model_dump() for pace in config.search.paces]
+def test_the_pace_that_is_best_on_validation_holds_for_all_budgets(finished: Run) -> None:
+    run = changed(finished, **{"search.paces": [{}, {"mlp": 1.4, "token": 0.5}]})
+    assert pace_is_open(run)
+    assert choose_pace(run)
+    found = run.pace_choice()
+    assert found is not None
+    assert [one["pace"] for one in found["tried"]] == [pace.model_dump() for pace in run.config.search.paces]
     assert [one["budget"] for one in found["tried"]] == [0.25, 0.25]
     best = max(found["tried"], key=lambda one: one["val_top1"])
-    assert chosen_pace(config, run) == found["pace"] == best["pace"]
-    shape = load_shape(run)
-    path = path_at(config, shape, read_gates_tensors(run, shape), best["pace"])
-    for point in plan_points(config.changed(budgets=[0.5, 0.25, 0.12]), run):  # also for one that was asked for later
+    assert run.pace == found["pace"] == best["pace"]
+    path = run.path_at(best["pace"])
+    for point in plan_points(changed(run, budgets=[0.5, 0.25, 0.12])):  # also for one that was asked for later
         assert point.method == "dense" or Structure.from_json(point.structure) == path.solve(point.budget)
-    curves = read_curves(run)
-    assert set(curves[curves.stage == "retrain"].point) == set(read_rows(run).point)  # the tries are no points
+    curves = run.curves()
+    assert set(curves[curves.stage == "retrain"].point) == set(run.refresh().rows.point)  # the tries are no points
 
-    run.write_bytes("config.yaml", config.to_yaml().encode())
-    assert page_data([read_run(run)])["runs"][0]["pace"]["chosen"] == found["pace"]
+    run.write_config()
+    assert page_data([read_run(Run(run.folder))])["runs"][0]["pace"]["chosen"] == found["pace"]
 
-    assert not pace_is_open(config, run)
-    assert pace_is_open(config.changed(**{"search.floors.mlp": 0.2}), run)
-    assert not pace_is_open(config.changed(**{"search.paces": [{"token": 0.7}]}), run)
+    assert not pace_is_open(run)
+    assert pace_is_open(changed(run, **{"search.floors.mlp": 0.2}))
+    assert not pace_is_open(changed(run, **{"search.paces": [{"token": 0.7}]}))
 
     # It holds for the points that were made with it; before there are any, what it depends on may still change.
-    changes = ({"budgets": [0.5, 0.12]}, {"retrain.lr": 1e-4}, {"search.recovery": 2})
-    assert not any(pace_is_open(config.changed(**change), run) for change in changes[:2])
-    for name in run.list("results"):
-        run.delete(f"results/{name}")
-    assert not pace_is_open(config, run)
-    assert all(pace_is_open(config.changed(**change), run) for change in changes)
+    changes: tuple[dict[str, Any], ...] = ({"budgets": [0.5, 0.12]}, {"retrain.lr": 1e-4}, {"search.recovery": 2})
+    assert not any(pace_is_open(changed(run, **change)) for change in changes[:2])
+    for name in run.rows.point:
+        run.delete_row(name)
+    assert not pace_is_open(run.refresh())
+    assert all(pace_is_open(changed(run, **change)) for change in changes)
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_no_more_paces_are_tried_at_a_time_than_trials_may_run(
-    finished: tuple[Config, Folder], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config, run = finished
-    config = config.changed(
-        **{"search.paces": [{}, {"token": 0.5}, {"mlp": 2.0}], "resources.max_concurrent_trials": 2, "data.limit": 64}
+def test_no_more_paces_are_tried_at_a_time_than_trials_may_run(finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = changed(
+        finished,
+        **{"search.paces": [{}, {"token": 0.5}, {"mlp": 2.0}], "resources.max_concurrent_trials": 2, "data.limit": 64},
     )
     asked: list[int] = []
     get = ray.get
     monkeypatch.setattr(ray, "get", lambda found: asked.append(len(found)) or get(found))
-    assert choose_pace(config, run)
+    assert choose_pace(run)
     assert asked == [2, 1]
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
-def test_what_was_begun_at_another_pace_is_begun_anew(finished: tuple[Config, Folder]) -> None:
-    config, run = finished
-    config = config.changed(**{"search.paces": [{}, {"token": 0.5}], "data.limit": 64})
-    worse = {"pace": {"attention": 1.0, "mlp": 9.0, "token": 1.0}, "tried": [], "key": "another"}
-    run.write_json(pace_path(config), worse)
+def test_what_was_begun_at_another_pace_is_begun_anew(finished: Run) -> None:
+    run = changed(finished, **{"search.paces": [{}, {"token": 0.5}], "data.limit": 64})
+    run.write_pace_choice({"pace": {"attention": 1.0, "mlp": 9.0, "token": 1.0}, "tried": [], "key": "another"})
     for point in ("searched-0.5000-s0-aaaa", "uniform-0.5000-s0-bbbb"):
-        run.write_bytes(f"checkpoints/{point}/epoch-00001.safetensors", b"sizes of that pace")
-    for name in run.list("results"):
-        run.delete(f"results/{name}")
-    assert pace_is_open(config, run)
-    assert choose_pace(config, run)
-    assert run.list("checkpoints/searched-0.5000-s0-aaaa") == []
-    assert run.list("checkpoints/uniform-0.5000-s0-bbbb") != []
+        run.folder.write_bytes(f"checkpoints/{point}/epoch-00001.safetensors", b"sizes of that pace")
+    for name in run.rows.point:
+        run.delete_row(name)
+    assert pace_is_open(run.refresh())
+    assert choose_pace(run)
+    assert run.folder.list("checkpoints/searched-0.5000-s0-aaaa") == []
+    assert run.folder.list("checkpoints/uniform-0.5000-s0-bbbb") != []
 
 
 def test_a_pace_of_families_without_gates_is_no_other_pace() -> None:
@@ -232,122 +241,123 @@ def test_a_pace_is_tried_by_the_weights_that_were_trained() -> None:
     assert (recipe.ema_decay, recipe.accumulate, recipe.lr, recipe.warmup_epochs) == (None, 8, 1e-3, 0)
 
 
-def test_trying_paces_is_part_of_what_the_search_cost(finished: tuple[Config, Folder]) -> None:
-    config, run = finished
-    path = load_path(config, run)
+def test_trying_paces_is_part_of_what_the_search_cost(finished: Run) -> None:
+    epochs, path = finished.config.search.epochs, finished.path
     dense = path.shape.full().macs()
-    assert search_macs(config.changed(**{"search.paces": [{}]}), path, run) == config.search.epochs * dense
-    three = config.changed(**{"search.paces": [{}, {"mlp": 2}, {"token": 0.5}], "search.recovery": 2})
-    assert search_macs(three, path, run) == config.search.epochs * dense + 3 * 2 * path.solve(0.25).macs()
+    one = changed(finished, **{"search.paces": [{}]})
+    assert search_macs(one.config, path, one) == epochs * dense
+    three = changed(finished, **{"search.paces": [{}, {"mlp": 2}, {"token": 0.5}], "search.recovery": 2})
+    assert search_macs(three.config, path, three) == epochs * dense + 3 * 2 * path.solve(0.25).macs()
     tried = [{"pace": {}, "budget": 0.5, "val_top1": 0.0, "error": ""}] * 2
-    run.write_json(pace_path(three), {"pace": three.search.paces[0].model_dump(), "tried": tried})
-    assert search_macs(three, path, run) == config.search.epochs * dense + 2 * 2 * path.solve(0.5).macs()  # as it was done
+    three.write_pace_choice({"pace": three.config.search.paces[0].model_dump(), "tried": tried})
+    assert search_macs(three.config, path, three) == epochs * dense + 2 * 2 * path.solve(0.5).macs()  # as it was done
 
 
-def test_the_path_that_is_left_is_the_one_that_points_are_cut_by(finished: tuple[Config, Folder]) -> None:
-    config, run = finished
-    for asked in (config, config.changed(**{"search.paces": [{"mlp": 2}]}), config.changed(**{"search.floors.mlp": 0.3})):
-        keep_path(asked, run)
-        left = load(run.read_bytes("search/path.safetensors"))
-        assert all(torch.equal(left[name], tensor) for name, tensor in load_path(asked, run).tensors().items())
+def test_the_path_that_is_left_is_the_one_that_points_are_cut_by(finished: Run) -> None:
+    for changes in ({}, {"search.paces": [{"mlp": 2}]}, {"search.floors.mlp": 0.3}):
+        run = changed(finished, **changes)
+        run.keep_path()
+        left = load_tensors(run.folder.read_bytes("search/path.safetensors"))
+        assert all(torch.equal(left[name], tensor) for name, tensor in run.path.tensors().items())
 
 
-def test_a_pace_whose_training_diverges_is_not_taken(finished: tuple[Config, Folder]) -> None:
-    config, run = finished
-    wild = config.changed(**{"retrain.lr": 1e30, "retrain.clip_grad": None, "search.recovery": 2})
+def test_a_pace_whose_training_diverges_is_not_taken(finished: Run) -> None:
+    wild = changed(finished, **{"retrain.lr": 1e30, "retrain.clip_grad": None, "search.recovery": 2})
     pace = {"attention": 1.0, "mlp": 1.4, "token": 1.0}
-    found = try_pace(wild.model_dump(mode="json"), run.uri, pace)
+    found = try_pace(job_arguments(wild, pace=pace, until=None))
     assert found is not None
     assert found["val_top1"] == 0
     assert "not finite" in found["error"]
-    # Mended, it is tried again.
-    assert try_pace(config.changed(**{"search.recovery": 2}).model_dump(mode="json"), run.uri, pace, until=0.0) is None
+    # With a recipe that works, it is tried again.
+    fixed = changed(finished, **{"search.recovery": 2})
+    assert try_pace(job_arguments(fixed, pace=pace, until=0.0)) is None
+
+
+# END PACES
 
 
 @pytest.mark.parametrize("start", ["search", "larger"])
-def test_a_rate_that_fails_holds_nothing_up(finished: tuple[Config, Folder], start: str) -> None:
-    config, run = finished
-    asked = config.changed(**{"retrain.start": start, "retrain.seeds": [0, 1], "retrain.lr": [1e-3, 1e-1]})
-    while left := [p for p in points_to_do(plan_points(asked, run), run) if not (read_rows(run).point == p.name).any()]:
+def test_a_rate_that_fails_holds_nothing_up(finished: Run, start: str) -> None:
+    run = changed(finished, **{"retrain.start": start, "retrain.seeds": [0, 1], "retrain.lr": [1e-3, 1e-1]})
+    while left := [p for p in points_to_do(run, plan_points(run)) if not run.has_row(p.name)]:
         for point in left:
             if point.lr == 1e-3:
                 done(run, point)
             else:
-                write_failed(run, asked, point, "the loss is not finite")
-    points = plan_points(asked, run)
+                failed(run, point)
+    points = plan_points(run)
     assert [(p.budget, p.seed, p.lr) for p in points] == [
         (budget, seed, lr) for budget in (1.0, 0.5, 0.25) for seed, lr in ((0, 1e-3), (0, 1e-1), (1, 1e-3))
     ]
-    assert points_to_come(asked, run, points) == 0
-    status = read_status(run, asked)
+    assert points_to_come(run, points) == 0
+    status = status_of(run)
     assert status.finished
     assert status.next == "3 failed points are tried again by the same command"
     # Where no rate works, others wait, and the run is not finished.
     for point in points:
         if point.budget == 1.0 and point.seed == 0:
-            write_failed(run, asked, point, "the loss is not finite")
-    assert not read_status(run, asked).finished
+            failed(run, point)
+    assert not status_of(run).finished
 
 
-def test_a_mended_recipe_leaves_no_failed_rows_of_the_old_one(finished: tuple[Config, Folder]) -> None:
-    config, run = finished
-    more = config.changed(budgets=[0.5, 0.25, 0.4])
-    (broken,) = points_to_do(plan_points(more, run), run)
-    write_failed(run, more, broken, "the loss is not finite")
-    forget_failed(plan_points(more, run), run)
-    assert (read_rows(run).point == broken.name).any()  # it is tried again
-    before = read_rows(run)
-    forget_failed(plan_points(config, run), run)
-    rows = read_rows(run)
-    assert set(before.point) - set(rows.point) == {broken.name}
-    assert (rows.status == "ok").all()
+def test_a_corrected_recipe_leaves_no_failed_rows_of_the_old_one(finished: Run) -> None:
+    more = changed(finished, budgets=[0.5, 0.25, 0.4])
+    (broken,) = points_to_do(more, plan_points(more))
+    failed(more, broken)
+    forget_failed(more, plan_points(more))
+    assert more.has_row(broken.name)  # it is tried again
+    run = finished.refresh()
+    before = set(run.rows.point)
+    forget_failed(run, plan_points(run))
+    assert before - set(run.rows.point) == {broken.name}
+    assert (run.rows.status == "ok").all()
+    assert not run.has_row(broken.name)
 
 
-def test_a_run_is_not_gone_on_with_on_other_classes(finished: tuple[Config, Folder]) -> None:
-    config, run = finished
-    begin(config, run)
-    dense = run.read_json("dense/config.json")
-    run.write_json("dense/config.json", {**dense, "label_names": ["ant", "bee", "cow", "dog"]})
+def test_a_run_is_not_gone_on_with_on_other_classes(finished: Run) -> None:
+    begin(finished)
+    dense = finished.folder.read_json("dense/config.json")
+    finished.folder.write_json("dense/config.json", {**dense, "label_names": ["ant", "bee", "cow", "dog"]})
     with pytest.raises(
         ConfigError, match=r"other classes \(ant, bee, cow and 1 more\) than digits now has \(0, 1, 2 and 7 more\)"
     ):
-        begin(config, run)
+        begin(finished)
 
 
-def test_points_that_start_from_larger_ones_wait_for_them(finished: tuple[Config, Folder]) -> None:
-    config, run = finished
-    asked = config.changed(
+def test_points_that_start_from_larger_ones_wait_for_them(finished: Run) -> None:
+    run = changed(
+        finished,
         budgets=[0.5, 0.25, 0.12],
         baselines=["scratch"],
         **{"retrain.start": "larger", "retrain.seeds": [0, 1], "retrain.lr": [1e-3, 3e-3]},
     )
-    assert not {p.hash for p in plan_points(asked, run)} & set(read_rows(run).point_hash)  # those started from the search
-    planned = plan_points(asked, run)
+    planned = plan_points(run)
+    assert not {p.hash for p in planned} & set(run.rows.point_hash)  # those started from the search
     assert not [p for p in planned if p.method == "searched"]
-    assert points_to_come(asked, run, planned) == len(expected(asked, run)) - len(planned) > 0
-    status = read_status(run, asked)
-    assert f"{len(expected(asked, run)) - status.count('done')} points are to be done" in status.next
+    assert points_to_come(run, planned) == len(expected(run)) - len(planned) > 0
+    status = status_of(run)
+    assert f"{len(expected(run)) - status.count('done')} points are to be done" in status.next
 
     def searched() -> list[tuple[float, int, str]]:
-        return [(p.budget, p.seed, p.start) for p in plan_points(asked, run) if p.method == "searched"]
+        return [(p.budget, p.seed, p.start) for p in plan_points(run) if p.method == "searched"]
 
     dense = [p for p in planned if p.method == "dense"]
     for point in dense:
         done(run, point)
     best = dense[0].name  # the best rate on validation: of equals the one given first
     assert searched() == [(0.5, 0, best), (0.5, 0, best)]
-    for point in (begun := [p for p in plan_points(asked, run) if p.method == "searched"]):
+    for point in (begun := [p for p in plan_points(run) if p.method == "searched"]):
         done(run, point)
     larger = begun[0].name
     # Of the second seed nothing is there to start from yet.
     assert searched() == [(0.5, 0, best), (0.5, 0, best), (0.25, 0, larger), (0.25, 0, larger)]
 
-    while left := points_to_do(plan_points(asked, run), run):
+    while left := points_to_do(run, plan_points(run)):
         for point in left:
             done(run, point)
-    points = plan_points(asked, run)
-    assert {p.name for p in points} == {p.name for p in expected(asked, run)}
-    assert points_to_come(asked, run, points) == 0
+    points = plan_points(run)
+    assert {p.name for p in points} == {p.name for p in expected(run)}
+    assert points_to_come(run, points) == 0
     assert not any(p.start for p in points if p.method != "searched")
     of = {p.name: p for p in points}
     for point in (p for p in points if p.start):
@@ -369,94 +379,216 @@ def test_points_that_start_from_larger_ones_wait_for_them(finished: tuple[Config
         ({"baselines": ["scratch"]}, None),
     ],
 )
-def test_no_change_gives_done_points_another_start(finished: tuple[Config, Folder], changes: dict, refused: str | None) -> None:
-    config, run = finished
-    config = config.changed(**{"retrain.start": "larger", "retrain.lr": [1e-3, 3e-3]})
-    while left := points_to_do(plan_points(config, run), run):
+def test_no_change_gives_done_points_another_start(finished: Run, changes: dict, refused: str | None) -> None:
+    run = changed(finished, **{"retrain.start": "larger", "retrain.lr": [1e-3, 3e-3]})
+    while left := points_to_do(run, plan_points(run)):
         for point in left:
             done(run, point)
-    before = {p.name for p in plan_points(config, run)}
-    asked = config.changed(**changes)
+    before = {p.name for p in plan_points(run)}
+    asked = changed(run, **changes)
     if refused is None:
-        compare(config, asked, run)
-        assert before <= {p.name for p in plan_points(asked, run)}
+        compare(run.config, asked)
+        assert before <= {p.name for p in plan_points(asked)}
         return
     with pytest.raises(ConfigError, match=refused):
-        compare(config, asked, run)
+        compare(run.config, asked)
 
 
-def test_an_image_that_could_not_be_read_once_ends_no_later_training(finished: tuple[Config, Folder]) -> None:
-    config, run = finished
-    dense = load_model(run, "dense")
-    data = data_for(config, dense)
+def test_an_image_that_could_not_be_read_once_ends_no_later_training(finished: Run) -> None:
+    dense = load(finished.folder / "dense")
+    data = data_for(finished.config, dense)
     with pytest.raises(TooManyDamaged):
         data.train.damaged.skip({"0.png": "Stale file handle"})
-    again = data_for(config, dense)
+    again = data_for(finished.config, dense)
     assert again is data
     again.train.damaged.add({})
 
 
-def test_a_point_goes_on_from_the_larger_one(finished: tuple[Config, Folder]) -> None:
+def test_a_point_goes_on_from_the_larger_one(finished: Run) -> None:
     """Its model before training is the larger model, cut further; and it is trained, saved and written like any other."""
-    config, run = finished
-    (larger,) = [p for p in plan_points(config, run) if (p.method, p.budget) == ("searched", 0.5)]
-    (smaller,) = [p for p in plan_points(config, run) if (p.method, p.budget) == ("searched", 0.25)]
+    (larger,) = [p for p in plan_points(finished) if (p.method, p.budget) == ("searched", 0.5)]
+    (smaller,) = [p for p in plan_points(finished) if (p.method, p.budget) == ("searched", 0.25)]
     point = replace(smaller, start=larger.name, hash="0" * 16)
-    retrain(config, run, point, torch.device("cpu"), 0)
-    rows = read_rows(run).set_index("point")
+    retrain(finished, point, torch.device("cpu"), 0)
+    rows = finished.refresh().rows.set_index("point")
     assert rows.loc[point.name, "status"] == "ok"
-    cut = slim(load_model(run, f"models/{larger.name}"), Structure.from_json(smaller.structure))
-    val = evaluate_split(cut, data_for(config, cut), "val", torch.device("cpu"))
+    cut = slim(load(finished.models / larger.name), Structure.from_json(smaller.structure))
+    val = evaluate_split(cut, data_for(finished.config, cut), "val", torch.device("cpu"))
     assert rows.loc[point.name, "val_top1_cut"] == pytest.approx(val.top1)
     assert rows.loc[point.name, "macs"] == rows.loc[smaller.name, "macs"]
 
 
-def test_baselines_are_held_to_what_shares_leave(finished: tuple[Config, Folder]) -> None:
-    config, run = finished
-    asked = config.changed(budgets=[], shares=[BOTH, ALL], baselines=["uniform", "scratch"], baseline_terms=["compute"])
-    assert to_choose(asked, run) == [("uniform", 0)]
-    keep(asked, run, "uniform")
-    assert to_choose(asked, run) == []
-    points = plan_points(asked, run)
+def test_baselines_are_held_to_what_shares_leave(finished: Run) -> None:
+    run = changed(finished, budgets=[], shares=[BOTH, ALL], baselines=["uniform", "scratch"], baseline_terms=["compute"])
+    assert to_choose(run) == [("uniform", 0)]
+    keep(run, "uniform")
+    assert to_choose(run) == []
+    points = plan_points(run)
     searched = {p.budget for p in points if p.method == "searched"}
     uniform = [p for p in points if p.method == "uniform"]
     assert {p.budget for p in uniform} == searched
     assert {p.shares for p in uniform} == {""}
     # Two searched points share the search, and this baseline keeps all.
-    assert {p.epochs for p in uniform} == {config.retrain.epochs + config.search.epochs // 2}
+    assert {p.epochs for p in uniform} == {run.config.retrain.epochs + run.config.search.epochs // 2}
 
 
-def test_shares_extend_a_finished_run_unless_the_search_is_shared_out_already(finished: tuple[Config, Folder]) -> None:
-    config, run = finished
-    compare(config, config.changed(shares=[BOTH]), run)
-    asked = config.changed(baselines=["uniform"], baseline_terms=["compute"])
-    keep(asked, run, "uniform")
-    done(run, next(p for p in plan_points(asked, run) if p.terms == "compute"))
+def test_shares_extend_a_finished_run_unless_the_search_is_shared_out_already(finished: Run) -> None:
+    compare(finished.config, changed(finished, shares=[BOTH]))
+    run = changed(finished, baselines=["uniform"], baseline_terms=["compute"])
+    keep(run, "uniform")
+    done(run, next(p for p in plan_points(run) if p.terms == "compute"))
     with pytest.raises(ConfigError, match="budgets and shares"):
-        compare(asked, asked.changed(shares=[BOTH]), run)
-    compare(asked, asked.changed(budgets=config.budgets[:1], shares=[BOTH]), run)  # as many share it
+        compare(run.config, changed(run, shares=[BOTH]))
+    compare(run.config, changed(run, budgets=run.config.budgets[:1], shares=[BOTH]))  # as many share it
 
 
-def test_status_table_and_report_tell_shares(finished: tuple[Config, Folder]) -> None:
-    config, run = finished
-    asked = config.changed(shares=[BOTH])
-    status = read_status(run, asked)
+def test_status_table_and_report_tell_shares(finished: Run) -> None:
+    run = changed(finished, shares=[BOTH])
+    status = status_of(run)
     (waiting,) = [part for part in status.points if part.state == "waiting"]
     assert "-attention0.7-mlp0.7-" in waiting.name
-    (point,) = points_to_do(plan_points(asked, run), run)
+    (point,) = points_to_do(run, plan_points(run))
     done(run, point)
-    assert read_status(run, asked).finished
-    rows = read_rows(run)
-    assert set(rows.shares) == {"", '{"attention":0.7,"mlp":0.7}'}
+    assert status_of(run).finished
+    assert set(run.rows.shares) == {"", '{"attention":0.7,"mlp":0.7}'}
     console = Console(record=True, width=200)
-    console.print(final_table(rows, asked, run, 1.0))
+    console.print(final_table(run, run.rows, 1.0))
     assert "searched attention 0.7 mlp 0.7" in console.export_text()
     assert "".join(page_data([read_run(run)])["points"]["shares"]) == '{"attention":0.7,"mlp":0.7}'
 
 
+# Budgets in parameters.
+
+
+def test_a_budget_in_parameters_is_a_point_of_its_own(finished: Run) -> None:
+    run = changed(finished, budgets=[0.5, 0.25, "50% params"])
+    points = plan_points(run)
+    before = plan_points(finished)
+    assert set(before) < set(points)
+    assert [p.name for p in before] == [f"{p.method}-{p.budget:.4f}-s0-{p.hash[:4]}" for p in before]
+    (new,) = (p for p in points if p not in before)
+    assert (new.method, new.budget, new.unit) == ("searched", 0.5, "params")
+    assert new.name == f"searched-0.5000-params-s0-{new.hash[:4]}"
+    structure, dense = Structure.from_json(new.structure), run.shape.full()
+    assert 0.49 * dense.params() < structure.params() <= 0.5 * dense.params()
+    assert all(mask.all() for mask in structure.masks["token"])  # tokens cost no parameters
+    (of_macs,) = (p for p in points if (p.method, p.budget, p.unit) == ("searched", 0.5, "macs"))
+    assert len({new.hash, of_macs.hash}) == len({new.place, of_macs.place}) == 2
+    assert expected(run) == points
+    assert points_to_do(run, points) == [new]
+
+
+def test_an_amount_of_parameters_is_the_fraction_that_it_allows(finished: Run) -> None:
+    dense = finished.shape.full().params()
+    run = changed(finished, budgets=[0.5, f"{dense / 2 / 1e6:.6f}M params"])
+    (new,) = points_to_do(run, plan_points(run))
+    assert new.unit == "params"
+    assert new.budget == pytest.approx(0.5, abs=1e-4)
+    assert Structure.from_json(new.structure).params() <= dense / 2 + 1
+
+
+def test_a_method_chooses_for_each_unit(finished: Run) -> None:
+    run = changed(finished, budgets=[0.5, "50% params"], baselines=["uniform", "random", "scratch"])
+    assert [(asked.budget, asked.unit) for asked in baseline_places(run)] == [(0.5, "macs"), (0.5, "params")]
+    assert to_choose(run) == [("uniform", 0), ("random", 0)]
+    kept = {unit: run.path.solve(budget).to_json() for unit, budget in (("macs", 0.5), ("params", "50% params"))}
+    for method, seed in (("uniform", None), ("random", 0)):
+        run.write_choice(method, 0.5, "macs", seed, structure=kept["macs"], error="")
+    assert to_choose(run) == [("uniform", 0), ("random", 0)]
+    # A fraction of MACs keeps the file that earlier versions wrote.
+    assert "params" not in run.choice_file("uniform", 0.5, "macs", None)
+    for method, seed in (("uniform", None), ("random", 0)):
+        assert run.choice_file(method, 0.5, "macs", seed) != run.choice_file(method, 0.5, "params", seed)
+        run.write_choice(method, 0.5, "params", seed, structure=kept["params"], error="")
+    assert to_choose(run) == []
+    points = plan_points(run)
+    for method in ("searched", "uniform", "random", "scratch"):
+        mine = {p.unit: p for p in points if p.method == method}
+        assert {unit: p.structure for unit, p in mine.items()} == kept
+        assert "-params-" in mine["params"].name
+        assert "-params-" not in mine["macs"].name
+    assert len({p.name for p in points}) == len({p.hash for p in points}) == len(points) == 1 + 4 * 2
+
+
+def test_an_earlier_choice_of_a_method_is_still_found(finished: Run) -> None:
+    """The names of these files are in run folders: they must not change."""
+    run = changed(finished, budgets=[0.5], baselines=["uniform"])
+    (key,) = {run.pace_file.removeprefix("search/pace-").removesuffix(".json")}
+    run.folder.write_json(f"baselines/uniform-0.500000000-{key}.json", {"structure": run.shape.full().to_json(), "error": ""})
+    assert to_choose(run) == []
+    (uniform,) = (p for p in plan_points(run) if p.method == "uniform")
+    assert uniform.structure == run.shape.full().to_json()
+
+
+def test_points_in_two_units_are_told_apart_in_rows_tables_and_rates(finished: Run) -> None:
+    run = changed(finished, budgets=[0.5, "50% params"], **{"retrain.lr": [1e-3, 3e-3], "retrain.seeds": [0, 1]})
+    while left := points_to_do(run, plan_points(run)):
+        for point in left:
+            done(run, point)
+    points = plan_points(run)
+    # Each unit tries both rates with the first seed, and takes its own best with the second.
+    for unit in ("macs", "params"):
+        mine = [(p.seed, p.lr) for p in points if (p.method, p.unit) == ("searched", unit)]
+        assert mine == [(0, 1e-3), (0, 3e-3), (1, 1e-3)]
+    assert points_to_come(run, points) == 0
+    status = status_of(run)
+    assert status.finished
+    rows = run.rows[run.rows.point.isin([p.name for p in points])]
+    assert rows.groupby("unit").size().to_dict() == {"macs": 6, "params": 3}
+    best = best_rates(rows)
+    assert len(best) == 6
+    assert {(row.unit, row.seed) for row in best[best.method == "searched"].itertuples()} == {
+        (unit, seed) for unit in ("macs", "params") for seed in (0, 1)
+    }
+    console = Console(record=True, width=200)
+    console.print(final_table(run, rows, 1.0))
+    assert "0.50 params" in console.export_text()
+
+
+@pytest.mark.parametrize(
+    ("budgets", "smallest"),
+    [
+        ([0.5, 0.25, "10% params"], Budget(0.25)),
+        (["60% params", "30% params"], Budget(0.3, "params")),
+        ([0.5, "60% params"], Budget(0.5)),
+    ],
+)
+def test_paces_are_compared_at_the_smallest_budget_in_macs_where_there_is_one(
+    finished: Run, budgets: list[float | str], smallest: Budget
+) -> None:
+    run = changed(finished, budgets=budgets, **{"search.paces": [{}, {"mlp": 1.4}]})
+    assert smallest_budget(run.config, run.shape) == smallest
+    assert paces_tried(run.config, run.shape, run) == (2, smallest)
+    structure = run.path.solve(smallest)
+    trying = 2 * run.config.search.recovery * structure.macs()
+    assert search_macs(run.config, run.path, run) == run.config.search.epochs * run.shape.full().macs() + trying
+
+
+def test_a_pace_that_was_chosen_holds_where_a_budget_in_parameters_is_added(finished: Run) -> None:
+    run = changed(finished, **{"search.paces": [{}, {"mlp": 1.4}]})
+    key = pace_key(run)
+    assert pace_key(changed(run, budgets=[0.5, 0.25, "10% params"])) == key
+    assert pace_key(changed(run, budgets=[0.5])) != key
+    assert pace_key(changed(run, budgets=["25% params"])) != key
+
+
+def test_a_budget_in_parameters_extends_a_finished_run(finished: Run) -> None:
+    """It is cut to that many parameters, trained, and its row says of which cost it is a fraction."""
+    run = changed(finished, budgets=[0.5, 0.25, "50% params"])
+    begin(run)
+    (point,) = points_to_do(run, plan_points(run))
+    retrain(run, point, torch.device("cpu"), 0)
+    (row,) = run.refresh().rows[run.rows.point == point.name].to_dict("records")
+    assert (row["status"], row["unit"], row["budget"]) == ("ok", "params", 0.5)
+    assert row["params"] <= 0.5 * row["params_dense"]
+    assert row["params"] == params(load(run.models / point.name))
+    assert set(run.rows.unit[run.rows.point != point.name]) == {"macs"}
+    assert points_to_do(run, plan_points(run)) == []
+
+
 @pytest.mark.parametrize("macs", [1, 12_345_677, 3_236_745_984, 4_598_882_303])
 def test_an_exact_fraction_allows_what_it_was_made_of(macs: int) -> None:
-    assert Budget.parse(exact_fraction(macs, 4_598_882_304)).limit(4_598_882_304) == macs
+    assert absolute(exact_fraction(macs, 4_598_882_304), 4_598_882_304) == macs
 
 
 @pytest.mark.parametrize(
