@@ -43,7 +43,6 @@ from slimsweep.report.pareto import best_rates
 from slimsweep.saved_models import load
 from slimsweep.slimming.budget import Budget
 from slimsweep.slimming.cut import slim
-from slimsweep.slimming.removal_path import absolute
 from slimsweep.slimming.structure import Structure, params
 from slimsweep.tools.display import final_table
 from slimsweep.training.dense_model import check_model
@@ -137,7 +136,7 @@ def test_shares_are_points_at_the_macs_that_they_leave(finished: Run) -> None:
         dense = run.shape.full().macs()
         assert point.method == "searched"
         assert point.budget == pytest.approx(structure.macs() / dense)
-        assert absolute(point.budget, dense) == structure.macs()
+        assert Budget.parse(point.budget).limit(dense) == structure.macs()
         assert json.loads(point.shares) == shares
         assert point.name.startswith(f"searched-{point.budget:.4f}-attention0.7-mlp")
     assert [p.budget for p in points] == sorted((p.budget for p in points), reverse=True)
@@ -588,7 +587,7 @@ def test_a_budget_in_parameters_extends_a_finished_run(finished: Run) -> None:
 
 @pytest.mark.parametrize("macs", [1, 12_345_677, 3_236_745_984, 4_598_882_303])
 def test_an_exact_fraction_allows_what_it_was_made_of(macs: int) -> None:
-    assert absolute(exact_fraction(macs, 4_598_882_304), 4_598_882_304) == macs
+    assert Budget.parse(exact_fraction(macs, 4_598_882_304)).limit(4_598_882_304) == macs
 
 
 @pytest.mark.parametrize(
