@@ -1,10 +1,15 @@
 """Ray is started once for the whole suite, and one small sweep is run through it that many tests look at."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from slimsweep.ledger.run import Run
 
 QUICK = [
     *("--dense.epochs", "3", "--dense.warmup_epochs", "0", "--search.epochs", "2"),
@@ -41,3 +46,19 @@ def small_run(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Pa
     arguments = ["--output", str(output), "--name", "small", "--budgets", "0.5,0.25", *QUICK, "--resources.search_workers", "2"]
     assert main(arguments) == 0
     return output / "small"
+
+
+@pytest.fixture
+def finished(small_run: Path, tmp_path: Path) -> "Run":
+    """A copy of that sweep, to go on with."""
+    from slimsweep.ledger.run import Run
+
+    shutil.copytree(small_run, tmp_path / "small")
+    return Run(tmp_path / "small")
+
+
+def changed(run: "Run", **changes: Any) -> "Run":
+    """The run's folder as it is now, for a driver with other values in its configuration."""
+    from slimsweep.ledger.run import Run
+
+    return Run(run.folder, run.config.changed(**changes))

@@ -6,13 +6,12 @@ import shutil
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 import timm
 import torch
-from conftest import QUICK
+from conftest import QUICK, changed
 from zoo import random_gates
 
 from slimsweep import add_gates, load, macs, solve
@@ -56,11 +55,6 @@ def searched_run(folder: Path, config: Config) -> Run:
     run, gated = Run(folder, config), small_gated()
     run.write_search(gated.shape, random_gates(gated), weights=b"")
     return run
-
-
-def changed(run: Run, **changes: Any) -> Run:
-    """The run's folder as it is now, for a driver with other values in its configuration."""
-    return Run(run.folder, run.config.changed(**changes))
 
 
 def write_choice(run: Run, method: str) -> None:
