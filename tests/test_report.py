@@ -508,7 +508,7 @@ def test_the_picture_shows_means_with_spread_and_the_front():
 # Colours: one list for the picture and the page, apart for everyone.
 
 PAGE_STYLE = re.findall(
-    r'"?([\w-]+)"?: \{ light: "(#\w{6})", dark: "(#\w{6})", symbol: "([\w-]+)"', report._template("6_figure.js")
+    r'"?([\w-]+)"?: \{ light: "(#\w{6})", dark: "(#\w{6})", symbol: "([\w-]+)"', report._template("figure.js")
 )
 # Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB.
 VISION = {
@@ -553,7 +553,7 @@ def test_equal_compute_is_a_method_of_its_own_in_the_same_colour_and_hollow():
     data = page_data([run])
     assert set(data["methods"]) == {"dense", "searched", "uniform", "uniform, equal compute"}
     assert "uniform, equal compute" in {entry["method"] for entry in data["runs"][0]["hypervolume"]}
-    assert report.EQUAL_COMPUTE in report._template("6_figure.js")
+    assert report.EQUAL_COMPUTE in report._template("figure.js")
     markers = {trace.name: trace.marker for trace in report.frontier_figure(run).data if trace.mode == "markers"}
     plain, hollow = markers["uniform"], markers["uniform, equal compute"]
     assert hollow.color == plain.color

@@ -36,6 +36,7 @@ from slimsweep.tools.status import Status, read_config, read_status
 
 REFRESH_SECONDS = 20
 HISTOGRAM_BINS = 40
+SCRIPTS = "unpack format metrics state question figure panels point search table page main".split()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -425,9 +426,8 @@ def _template(name: str) -> str:
 
 @cache
 def _script() -> str:
-    """The page's own script: the template folder's numbered files in their order, in one scope."""
-    folder = files("slimsweep.report").joinpath("web")
-    names = sorted((f.name for f in folder.iterdir() if f.name.endswith(".js")), key=lambda name: int(name.split("_")[0]))
+    """The page's own script: the modules of the web folder in one scope."""
+    names = [f"{name}.js" for name in SCRIPTS]
     return "(() => {\n'use strict';\n" + "\n".join(_template(name) for name in names) + "\n})();"
 
 
@@ -559,7 +559,7 @@ def kaleido_here() -> bool:
     return importlib.util.find_spec("kaleido") is not None
 
 
-# Marker and colour of a method, as in the page (templates/6_figure.js).
+# Marker and colour of a method, as in the page (web/figure.js).
 PICTURE_STYLE = {
     "searched": ("#0b62b0", "circle"),
     "dense": ("#1d2024", "diamond"),

@@ -10,7 +10,7 @@ import pandas as pd
 
 Numbers = np.ndarray  # of float64
 
-EQUAL_COMPUTE = ", equal compute"  # behind a method's name, as in templates/6_figure.js
+EQUAL_COMPUTE = ", equal compute"  # behind a method's name, as in web/figure.js
 
 
 def frontier(
