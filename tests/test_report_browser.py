@@ -14,7 +14,7 @@ import pytest
 from test_report import make_run
 
 from slimsweep.report.page import Part, RunTables, Standing, build_page
-from slimsweep.report.pareto import frontier, knee, summarize
+from slimsweep.report.pareto import knee, pareto_front, summarize
 from slimsweep.slimming.structure import Structure
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install 'slimsweep[test]')")
@@ -210,7 +210,7 @@ def test_text_from_data_is_shown_and_not_run(opened: Opened):
 def test_the_front_and_the_knee_are_those_of_the_library(opened: Opened):
     page = opened("one")
     means = summarize(one().results)
-    front = frontier(means, "macs_mean", "test_top1_mean")
+    front = pareto_front(means, "macs_mean", "test_top1_mean")
     expected = {f"{method} {round(100 * budget)} %" for method, budget in zip(front["method"], front["budget"], strict=True)}
     bright = page.eval_on_selector_all(
         "#points tbody tr:not(.dominated)",
@@ -278,7 +278,7 @@ def test_a_point_tells_how_to_load_it_how_it_trained_and_what_comes_next(opened:
 def test_points_open_by_keyboard_from_the_figure_and_the_table(opened: Opened):
     page = opened("one")
     page.focus("#frontier-figure")
-    front = frontier(summarize(one().results), "macs_mean", "test_top1_mean")
+    front = pareto_front(summarize(one().results), "macs_mean", "test_top1_mean")
     for key, place in (("Home", 0), ("ArrowRight", 1), ("End", -1), ("ArrowLeft", -2)):
         page.keyboard.press(key)
         entry = front.iloc[place]

@@ -29,14 +29,14 @@ import pyarrow as pa
 import slimsweep
 from slimsweep.ledger.points import pace_path
 from slimsweep.ledger.tables import BENCH, CURVES, GATES, last_timed, read_bench, read_curves, read_gates, read_rows
-from slimsweep.report.pareto import EQUAL_COMPUTE, best_rates, by_series, frontier, hypervolume_by_method, knee, summarize
+from slimsweep.report.pareto import EQUAL_COMPUTE, best_rates, by_series, hypervolume_by_method, knee, pareto_front, summarize
 from slimsweep.slimming.structure import Structure
 from slimsweep.storage import Folder, parted
 from slimsweep.tools.status import Status, read_config, read_status
 
 REFRESH_SECONDS = 20
 HISTOGRAM_BINS = 40
-SCRIPTS = "unpack format metrics state question figure panels point search table page main".split()
+SCRIPTS = ["unpack", "format", "metrics", "state", "question", "figure", "panels", "point", "search", "table", "page", "main"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -578,7 +578,7 @@ def frontier_figure(tables: RunTables) -> go.Figure:
     means = means[means["test_top1_mean"].notna()]
     scale, unit = next(((s, u) for s, u in ((1e9, "GMACs"), (1e6, "MMACs")) if means["macs_mean"].max() >= s), (1.0, "MACs"))
     x, y = "macs_mean", "test_top1_mean"
-    front = frontier(means, x, y)
+    front = pareto_front(means, x, y)
     figure = go.Figure()
     figure.add_scatter(
         x=front[x] / scale,
@@ -591,7 +591,7 @@ def frontier_figure(tables: RunTables) -> go.Figure:
     for method, group in means.groupby("method"):
         colour, symbol = PICTURE_STYLE.get(str(method).removesuffix(EQUAL_COMPUTE), ("#3d6b35", "hexagon"))
         hollow = str(method).endswith(EQUAL_COMPUTE)
-        own = frontier(group, x, y)
+        own = pareto_front(group, x, y)
         figure.add_scatter(
             x=own[x] / scale,
             y=own[y],
