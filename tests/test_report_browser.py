@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from test_report import make_run
+from test_report import make_run, make_status
 
-from slimsweep.report.page import Part, RunTables, Standing, build_page
+from slimsweep.report.page import build_page
 from slimsweep.report.pareto import knee, pareto_front, summarize
+from slimsweep.report.run_tables import RunTables
 from slimsweep.slimming.structure import Structure
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install 'slimsweep[test]')")
@@ -63,17 +64,8 @@ def one() -> RunTables:
 
 def live() -> RunTables:
     """A run under way, with a point that failed."""
-    standing = Standing(
-        planned=9,
-        done=6,
-        failed=1,
-        running=1,
-        finished=False,
-        live=True,
-        next="2 points are to be done",
-        points=[Part(name="searched-0.1000-s0-ab12", state="running", epochs=3, epochs_total=20)],
-    )
-    return make_run(failed="TrainingDiverged: the loss is not finite in epoch 3", standing=standing)
+    status = make_status(done=6, failed=1, running=1, waiting=1, alive=True)
+    return make_run(failed="TrainingDiverged: the loss is not finite in epoch 3", status=status)
 
 
 def shares() -> RunTables:

@@ -1,108 +1,146 @@
-// Numbers of points: what can be an axis, means over seeds, the front and its knee.
+// @ts-check
+// What can be an axis, groups of seeds at their place in the figure, and how a budget is said.
 
-const QUALITIES = [
-  { key: "test_top1", label: "test top-1", unit: "%", digits: 2, more: true, top1: true },
-  { key: "val_top1", label: "validation top-1", unit: "%", digits: 2, more: true, top1: true },
-  { key: "test_top5", label: "test top-5", unit: "%", digits: 2, more: true },
-  { key: "test_loss", label: "test loss", unit: "nats", digits: 3, more: false },
-];
+import { known, share } from "./format.js";
+import { paretoFront } from "./front.js";
 
-const COSTS = [
-  { key: "macs", label: "MACs", unit: "MACs", more: false },
-  { key: "params", label: "parameters", unit: " parameters", more: false },
-  { key: "model_bytes", label: "size on disk", unit: "B", more: false },
-  { key: "train_seconds", label: "training time", unit: "s", more: false },
-];
+/** @import { Column, Dense, Metric, Page, Placed, Point, View } from "./types.js" */
 
-const BENCH = [
-  { field: 0, key: "latency", label: "latency p50", unit: "ms", more: false },
-  { field: 2, key: "throughput", label: "throughput", unit: "images/s", more: true },
-  { field: 3, key: "memory", label: "peak memory", unit: "B", more: false },
-];
-
-// Every metric gets `of(point)`; those that no point has are left out.
-function metricsOf(page) {
-  const plainMetric = (m) => ({ ...m, of: (p) => p[m.key] });
-  const timed = page.settings.flatMap((setting, s) =>
-    BENCH.map((m) => ({
-      ...m,
-      key: `${m.key}:${s}`,
-      kind: m.key,
-      setting,
-      label: `${m.label} (${setting})`,
-      of: (p) => p.bench[s]?.[m.field] ?? null,
-    })),
-  );
-  const has = (m) => page.points.some((p) => known(m.of(p)));
-  return { x: [...COSTS.map(plainMetric), ...timed].filter(has), y: QUALITIES.map(plainMetric).filter(has) };
+/**
+ * The metrics of each axis; those that no point has are left out.
+ * @param {Page} page
+ * @returns {{ x: Metric[], y: Metric[] }}
+ */
+export function metricsOf(page) {
+  const all = [
+    ...page.columns.map((column) => columnMetric(column)),
+    ...page.settings.flatMap((_, s) => timedMetrics(page, s)),
+  ];
+  const has = (/** @type {Metric} */ m) => page.points.some((p) => known(m.of(p)));
+  return {
+    x: all.filter((m) => m.axis === "x" && has(m)),
+    y: all.filter((m) => m.axis === "y" && has(m)),
+  };
 }
 
-function show(metric, value) {
-  if (!known(value)) return DASH;
-  if (metric.unit === "%") return percent(value, metric.digits);
-  if (metric.unit === "nats") return `${fixed(value, metric.digits)} nats`;
-  if (metric.unit === "ms") return `${significant(value)} ms`;
-  if (metric.unit === "s") return duration(value);
-  if (metric.unit === "images/s") return `${significant(value)} images/s`;
-  return scaled(value, metric.unit);
+/**
+ * @param {Column} column
+ * @returns {Metric}
+ */
+export const columnMetric = (column) => ({
+  ...column,
+  key: column.name,
+  label: column.title,
+  of: (point) => /** @type {any} */ (point)[column.name],
+});
+
+/**
+ * @param {Page} page
+ * @param {number} setting
+ * @returns {Metric[]}
+ */
+const timedMetrics = (page, setting) =>
+  page.timings.map((column, c) => ({
+    ...column,
+    key: `${column.name}:${setting}`,
+    label: `${column.title} (${page.settings[setting]})`,
+    setting: page.settings[setting],
+    of: (point) => point.bench[setting]?.[c] ?? null,
+  }));
+
+/**
+ * The metric of an axis that the reader chose; else the default.
+ * @param {Metric[]} metrics
+ * @param {string} chosen a key, or ""
+ * @param {string} otherwise
+ */
+export const metricOr = (metrics, chosen, otherwise) =>
+  metrics.find((m) => m.key === chosen) ?? metrics.find((m) => m.key === otherwise) ?? metrics[0];
+
+/**
+ * The cost that belongs on the x axis: parameters where every budget shown is one of parameters, else MACs.
+ * @param {Point[]} points
+ */
+export function defaultCost(points) {
+  const cut = points.filter((p) => p.method !== "dense");
+  return cut.length && cut.every((p) => p.unit === "params") ? "params" : "macs";
 }
 
-// What was asked of a point or group: a fraction of the MACs, and where shares of gates were asked for, those.
-const sharesOf = (p) => (p.shares || "").replace(/[{}"]/g, "").replaceAll(":", " ").replaceAll(",", ", ");
-const asked = (p) => share(p.budget, 1) + (p.shares ? ` (${sharesOf(p)})` : "");
+/**
+ * The share of its gates that each family keeps, where that was asked for: "attention 0.7, mlp 0.6".
+ * @param {{ shares: string | null }} asked
+ */
+export const sharesOf = ({ shares }) => (shares ?? "").replace(/[{}"]/g, "").replaceAll(":", " ").replaceAll(",", ", ");
 
-// Points of one run, method, budget and shares differ by their seed only.
-function groupsOf(shown, x, y) {
-  const groups = new Map();
-  for (const point of shown) {
-    if (point.status !== "ok" || !known(x.of(point)) || !known(y.of(point))) continue;
-    const { run, method, budget, shares } = point;
-    const key = `${run}|${method}|${budget}|${shares || ""}`;
-    if (!groups.has(key)) groups.set(key, { key, run, method, budget, shares, members: [] });
-    groups.get(key).members.push(point);
-  }
-  for (const group of groups.values()) {
-    group.x = mean(group.members.map(x.of));
-    const values = group.members.map(y.of);
-    group.y = mean(values);
-    group.se = standardError(values);
-    group.best = bestOf(group.members);
-  }
-  return [...groups.values()];
+/**
+ * A budget: "50 %" of the MACs, which goes without saying, or "60 % of params".
+ * @param {{ budget: number | null, unit: string }} asked
+ */
+export const budgetOf = ({ budget, unit }) => share(budget, 1) + (unit === "params" && known(budget) ? " of params" : "");
+
+/**
+ * What was asked of a point or group: its budget, and where shares of gates were asked for, those.
+ * @param {{ budget: number | null, unit: string, shares: string | null }} asked
+ */
+export const askedOf = (asked) => budgetOf(asked) + (asked.shares ? ` (${sharesOf(asked)})` : "");
+
+/**
+ * The groups that have both numbers, each at its place; their points must all be shown or all hidden.
+ * @param {Page} page
+ * @param {Set<Point>} shown
+ * @param {Metric} x
+ * @param {Metric} y
+ * @returns {Placed[]}
+ */
+export const placedGroups = (page, shown, x, y) =>
+  page.groups
+    .filter((g) => shown.has(g.members[0]) && known(g.mean[x.key]) && known(g.mean[y.key]))
+    .map((g) => ({
+      ...g,
+      x: /** @type {number} */ (g.mean[x.key]),
+      y: /** @type {number} */ (g.mean[y.key]),
+      yse: g.se[y.key],
+    }));
+
+/**
+ * What choices are made by: validation, so that the test split stays a test; test only where nothing else is known.
+ * @param {{ val_top1?: number | null, test_top1?: number | null }} numbers of a point, or a group's means
+ */
+export const judged = ({ val_top1, test_top1 }) => (known(val_top1) ? val_top1 : known(test_top1) ? test_top1 : -Infinity);
+
+/**
+ * What a change is measured against.
+ * @param {Page} page
+ * @param {number} run
+ * @returns {Dense}
+ */
+export function denseOf(page, run) {
+  const group = page.groups.find((g) => g.run === run && g.method === "dense" && known(g.mean.test_top1)) ?? null;
+  if (group) return { top1: group.mean.test_top1, val: group.mean.val_top1, what: "retrained dense", group };
+  const { untouched } = page.runs[run];
+  return { top1: untouched, val: null, what: known(untouched) ? "untouched dense" : "dense", group: null };
 }
 
-// Choices are made by validation, so that the test split stays a test; by test only where nothing else is known.
-const judged = (point) => (known(point.val_top1) ? point.val_top1 : known(point.test_top1) ? point.test_top1 : -Infinity);
-const bestOf = (members) => members.reduce((a, b) => (judged(b) > judged(a) ? b : a));
+/**
+ * @param {View} view
+ * @param {Point} point
+ * @returns {Placed | null}
+ */
+export const groupOf = (view, point) => view.groups.find((g) => g.members.includes(point)) ?? null;
 
-// Non-dominated groups, cheapest first; equal ones both stay.
-function frontOf(groups, x, y) {
-  const cost = (g) => (x.more ? -g.x : g.x);
-  const quality = (g) => (y.more ? g.y : -g.y);
-  const sorted = [...groups].sort((a, b) => cost(a) - cost(b) || quality(b) - quality(a));
-  const front = [];
-  for (const group of sorted) {
-    const last = front[front.length - 1];
-    if (!last || quality(group) > quality(last) || (quality(group) === quality(last) && cost(group) === cost(last)))
-      front.push(group);
-  }
-  return front;
-}
-
-// The group farthest above the straight line between the front's ends, both axes scaled to [0, 1]; null where nothing bends.
-function kneeOf(front) {
-  if (front.length < 3) return null;
-  const [first, last] = [front[0], front[front.length - 1]];
-  if (first.x === last.x || first.y === last.y) return null;
-  const above = (g) => (g.y - first.y) / (last.y - first.y) - (g.x - first.x) / (last.x - first.x);
-  const highest = front.reduce((a, b) => (above(b) > above(a) ? b : a));
-  return above(highest) > 1e-9 ? highest : null;
-}
-
-// What a change is measured against: the retrained dense model, or the untouched one before that has landed.
-function denseOf(page, run) {
-  const rows = page.points.filter((p) => p.run === run && p.method === "dense" && p.status === "ok" && known(p.test_top1));
-  if (rows.length) return { top1: mean(rows.map((p) => p.test_top1)), what: "retrained dense", rows };
-  const untouched = page.runs[run].untouched;
-  return known(untouched) ? { top1: untouched, what: "untouched dense", rows: [] } : { top1: null, what: "dense", rows: [] };
+/**
+ * The neighbour on the front of the point's own run, one step along it; null at the end.
+ * @param {View} view
+ * @param {Point} point
+ * @param {number} step -1: cheaper, 1: more expensive
+ * @returns {Placed | null}
+ */
+export function neighbourOf(view, point, step) {
+  const group = groupOf(view, point);
+  if (!group) return null;
+  const own = view.groups.filter((g) => g.run === point.run);
+  const front = paretoFront(own, view.x.more, view.y.more);
+  const cost = (/** @type {Placed} */ g) => (view.x.more ? -g.x : g.x);
+  if (step < 0) return front.filter((g) => cost(g) < cost(group)).pop() ?? null;
+  return front.find((g) => cost(g) > cost(group)) ?? null;
 }

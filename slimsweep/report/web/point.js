@@ -1,43 +1,17 @@
 // A point opened: what it is, what it keeps, what differs from its neighbour on the front, how it trained, how to load it.
 
+import { actions } from "./actions.js";
+import { byId, copyButton, el } from "./dom.js";
+import { capital, count, known, percent, percentPoints, share, show, signed, significant, withSpread } from "./format.js";
+import { differenceTable, keptCard, tokenCard } from "./layers.js";
+import { askedOf, budgetOf, groupOf, neighbourOf, sharesOf } from "./metrics.js";
+import { drawPanels } from "./panels.js";
+import { state, writeState } from "./state.js";
+import { markerIcon, seriesStyle, theme } from "./styles.js";
+
 const COMPARE = { smaller: "next smaller on the front", larger: "next larger on the front", dense: "dense model" };
 
-const groupOf = (view, point) => view.groups.find((g) => g.members.includes(point)) || null;
-
-// The neighbour on the front of the point's own run, one step along it; null at the end.
-function neighbourOf(view, point, step) {
-  const group = groupOf(view, point);
-  if (!group) return null;
-  const front = frontOf(
-    view.groups.filter((g) => g.run === point.run),
-    view.x,
-    view.y,
-  );
-  const cost = (g) => (view.x.more ? -g.x : g.x);
-  if (step < 0) return front.filter((g) => cost(g) < cost(group)).pop() || null;
-  return front.find((g) => cost(g) > cost(group)) || null;
-}
-
-// Sizes of each layer: {heads, width, units, tokens}; width is the dims of its widest head.
-function layerSizes(page, structure) {
-  const shape = page.shapes[structure.shape];
-  return shape.names.map((_, i) => ({
-    heads: structure.heads[i].filter((d) => d > 0).length,
-    width: Math.max(0, ...structure.heads[i]),
-    units: structure.units[i],
-    tokens: structure.tokens[i],
-  }));
-}
-
-const denseSizes = (shape) =>
-  shape.names.map((_, i) => ({
-    heads: shape.heads[i],
-    width: shape.head_dim[i],
-    units: shape.hidden[i],
-    tokens: shape.tokens[i],
-  }));
-
-function drawPoint(view) {
+export function drawPoint(view) {
   const section = byId("point");
   const p = view.selected;
   section.hidden = !p;
@@ -72,7 +46,7 @@ function pointHead(view, p, group) {
     const target = neighbourOf(view, p, by);
     return el(
       "button",
-      { type: "button", "aria-label": label, title: label, disabled: !target, onclick: () => choose(target.best) },
+      { type: "button", "aria-label": label, title: label, disabled: !target, onclick: () => actions.choose(target.best) },
       symbol,
     );
   };
@@ -83,7 +57,7 @@ function pointHead(view, p, group) {
       "h2",
       { id: "point-title" },
       markerIcon(page, p.method, seriesStyle(page, p.run, p.method).colour),
-      ` ${p.method} at ${share(p.budget, 1)} of the MACs${p.shares ? `: ${sharesOf(p)}` : ""}`,
+      ` ${p.method} at ${budgetOf(p)}${p.unit === "params" ? "" : " of the MACs"}${p.shares ? `: ${sharesOf(p)}` : ""}`,
     ),
     el(
       "span",
@@ -107,7 +81,7 @@ function pointHead(view, p, group) {
       line.append(
         el(
           "button",
-          { type: "button", class: "seed", "aria-pressed": String(member === p), onclick: () => choose(member) },
+          { type: "button", class: "seed", "aria-pressed": String(member === p), onclick: () => actions.choose(member) },
           String(member.seed),
         ),
       );
@@ -115,44 +89,41 @@ function pointHead(view, p, group) {
   return el("div", {}, head, line);
 }
 
+// All that is measured of the point, with what belongs to some of it in small letters below.
 function pointFacts(view, p, group) {
   const facts = el("dl", { class: "facts" });
   const fact = (term, value, note = "") =>
     facts.append(el("div", {}, el("dt", {}, term), el("dd", {}, value, note ? el("small", {}, note) : null)));
+  const { page } = view;
   const dense = view.dense[p.run];
-  fact("MACs", scaled(p.macs, "MACs"), `${share(p.macs, p.macs_dense)} of dense`);
-  fact("Parameters", scaled(p.params, ""), `${share(p.params, p.params_dense)} of dense`);
-  if (p.status === "ok") {
-    const tested = (group ? group.members : [p]).map((m) => m.test_top1).filter(known);
-    const many = tested.length > 1;
-    fact(
-      "Test top-1",
-      percent(p.test_top1),
-      many ? `${withSpread(mean(tested), standardError(tested))} over ${tested.length} seeds` : `top-5 ${percent(p.test_top5)}`,
-    );
-    if (known(dense.top1) && p.method !== "dense") fact("Against dense", points(p.test_top1 - dense.top1), dense.what);
-    fact(
-      "Validation top-1",
-      percent(p.val_top1),
-      known(p.val_top1_cut) ? `${percent(p.val_top1_cut)} right after the cut` : "",
-    );
-    fact("On disk", scaled(p.model_bytes, "B"));
-    fact(
-      "Training",
-      duration(p.train_seconds),
-      `${known(p.epochs) ? count(p.epochs, "epoch") : ""}${known(p.lr) ? `, learning rate ${p.lr}` : ""}${p.device ? `, ${p.device}` : ""}`,
-    );
-    for (const [s, numbers] of Object.entries(p.bench)) {
-      const base = view.page.bench_dense[`${p.run}|${s}`];
-      const faster = known(base) && known(numbers[0]) ? `, ${significant(base / numbers[0], 2)} × dense` : "";
-      if (known(numbers[0])) fact("Latency p50", `${significant(numbers[0])} ms`, `${view.page.settings[s]}${faster}`);
-      if (known(numbers[2])) fact("Throughput", `${significant(numbers[2])} images/s`, view.page.settings[s]);
+  const seeds = group ? group.members.length : 1;
+  const notes = {
+    macs: `${share(p.macs, p.macs_dense)} of dense`,
+    params: `${share(p.params, p.params_dense)} of dense`,
+    test_top1: seeds > 1 ? `${withSpread(group.mean.test_top1, group.se.test_top1)} over ${seeds} seeds` : "",
+    val_top1: known(p.val_top1_cut) ? `${percent(p.val_top1_cut)} right after the cut` : "",
+    train_seconds: [known(p.epochs) ? count(p.epochs, "epoch") : "", known(p.lr) ? `learning rate ${p.lr}` : "", p.device ?? ""]
+      .filter(Boolean)
+      .join(", "),
+  };
+  for (const column of page.columns) {
+    if (!known(p[column.name])) continue;
+    fact(capital(column.title), show(column, p[column.name]), notes[column.name]);
+    if (column.name === "test_top1" && known(dense.top1) && p.method !== "dense")
+      fact("Against dense", percentPoints(p.test_top1 - dense.top1), dense.what);
+  }
+  for (const [s, numbers] of Object.entries(p.bench)) {
+    for (const [c, column] of page.timings.entries()) {
+      if (!known(numbers[c])) continue;
+      const base = column.name === "latency_p50_ms" ? page.bench_dense[`${p.run}|${s}`] : null;
+      const faster = known(base) ? `, ${significant(base / numbers[c], 2)} × dense` : "";
+      fact(capital(column.title), show(column, numbers[c]), `${page.settings[s]}${faster}`);
     }
   }
   return facts;
 }
 
-// What the open point is compared with: {name, structure, delta} or null.
+// What the open point is compared with: its name, structure, MACs and test top-1; null where there is nothing.
 function comparedWith(view, p) {
   if (!p.layers) return null;
   const { page } = view;
@@ -171,104 +142,16 @@ function comparedWith(view, p) {
   }
   const group = neighbourOf(view, p, state.compare === "larger" ? 1 : -1);
   if (!group || !group.best.layers) return null;
-  const top1 = group.members.map((m) => m.test_top1).filter(known);
   return {
-    name: `${group.method} at ${asked(group)}`,
+    name: `${group.method} at ${askedOf(group)}`,
     structure: group.best.layers,
     macs: group.best.macs,
-    top1: top1.length ? mean(top1) : null,
+    top1: group.mean.test_top1,
     point: group.best,
   };
 }
 
-function bar(kept, dense, mark, label) {
-  const node = el("div", {
-    class: "bar",
-    role: "img",
-    "aria-label": `${kept} of ${dense} ${label}`,
-    title: `${kept} of ${dense} ${label}`,
-  });
-  const fill = el("span", { class: "fill" });
-  fill.style.width = `${(100 * kept) / (dense || 1)}%`;
-  node.append(fill);
-  if (mark !== null && mark !== kept) {
-    const tick = el("span", { class: "tick" });
-    tick.style.left = `${(100 * mark) / (dense || 1)}%`;
-    node.append(tick);
-  }
-  return node;
-}
-
-function keptCard(page, structure, other) {
-  const shape = page.shapes[structure.shape];
-  const sizes = layerSizes(page, structure);
-  const comparable = other && other.structure.shape === structure.shape;
-  const marks = comparable ? layerSizes(page, other.structure) : null;
-  const rows = el("div", { class: "layers", id: "kept" });
-  rows.append(
-    el(
-      "div",
-      { class: "layer layer-head", "aria-hidden": "true" },
-      el("span", {}, "Layer"),
-      el("span", {}, "Attention: heads × dims"),
-      el("span", {}, "MLP units"),
-      el("span", {}, "Patch tokens"),
-    ),
-  );
-  for (const [i, name] of shape.names.entries()) {
-    const { heads, width, units, tokens } = sizes[i];
-    const squares = el("span", {
-      class: "heads",
-      role: "img",
-      "aria-label": `${heads} of ${shape.heads[i]} heads, ${width} of ${shape.head_dim[i]} dims`,
-    });
-    for (const [h, dims] of structure.heads[i].entries()) {
-      const square = el("span", { class: "head", title: `head ${h}: ${dims} of ${shape.head_dim[i]} dims` });
-      const fill = el("span");
-      fill.style.height = `${(100 * dims) / shape.head_dim[i]}%`;
-      square.append(fill);
-      squares.append(square);
-    }
-    rows.append(
-      el(
-        "div",
-        { class: "layer" },
-        el("span", { class: "layer-name" }, name.replace(/^blocks\./, "block ")),
-        el(
-          "span",
-          { class: "cell", "data-label": "heads × dims" },
-          squares,
-          el("span", { class: "of" }, el("b", {}, `${heads} × ${width}`), ` of ${shape.heads[i]} × ${shape.head_dim[i]}`),
-        ),
-        el(
-          "span",
-          { class: "cell", "data-label": "MLP units" },
-          bar(units, shape.hidden[i], marks?.[i].units ?? null, "MLP units"),
-          el("span", { class: "of" }, el("b", {}, String(units)), ` of ${shape.hidden[i]}`),
-        ),
-        el(
-          "span",
-          { class: "cell", "data-label": "tokens" },
-          bar(tokens, shape.tokens[i], marks?.[i].tokens ?? null, "patch tokens"),
-          el("span", { class: "of" }, el("b", {}, String(tokens)), ` of ${shape.tokens[i]}`),
-        ),
-      ),
-    );
-  }
-  const note = comparable
-    ? el(
-        "p",
-        { class: "muted small" },
-        "A square is a head, filled as far as its dims are kept; a tick on a bar is ",
-        other.name,
-        ".",
-      )
-    : null;
-  return el("article", { class: "wide" }, el("h3", {}, "Kept in each layer"), rows, note);
-}
-
 function differenceCard(view, p, other) {
-  const { page } = view;
   const pick = el(
     "select",
     { id: "compare", "aria-label": "Compare with" },
@@ -294,84 +177,17 @@ function differenceCard(view, p, other) {
   }
   const said = [];
   if (known(other.macs)) said.push(`${signed((100 * (other.macs - p.macs)) / p.macs_dense, 1)} % of dense MACs`);
-  const own = (groupOf(view, p)?.members || [p]).map((m) => m.test_top1).filter(known);
-  if (known(other.top1) && own.length) said.push(`${points(other.top1 - mean(own))} of test top-1`);
+  const own = groupOf(view, p)?.mean.test_top1 ?? p.test_top1;
+  if (known(other.top1) && known(own)) said.push(`${percentPoints(other.top1 - own)} of test top-1`);
   const go = other.point
-    ? el("button", { type: "button", class: "link", onclick: () => choose(other.point) }, other.name)
+    ? el("button", { type: "button", class: "link", onclick: () => actions.choose(other.point) }, other.name)
     : other.name;
   card.append(el("p", {}, go, said.length ? `: ${said.join(", ")}.` : "."));
   if (other.structure.shape !== p.layers.shape) {
-    card.append(el("p", { class: "muted" }, "Its layers have other dense sizes: nothing to compare layer by layer."));
+    card.append(el("p", { class: "muted" }, "Its layers have other dense sizes, so they cannot be compared one by one."));
     return card;
   }
-  const names = page.shapes[p.layers.shape].names;
-  const [mine, theirs] = [layerSizes(page, p.layers), layerSizes(page, other.structure)];
-  const body = el("tbody");
-  for (const [i, name] of names.entries()) {
-    const cells = ["heads", "width", "units", "tokens"].map((key) => {
-      const change = theirs[i][key] - mine[i][key];
-      return el("td", { class: change ? "" : "same" }, change ? `${mine[i][key]} → ${theirs[i][key]}` : "same");
-    });
-    body.append(el("tr", {}, el("th", { scope: "row" }, name.replace(/^blocks\./, "block ")), ...cells));
-  }
-  const head = el("tr", {}, ...["Layer", "Heads", "Head dim", "MLP units", "Tokens"].map((t) => el("th", { scope: "col" }, t)));
-  card.append(el("div", { class: "scroll" }, el("table", { class: "plain" }, el("thead", {}, head), body)));
-  return card;
-}
-
-// One picture of the patch grid for each layer.
-function tokenCard(page, structure, other) {
-  const shape = page.shapes[structure.shape];
-  const card = el("article", { id: "tokens" }, el("h3", {}, "Patch tokens kept"));
-  if (!structure.last) {
-    card.append(
-      el("p", { class: "muted" }, "Every patch token is kept in every layer: this model, or this search, has no token gates."),
-    );
-    return card;
-  }
-  const [rows, columns] = shape.grid;
-  const theirs = other && other.structure.shape === structure.shape ? other.structure.last : null;
-  const cells = (keep) => {
-    const path = [];
-    for (let i = 0; i < rows * columns; i++) if (keep(i)) path.push(`M${i % columns} ${Math.floor(i / columns)}h.9v.9h-.9z`);
-    return path.join("");
-  };
-  const maps = el("div", { class: "token-maps" });
-  for (const [layer, name] of shape.names.entries()) {
-    const here = (i) => structure.last[i] > layer;
-    const there = (i) => !theirs || theirs[i] > layer;
-    const picture = svg("svg", {
-      viewBox: `-0.2 -0.2 ${columns + 0.3} ${rows + 0.3}`,
-      role: "img",
-      "aria-label": `${name}: ${structure.tokens[layer]} of ${shape.tokens[layer]} patches kept`,
-    });
-    picture.append(svg("path", { d: cells((i) => !here(i) && !(theirs && there(i))), class: "gone" }));
-    if (theirs)
-      picture.append(
-        svg("path", { d: cells((i) => here(i) && !there(i)), class: "leaving" }),
-        svg("path", { d: cells((i) => !here(i) && there(i)), class: "coming" }),
-      );
-    picture.append(svg("path", { d: cells((i) => here(i) && there(i)), class: "kept" }));
-    maps.append(
-      el(
-        "figure",
-        {},
-        picture,
-        el(
-          "figcaption",
-          {},
-          name.replace(/^blocks\./, "block "),
-          el("small", {}, `${structure.tokens[layer]} of ${shape.tokens[layer]}`),
-        ),
-      ),
-    );
-  }
-  card.append(maps);
-  const key = (name, text) => el("span", {}, el("i", { class: `swatch ${name}` }), text);
-  const legend = el("p", { class: "muted small legend" }, key("kept", "kept"), key("gone", "dropped"));
-  if (maps.querySelector('.leaving:not([d=""])')) legend.append(key("leaving", `kept here, dropped by ${other.name}`));
-  if (maps.querySelector('.coming:not([d=""])')) legend.append(key("coming", `dropped here, kept by ${other.name}`));
-  card.append(legend);
+  card.append(differenceTable(view.page, p.layers, other.structure));
   return card;
 }
 
@@ -404,7 +220,7 @@ function drawTraining(view, p, group) {
   const colours = theme();
   const colour = seriesStyle(view.page, p.run, p.method).colour;
   const traces = [];
-  for (const m of [...members.filter((m) => m !== p), ...members.filter((m) => m === p)]) {
+  for (const m of [...members].sort((a, b) => Number(a === p) - Number(b === p))) {
     const own = m === p;
     const common = {
       type: "scatter",
@@ -423,9 +239,8 @@ function drawTraining(view, p, group) {
       hovertemplate: `seed ${m.seed}, epoch %{x}: %{y:.4f} nats<extra></extra>`,
     });
   }
-  const dense = view.dense[p.run].rows.map((row) => row.val_top1).filter(known);
-  const compare = dense.length > 0 && p.method !== "dense";
-  const level = compare ? mean(dense) : 0;
+  const level = view.dense[p.run].val;
+  const compare = known(level) && p.method !== "dense";
   const shapes = compare
     ? [
         {
@@ -464,7 +279,7 @@ function loadCard(page, p) {
   card.append(
     code(`from slimsweep import load\nmodel = load(${JSON.stringify(path)})`),
     code(`slimsweep export ${shell} --format onnx`),
-    el("p", { class: "muted small" }, "It lies in ", el("code", {}, path), " as safetensors and JSON."),
+    el("p", { class: "muted small" }, "The folder is ", el("code", {}, path), ", with safetensors and JSON."),
   );
   return card;
 }

@@ -1,8 +1,8 @@
-// What the person has chosen, kept in the address: it survives the page's own refresh and can be sent as a link.
+// What the reader has chosen, kept in the address: it survives the page's own refresh and can be sent as a link.
 
-const state = {
-  x: "macs",
-  y: "test_top1",
+export const state = {
+  x: "", // keys of metrics, or "" for what suits the page
+  y: "",
   xscale: "", // "linear", "log", or "" for what suits the numbers
   yscale: "",
   dominated: true,
@@ -21,7 +21,7 @@ const state = {
 
 const DEFAULTS = { ...state };
 
-function readState() {
+export function readState() {
   for (const [name, text] of new URLSearchParams(location.hash.slice(1))) {
     if (!(name in state)) continue;
     if (name === "off") state.off = new Set(text.split(",").filter(Boolean).map(decodeURIComponent));
@@ -31,7 +31,7 @@ function readState() {
   }
 }
 
-function writeState() {
+export function writeState() {
   const parameters = new URLSearchParams();
   for (const [name, value] of Object.entries(state)) {
     if (name === "off") {
@@ -42,3 +42,6 @@ function writeState() {
   const text = parameters.toString();
   if (text !== location.hash.slice(1)) history.replaceState(null, "", text ? `#${text}` : "#");
 }
+
+/** Whether points of a run's data set are shown. */
+export const inData = (page, run) => state.data === "all" || page.runs[run].dataset === state.data;
