@@ -1,5 +1,11 @@
 """Frontier, hypervolume, knee and means, against what their definitions say when followed literally."""
 
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -216,3 +222,23 @@ def test_rows_without_a_unit_are_of_macs():
     rows = in_both_units()
     assert with_units(rows)["unit"].tolist() == ["macs", "macs", "params", "params"]
     assert set(with_units(rows.drop(columns="unit"))["unit"]) == {"macs"}
+
+
+FRONT_CASES = json.loads((Path(__file__).parent / "page" / "front_cases.json").read_text())
+
+
+def test_the_committed_cases_are_those_of_the_definitions(tmp_path: Path):
+    folder = Path(__file__).parent / "page"
+    copied = shutil.copy(folder / "make_front_cases.py", tmp_path)
+    subprocess.run([sys.executable, copied], check=True, timeout=60)
+    assert (tmp_path / "front_cases.json").read_text() == (folder / "front_cases.json").read_text()
+
+
+@pytest.mark.parametrize("case", FRONT_CASES, ids=range(len(FRONT_CASES)))
+def test_front_and_knee_are_those_of_the_cases_that_the_page_is_held_to(case: dict):
+    """The same cases as in tests/page/front.test.js, for the page computes its front itself."""
+    rows = table(case["points"])
+    sense = {"maximize_x": case["more_x"], "maximize_y": case["more_y"]}
+    assert list(pareto_front(rows, **sense).index) == case["front"]
+    found = knee(rows, **sense)
+    assert (None if found is None else found.name) == case["knee"]

@@ -16,9 +16,7 @@ class Column:
     name: str
     title: str
     unit: str  # %, nats, MACs, parameters, B, s, ms or images/s
-    decimals: int | None = (
-        None  # that are shown; None: three significant digits, with a prefix (k, M, G) where the unit takes one
-    )
+    decimals: int | None = None  # that are shown; None: three significant digits
     axis: Literal["x", "y"] | None = None  # x: a cost (or speed), y: a quality; None: no axis
     more: bool = False  # whether more is better
 

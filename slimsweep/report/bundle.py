@@ -1,8 +1,8 @@
 """Joins JavaScript modules into one classic script, without node: a page opened from disk may not load modules from files.
 
 Each module becomes a function that is called once, after the modules that it imports, and returns what it exports. So names of
-one module never meet those of another. Only the forms below are accepted, each at the start of a line; anything else that begins
-with `import` or `export` is refused. An imported name is a copy: `export let` would not follow later assignments.
+one module never meet those of another. Only the forms below are accepted, each at the start of a line; any other that
+begins with `import` or `export` is refused. An imported name is a copy: `export let` would not follow later assignments.
 
     import { one, other } from "./module.js";
     export const one = ...;
@@ -33,8 +33,8 @@ def bundle(modules: Mapping[str, str], entry: str) -> str:
         entry: the name of the module to run.
 
     Raises:
-        BundleError: a module is missing, imports itself through others, imports a name that is not exported, exports or declares
-            an import twice, or has an import or export of another form.
+        BundleError: a module is missing, imports itself through others, imports a name that is not exported, imports or exports
+            a name twice, or has an import or export of another form.
     """
     parsed: dict[str, _Module] = {}
     order: list[str] = []
@@ -82,8 +82,8 @@ class _Module:
         self.body = EXPORT.sub("", IMPORT.sub("", text)).strip()
         if refused := REFUSED.search(self.body):
             raise BundleError(
-                f'{name}: {refused[0].strip()!r} is no form that can be joined; write `import {{ name }} from "./module.js";` '
-                "or put `export` before const, function, async function or class"
+                f"{name}: {refused[0].strip()!r} cannot be joined with the other modules; write "
+                'import { name } from "./module.js"; or put export before const, function, async function or class'
             )
         if markup := re.search(r"</script|<script|<!--", self.body, re.IGNORECASE):
             raise BundleError(f"{name}: {markup[0]!r} would end the page's script, or hide its end; write the < as '\\x3c'")

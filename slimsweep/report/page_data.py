@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from slimsweep.ledger.columns import shown_columns
+from slimsweep.ledger.columns import Column, shown_columns
 from slimsweep.ledger.tables import BENCH, RESULTS
 from slimsweep.report.pareto import best_rates, by_series, hypervolume_by_method, summarize, with_units
 from slimsweep.report.run_tables import RunTables
@@ -24,8 +24,14 @@ HISTOGRAM_BINS = 40
 COLUMNS = shown_columns(RESULTS)
 TIMINGS = shown_columns(BENCH)
 
-# What the page gets of each point, with the decimals that it is rounded to: columns with a meaning of their own, and all that it
-# shows by its description, to two decimals more than are shown.
+
+def _sent_decimals(column: Column) -> int:
+    """Two more than are shown."""
+    return 4 if column.decimals is None else column.decimals + 2
+
+
+# What the page gets of each point, with the decimals that it is rounded to: columns with a meaning of their own, and all that
+# have a description.
 SENT: dict[str, int] = {
     "point": 0,
     "method": 0,
@@ -42,7 +48,7 @@ SENT: dict[str, int] = {
     "epochs": 0,
     "device": 0,
     "model_path": 0,
-    **{column.name: (column.decimals or 0) + 2 for column in COLUMNS},
+    **{column.name: _sent_decimals(column) for column in COLUMNS},
 }
 SEEDS = ["run", "method", "unit", "budget", "shares"]  # points that agree in these differ by their seed only
 
@@ -85,7 +91,7 @@ def page_data(runs: Sequence[RunTables]) -> dict[str, Any]:
 
 
 def _groups(points: dict[str, list[Any]], bench: list[list[Any]]) -> dict[str, Any]:
-    """Points that differ by their seed only: which they are, the best of them, means and standard errors of all that is measured.
+    """Points that differ by their seed only: which they are, the best of them, means and standard errors of what is measured.
 
     The best is chosen by validation, so that the test split stays a test; by test only where nothing else is known.
     """
@@ -104,10 +110,10 @@ def _groups(points: dict[str, list[Any]], bench: list[list[Any]]) -> dict[str, A
     means = summarize(rows, SEEDS, list(measured))
     grouped = rows[rows["status"] == "ok"].groupby(SEEDS, sort=True, dropna=False)
     members = [group["place"].tolist() for _, group in grouped]
-    best = [int(group.loc[group["judged"].idxmax(), "place"]) for _, group in grouped]
+    best = [int(group["place"].iloc[int(group["judged"].to_numpy().argmax())]) for _, group in grouped]
     order = sorted(range(len(members)), key=lambda i: members[i][0])  # as their points come, not by name
     means = means.iloc[order]
-    digits = {column.name: (column.decimals or 0) + 2 for column in (*COLUMNS, *TIMINGS)}
+    digits = {column.name: _sent_decimals(column) for column in (*COLUMNS, *TIMINGS)}
     columns = {
         kind: {name: [_number(v, digits[name.split(":")[0]]) for v in means[f"{name}_{kind}"]] for name in measured}
         for kind in ("mean", "se")

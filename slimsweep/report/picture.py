@@ -45,7 +45,7 @@ def kaleido_here() -> bool:
 
 
 def front_figure(tables: RunTables) -> go.Figure:
-    """A run as a plotly figure: test top-1 (percent) against MACs, means and standard errors over seeds, and the Pareto front."""
+    """A run as a plotly figure: test top-1 (percent) against MACs, as means and standard errors over seeds, with the front."""
     by = ("method", "unit", "budget", "shares") if "shares" in tables.results else ("method", "unit", "budget")
     means = summarize(by_series(best_rates(tables.results)), by=by)
     means = means[means["test_top1_mean"].notna()]
