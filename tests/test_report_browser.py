@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from test_report import make_run, make_status
+from test_report import in_params, make_run, make_status
 
 from slimsweep.report.page import build_page
+from slimsweep.report.page_data import COLUMNS, TIMINGS
 from slimsweep.report.pareto import knee, pareto_front, summarize
 from slimsweep.report.run_tables import RunTables
 from slimsweep.slimming.structure import Structure
@@ -76,6 +77,14 @@ def shares() -> RunTables:
     return replace(run, results=pd.concat([run.results, same], ignore_index=True))
 
 
+def units() -> RunTables:
+    """A run with a budget of parameters beside the budget of the same fraction of MACs."""
+    run = make_run()
+    half = run.results[(run.results["method"] == "searched") & (run.results["budget"] == 0.5)]
+    same = half.assign(point="searched-0.5000-params", unit="params")
+    return replace(run, results=pd.concat([run.results.assign(unit=None), same], ignore_index=True))
+
+
 def many() -> list[RunTables]:
     """A thousand points over twenty runs."""
     budgets = tuple(np.round(np.linspace(0.9, 0.2, 8), 3).tolist())
@@ -96,6 +105,8 @@ RUNS: dict[str, Callable[[], list[RunTables]]] = {
         make_run("f", data="torch/fashion_mnist", best=90),
     ],
     "many": many,
+    "params": lambda: [in_params(one())],
+    "units": lambda: [units()],
     "formula": lambda: [make_run("=cmd|' /C calc'!A0")],
 }
 
@@ -250,6 +261,43 @@ def test_points_of_shares_say_so_and_are_no_seeds_of_a_budget(opened: Opened):
     assert title(page) == "searched at 50 % of the MACs: attention 0.7, mlp 0.6"
     page.fill("#filter", "mlp 0.6")
     assert column(page, "point") == ["searched-0.5000-attention0.7-mlp0.6-s0-abcd"]
+
+
+def test_budgets_of_parameters_are_shown_as_such_and_are_the_axis(opened: Opened):
+    page = opened("params")
+    assert page.input_value("#x") == "params"
+    assert page.evaluate("document.getElementById('frontier-figure').layout.xaxis.title.text") == "thousand parameters"
+    assert "70 % of params" in column(page, "budget")
+    page.mouse.click(*centre_of(page, "searched", 0.25, " of params"))
+    assert title(page) == "searched at 25 % of params"
+    assert " at 15 % of params" in page.inner_text("#difference")
+    assert "of params" in page.inner_text("#headline")
+    page.select_option("#x", "macs")
+    page.reload()
+    page.wait_for_selector("html[data-ready]")
+    assert page.input_value("#x") == "macs"  # what the reader chose stays chosen
+
+
+def test_a_budget_of_parameters_is_no_seed_of_a_budget_of_macs(opened: Opened):
+    page = opened("units")
+    assert page.input_value("#x") == "macs"
+    assert sorted(column(page, "budget"))[-3:] == ["50 %", "50 % of params", "70 %"]
+    page.fill("#filter", "params")
+    assert column(page, "budget") == ["50 % of params"]
+    page.locator("#points tbody tr").click()
+    assert title(page) == "searched at 50 % of params"
+    assert page.locator("#point .seed").count() == 0
+
+
+def test_what_is_measured_is_in_the_table_and_beside_the_point(opened: Opened):
+    page = opened("one")
+    page.mouse.click(*centre_of(page, "searched", 0.25))
+    terms = page.eval_on_selector_all("#point .facts dt", "nodes => nodes.map(n => n.textContent)")
+    heads = page.eval_on_selector_all("#points thead th button", "nodes => nodes.map(n => n.firstChild.textContent)")
+    for measured in (*COLUMNS, *TIMINGS):
+        name = measured.title[0].upper() + measured.title[1:]
+        assert name in terms
+        assert name in heads
 
 
 def test_a_point_tells_how_to_load_it_how_it_trained_and_what_comes_next(opened: Opened):

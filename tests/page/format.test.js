@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import {
+  bare,
   capital,
   count,
   DASH,
@@ -87,6 +88,12 @@ test("words", () => {
   assert.equal(capital("test top-1"), "Test top-1");
   assert.equal(capital(""), "");
   assert.equal(plain('<b>&"</b>'), '&lt;b&gt;&amp;"&lt;/b&gt;');
+});
+
+test("below a title that says the unit, a number stands without it", () => {
+  assert.equal(bare({ unit: "parameters", decimals: null }, 5.7e6), "5.70 M");
+  assert.equal(bare({ unit: "MACs", decimals: null }, 1.74e6), "1.74 M");
+  assert.equal(bare({ unit: "parameters", decimals: null }, null), DASH);
 });
 
 test("a column says how its numbers are shown", () => {

@@ -72,7 +72,7 @@ export function frontierCaption(view) {
   if (view.groups.some((g) => g.members.length > 1))
     said.push("Large markers are means over seeds with their standard error, small ones single seeds.");
   const runs = new Set(view.groups.map((g) => g.run)).size;
-  if (view.y.key === "test_top1" && runs > 1 && runs <= 3) said.push("Dotted lines are the dense models as they came.");
+  if (view.y.key === "test_top1" && runs > 1 && runs <= 3) said.push("Dotted lines are the untouched dense models.");
   if (view.knee) said.push(`Knee: ${view.knee.method} at ${askedOf(view.knee)}.`);
   said.push("MACs are multiply-accumulates per image; papers on vision transformers call them FLOPs.");
   if (page.points.length) said.push("Click a point, or use the arrow keys, to open it.");

@@ -120,6 +120,13 @@ const PREFIXED = new Set(["MACs", "parameters", "B"]);
 export const takesPrefix = (unit) => PREFIXED.has(unit);
 
 /**
+ * A number of a column as text, below a title that says its unit.
+ * @param {Pick<Column, "unit" | "decimals">} column
+ * @param {number | null | undefined} value
+ */
+export const bare = (column, value) => show(column, value).replace(column.unit, "").trim();
+
+/**
  * A number of a column as text.
  * @param {Pick<Column, "unit" | "decimals">} column
  * @param {number | null | undefined} value

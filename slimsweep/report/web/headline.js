@@ -12,9 +12,13 @@ export function drawHeadline(view) {
   if (node.hidden) return undefined;
   const run = 0;
   const dense = view.dense[run];
-  const byMacs = view.metrics.x.find((m) => m.key === "macs") ?? view.x;
+  // Sizes are in MACs, or in parameters where those are the axis.
+  const inParams = view.x.key === "params";
+  const sizeOf = (p) => (inParams ? scaled(p.params, "parameters") : scaled(p.macs, "MACs"));
+  const shareOf = (p) => (inParams ? `${share(p.params, p.params_dense)} of params` : `${share(p.macs, p.macs_dense)} of MACs`);
+  const bySize = view.metrics.x.find((m) => m.key === (inParams ? "params" : "macs")) ?? view.x;
   const byTest = view.metrics.y.find((m) => m.key === "test_top1") ?? view.y;
-  const groups = placedGroups(page, new Set(view.shown), byMacs, byTest);
+  const groups = placedGroups(page, new Set(view.shown), bySize, byTest);
   if (!groups.length) return node.replaceChildren();
   const stat = (term, value, note, point) => {
     const inner = [el("dt", {}, term), el("dd", {}, value), el("small", {}, note)];
@@ -23,7 +27,7 @@ export function drawHeadline(view) {
   const stats = [];
   if (dense.group) {
     const { mean, se, best } = dense.group;
-    const note = `test top-1 at ${scaled(best.macs, "MACs")}`;
+    const note = `test top-1 at ${sizeOf(best)}`;
     stats.push(stat("Dense, retrained", `${withSpread(mean.test_top1, se.test_top1)} %`, note, best));
   } else if (known(dense.top1)) stats.push(stat("Dense, untouched", percent(dense.top1), "test top-1"));
   // Chosen by validation, reported on the test split.
@@ -34,21 +38,14 @@ export function drawHeadline(view) {
     stats.push(
       stat(
         "Smallest within 1 point",
-        `${share(least.best.macs, least.best.macs_dense)} of MACs`,
+        shareOf(least.best),
         `by validation; test ${percentPoints(least.y - dense.top1)}`,
         least.best,
       ),
     );
   }
   if (view.knee)
-    stats.push(
-      stat(
-        "Knee",
-        `${share(view.knee.best.macs, view.knee.best.macs_dense)} of MACs`,
-        `${view.y.label} ${show(view.y, view.knee.y)}`,
-        view.knee.best,
-      ),
-    );
+    stats.push(stat("Knee", shareOf(view.knee.best), `${view.y.label} ${show(view.y, view.knee.y)}`, view.knee.best));
   const top = groups.reduce((a, b) => (judged(b.mean) > judged(a.mean) ? b : a));
   stats.push(
     stat("Most accurate", `${withSpread(top.y, top.yse)} %`, `test top-1, ${top.method} at ${askedOf(top)}`, top.best),

@@ -149,6 +149,8 @@ export function frontierLayout(view, colours, sx, sy) {
     fixedrange: touch.matches,
   };
   const title = (text) => ({ text, font: { color: colours.ink, size: 13 }, standoff: 8 });
+  // A unit may say all that the label says: "thousand parameters".
+  const titleOf = (metric, scale) => (metric.unit === metric.label ? scale.unit : `${plain(metric.label)}, ${scale.unit}`);
   const sense = view.y.more ? "" : ", less is better";
   return {
     height,
@@ -170,14 +172,14 @@ export function frontierLayout(view, colours, sx, sy) {
       ...axis,
       type: view.logx ? "log" : "linear",
       range: ranges[0],
-      title: title(view.x.key === "macs" ? (narrow ? sx.unit : `${sx.unit} per image`) : `${plain(view.x.label)}, ${sx.unit}`),
+      title: title(view.x.key === "macs" && !narrow ? `${sx.unit} per image` : titleOf(view.x, sx)),
       ...(view.logx ? logTicks(xs) : {}),
     },
     yaxis: {
       ...axis,
       type: view.logy ? "log" : "linear",
       range: ranges[1],
-      title: title(`${plain(view.y.label)}, ${sy.unit}${sense}`),
+      title: title(`${titleOf(view.y, sy)}${sense}`),
       ...(view.logy ? logTicks(ys) : {}),
     },
     shapes,

@@ -2,7 +2,7 @@
 
 import { actions } from "./actions.js";
 import { byId, copyButton, el } from "./dom.js";
-import { capital, count, known, percent, percentPoints, share, show, signed, significant, withSpread } from "./format.js";
+import { bare, capital, count, known, percent, percentPoints, share, show, signed, significant, withSpread } from "./format.js";
 import { differenceTable, keptCard, tokenCard } from "./layers.js";
 import { askedOf, budgetOf, groupOf, neighbourOf, sharesOf } from "./metrics.js";
 import { drawPanels } from "./panels.js";
@@ -30,7 +30,7 @@ export function drawPoint(view) {
         "article",
         {},
         el("h3", {}, "Kept in each layer"),
-        el("p", { class: "muted" }, "This row holds no structure that can be read."),
+        el("p", { class: "muted" }, "The structure of this point cannot be read."),
       ),
     );
   }
@@ -108,7 +108,8 @@ function pointFacts(view, p, group) {
   };
   for (const column of page.columns) {
     if (!known(p[column.name])) continue;
-    fact(capital(column.title), show(column, p[column.name]), notes[column.name]);
+    const text = column.unit === "parameters" ? bare(column, p[column.name]) : show(column, p[column.name]);
+    fact(capital(column.title), text, notes[column.name]);
     if (column.name === "test_top1" && known(dense.top1) && p.method !== "dense")
       fact("Against dense", percentPoints(p.test_top1 - dense.top1), dense.what);
   }
@@ -213,7 +214,7 @@ function drawTraining(view, p, group) {
   const node = byId("training-figure");
   const members = (group ? group.members : [p]).filter((m) => m.curve);
   if (!members.length) {
-    node.replaceChildren(el("p", { class: "muted" }, "No epochs are on record for this point."));
+    node.replaceChildren(el("p", { class: "muted" }, "No epochs are recorded for this point."));
     return;
   }
   if (!window.Plotly) return;

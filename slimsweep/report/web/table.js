@@ -2,7 +2,7 @@
 
 import { actions } from "./actions.js";
 import { byId, copyText, el, saveFile } from "./dom.js";
-import { capital, count, DASH, known, share, show, signed } from "./format.js";
+import { bare, capital, count, DASH, known, share, show, signed } from "./format.js";
 import { budgetOf, sharesOf } from "./metrics.js";
 import { state, writeState } from "./state.js";
 import { markerIcon, seriesStyle } from "./styles.js";
@@ -13,10 +13,10 @@ const FIRST_ROWS = 250; // drawn at once, or as many as reach the open point and
 const textColumn = (key, title, of) => ({ key, title, of, show: of, text: true });
 const numberColumn = (key, title, of, text) => ({ key, title, of, show: text });
 
-// A column or timing as Python describes it; a unit that the title already says is left out of the cells.
-const measured = (metric, of, title) =>
-  numberColumn(metric.key ?? metric.name, capital(title), of, (p) =>
-    metric.unit === metric.title ? show(metric, of(p)).replace(metric.unit, "").trim() : show(metric, of(p)),
+// A column or timing as Python describes it.
+const measured = (metric, of) =>
+  numberColumn(metric.key ?? metric.name, capital(metric.title), of, (p) =>
+    metric.unit === metric.title ? bare(metric, of(p)) : show(metric, of(p)),
   );
 
 function columnsOf(view) {
@@ -42,11 +42,11 @@ function columnsOf(view) {
   );
   for (const column of page.columns) {
     const of = (p) => p[column.name];
-    if (has(of)) columns.push(measured(column, of, column.title));
+    if (has(of)) columns.push(measured(column, of));
     if (column.name === "test_top1") columns.push(numberColumn("delta", "vs dense", delta, (p) => signed(delta(p))));
   }
   for (const metric of view.metrics.x.filter((m) => m.setting))
-    columns.push({ ...measured(metric, metric.of, metric.title), hint: metric.label });
+    columns.push({ ...measured(metric, metric.of), hint: metric.label });
   columns.push(textColumn("point", "Point", (p) => p.point));
   return columns;
 }
