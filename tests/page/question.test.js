@@ -5,7 +5,7 @@ import { denseOf, metricOr, metricsOf, placedGroups } from "../../slimsweep/repo
 import { answerQuestion, parseQuestion, sayValue } from "../../slimsweep/report/web/question.js";
 import { page } from "./pages.js";
 
-const conditionsOf = (text) => parseQuestion(text).conditions?.map((c) => [c.kind, c.most, c.value]);
+const conditionsOf = (text) => parseQuestion(text).conditions.map((c) => [c.kind, c.most, c.value]);
 
 const QUESTIONS = {
   "at most 1.2 GMACs": [["macs", true, 1.2e9]],
@@ -22,7 +22,7 @@ const QUESTIONS = {
   "at most 60 % of params": [["share_params", true, 60]],
   "60 percent of the parameters": [["share_params", true, 60]],
   "at most 100k params": [["params", true, 1e5]],
-  "5 million parameters": undefined, // prefixes are letters
+  "5 million parameters": [], // prefixes are letters
   "5 M parameters": [["params", true, 5e6]],
   "at most 5 ms": [["latency_p50_ms", true, 5]],
   "300 us latency": [["latency_p50_ms", true, 0.3]],
@@ -39,7 +39,7 @@ const QUESTIONS = {
 };
 
 for (const [text, expected] of Object.entries(QUESTIONS))
-  test(`conditions of "${text}"`, () => assert.deepEqual(conditionsOf(text)?.map(rounded), expected?.map(rounded)));
+  test(`conditions of "${text}"`, () => assert.deepEqual(conditionsOf(text).map(rounded), expected.map(rounded)));
 
 const rounded = ([kind, most, value]) => [kind, most, Number(value.toPrecision(12))];
 

@@ -7,6 +7,11 @@ import { askedOf } from "./metrics.js";
 import { sayValue } from "./question.js";
 import { state } from "./state.js";
 
+/** @import { View } from "./types.js" */
+
+/**
+ * @param {View} view
+ */
 export function drawAnswer(view) {
   const node = byId("answer");
   const a = view.answer;
@@ -33,6 +38,9 @@ export function drawAnswer(view) {
   return node;
 }
 
+/**
+ * @param {View} view
+ */
 export function drawExamples(view) {
   const node = byId("examples");
   const ok = view.page.points.filter((p) => p.status === "ok");

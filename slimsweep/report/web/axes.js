@@ -1,4 +1,3 @@
-// @ts-check
 // Axes of the figure: in which unit, from where to where, with which ticks.
 
 import { prefixOf, significant, takesPrefix } from "./format.js";

@@ -1,10 +1,15 @@
 // Choices above the figure: data set, axes, switches, and which methods and runs are shown.
 
 import { actions } from "./actions.js";
-import { byId, el } from "./dom.js";
+import { byId, el, find } from "./dom.js";
 import { inData, state } from "./state.js";
 import { colourBy, lineIcon, markerIcon, runStyle, shade, theme } from "./styles.js";
 
+/** @import { View } from "./types.js" */
+
+/**
+ * @param {View} view
+ */
 export function drawControls(view) {
   const { page } = view;
   const select = (label, id, options, value, change) => {
@@ -82,9 +87,12 @@ export function drawControls(view) {
     controls.push(check("single seeds", "seeds", state.seeds, (v) => (state.seeds = v)));
   byId("controls").replaceChildren(...(page.points.length ? controls : []));
   byId("question").hidden = !page.points.length;
-  document.querySelector("#frontier .downloads").hidden = !view.groups.length;
+  find("#frontier .downloads").hidden = !view.groups.length;
 }
 
+/**
+ * @param {View} view
+ */
 export function drawChips(view) {
   const { page } = view;
   const toggle = (key, icon, text) => {
@@ -92,7 +100,7 @@ export function drawChips(view) {
     button.addEventListener("click", () => {
       if (!state.off.delete(key)) state.off.add(key);
       actions.update();
-      document.querySelector(`#chips [data-key="${CSS.escape(key)}"]`)?.focus();
+      find(`#chips [data-key="${CSS.escape(key)}"]`)?.focus();
     });
     return button;
   };
@@ -115,6 +123,9 @@ export function drawChips(view) {
   byId("chips").replaceChildren(...chips);
 }
 
+/**
+ * @param {View} view
+ */
 export function drawMixing(view) {
   const { page } = view;
   const node = byId("mixing");

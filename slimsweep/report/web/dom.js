@@ -1,4 +1,3 @@
-// @ts-check
 // Elements, the clipboard and downloads. Data reaches the page as text nodes only, never as HTML.
 
 /**
@@ -39,6 +38,13 @@ export function svg(tag, attributes = {}, ...children) {
  * @returns {any}
  */
 export const byId = (id) => document.getElementById(id);
+
+/**
+ * The first element that matches, or null.
+ * @param {string} selector
+ * @returns {any}
+ */
+export const find = (selector) => document.querySelector(selector);
 
 /**
  * Copies a text, and says so on the button for a moment.

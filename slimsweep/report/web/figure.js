@@ -8,12 +8,18 @@ import { frontierLayout } from "./layout.js";
 import { askedOf } from "./metrics.js";
 import { theme } from "./styles.js";
 import { answerTrace, frontierTraces, ring } from "./traces.js";
+import { plotly } from "./plotly.js";
 
+/** @import { View } from "./types.js" */
+
+/**
+ * @param {View} view
+ */
 export function drawFrontier(view) {
   const node = byId("frontier-figure");
-  if (!window.Plotly) return; // not unpacked yet: drawn when it is
+  if (!plotly()) return; // not unpacked yet: drawn when it is
   if (!view.groups.length) {
-    window.Plotly.purge(node);
+    plotly().purge(node);
     node.replaceChildren(
       el(
         "p",
@@ -41,7 +47,7 @@ export function drawFrontier(view) {
   view.shapes = layout.shapes;
   layout.shapes = [...view.shapes, ...ring(view, colours, sx, sy)];
   const first = !node.querySelector(".plot-container");
-  window.Plotly.react(node, traces, layout, {
+  plotly().react(node, traces, layout, {
     displayModeBar: false,
     responsive: true,
     doubleClick: "reset",
@@ -55,12 +61,18 @@ export function drawFrontier(view) {
   }
 }
 
-// Only the ring moves when another point is opened.
+/**
+ * Only the ring moves when another point is opened.
+ * @param {View} view
+ */
 export function moveRing(view) {
   if (view.shapes)
-    window.Plotly.relayout(byId("frontier-figure"), { shapes: [...view.shapes, ...ring(view, theme(), ...view.scales)] });
+    plotly().relayout(byId("frontier-figure"), { shapes: [...view.shapes, ...ring(view, theme(), ...view.scales)] });
 }
 
+/**
+ * @param {View} view
+ */
 export function frontierCaption(view) {
   const { page } = view;
   const said = [];
@@ -83,6 +95,6 @@ export async function downloadFigure(id, format) {
   const node = byId(id);
   if (!node?.data) return;
   const [width, height] = [Math.max(node.clientWidth, 720), node.clientHeight];
-  const url = await window.Plotly.toImage(node, { format, width, height, scale: format === "png" ? 2 : 1 });
+  const url = await plotly().toImage(node, { format, width, height, scale: format === "png" ? 2 : 1 });
   el("a", { href: url, download: `${id.replace(/-figure$/, "")}.${format}` }).click();
 }

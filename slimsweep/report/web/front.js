@@ -1,4 +1,3 @@
-// @ts-check
 // The Pareto front and its knee: they change with what is shown and with the axes, so the page computes them itself.
 // slimsweep/report/pareto.py computes the same for the picture and the terminal; tests/page/front_cases.json holds both to it.
 

@@ -5,6 +5,11 @@ import { byId, el } from "./dom.js";
 import { known, percent, percentPoints, scaled, share, show, withSpread } from "./format.js";
 import { askedOf, judged, placedGroups } from "./metrics.js";
 
+/** @import { View } from "./types.js" */
+
+/**
+ * @param {View} view
+ */
 export function drawHeadline(view) {
   const { page } = view;
   const node = byId("headline");

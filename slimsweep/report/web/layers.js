@@ -2,9 +2,14 @@
 
 import { el, svg } from "./dom.js";
 
+/** @import { Page } from "./types.js" */
+
 const layerName = (name) => name.replace(/^blocks\./, "block ");
 
-// Sizes of each layer: {heads, width, units, tokens}; width is the dims of its widest head.
+/**
+ * Sizes of each layer: {heads, width, units, tokens}; width is the dims of its widest head.
+ * @param {Page} page
+ */
 function layerSizes(page, structure) {
   const shape = page.shapes[structure.shape];
   return shape.names.map((_, i) => ({
@@ -33,6 +38,9 @@ function bar(kept, dense, mark, label) {
   return node;
 }
 
+/**
+ * @param {Page} page
+ */
 export function keptCard(page, structure, other) {
   const shape = page.shapes[structure.shape];
   const sizes = layerSizes(page, structure);
@@ -101,7 +109,10 @@ export function keptCard(page, structure, other) {
   return el("article", { class: "wide" }, el("h3", {}, "Kept in each layer"), rows, note);
 }
 
-// What changes from one structure to another, layer by layer.
+/**
+ * What changes from one structure to another, layer by layer.
+ * @param {Page} page
+ */
 export function differenceTable(page, mine, theirs) {
   const names = page.shapes[mine.shape].names;
   const [from, to] = [layerSizes(page, mine), layerSizes(page, theirs)];
@@ -117,7 +128,10 @@ export function differenceTable(page, mine, theirs) {
   return el("div", { class: "scroll" }, el("table", { class: "plain" }, el("thead", {}, head), body));
 }
 
-// One picture of the patch grid for each layer.
+/**
+ * One picture of the patch grid for each layer.
+ * @param {Page} page
+ */
 export function tokenCard(page, structure, other) {
   const shape = page.shapes[structure.shape];
   const card = el("article", { id: "tokens" }, el("h3", {}, "Patch tokens kept"));

@@ -6,7 +6,13 @@ import { known, percent, plain } from "./format.js";
 import { state } from "./state.js";
 import { colourBy, runStyle, touch } from "./styles.js";
 
+/** @import { View } from "./types.js" */
+
+/**
+ * @param {View} view
+ */
 function guides(view, sx, sy, colours) {
+  /** @type {[object[], object[]]} */
   const [shapes, annotations] = [[], []];
   for (const condition of view.answer?.conditions || []) {
     const onX = view.x.name === condition.kind && view.x.setting === condition.setting;
@@ -47,6 +53,9 @@ function guides(view, sx, sy, colours) {
   return { shapes, annotations };
 }
 
+/**
+ * @param {View} view
+ */
 export function frontierLayout(view, colours, sx, sy) {
   const narrow = byId("frontier-figure").clientWidth < 520;
   const drawn = view.groups.filter((g) => state.dominated || view.front.includes(g));
@@ -60,6 +69,7 @@ export function frontierLayout(view, colours, sx, sy) {
 
   // The dense model as it came, a line for each run: for a few runs only, or they would be all there is to see.
   const runs = [...new Set(view.groups.map((g) => g.run))].filter((r) => known(view.page.runs[r].untouched));
+  /** @type {{ value: any, color: string, text: string } | null} */
   let untouchedLabel = null;
   if (view.y.key === "test_top1" && runs.length <= 3) {
     for (const r of runs) {
@@ -105,6 +115,7 @@ export function frontierLayout(view, colours, sx, sy) {
     const size = [byId("frontier-figure").clientWidth - marginLeft - marginRight, height - 64];
     const at = (value, axis, log) =>
       ((log ? Math.log10(value) : value) - ranges[axis][0]) / (ranges[axis][1] - ranges[axis][0]);
+    /** @type {[number, number][]} */
     const taken = drawn.map((g) => [at(g.x / sx.size, 0, view.logx) * size[0], at(g.y / sy.size, 1, view.logy) * size[1]]);
     if (view.knee) {
       const [kx, ky] = taken[drawn.indexOf(view.knee)];

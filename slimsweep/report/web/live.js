@@ -1,8 +1,13 @@
 // How far runs are: progress, what failed, and loading the page again while a driver goes on.
 
-import { byId, el } from "./dom.js";
+import { byId, el, find } from "./dom.js";
 import { capital, count, known, percent } from "./format.js";
 
+/** @import { Page } from "./types.js" */
+
+/**
+ * @param {Page} page
+ */
 export function drawLive(page) {
   const live = byId("live");
   live.replaceChildren();
@@ -39,9 +44,12 @@ function partSentence({ name, state, epochs, epochs_total: total, val_top1: top1
 // Links inside the page: the address holds the choices, so it must not become a place.
 export function jump(event) {
   event.preventDefault();
-  document.querySelector(event.currentTarget.getAttribute("href")).scrollIntoView();
+  find(event.currentTarget.getAttribute("href")).scrollIntoView();
 }
 
+/**
+ * @param {Page} page
+ */
 export function drawFailed(page) {
   const failed = page.points.filter((p) => p.status !== "ok");
   const section = byId("failed");
@@ -60,7 +68,10 @@ export function drawFailed(page) {
   );
 }
 
-// While a sweep runs the page loads itself again now and then, but not while somebody uses it.
+/**
+ * While a sweep runs the page loads itself again now and then, but not while somebody uses it.
+ * @param {Page} page
+ */
 export function refreshLater(page) {
   if (!page.refresh_seconds) return;
   let busy = 0;

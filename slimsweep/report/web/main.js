@@ -3,7 +3,7 @@
 import { actions } from "./actions.js";
 import { drawAnswer, drawExamples } from "./answer.js";
 import { drawChips, drawControls, drawMixing } from "./controls.js";
-import { byId } from "./dom.js";
+import { byId, find } from "./dom.js";
 import { downloadFigure, drawFrontier, frontierCaption, moveRing } from "./figure.js";
 import { count } from "./format.js";
 import { kneeOf, paretoFront } from "./front.js";
@@ -19,9 +19,14 @@ import { darkMode } from "./styles.js";
 import { drawTable, markRow } from "./table.js";
 import { unpackData, unpackPlotly } from "./unpack.js";
 
-let page = null;
-let view = null;
+/** @import { Page, Point, View } from "./types.js" */
 
+/** @type {Page} */
+let page = null; // until it is unpacked
+/** @type {View} */
+let view = null; // until there is a page
+
+/** @returns {View} */
 function computeView() {
   const metrics = metricsOf(page);
   if (state.data !== "all" && !page.datasets[state.data]) state.data = 0;
@@ -49,6 +54,7 @@ function computeView() {
   const xs = groups.map((g) => g.x);
   // Models of very different sizes share an axis only if it is a logarithmic one.
   const wide = xs.length > 0 && Math.min(...xs) > 0 && Math.max(...xs) / Math.min(...xs) > 25;
+  /** @type {View} */
   const next = {
     page,
     metrics,
@@ -72,6 +78,7 @@ function computeView() {
   return next;
 }
 
+/** Draw the page again, after a choice. */
 function update() {
   view = computeView();
   writeState();
@@ -93,7 +100,10 @@ function update() {
   drawSearch(view);
 }
 
-// Open a point: everything else stays as it is.
+/**
+ * Open a point: everything else stays as it is.
+ * @param {Point} point
+ */
 function choose(point) {
   state.run = page.runs[point.run].name;
   state.point = point.point;
@@ -107,6 +117,10 @@ function choose(point) {
   drawSearch(view);
 }
 
+/**
+ * Answer a question.
+ * @param {string} text
+ */
 function ask(text) {
   byId("question-text").value = text;
   state.question = text;
@@ -155,10 +169,10 @@ function listen() {
     choose(order[to].best);
   });
   document.addEventListener("click", (event) => {
-    const button = event.target.closest("button[data-figure]");
+    const button = /** @type {any} */ (event.target).closest("button[data-figure]");
     if (button) downloadFigure(button.dataset.figure, button.dataset.format);
   });
-  document.querySelector(".skip").addEventListener("click", jump);
+  find(".skip").addEventListener("click", jump);
   darkMode.addEventListener("change", () => {
     byId("search").removeAttribute("data-run");
     update();

@@ -4,7 +4,12 @@ import { byId, el, svg } from "./dom.js";
 import { capital, known, scaled, withSpread } from "./format.js";
 import { markerIcon, seriesStyle } from "./styles.js";
 
-// How good a method is over all budgets, in one number with its spread.
+/** @import { View } from "./types.js" */
+
+/**
+ * How good a method is over all budgets, in one number with its spread.
+ * @param {View} view
+ */
 export function drawMethods(view) {
   const { page } = view;
   const section = byId("methods");

@@ -1,6 +1,7 @@
 // Small charts: one look for all of them, panels side by side or one above the other.
 
 import { byId } from "./dom.js";
+import { plotly } from "./plotly.js";
 
 function smallLayout(colours, extra) {
   const axis = {
@@ -72,5 +73,5 @@ export function drawPanels(id, traces, titles, narrow, colours, xtitle, { shapes
     };
     layout.annotations.push(panelTitle(text, colours, across[0], down[1]));
   }
-  window.Plotly.newPlot(byId(id), traces, layout, SMALL_CONFIG);
+  plotly().newPlot(byId(id), traces, layout, SMALL_CONFIG);
 }

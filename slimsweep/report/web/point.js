@@ -5,12 +5,18 @@ import { byId, copyButton, el } from "./dom.js";
 import { bare, capital, count, known, percent, percentPoints, share, show, signed, significant, withSpread } from "./format.js";
 import { differenceTable, keptCard, tokenCard } from "./layers.js";
 import { askedOf, budgetOf, groupOf, neighbourOf, sharesOf } from "./metrics.js";
+import { plotly } from "./plotly.js";
 import { drawPanels } from "./panels.js";
 import { state, writeState } from "./state.js";
 import { markerIcon, seriesStyle, theme } from "./styles.js";
 
+/** @import { Page, View } from "./types.js" */
+
 const COMPARE = { smaller: "next smaller on the front", larger: "next larger on the front", dense: "dense model" };
 
+/**
+ * @param {View} view
+ */
 export function drawPoint(view) {
   const section = byId("point");
   const p = view.selected;
@@ -40,6 +46,9 @@ export function drawPoint(view) {
   drawTraining(view, p, group);
 }
 
+/**
+ * @param {View} view
+ */
 function pointHead(view, p, group) {
   const { page } = view;
   const step = (by, label, symbol) => {
@@ -89,7 +98,10 @@ function pointHead(view, p, group) {
   return el("div", {}, head, line);
 }
 
-// All that is measured of the point, with what belongs to some of it in small letters below.
+/**
+ * All that is measured of the point, with what belongs to some of it in small letters below.
+ * @param {View} view
+ */
 function pointFacts(view, p, group) {
   const facts = el("dl", { class: "facts" });
   const fact = (term, value, note = "") =>
@@ -124,7 +136,10 @@ function pointFacts(view, p, group) {
   return facts;
 }
 
-// What the open point is compared with: its name, structure, MACs and test top-1; null where there is nothing.
+/**
+ * What the open point is compared with: its name, structure, MACs and test top-1; null where there is nothing.
+ * @param {View} view
+ */
 function comparedWith(view, p) {
   if (!p.layers) return null;
   const { page } = view;
@@ -152,6 +167,9 @@ function comparedWith(view, p) {
   };
 }
 
+/**
+ * @param {View} view
+ */
 function differenceCard(view, p, other) {
   const pick = el(
     "select",
@@ -210,6 +228,9 @@ function trainingCard() {
   );
 }
 
+/**
+ * @param {View} view
+ */
 function drawTraining(view, p, group) {
   const node = byId("training-figure");
   const members = (group ? group.members : [p]).filter((m) => m.curve);
@@ -217,7 +238,7 @@ function drawTraining(view, p, group) {
     node.replaceChildren(el("p", { class: "muted" }, "No epochs are recorded for this point."));
     return;
   }
-  if (!window.Plotly) return;
+  if (!plotly()) return;
   const colours = theme();
   const colour = seriesStyle(view.page, p.run, p.method).colour;
   const traces = [];
@@ -267,6 +288,9 @@ function drawTraining(view, p, group) {
   );
 }
 
+/**
+ * @param {Page} page
+ */
 function loadCard(page, p) {
   const card = el("article", { id: "load", class: "wide" }, el("h3", {}, "Load it"));
   if (!p.model_path) {

@@ -1,4 +1,3 @@
-// @ts-check
 // The question box: "at most 1.2 GMACs and at least 80 %" to conditions, and conditions to a model.
 
 import { fixed, known, percent, scaled, significant } from "./format.js";
@@ -65,7 +64,7 @@ const UNITS = [
 /**
  * The conditions of a question, or a problem: one sentence on what could not be read.
  * @param {string} text
- * @returns {{ conditions: Condition[], problem?: undefined } | { problem: string }}
+ * @returns {{ conditions: Condition[], problem?: string }}
  */
 export function parseQuestion(text) {
   const clauses = text
@@ -77,6 +76,7 @@ export function parseQuestion(text) {
   const conditions = [];
   for (const clause of clauses) {
     let rest = clause.trim();
+    /** @type {boolean | null} */
     let most = null;
     if (AT_MOST.test(rest)) [most, rest] = [true, rest.replace(AT_MOST, "")];
     else if (AT_LEAST.test(rest)) [most, rest] = [false, rest.replace(AT_LEAST, "")];
@@ -84,6 +84,7 @@ export function parseQuestion(text) {
     const unit = number && UNITS.find((u) => u.pattern.test(number[2].trim()));
     if (!number || !unit || (unit.kind === "macs" && !number[2].trim())) {
       return {
+        conditions: [],
         problem: `\u201c${clause.trim()}\u201d is not a condition: say how much of what, as in \u201cat most 1.2 GMACs\u201d, \u201cat least 80 %\u201d, \u201cat most 5 ms\u201d`,
       };
     }

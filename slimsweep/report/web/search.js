@@ -2,8 +2,11 @@
 
 import { byId, el } from "./dom.js";
 import { count, percent, plain } from "./format.js";
+import { plotly } from "./plotly.js";
 import { drawPanels } from "./panels.js";
 import { lineIcon, shade, theme } from "./styles.js";
+
+/** @import { View } from "./types.js" */
 
 const FAMILY_STYLE = {
   attention: { light: "#0b62b0", dark: "#62aef0", dash: "solid" },
@@ -13,8 +16,12 @@ const FAMILY_STYLE = {
 const OTHER_FAMILY = { light: "#6a1fd0", dark: "#6a5cf5", dash: "longdash" };
 const FAMILY_NAMES = { attention: "attention dims", mlp: "MLP units", token: "patch tokens" };
 
+/** @type {IntersectionObserver | null} */
 let searchWatcher = null;
 
+/**
+ * @param {View} view
+ */
 export function drawSearch(view) {
   const section = byId("search");
   const { page } = view;
@@ -22,7 +29,7 @@ export function drawSearch(view) {
   const search = run === undefined ? null : page.runs[run].search;
   const pace = search && page.runs[run].pace;
   section.hidden = !search;
-  if (!search || !window.Plotly) return; // drawn again once the library is there
+  if (!search || !plotly()) return; // drawn again once the library is there
   if (section.dataset.run === String(run)) return;
   section.dataset.run = run;
   section.replaceChildren(
@@ -83,6 +90,7 @@ function drawSearchFigures(run) {
   const { search, gates } = run;
   const narrow = byId("search-figure").clientWidth < 620;
   const traces = [];
+  /** @type {["mean" | "below", string, number][]} */
   const panels = [
     ["mean", "mean gate", 1],
     ["below", "gates below 0.01, %", 100],

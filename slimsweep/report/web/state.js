@@ -1,5 +1,8 @@
 // What the reader has chosen, kept in the address: it survives the page's own refresh and can be sent as a link.
 
+/** @import { Page } from "./types.js" */
+
+/** @type {Record<string, any>} */
 export const state = {
   x: "", // keys of metrics, or "" for what suits the page
   y: "",
@@ -43,5 +46,8 @@ export function writeState() {
   if (text !== location.hash.slice(1)) history.replaceState(null, "", text ? `#${text}` : "#");
 }
 
-/** Whether points of a run's data set are shown. */
+/**
+ * Whether points of a run's data set are shown.
+ * @param {Page} page
+ */
 export const inData = (page, run) => state.data === "all" || page.runs[run].dataset === state.data;

@@ -3,6 +3,8 @@
 import { svg } from "./dom.js";
 import { state } from "./state.js";
 
+/** @import { Page } from "./types.js" */
+
 export const darkMode = matchMedia("(prefers-color-scheme: dark)");
 export const touch = matchMedia("(pointer: coarse)");
 
@@ -28,17 +30,26 @@ export function theme() {
   };
 }
 
-/** Whether colours tell methods or runs apart. */
+/**
+ * Whether colours tell methods or runs apart.
+ * @param {Page} page
+ */
 export const colourBy = (page) => state.colour || (page.runs.length > 1 ? "run" : "method");
 
-/** Colour, symbol and dash of a series: one method of one run. */
+/**
+ * Colour, symbol and dash of a series: one method of one run.
+ * @param {Page} page
+ */
 export function seriesStyle(page, run, method) {
   const look = page.looks[method];
   if (colourBy(page) === "method") return { colour: shade(look), symbol: look.symbol, dash: look.hollow ? "dash" : "solid" };
   return { ...runStyle(page, run), symbol: look.symbol };
 }
 
-/** Colour and dash of a run, where colours tell runs apart. */
+/**
+ * Colour and dash of a run, where colours tell runs apart.
+ * @param {Page} page
+ */
 export function runStyle(page, run) {
   const { run_colours: colours } = page;
   return { colour: shade(colours[run % colours.length]), dash: DASHES[Math.floor(run / colours.length) % DASHES.length] };
@@ -59,7 +70,10 @@ const MARKERS = {
   hourglass: "M3 2h10L8 8l5 6H3l5-6z",
 };
 
-/** A method's marker as it is in the figure, for chips and tables. */
+/**
+ * A method's marker as it is in the figure, for chips and tables.
+ * @param {Page} page
+ */
 export function markerIcon(page, method, colour) {
   const { symbol, hollow } = page.looks[method];
   const d = MARKERS[symbol.replace("-open", "")] ?? MARKERS.circle;

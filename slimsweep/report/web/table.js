@@ -1,11 +1,13 @@
 // The table of points: sorts, filters, copies, downloads; its rows and the figure's points open the same thing.
 
 import { actions } from "./actions.js";
-import { byId, copyText, el, saveFile } from "./dom.js";
+import { byId, copyText, el, find, saveFile } from "./dom.js";
 import { bare, capital, count, DASH, known, share, show, signed } from "./format.js";
 import { budgetOf, sharesOf } from "./metrics.js";
 import { state, writeState } from "./state.js";
 import { markerIcon, seriesStyle } from "./styles.js";
+
+/** @import { View } from "./types.js" */
 
 const FIRST_ROWS = 250; // drawn at once, or as many as reach the open point and the answer; the rest on demand
 
@@ -19,6 +21,9 @@ const measured = (metric, of) =>
     metric.unit === metric.title ? bare(metric, of(p)) : show(metric, of(p)),
   );
 
+/**
+ * @param {View} view
+ */
 function columnsOf(view) {
   const { page } = view;
   const several = page.runs.length > 1;
@@ -51,6 +56,9 @@ function columnsOf(view) {
   return columns;
 }
 
+/**
+ * @param {View} view
+ */
 function tableRows(view, columns) {
   const words = state.filter
     .toLowerCase()
@@ -94,12 +102,14 @@ function tableRows(view, columns) {
 
 let allRows = false;
 
+/**
+ * @param {View} view
+ */
 export function drawTable(view) {
   const section = byId("table");
   section.hidden = !view.page.points.length;
   if (section.hidden) return;
   const columns = columnsOf(view);
-  view.columns = columns;
   if (!byId("filter")) buildTableFrame(section);
   const rows = tableRows(view, columns);
   view.rows = rows;
@@ -152,6 +162,9 @@ export function drawTable(view) {
   byId("more").textContent = `Show all ${rows.length.toLocaleString("en")} points`;
 }
 
+/**
+ * @param {View} view
+ */
 function rowClass(view, p) {
   const classes = [];
   if (!view.fronted.has(p)) classes.push("dominated");
@@ -160,10 +173,13 @@ function rowClass(view, p) {
   return classes.join(" ");
 }
 
-// Which row is open changes often: only that is changed.
+/**
+ * Which row is open changes often: only that is changed.
+ * @param {View} view
+ */
 export function markRow(view) {
   for (const row of document.querySelectorAll("#points tr[aria-selected=true]")) row.setAttribute("aria-selected", "false");
-  const row = view.selected && document.querySelector(`#points tr[data-point="${view.selected.i}"]`);
+  const row = view.selected && find(`#points tr[data-point="${view.selected.i}"]`);
   if (!row) return view.rows.includes(view.selected) ? drawTable(view) : undefined;
   row.setAttribute("aria-selected", "true");
   // Into sight inside the table, without moving the page.
@@ -203,7 +219,7 @@ function buildTableFrame(section) {
       state.sort = key !== sort.dataset.sort ? `${sort.dataset.sort}:up` : direction === "up" ? `${key}:down` : "";
       writeState();
       drawTable(actions.view());
-      document.querySelector(`#points button[data-sort="${CSS.escape(sort.dataset.sort)}"]`).focus();
+      find(`#points button[data-sort="${CSS.escape(sort.dataset.sort)}"]`).focus();
       return;
     }
     const row = event.target.closest("tr[data-point]");
@@ -262,7 +278,10 @@ function openFromTable(row) {
 
 const NOT_COPIED = new Set(["i", "run", "structure", "status", "error", "curve", "layers", "bench"]);
 
-// The rows that are shown, in their order, with plain numbers in base units: MACs, bytes, percent, seconds.
+/**
+ * The rows that are shown, in their order, with plain numbers in base units: MACs, bytes, percent, seconds.
+ * @param {View} view
+ */
 function asText(view, separator) {
   const { page } = view;
   // All that is known of a point, less what is the same for all rows here.

@@ -6,6 +6,11 @@ import { askedOf } from "./metrics.js";
 import { state } from "./state.js";
 import { darkMode, seriesStyle } from "./styles.js";
 
+/** @import { View } from "./types.js" */
+
+/**
+ * @param {View} view
+ */
 function hoverOf(view, group) {
   const { page, x, y } = view;
   const p = group.best;
@@ -30,10 +35,16 @@ function hoverOf(view, group) {
   return lines.join("<br>");
 }
 
+/**
+ * @param {View} view
+ */
 function seedHover(view, p) {
   return `<b>${plain(p.point)}</b><br>seed ${p.seed}: ${plain(view.y.label)} ${show(view.y, view.y.of(p))}<br>${plain(view.x.label)} ${show(view.x, view.x.of(p))}`;
 }
 
+/**
+ * @param {View} view
+ */
 export function frontierTraces(view, colours, sx, sy) {
   const { page } = view;
   const shape = view.x.more ? "vh" : "hv";
@@ -64,6 +75,7 @@ export function frontierTraces(view, colours, sx, sy) {
     look.series.get(series).push(group);
   }
   for (const { style, series } of looks.values()) {
+    /** @type {[(number | null)[], (number | null)[]]} */
     const [x, y] = [[], []];
     for (const groups of series.values()) {
       for (const g of paretoFront(groups, view.x.more, view.y.more)) {
@@ -135,7 +147,10 @@ export function frontierTraces(view, colours, sx, sy) {
 // A circle in pixels. As a path, for plotly misplaces its own pixel-sized circles on log axes.
 const RING = "M-11,0C-11,-6.08 -6.08,-11 0,-11C6.08,-11 11,-6.08 11,0C11,6.08 6.08,11 0,11C-6.08,11 -11,6.08 -11,0Z";
 
-// Around the open point; a shape, because plotly replaces shapes without drawing the points again.
+/**
+ * Around the open point; a shape, because plotly replaces shapes without drawing the points again.
+ * @param {View} view
+ */
 export function ring(view, colours, sx, sy) {
   const group = view.selected && view.groups.find((g) => g.members.includes(view.selected));
   if (!group || !(state.dominated || view.front.includes(group))) return [];
@@ -156,6 +171,9 @@ export function ring(view, colours, sx, sy) {
   ];
 }
 
+/**
+ * @param {View} view
+ */
 export function answerTrace(view, colours, sx, sy) {
   const fits = view.answer?.fits ? view.groups.filter((g) => g.members.some((p) => view.answer.fits.has(p))) : [];
   return {

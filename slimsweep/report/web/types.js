@@ -175,7 +175,7 @@
  * @property {Point | null} [selected]
  * @property {Point[]} [rows] of the table
  * @property {object[]} [shapes] of the figure, without the ring
- * @property {Scale[]} [scales]
+ * @property {[Scale, Scale]} [scales] of both axes
  */
 
 /**

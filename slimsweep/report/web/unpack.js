@@ -1,4 +1,3 @@
-// @ts-check
 // What the page carries: deflated, in base64. The browser itself unpacks it.
 
 /** @import { Group, Page, Point } from "./types.js" */
