@@ -1,7 +1,8 @@
 """The page of one run or of several: an interactive Pareto front and the models behind it, in one HTML file.
 
 `build_page` is a pure function from tables to HTML; `write_report` and `write_page` read folders and write files around it. The
-page carries its data and plotly.js, both deflated, and asks the network for nothing.
+page carries its data and plotly.js, both deflated, and asks the network for nothing. Its own script is the modules of `web/`;
+`npm install && npm run check` lints and tests them, and needs node, which the page does not.
 """
 
 import base64

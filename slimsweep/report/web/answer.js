@@ -9,9 +9,7 @@ import { state } from "./state.js";
 
 /** @import { View } from "./types.js" */
 
-/**
- * @param {View} view
- */
+/** @param {View} view */
 export function drawAnswer(view) {
   const node = byId("answer");
   const a = view.answer;
@@ -38,9 +36,7 @@ export function drawAnswer(view) {
   return node;
 }
 
-/**
- * @param {View} view
- */
+/** @param {View} view */
 export function drawExamples(view) {
   const node = byId("examples");
   const ok = view.page.points.filter((p) => p.status === "ok");

@@ -7,9 +7,7 @@ import { colourBy, lineIcon, markerIcon, runStyle, shade, theme } from "./styles
 
 /** @import { View } from "./types.js" */
 
-/**
- * @param {View} view
- */
+/** @param {View} view */
 export function drawControls(view) {
   const { page } = view;
   const select = (label, id, options, value, change) => {
@@ -90,9 +88,7 @@ export function drawControls(view) {
   find("#frontier .downloads").hidden = !view.groups.length;
 }
 
-/**
- * @param {View} view
- */
+/** @param {View} view */
 export function drawChips(view) {
   const { page } = view;
   const toggle = (key, icon, text) => {
@@ -123,9 +119,7 @@ export function drawChips(view) {
   byId("chips").replaceChildren(...chips);
 }
 
-/**
- * @param {View} view
- */
+/** @param {View} view */
 export function drawMixing(view) {
   const { page } = view;
   const node = byId("mixing");

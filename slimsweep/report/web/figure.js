@@ -12,9 +12,7 @@ import { plotly } from "./plotly.js";
 
 /** @import { View } from "./types.js" */
 
-/**
- * @param {View} view
- */
+/** @param {View} view */
 export function drawFrontier(view) {
   const node = byId("frontier-figure");
   if (!plotly()) return; // not unpacked yet: drawn when it is
@@ -70,9 +68,7 @@ export function moveRing(view) {
     plotly().relayout(byId("frontier-figure"), { shapes: [...view.shapes, ...ring(view, theme(), ...view.scales)] });
 }
 
-/**
- * @param {View} view
- */
+/** @param {View} view */
 export function frontierCaption(view) {
   const { page } = view;
   const said = [];

@@ -7,9 +7,7 @@ import { askedOf, judged, placedGroups } from "./metrics.js";
 
 /** @import { View } from "./types.js" */
 
-/**
- * @param {View} view
- */
+/** @param {View} view */
 export function drawHeadline(view) {
   const { page } = view;
   const node = byId("headline");

@@ -38,9 +38,7 @@ function bar(kept, dense, mark, label) {
   return node;
 }
 
-/**
- * @param {Page} page
- */
+/** @param {Page} page */
 export function keptCard(page, structure, other) {
   const shape = page.shapes[structure.shape];
   const sizes = layerSizes(page, structure);

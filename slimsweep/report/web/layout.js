@@ -8,9 +8,7 @@ import { colourBy, runStyle, touch } from "./styles.js";
 
 /** @import { View } from "./types.js" */
 
-/**
- * @param {View} view
- */
+/** @param {View} view */
 function guides(view, sx, sy, colours) {
   /** @type {[object[], object[]]} */
   const [shapes, annotations] = [[], []];
@@ -53,9 +51,7 @@ function guides(view, sx, sy, colours) {
   return { shapes, annotations };
 }
 
-/**
- * @param {View} view
- */
+/** @param {View} view */
 export function frontierLayout(view, colours, sx, sy) {
   const narrow = byId("frontier-figure").clientWidth < 520;
   const drawn = view.groups.filter((g) => state.dominated || view.front.includes(g));

@@ -5,9 +5,7 @@ import { capital, count, known, percent } from "./format.js";
 
 /** @import { Page } from "./types.js" */
 
-/**
- * @param {Page} page
- */
+/** @param {Page} page */
 export function drawLive(page) {
   const live = byId("live");
   live.replaceChildren();
@@ -47,9 +45,7 @@ export function jump(event) {
   find(event.currentTarget.getAttribute("href")).scrollIntoView();
 }
 
-/**
- * @param {Page} page
- */
+/** @param {Page} page */
 export function drawFailed(page) {
   const failed = page.points.filter((p) => p.status !== "ok");
   const section = byId("failed");

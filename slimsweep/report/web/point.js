@@ -14,9 +14,7 @@ import { markerIcon, seriesStyle, theme } from "./styles.js";
 
 const COMPARE = { smaller: "next smaller on the front", larger: "next larger on the front", dense: "dense model" };
 
-/**
- * @param {View} view
- */
+/** @param {View} view */
 export function drawPoint(view) {
   const section = byId("point");
   const p = view.selected;
@@ -46,9 +44,7 @@ export function drawPoint(view) {
   drawTraining(view, p, group);
 }
 
-/**
- * @param {View} view
- */
+/** @param {View} view */
 function pointHead(view, p, group) {
   const { page } = view;
   const step = (by, label, symbol) => {
@@ -167,9 +163,7 @@ function comparedWith(view, p) {
   };
 }
 
-/**
- * @param {View} view
- */
+/** @param {View} view */
 function differenceCard(view, p, other) {
   const pick = el(
     "select",
@@ -228,9 +222,7 @@ function trainingCard() {
   );
 }
 
-/**
- * @param {View} view
- */
+/** @param {View} view */
 function drawTraining(view, p, group) {
   const node = byId("training-figure");
   const members = (group ? group.members : [p]).filter((m) => m.curve);
@@ -288,9 +280,7 @@ function drawTraining(view, p, group) {
   );
 }
 
-/**
- * @param {Page} page
- */
+/** @param {Page} page */
 function loadCard(page, p) {
   const card = el("article", { id: "load", class: "wide" }, el("h3", {}, "Load it"));
   if (!p.model_path) {

@@ -19,9 +19,7 @@ const FAMILY_NAMES = { attention: "attention dims", mlp: "MLP units", token: "pa
 /** @type {IntersectionObserver | null} */
 let searchWatcher = null;
 
-/**
- * @param {View} view
- */
+/** @param {View} view */
 export function drawSearch(view) {
   const section = byId("search");
   const { page } = view;

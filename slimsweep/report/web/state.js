@@ -12,8 +12,8 @@ export const state = {
   seeds: true,
   colour: "", // "method", "run", or "" for what suits the page
   data: 0, // index of the data set shown, or "all"
-  off: new Set(), // methods ("m:NAME") and runs ("r:INDEX") switched off
-  run: null, // the open point's run and name: names outlive a refresh, indices need not
+  off: new Set(), // methods ("m:NAME") and runs ("r:NAME") switched off
+  run: null, // the open point's run and name: names stay the same when the page is written again, places may not
   point: null,
   compare: "smaller",
   question: "",

@@ -21,9 +21,7 @@ const measured = (metric, of) =>
     metric.unit === metric.title ? bare(metric, of(p)) : show(metric, of(p)),
   );
 
-/**
- * @param {View} view
- */
+/** @param {View} view */
 function columnsOf(view) {
   const { page } = view;
   const several = page.runs.length > 1;
@@ -56,9 +54,7 @@ function columnsOf(view) {
   return columns;
 }
 
-/**
- * @param {View} view
- */
+/** @param {View} view */
 function tableRows(view, columns) {
   const words = state.filter
     .toLowerCase()
@@ -102,9 +98,7 @@ function tableRows(view, columns) {
 
 let allRows = false;
 
-/**
- * @param {View} view
- */
+/** @param {View} view */
 export function drawTable(view) {
   const section = byId("table");
   section.hidden = !view.page.points.length;
@@ -162,9 +156,7 @@ export function drawTable(view) {
   byId("more").textContent = `Show all ${rows.length.toLocaleString("en")} points`;
 }
 
-/**
- * @param {View} view
- */
+/** @param {View} view */
 function rowClass(view, p) {
   const classes = [];
   if (!view.fronted.has(p)) classes.push("dominated");

@@ -8,9 +8,7 @@ import { darkMode, seriesStyle } from "./styles.js";
 
 /** @import { View } from "./types.js" */
 
-/**
- * @param {View} view
- */
+/** @param {View} view */
 function hoverOf(view, group) {
   const { page, x, y } = view;
   const p = group.best;
@@ -35,16 +33,12 @@ function hoverOf(view, group) {
   return lines.join("<br>");
 }
 
-/**
- * @param {View} view
- */
+/** @param {View} view */
 function seedHover(view, p) {
   return `<b>${plain(p.point)}</b><br>seed ${p.seed}: ${plain(view.y.label)} ${show(view.y, view.y.of(p))}<br>${plain(view.x.label)} ${show(view.x, view.x.of(p))}`;
 }
 
-/**
- * @param {View} view
- */
+/** @param {View} view */
 export function frontierTraces(view, colours, sx, sy) {
   const { page } = view;
   const shape = view.x.more ? "vh" : "hv";
@@ -171,9 +165,7 @@ export function ring(view, colours, sx, sy) {
   ];
 }
 
-/**
- * @param {View} view
- */
+/** @param {View} view */
 export function answerTrace(view, colours, sx, sy) {
   const fits = view.answer?.fits ? view.groups.filter((g) => g.members.some((p) => view.answer.fits.has(p))) : [];
   return {
