@@ -630,6 +630,13 @@ def test_rows_without_a_unit_are_shown_as_of_macs():
     assert set(data["points"]["unit"]) == {"macs"}
 
 
+def test_the_pace_says_what_its_budget_is_of():
+    run = make_run()
+    assert page_data([run])["runs"][0]["pace"]["unit"] == "macs"  # a file of an older version says nothing
+    tried = [{**one, "unit": "params"} for one in run.pace["tried"]]
+    assert page_data([replace(run, pace={**run.pace, "tried": tried})])["runs"][0]["pace"]["unit"] == "params"
+
+
 def test_a_described_column_reaches_the_page_without_more_said():
     data = page_data([make_run()])
     described = {column["name"]: column for column in data["columns"]}

@@ -316,7 +316,8 @@ def _pace(found: dict[str, Any] | None) -> dict[str, Any] | None:
     if found is None:
         return None
     val = sorted((round(one["val_top1"], 2) for one in found["tried"] if not one["error"]), reverse=True)
-    return {"chosen": found["pace"], "budget": found["tried"][0]["budget"], "val": val}
+    tried = found["tried"][0]
+    return {"chosen": found["pace"], "budget": tried["budget"], "unit": tried.get("unit") or "macs", "val": val}
 
 
 def _timings(runs: Sequence[RunTables]) -> dict[str, Any]:

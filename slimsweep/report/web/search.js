@@ -70,7 +70,7 @@ export function drawSearch(view) {
   searchWatcher.observe(byId("search-figure"));
 }
 
-function paceSentence({ chosen, budget, val }) {
+function paceSentence({ chosen, budget, unit, val }) {
   const paces = Object.entries(chosen).map(([family, value]) => `${FAMILY_NAMES[family] || family} ${value}`);
   const others =
     val.length > 2
@@ -78,7 +78,7 @@ function paceSentence({ chosen, budget, val }) {
       : val.length > 1
         ? `, the other ${percent(val[1])}`
         : "";
-  return `Pace at which the families' gates are removed: ${paces.join(", ")}. Where pace 1 keeps a share s, pace p keeps s to the power of p. After a short retraining at ${(100 * budget).toPrecision(2)} % of the MACs, this pace was the best on validation: ${percent(val[0])}${others}.`;
+  return `Pace at which the families' gates are removed: ${paces.join(", ")}. Where pace 1 keeps a share s, pace p keeps s to the power of p. After a short retraining at ${(100 * budget).toPrecision(2)} % of ${unit === "params" ? "params" : "the MACs"}, this pace was the best on validation: ${percent(val[0])}${others}.`;
 }
 
 const familyStyle = (family) => FAMILY_STYLE[family] ?? OTHER_FAMILY;

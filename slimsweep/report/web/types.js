@@ -120,7 +120,7 @@
  * @property {{ epoch: number[], val: number[], gate_epoch: number[],
  *   families: Record<string, { mean: OverEpochs, below: OverEpochs }> } | null} search
  * @property {Record<string, { edges: number[], counts: number[] }>} gates
- * @property {{ chosen: Record<string, number>, budget: number, val: number[] } | null} pace
+ * @property {{ chosen: Record<string, number>, budget: number, unit: string, val: number[] } | null} pace
  * @property {{ method: string, budgets: number, seeds: number, mean: number, se: number | null }[]} hypervolume
  */
 
