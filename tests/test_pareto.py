@@ -1,5 +1,11 @@
 """Frontier, hypervolume, knee and means, against what their definitions say when followed literally."""
 
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,12 +15,13 @@ from hypothesis import strategies as st
 from slimsweep.report.pareto import (
     best_rates,
     by_series,
-    frontier,
     hypervolume,
     hypervolume_by_method,
     hypervolume_gains,
     knee,
+    pareto_front,
     summarize,
+    with_units,
 )
 
 # Few different values, so that ties come up often.
@@ -34,7 +41,7 @@ def dominates(a: tuple[float, float], b: tuple[float, float], maximize_x: bool, 
 
 @given(points, sense, sense)
 def test_the_frontier_is_what_nothing_dominates(pairs, maximize_x, maximize_y):
-    front = frontier(table(pairs), maximize_x=maximize_x, maximize_y=maximize_y)
+    front = pareto_front(table(pairs), maximize_x=maximize_x, maximize_y=maximize_y)
     expected = [i for i, p in enumerate(pairs) if not any(dominates(q, p, maximize_x, maximize_y) for q in pairs)]
     assert sorted(front.index) == expected
     costs = front["macs"].tolist()
@@ -45,14 +52,14 @@ def test_the_frontier_is_what_nothing_dominates(pairs, maximize_x, maximize_y):
 def test_points_without_a_number_change_nothing(pairs):
     rows = table(pairs)
     with_failed = pd.concat([rows, table([(1.0, np.nan), (np.nan, 99.0)])], ignore_index=True)
-    assert frontier(with_failed).equals(frontier(rows))
+    assert pareto_front(with_failed).equals(pareto_front(rows))
 
 
 def test_the_frontier_keeps_all_columns_and_names_a_missing_one():
     rows = table([(1, 2)]).assign(point="a")
-    assert frontier(rows)["point"].tolist() == ["a"]
+    assert pareto_front(rows)["point"].tolist() == ["a"]
     with pytest.raises(KeyError, match="latency"):
-        frontier(rows, x="latency")
+        pareto_front(rows, x="latency")
 
 
 @given(points, st.integers(0, 14), st.integers(-1, 12))
@@ -72,7 +79,7 @@ def test_the_hypervolume_is_that_of_the_front(pairs):
     rows = table(pairs)
     columns = ["macs", "test_top1"]
     assert hypervolume(rows[columns].to_numpy(), (13, -1)) == pytest.approx(
-        hypervolume(frontier(rows)[columns].to_numpy(), (13, -1))
+        hypervolume(pareto_front(rows)[columns].to_numpy(), (13, -1))
     )
 
 
@@ -83,7 +90,7 @@ def test_the_knee_does_not_depend_on_units(pairs, scale, shift):
     there = knee(rows.assign(macs=rows["macs"] * scale, test_top1=rows["test_top1"] + shift))
     assert (here is None) == (there is None)
     if here is not None:
-        front = frontier(rows)
+        front = pareto_front(rows)
         assert here.name in front.index
         # Strictly inside, and on the better side of the line between the ends.
         first, last = front.iloc[0], front.iloc[-1]
@@ -185,3 +192,53 @@ def test_of_several_learning_rates_the_best_on_validation_counts():
     assert list(best_rates(longer).index) == [0, 1, 2, 3]
     assert list(by_series(longer).method) == ["uniform", "uniform, equal compute", "uniform", "uniform"]
     assert best_rates(rows.drop(columns="lr")).equals(rows.drop(columns="lr"))
+
+
+def in_both_units() -> pd.DataFrame:
+    """Half of the MACs, written by an older version without a unit and by a newer one with it, and half of the parameters."""
+    rows = results(
+        [("searched", 0.5, 0, 90.0), ("searched", 0.5, 1, 92.0), ("searched", 0.5, 0, 70.0), ("searched", 0.5, 1, 74.0)]
+    )
+    return rows.assign(unit=[None, "macs", "params", "params"], macs=[500.0, 500.0, 800.0, 800.0], lr=1e-3, val_top1=90.0)
+
+
+def test_budgets_of_different_units_are_different_budgets():
+    rows = in_both_units()
+    means = summarize(rows, metrics=["test_top1"]).set_index("unit")["test_top1_mean"]
+    assert means.to_dict() == {"macs": 91.0, "params": 72.0}
+    assert list(best_rates(rows).index) == [0, 1, 2, 3]
+    areas = hypervolume_by_method(rows, (1000, 0)).iloc[0]
+    assert (areas["budgets"], areas["seeds"]) == (2, 2)
+    assert areas["mean"] == pytest.approx(91 * 500)  # what 50 % of the parameters keep costs more and is worse
+    # A seed that has only one of the two is compared at that one.
+    areas = hypervolume_by_method(rows.drop(index=1), (1000, 0)).iloc[0]
+    assert (areas["budgets"], areas["mean"]) == (1, pytest.approx(72 * 200))
+    other = rows[rows["unit"] == "params"].assign(method="uniform", test_top1=60.0)
+    gains = hypervolume_gains(pd.concat([rows, other], ignore_index=True), (1000, 0)).iloc[0]
+    assert (gains["budgets"], gains["gain"]) == (1, pytest.approx(12 * 200))
+
+
+def test_rows_without_a_unit_are_of_macs():
+    rows = in_both_units()
+    assert with_units(rows)["unit"].tolist() == ["macs", "macs", "params", "params"]
+    assert set(with_units(rows.drop(columns="unit"))["unit"]) == {"macs"}
+
+
+FRONT_CASES = json.loads((Path(__file__).parent / "page" / "front_cases.json").read_text())
+
+
+def test_the_committed_cases_are_those_of_the_definitions(tmp_path: Path):
+    folder = Path(__file__).parent / "page"
+    copied = shutil.copy(folder / "make_front_cases.py", tmp_path)
+    subprocess.run([sys.executable, copied], check=True, timeout=60)
+    assert (tmp_path / "front_cases.json").read_text() == (folder / "front_cases.json").read_text()
+
+
+@pytest.mark.parametrize("case", FRONT_CASES, ids=range(len(FRONT_CASES)))
+def test_front_and_knee_are_those_of_the_cases_that_the_page_is_held_to(case: dict):
+    """The same cases as in tests/page/front.test.js, for the page computes its front itself."""
+    rows = table(case["points"])
+    sense = {"maximize_x": case["more_x"], "maximize_y": case["more_y"]}
+    assert list(pareto_front(rows, **sense).index) == case["front"]
+    found = knee(rows, **sense)
+    assert (None if found is None else found.name) == case["knee"]

@@ -63,7 +63,7 @@ def test_what_cannot_be_answered_says_what_to_do() -> None:
         pick(ROWS, None, max_latency_ms=5)
     with pytest.raises(ValueError, match="neither a fraction"):
         pick(ROWS, max_macs="much")
-    with pytest.raises(ValueError, match="--max-macs is '60% params', which counts params: give MACs"):
+    with pytest.raises(ValueError, match="--max-macs is '60% params', which counts params: give it as --max-params"):
         pick(ROWS, max_macs="60% params")
     with pytest.raises(NothingFits, match="no point of this run is done"):
         pick(ROWS[ROWS.status == "failed"], max_macs=0.5)

@@ -20,30 +20,24 @@ import pytest
 import timm
 import torch
 
-from slimsweep.ledger.tables import CURVES, GATES, RESULTS, write_curve, write_gates, write_row
+from slimsweep.ledger.run import SEARCH_GATES, Run
+from slimsweep.ledger.status import Part, Status
+from slimsweep.ledger.tables import BENCH, CURVES, GATES, RESULTS, write_table
 from slimsweep.methods import METHODS
 from slimsweep.report import page as report
-from slimsweep.report.page import (
-    BENCH,
-    Part,
-    RunTables,
-    Standing,
-    build_page,
-    page_data,
-    read_run,
-    write_page,
-    write_picture,
-    write_report,
-)
+from slimsweep.report import picture
+from slimsweep.report.page import build_page, page_data, read_run, write_page, write_report
+from slimsweep.report.pareto import EQUAL_COMPUTE, summarize, with_units
+from slimsweep.report.picture import front_figure, write_picture
+from slimsweep.report.run_tables import RunTables
+from slimsweep.report.styles import looks
 from slimsweep.slimming.gates import GatedModel, add_gates
 from slimsweep.slimming.removal_path import solve
 from slimsweep.slimming.structure import Structure
-from slimsweep.storage import Folder
-from slimsweep.tools.status import Part as StatusPart
-from slimsweep.tools.status import Status
 
 # Tables as a run leaves them, with real structures and invented accuracies.
 
+WEB = Path(report.__file__).parent / "web"
 SMALL = {"img_size": 8, "patch_size": 2, "in_chans": 1, "num_classes": 10, "embed_dim": 64, "depth": 4, "num_heads": 4}
 
 
@@ -65,6 +59,13 @@ def structures(budgets: tuple[float, ...], big: bool = False) -> list[Structure]
     return solve(gated_model(big), list(budgets))
 
 
+def make_status(*, done: int = 0, failed: int = 0, running: int = 0, waiting: int = 0, alive: bool = False) -> Status:
+    """Where a run stands whose points are in these states, its stages done."""
+    states = ["done"] * done + ["failed"] * failed + ["running"] * running + ["waiting"] * waiting
+    points = [Part(name=f"point-{i}", state=state, epochs=3, epochs_total=20) for i, state in enumerate(states)]
+    return Status(name="digits", alive=alive, stages=[], points=points)
+
+
 def make_run(
     name: str = "digits",
     *,
@@ -78,7 +79,7 @@ def make_run(
     epochs: int = 10,
     bench: bool = False,
     failed: str = "",
-    standing: Standing | None = None,
+    status: Status | None = None,
 ) -> RunTables:
     """One run; `failed` is the error of a point that failed, if any."""
     random = np.random.default_rng(sum(map(ord, name)))
@@ -186,8 +187,7 @@ def make_run(
         curves=pa.Table.from_pylist(curves, schema=CURVES).to_pandas(),
         gates=pa.Table.from_pylist(gate_rows, schema=GATES).to_pandas(),
         bench=pd.DataFrame(timings, columns=BENCH.names),
-        standing=standing
-        or Standing(planned=len(rows), done=len(rows) - bool(failed), failed=int(bool(failed)), next="all points are done"),
+        status=status or make_status(done=len(rows) - bool(failed), failed=int(bool(failed))),
         pace={
             "pace": {"attention": 1.0, "mlp": 1.4, "token": 0.7},
             "tried": [
@@ -323,9 +323,11 @@ def test_curves_go_to_their_points():
 def test_the_search_is_told_by_family_layer_and_epoch():
     data = page_data([make_run(epochs=5)])["runs"][0]
     assert set(data["search"]["families"]) == {"attention", "mlp", "token"}
-    means = np.array(data["search"]["families"]["mlp"]["mean"])
+    mlp = data["search"]["families"]["mlp"]["mean"]
+    means = np.array(mlp["layers"])
     assert means.shape == (4, 6)
     assert (np.diff(means) < 0).all()
+    assert mlp["mean"] == pytest.approx(means.mean(0), abs=1e-5)
     assert {family: sum(h["counts"]) for family, h in data["gates"].items()} == dict.fromkeys(
         ("attention", "mlp", "token"), 256
     )
@@ -370,26 +372,23 @@ def test_runs_of_one_name_are_told_apart():
 
 
 def test_only_an_unfinished_page_refreshes():
-    running = Standing(planned=6, done=2, running=1, finished=False, live=True)
-    assert data_of(build_page([make_run(standing=running)]))["refresh_seconds"] == report.REFRESH_SECONDS
+    running = make_status(done=2, running=1, waiting=3, alive=True)
+    assert data_of(build_page([make_run(status=running)]))["refresh_seconds"] == report.REFRESH_SECONDS
     assert data_of(build_page([make_run()]))["refresh_seconds"] is None
-    assert data_of(build_page([make_run(), make_run(standing=running)]))["refresh_seconds"] == report.REFRESH_SECONDS
+    assert data_of(build_page([make_run(), make_run(status=running)]))["refresh_seconds"] == report.REFRESH_SECONDS
 
 
 def test_a_run_without_any_point_has_a_page():
     run = make_run(
-        standing=Standing(
-            planned=0,
-            done=0,
-            finished=False,
-            live=True,
-            stages=[Part(name="dense", state="running", epochs=1, epochs_total=40)],
-        )
+        status=Status(name="new", alive=True, stages=[Part(name="dense", state="running", epochs=1, epochs_total=40)])
     )
     empty = RunTables(
         **{**vars(run), "results": run.results.iloc[:0], "curves": run.curves.iloc[:0], "gates": run.gates.iloc[:0]}
     )
-    assert data_of(build_page([empty]))["points"]["point"] == []
+    data = data_of(build_page([empty]))
+    assert data["points"]["point"] == []
+    assert data["runs"][0]["progress"]["bar"] == {"done": 1, "waiting": 39}  # epochs, before there are points
+    assert data["runs"][0]["progress"]["under_way"][0]["name"] == "dense"
 
 
 def test_a_page_of_no_run_is_refused():
@@ -401,23 +400,23 @@ def test_a_page_of_no_run_is_refused():
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Folder:
+def folder(tmp_path: Path) -> Run:
     """A run folder with the tables of `make_run`, written as a run writes them."""
     tables = make_run(bench=True)
-    run = Folder(tmp_path / "digits")
+    run = Run(tmp_path / "digits")
     for row in pa.Table.from_pandas(tables.results, schema=RESULTS).to_pylist():
-        write_row(run, row)
+        run.write_row(row)
     curves = pa.Table.from_pandas(tables.curves, schema=CURVES).to_pylist()
     for name in {row["point"] or row["stage"] for row in curves}:
-        write_curve(run, name, [row for row in curves if (row["point"] or row["stage"]) == name])
-    write_gates(run, tables.gates.to_dict("records"))
+        run.write_curve(name, [row for row in curves if (row["point"] or row["stage"]) == name])
+    write_table(run.folder, SEARCH_GATES, tables.gates.to_dict("records"), GATES)
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pandas(tables.bench, schema=BENCH), sink)
-    run.write_bytes("bench/cpu.parquet", sink.getvalue().to_pybytes())
+    run.folder.write_bytes("bench/cpu.parquet", sink.getvalue().to_pybytes())
     return run
 
 
-def test_a_run_folder_is_read_whole(folder: Folder):
+def test_a_run_folder_is_read_whole(folder: Run):
     tables, expected = read_run(folder), make_run(bench=True)
     assert tables.name == "digits"
     assert tables.uri == folder.uri
@@ -428,13 +427,13 @@ def test_a_run_folder_is_read_whole(folder: Folder):
     assert build_page([tables])
 
 
-def test_a_model_timed_twice_counts_once(folder: Folder):
-    folder.write_bytes("bench/cpu-again.parquet", folder.read_bytes("bench/cpu.parquet"))
+def test_a_model_timed_twice_counts_once(folder: Run):
+    folder.folder.write_bytes("bench/cpu-again.parquet", folder.folder.read_bytes("bench/cpu.parquet"))
     assert len(read_run(folder).bench) == len(make_run(bench=True).bench)
 
 
 def test_an_empty_folder_reads_as_empty_tables(tmp_path: Path):
-    tables = read_run(Folder(tmp_path))
+    tables = read_run(Run(tmp_path))
     assert tables.results.empty
     assert tables.curves.empty
     assert tables.gates.empty
@@ -442,32 +441,32 @@ def test_an_empty_folder_reads_as_empty_tables(tmp_path: Path):
 
 
 def status(finished: bool) -> Status:
-    points = [StatusPart(name="searched-0.5000-s0-ab12", state="done" if finished else "running", epochs=3, epochs_total=20)]
+    points = [Part(name="searched-0.5000-s0-ab12", state="done" if finished else "running", epochs=3, epochs_total=20)]
     return Status(name="mine", alive=not finished, stages=[], points=points)
 
 
-def test_a_report_is_written_as_a_run_goes_on_and_its_picture_at_the_end(folder: Folder, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(report, "kaleido_here", lambda: False)
+def test_a_report_is_written_as_a_run_goes_on_and_its_picture_at_the_end(folder: Run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(picture, "kaleido_here", lambda: False)
     assert write_report(folder, status(finished=False)) is None
-    data = data_of(folder.read_bytes("report.html").decode())
-    assert (data["runs"][0]["name"], data["runs"][0]["standing"]["running"]) == ("mine", 1)
-    assert data["runs"][0]["standing"]["points"][0]["epochs"] == 3
+    data = data_of(folder.folder.read_bytes("report.html").decode())
+    assert (data["runs"][0]["name"], data["runs"][0]["progress"]["running"]) == ("mine", 1)
+    assert data["runs"][0]["progress"]["under_way"][0]["epochs"] == 3
     assert data["refresh_seconds"]
     assert "kaleido" in write_report(folder, status(finished=True))
-    assert data_of(folder.read_bytes("report.html").decode())["refresh_seconds"] is None
+    assert data_of(folder.folder.read_bytes("report.html").decode())["refresh_seconds"] is None
 
 
-def test_a_page_goes_on_to_refresh_while_points_wait_for_others(folder: Folder):
+def test_a_page_goes_on_to_refresh_while_points_wait_for_others(folder: Run):
     between = replace(status(finished=True), alive=True, later=4)
     assert write_report(folder, between) is None
-    data = data_of(folder.read_bytes("report.html").decode())
+    data = data_of(folder.folder.read_bytes("report.html").decode())
     assert data["refresh_seconds"]
-    assert data["runs"][0]["standing"]["planned"] == 5
-    write_report(folder, between, last=True)  # those that they wait for have failed
-    assert data_of(folder.read_bytes("report.html").decode())["refresh_seconds"] is None
+    assert data["runs"][0]["progress"]["planned"] == 5
+    write_report(folder, replace(between, alive=False))  # those that they wait for have failed
+    assert data_of(folder.folder.read_bytes("report.html").decode())["refresh_seconds"] is None
 
 
-def test_a_page_of_several_runs_is_written_where_asked(folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_page_of_several_runs_is_written_where_asked(folder: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(report, "read_status", lambda run: status(finished=True))
     monkeypatch.chdir(tmp_path)
     for output in ("page.html", "deeper/page.html", str(tmp_path / "whole.html")):
@@ -479,8 +478,8 @@ def test_a_page_of_several_runs_is_written_where_asked(folder: Folder, tmp_path:
 
 
 def test_without_kaleido_the_picture_is_skipped_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(report, "kaleido_here", lambda: False)
-    said = write_picture(Folder(tmp_path), make_run())
+    monkeypatch.setattr(picture, "kaleido_here", lambda: False)
+    said = write_picture(Run(tmp_path), make_run())
     assert "kaleido" in said
     assert list(tmp_path.iterdir()) == []
 
@@ -491,14 +490,14 @@ def test_a_browser_that_fails_costs_the_picture_only(tmp_path: Path, monkeypatch
         def calc_fig_sync(*arguments: object, **options: object) -> bytes:
             raise RuntimeError("no browser here")
 
-    monkeypatch.setattr(report, "kaleido_here", lambda: True)
+    monkeypatch.setattr(picture, "kaleido_here", lambda: True)
     monkeypatch.setitem(sys.modules, "kaleido", Kaleido)
-    assert "no browser here" in write_picture(Folder(tmp_path), make_run())
+    assert "no browser here" in write_picture(Run(tmp_path), make_run())
 
 
 def test_the_picture_shows_means_with_spread_and_the_front():
     run = make_run(methods=("searched", "uniform"), seeds=3)
-    figure = report.frontier_figure(run)
+    figure = front_figure(run)
     searched = next(trace for trace in figure.data if trace.name == "searched")
     assert len(searched.x) == 5  # a mean a budget, not a point a seed
     assert min(searched.error_y.array) > 0
@@ -506,11 +505,8 @@ def test_the_picture_shows_means_with_spread_and_the_front():
     assert all("GL" not in trace.type.upper() for trace in figure.data)
 
 
-# Colours: one list for the picture and the page, apart for everyone.
+# Colours and markers: one table for the picture and the page, apart for everyone.
 
-PAGE_STYLE = re.findall(
-    r'"?([\w-]+)"?: \{ light: "(#\w{6})", dark: "(#\w{6})", symbol: "([\w-]+)"', report._template("6_figure.js")
-)
 # Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB.
 VISION = {
     "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
@@ -532,18 +528,31 @@ def lab(rgb: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("vision", VISION)
-@pytest.mark.parametrize("theme", [1, 2], ids=["light", "dark"])
-def test_colours_of_methods_stay_apart_without_full_colour_vision(vision: str, theme: int):
-    seen = [lab(np.array(VISION[vision]) @ linear(style[theme])) for style in PAGE_STYLE[:8]]
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_colours_of_methods_stay_apart_without_full_colour_vision(vision: str, theme: str):
+    seen = [lab(np.array(VISION[vision]) @ linear(getattr(method.style, theme))) for method in METHODS.values()]
     apart = [np.linalg.norm(a - b) for i, a in enumerate(seen) for b in seen[:i]]
     assert min(apart) > 12  # CIE76; about five times what can just be told apart
 
 
-def test_every_method_has_a_colour_and_marker_of_its_own_and_the_picture_has_the_same():
-    page = {method: (light, symbol) for method, light, _, symbol in PAGE_STYLE if method in METHODS}
-    assert set(page) == set(METHODS)
-    assert page == report.PICTURE_STYLE
-    assert len({symbol for _, symbol in page.values()}) == len(METHODS)
+def test_every_method_has_a_marker_of_its_own_and_the_picture_and_the_page_have_its_style():
+    methods = [name for name in METHODS if name != "dense"]
+    run = make_run(methods=tuple(methods), budgets=(0.5,))
+    markers = {trace.name: trace.marker for trace in front_figure(run).data if trace.mode == "markers"}
+    data = page_data([run])
+    for name, method in METHODS.items():
+        assert (markers[name].color, markers[name].symbol) == (method.style.light, method.style.symbol)
+        assert data["looks"][name] == {**vars(method.style), "hollow": False}
+    assert len({method.style.symbol for method in METHODS.values()}) == len(METHODS)
+    icons = set(re.findall(r'^  "?([a-z-]+)"?: "M', (WEB / "styles.js").read_text(), re.MULTILINE))
+    assert {method.style.symbol for method in METHODS.values()} <= icons  # the page draws markers in its table too
+
+
+def test_unknown_methods_have_a_look_too():
+    found = looks(["newer", "dense", "newest", "newer, equal compute"])
+    assert found["newer"].symbol == "hexagon"
+    assert found["newest"].symbol == "hourglass"
+    assert found["newer, equal compute"].symbol == "hexagon-open"
 
 
 def test_equal_compute_is_a_method_of_its_own_in_the_same_colour_and_hollow():
@@ -554,8 +563,9 @@ def test_equal_compute_is_a_method_of_its_own_in_the_same_colour_and_hollow():
     data = page_data([run])
     assert set(data["methods"]) == {"dense", "searched", "uniform", "uniform, equal compute"}
     assert "uniform, equal compute" in {entry["method"] for entry in data["runs"][0]["hypervolume"]}
-    assert report.EQUAL_COMPUTE in report._template("6_figure.js")
-    markers = {trace.name: trace.marker for trace in report.frontier_figure(run).data if trace.mode == "markers"}
+    assert [name for name, look in data["looks"].items() if look["hollow"]] == ["uniform, equal compute"]
+    assert not any(EQUAL_COMPUTE in module.read_text() for module in WEB.glob("*.js"))  # Python alone knows the words
+    markers = {trace.name: trace.marker for trace in front_figure(run).data if trace.mode == "markers"}
     plain, hollow = markers["uniform"], markers["uniform, equal compute"]
     assert hollow.color == plain.color
     assert hollow.symbol == f"{plain.symbol}-open"
@@ -568,3 +578,83 @@ def test_the_page_shows_the_best_learning_rate_by_validation():
     data = page_data([RunTables(name="digits", uri="runs/digits", results=both)])
     assert len(data["points"]["point"]) == len(run.results)
     assert set(data["points"]["lr"]) == {0.003}
+
+
+# Means and standard errors over seeds are computed in Python, once.
+
+
+def test_groups_have_the_means_and_errors_of_pareto():
+    run = make_run(methods=("searched", "uniform"), seeds=3, bench=True, failed="out of memory")
+    groups = page_data([run])["groups"]
+    assert len(groups["members"]) == 11  # five budgets of two methods, and dense; the failed point is in none
+    for kind in ("mean", "se"):
+        for metric in ("macs", "test_top1", "val_top1", "test_loss", "train_seconds"):
+            expected = summarize(run.results, metrics=[metric]).set_index(["method", "budget"])[f"{metric}_{kind}"]
+            found = dict(zip(zip(groups["method"], groups["budget"], strict=True), groups[kind][metric], strict=True))
+            assert found == pytest.approx(expected.to_dict(), abs=6e-3)
+    points = run.results.reset_index(drop=True)
+    for place, members, best in zip(groups["mean"]["latency_p50_ms:0"], groups["members"], groups["best"], strict=True):
+        assert len(members) == 3
+        assert place == pytest.approx(1 + 8 * points.loc[members[0], "budget"], abs=1e-4)
+        assert best == points.loc[members, "val_top1"].idxmax()
+
+
+def test_one_seed_has_no_standard_error_and_what_was_not_measured_no_mean():
+    run = make_run(bench=True)
+    run = replace(run, bench=run.bench.iloc[:2])
+    groups = page_data([run])["groups"]
+    assert set(groups["se"]["test_top1"]) == {None}
+    assert [value is None for value in groups["mean"]["latency_p50_ms:0"]] == [False, False, True, True, True, True]
+
+
+def in_params(run: RunTables) -> RunTables:
+    """The run, its budgets ones of parameters."""
+    return replace(run, results=with_units(run.results).assign(unit="params"))
+
+
+def test_budgets_of_parameters_are_no_seeds_of_budgets_of_macs():
+    both = make_run(budgets=(0.5,))
+    more = in_params(both).results.query("method == 'searched'").assign(point="searched-params")
+    data = page_data([replace(both, results=pd.concat([both.results.assign(unit=None), more], ignore_index=True))])
+    assert data["points"]["unit"] == ["macs", "macs", "params"]
+    assert sorted(zip(data["groups"]["method"], data["groups"]["unit"], strict=True)) == [
+        ("dense", "macs"),
+        ("searched", "macs"),
+        ("searched", "params"),
+    ]
+
+
+def test_rows_without_a_unit_are_shown_as_of_macs():
+    run = make_run()
+    data = page_data([replace(run, results=run.results.drop(columns="unit", errors="ignore"))])
+    assert set(data["points"]["unit"]) == {"macs"}
+
+
+def test_the_pace_says_what_its_budget_is_of():
+    run = make_run()
+    assert page_data([run])["runs"][0]["pace"]["unit"] == "macs"  # a file of an older version says nothing
+    tried = [{**one, "unit": "params"} for one in run.pace["tried"]]
+    assert page_data([replace(run, pace={**run.pace, "tried": tried})])["runs"][0]["pace"]["unit"] == "params"
+
+
+def test_a_described_column_reaches_the_page_without_more_said():
+    data = page_data([make_run()])
+    described = {column["name"]: column for column in data["columns"]}
+    assert described["test_loss"] == {
+        "name": "test_loss",
+        "title": "test loss",
+        "unit": "nats",
+        "decimals": 3,
+        "axis": "y",
+        "more": False,
+    }
+    assert set(described) <= set(data["points"])
+    assert set(described) <= set(data["groups"]["mean"])
+
+
+def test_the_picture_does_not_average_shares_into_a_budget():
+    run = make_run(budgets=(0.5,))
+    same = run.results[run.results["method"] == "searched"].assign(shares='{"mlp":0.6}', point="shares")
+    both = pd.concat([run.results.assign(shares=""), same], ignore_index=True)
+    markers = {t.name: t for t in front_figure(replace(run, results=both)).data if t.mode == "markers"}
+    assert len(markers["searched"].x) == 2

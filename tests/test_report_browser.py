@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from test_report import make_run
+from test_report import in_params, make_run, make_status
 
-from slimsweep.report.page import Part, RunTables, Standing, build_page
-from slimsweep.report.pareto import frontier, knee, summarize
+from slimsweep.report.page import build_page
+from slimsweep.report.page_data import COLUMNS, TIMINGS
+from slimsweep.report.pareto import knee, pareto_front, summarize
+from slimsweep.report.run_tables import RunTables
 from slimsweep.slimming.structure import Structure
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install 'slimsweep[test]')")
@@ -63,17 +65,8 @@ def one() -> RunTables:
 
 def live() -> RunTables:
     """A run under way, with a point that failed."""
-    standing = Standing(
-        planned=9,
-        done=6,
-        failed=1,
-        running=1,
-        finished=False,
-        live=True,
-        next="2 points are to be done",
-        points=[Part(name="searched-0.1000-s0-ab12", state="running", epochs=3, epochs_total=20)],
-    )
-    return make_run(failed="TrainingDiverged: the loss is not finite in epoch 3", standing=standing)
+    status = make_status(done=6, failed=1, running=1, waiting=1, alive=True)
+    return make_run(failed="TrainingDiverged: the loss is not finite in epoch 3", status=status)
 
 
 def shares() -> RunTables:
@@ -82,6 +75,14 @@ def shares() -> RunTables:
     half = run.results[(run.results["method"] == "searched") & (run.results["budget"] == 0.5)]
     same = half.assign(point="searched-0.5000-attention0.7-mlp0.6-s0-abcd", shares='{"attention":0.7,"mlp":0.6}')
     return replace(run, results=pd.concat([run.results, same], ignore_index=True))
+
+
+def units() -> RunTables:
+    """A run with a budget of parameters beside the budget of the same fraction of MACs."""
+    run = make_run()
+    half = run.results[(run.results["method"] == "searched") & (run.results["budget"] == 0.5)]
+    same = half.assign(point="searched-0.5000-params", unit="params")
+    return replace(run, results=pd.concat([run.results.assign(unit=None), same], ignore_index=True))
 
 
 def many() -> list[RunTables]:
@@ -104,6 +105,8 @@ RUNS: dict[str, Callable[[], list[RunTables]]] = {
         make_run("f", data="torch/fashion_mnist", best=90),
     ],
     "many": many,
+    "params": lambda: [in_params(one())],
+    "units": lambda: [units()],
     "formula": lambda: [make_run("=cmd|' /C calc'!A0")],
 }
 
@@ -210,7 +213,7 @@ def test_text_from_data_is_shown_and_not_run(opened: Opened):
 def test_the_front_and_the_knee_are_those_of_the_library(opened: Opened):
     page = opened("one")
     means = summarize(one().results)
-    front = frontier(means, "macs_mean", "test_top1_mean")
+    front = pareto_front(means, "macs_mean", "test_top1_mean")
     expected = {f"{method} {round(100 * budget)} %" for method, budget in zip(front["method"], front["budget"], strict=True)}
     bright = page.eval_on_selector_all(
         "#points tbody tr:not(.dominated)",
@@ -260,6 +263,43 @@ def test_points_of_shares_say_so_and_are_no_seeds_of_a_budget(opened: Opened):
     assert column(page, "point") == ["searched-0.5000-attention0.7-mlp0.6-s0-abcd"]
 
 
+def test_budgets_of_parameters_are_shown_as_such_and_are_the_axis(opened: Opened):
+    page = opened("params")
+    assert page.input_value("#x") == "params"
+    assert page.evaluate("document.getElementById('frontier-figure').layout.xaxis.title.text") == "thousand parameters"
+    assert "70 % of params" in column(page, "budget")
+    page.mouse.click(*centre_of(page, "searched", 0.25, " of params"))
+    assert title(page) == "searched at 25 % of params"
+    assert " at 15 % of params" in page.inner_text("#difference")
+    assert "of params" in page.inner_text("#headline")
+    page.select_option("#x", "macs")
+    page.reload()
+    page.wait_for_selector("html[data-ready]")
+    assert page.input_value("#x") == "macs"  # what the reader chose stays chosen
+
+
+def test_a_budget_of_parameters_is_no_seed_of_a_budget_of_macs(opened: Opened):
+    page = opened("units")
+    assert page.input_value("#x") == "macs"
+    assert sorted(column(page, "budget"))[-3:] == ["50 %", "50 % of params", "70 %"]
+    page.fill("#filter", "params")
+    assert column(page, "budget") == ["50 % of params"]
+    page.locator("#points tbody tr").click()
+    assert title(page) == "searched at 50 % of params"
+    assert page.locator("#point .seed").count() == 0
+
+
+def test_what_is_measured_is_in_the_table_and_beside_the_point(opened: Opened):
+    page = opened("one")
+    page.mouse.click(*centre_of(page, "searched", 0.25))
+    terms = page.eval_on_selector_all("#point .facts dt", "nodes => nodes.map(n => n.textContent)")
+    heads = page.eval_on_selector_all("#points thead th button", "nodes => nodes.map(n => n.firstChild.textContent)")
+    for measured in (*COLUMNS, *TIMINGS):
+        name = measured.title[0].upper() + measured.title[1:]
+        assert name in terms
+        assert name in heads
+
+
 def test_a_point_tells_how_to_load_it_how_it_trained_and_what_comes_next(opened: Opened):
     page = opened("one")
     page.mouse.click(*centre_of(page, "searched", 0.5))
@@ -278,7 +318,7 @@ def test_a_point_tells_how_to_load_it_how_it_trained_and_what_comes_next(opened:
 def test_points_open_by_keyboard_from_the_figure_and_the_table(opened: Opened):
     page = opened("one")
     page.focus("#frontier-figure")
-    front = frontier(summarize(one().results), "macs_mean", "test_top1_mean")
+    front = pareto_front(summarize(one().results), "macs_mean", "test_top1_mean")
     for key, place in (("Home", 0), ("ArrowRight", 1), ("End", -1), ("ArrowLeft", -2)):
         page.keyboard.press(key)
         entry = front.iloc[place]

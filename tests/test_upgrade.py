@@ -87,7 +87,9 @@ def one_more_field(monkeypatch: pytest.MonkeyPatch) -> None:
     """A later version: every recipe has a setting that this one has not, with a default that changes nothing."""
     field = Field(0.0, ge=0, description="A setting of a later version.")
     for section in (sections.Dense, sections.Search, sections.Retrain):
-        later = type(section.__name__, (section,), {"__annotations__": {"later": float}, "later": field, "__module__": __name__})
+        later = type(
+            section.__name__, (section,), {"__annotations__": {"later": float}, "later": field, "__module__": __name__}
+        )
         annotated = configuration.Config.model_fields[section.__name__.lower()]
         monkeypatch.setattr(annotated, "annotation", later)
         monkeypatch.setattr(annotated, "default", later())

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from slimsweep.ledger.run import Run
-from slimsweep.report.pareto import best_rates, frontier, hypervolume_by_method, hypervolume_gains, summarize
+from slimsweep.report.pareto import best_rates, hypervolume_by_method, hypervolume_gains, pareto_front, summarize
 
 HERE = Path(__file__).parent
 PAGE, ROWS, SIZES = HERE / "README.md", HERE / "results.parquet", HERE / "two-sizes.parquet"
@@ -68,7 +68,7 @@ def sizes_table(rows: pd.DataFrame) -> str:
     ok = rows[rows["status"] == "ok"]
     ok = pd.concat(best_rates(of_one) for _, of_one in ok.groupby("macs_dense"))
     means = summarize(ok, by=("macs_dense", "budget"))
-    front = set(frontier(means, x="macs_mean", y="test_top1_mean").index)
+    front = set(pareto_front(means, x="macs_mean", y="test_top1_mean").index)
     bold = ["**" if place in front else "" for place in means.index]
     tops = [_cell(row, "test_top1_mean", "test_top1_se", 2) for _, row in means.iterrows()]
     means["cell"] = [f"{mark}{top}{mark}" for mark, top in zip(bold, tops, strict=True)]

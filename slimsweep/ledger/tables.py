@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from slimsweep.ledger.columns import shown
 from slimsweep.storage import Folder
 
 if TYPE_CHECKING:
@@ -32,21 +33,21 @@ RESULTS = pa.schema(
         ("shares", pa.string()),  # JSON: the share of its gates that each family keeps, where that was asked for, or empty
         ("status", pa.string()),  # ok or failed
         ("error", pa.string()),
-        ("macs", pa.int64()),  # multiply-accumulates of one image
+        shown("macs", pa.int64(), "MACs", "MACs", axis="x"),  # multiply-accumulates of one image
         ("macs_dense", pa.int64()),
-        ("params", pa.int64()),
+        shown("params", pa.int64(), "parameters", "parameters", axis="x"),
         ("params_dense", pa.int64()),
-        ("model_bytes", pa.int64()),  # model.safetensors on disk
+        shown("model_bytes", pa.int64(), "size on disk", "B", axis="x"),  # model.safetensors on disk
         ("val_top1_cut", pa.float64()),  # percent, after the cut and before any retraining
-        ("val_top1", pa.float64()),  # percent
-        ("test_top1", pa.float64()),  # percent
-        ("test_top5", pa.float64()),  # percent
-        ("test_loss", pa.float64()),  # nats
+        shown("val_top1", pa.float64(), "validation top-1", "%", 2, axis="y", more=True),
+        shown("test_top1", pa.float64(), "test top-1", "%", 2, axis="y", more=True),
+        shown("test_top5", pa.float64(), "test top-5", "%", 2, axis="y", more=True),
+        shown("test_loss", pa.float64(), "test loss", "nats", 3, axis="y"),
         ("test_top1_untouched", pa.float64()),  # percent, of the dense model that the search started from
         ("lr", pa.float64()),  # highest learning rate of the retraining
         ("epochs", pa.int64()),
         ("samples_seen", pa.int64()),
-        ("train_seconds", pa.float64()),
+        shown("train_seconds", pa.float64(), "training time", "s", axis="x"),
         ("device", pa.string()),
         ("structure", pa.string()),  # Structure.to_json()
         ("model_path", pa.string()),  # inside the run folder
@@ -93,10 +94,10 @@ BENCH = pa.schema(
         ("batch_size", pa.int64()),
         ("dtype", pa.string()),  # of weights and images: float32 or bfloat16
         ("compile", pa.bool_()),  # by torch.compile
-        ("latency_p50_ms", pa.float64()),  # of one call with a whole batch
+        shown("latency_p50_ms", pa.float64(), "latency p50", "ms", axis="x"),  # of one call with a whole batch
         ("latency_p90_ms", pa.float64()),
-        ("images_per_second", pa.float64()),
-        ("peak_memory_bytes", pa.int64()),  # weights and activations; null on a CPU
+        shown("images_per_second", pa.float64(), "throughput", "images/s", axis="x", more=True),
+        shown("peak_memory_bytes", pa.int64(), "peak memory", "B", axis="x"),  # weights and activations; null on a CPU
         ("macs", pa.int64()),  # multiply-accumulates of one image
         ("repeats", pa.int64()),  # interleaved rounds
         ("torch_version", pa.string()),

@@ -1,6 +1,7 @@
-"""Which points of a sweep are worth having: the Pareto frontier, its hypervolume and its knee, and means over seeds.
+"""Which points of a sweep are worth having: the Pareto front, its hypervolume and its knee, and means over seeds.
 
-Everything here is arithmetic on tables: no files, no figures.
+Everything here is arithmetic on tables: no files, no figures. The page computes front and knee a second time (`web/front.js`),
+because they change with what its reader shows; tests hold both to the cases in `tests/page/front_cases.json`.
 """
 
 from collections.abc import Sequence
@@ -10,10 +11,10 @@ import pandas as pd
 
 Numbers = np.ndarray  # of float64
 
-EQUAL_COMPUTE = ", equal compute"  # behind a method's name, as in templates/6_figure.js
+EQUAL_COMPUTE = ", equal compute"  # what a method's name ends with where its points trained longer (terms: compute)
 
 
-def frontier(
+def pareto_front(
     rows: pd.DataFrame, x: str = "macs", y: str = "test_top1", *, maximize_x: bool = False, maximize_y: bool = True
 ) -> pd.DataFrame:
     """The rows that no other row dominates, cheapest first.
@@ -34,7 +35,7 @@ def frontier(
     cost, quality = _oriented(known, x, y, maximize_x, maximize_y)
     order = np.lexsort((-quality, cost))
     cost, quality = cost[order], quality[order]
-    first = np.concatenate([[True], cost[1:] != cost[:-1]])  # of its cost, and so the best of its cost
+    first = np.concatenate([[True], cost[1:] != cost[:-1]])  # the first of its cost, and so the best of its cost
     best_of_cost = np.maximum.accumulate(np.where(first, np.arange(len(cost)), 0))
     cheaper = np.concatenate([[-np.inf], np.maximum.accumulate(quality)[:-1]])[best_of_cost]  # the best that costs less
     return known.iloc[order[(quality == quality[best_of_cost]) & (quality > cheaper)]]
@@ -52,7 +53,7 @@ def hypervolume(points: Numbers, reference: tuple[float, float]) -> float:
     if len(inside) == 0:
         return 0.0
     inside = inside[np.argsort(inside[:, 0], kind="stable")]
-    best = np.maximum.accumulate(inside[:, 1]) - reference[1]  # what the money buys from this cost on
+    best = np.maximum.accumulate(inside[:, 1]) - reference[1]  # the best quality from this cost on
     widths = np.diff(np.append(inside[:, 0], reference[0]))
     return float(np.sum(widths * best))
 
@@ -60,12 +61,12 @@ def hypervolume(points: Numbers, reference: tuple[float, float]) -> float:
 def knee(
     front: pd.DataFrame, x: str = "macs", y: str = "test_top1", *, maximize_x: bool = False, maximize_y: bool = True
 ) -> pd.Series | None:
-    """The row of a front from which more cost buys least and less cost loses most; None where the front has no bend.
+    """The row of a front where it bends most: beyond it, accuracy costs more. None where the front has no bend.
 
     It is the row farthest above the straight line between the front's two ends, both axes scaled to [0, 1] (the cheaper
     one of equals). A front of fewer than three different points, or one that lies on or below that line, has none.
     """
-    front = frontier(front, x, y, maximize_x=maximize_x, maximize_y=maximize_y)
+    front = pareto_front(front, x, y, maximize_x=maximize_x, maximize_y=maximize_y)
     if len(front) < 3:
         return None
     cost, quality = _oriented(front, x, y, maximize_x, maximize_y)
@@ -78,20 +79,23 @@ def knee(
 
 def summarize(
     rows: pd.DataFrame,
-    by: Sequence[str] = ("method", "budget"),
+    by: Sequence[str] = ("method", "unit", "budget"),
     metrics: Sequence[str] = ("macs", "params", "val_top1", "test_top1", "test_top5", "test_loss"),
 ) -> pd.DataFrame:
-    """Mean and standard error over seeds, a row for each group that has an ok point.
+    """Mean and standard error over seeds, one row per group that has an ok point.
 
     Args:
-        by: columns that make a group; add "run" where there are several runs.
+        by: columns that make a group; add "run" where there are several runs. "budget" brings "unit" along: 50 % of MACs and
+            50 % of parameters are different budgets.
 
     Returns:
         The columns of `by`, `count` (ok points), and METRIC_mean and METRIC_se for each metric. The standard error is NaN for
         a group of one, for one number says nothing about spread.
     """
-    ok = rows[rows["status"] == "ok"] if "status" in rows else rows
-    grouped = ok.groupby(list(by), sort=True, dropna=False)
+    ok = with_units(rows[rows["status"] == "ok"] if "status" in rows else rows)
+    names = [name for name in by if name != "unit"]
+    keys = [key for name in names for key in (("unit", name) if name == "budget" else (name,))]
+    grouped = ok.groupby(keys, sort=True, dropna=False)
     columns = {"count": grouped.size()}
     for metric in metrics:
         values = grouped[metric]
@@ -108,14 +112,19 @@ def best_rates(rows: pd.DataFrame) -> pd.DataFrame:
     """
     if "lr" not in rows or rows.empty:
         return rows
-    ok = rows[rows["status"] == "ok"].sort_values(["val_top1", "lr"], ascending=[False, True], kind="stable")
-    alike = [column for column in ("method", "terms", "budget", "shares", "seed") if column in ok]
+    ok = with_units(rows[rows["status"] == "ok"]).sort_values(["val_top1", "lr"], ascending=[False, True], kind="stable")
+    alike = [column for column in ("method", "terms", "unit", "budget", "shares", "seed") if column in ok]
     best = ok.groupby(alike, dropna=False, sort=False).head(1)
     return rows[(rows["status"] != "ok") | rows.index.isin(best.index)]
 
 
+def with_units(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows that all say what their budget is a fraction of ("macs" or "params"); where nothing is written, it is the MACs."""
+    return rows.assign(unit=rows["unit"].fillna("macs") if "unit" in rows else "macs")
+
+
 def by_series(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows whose method says its terms too, so that a method on equal compute is one of its own: "uniform, equal compute"."""
+    """Rows whose method's name includes the terms, so that "uniform, equal compute" is a method of its own beside "uniform"."""
     if "terms" not in rows:
         return rows
     longer = rows["terms"] == "compute"
@@ -127,7 +136,7 @@ def hypervolume_by_method(
 ) -> pd.DataFrame:
     """The hypervolume of each method of one run, mean and standard error over seeds.
 
-    Seeds are compared over the budgets that all seeds of their method have, so that a point that has not landed yet, or
+    Seeds are compared at the budgets that all seeds of their method have, so that a point that is not done yet, or has
     failed, does not look like spread.
 
     Args:
@@ -135,13 +144,12 @@ def hypervolume_by_method(
         reference: as in `hypervolume`.
 
     Returns:
-        A row a method: method, budgets, seeds, mean, se (NaN for one seed), in the unit of x times the unit of y.
+        One row per method: method, budgets, seeds, mean, se (NaN for one seed), in the unit of x times the unit of y.
     """
     found: list[dict[str, object]] = []
-    for method, group in rows[(rows["status"] == "ok") & rows[y].notna()].groupby("method"):
-        budgets = [set(g["budget"]) for _, g in group.groupby("seed")]
-        shared = set.intersection(*budgets)
-        kept = group[group["budget"].isin(shared)]
+    for method, group in _with_budgets(rows[(rows["status"] == "ok") & rows[y].notna()]).groupby("method"):
+        shared = set.intersection(*(set(of_seed["asked"]) for _, of_seed in group.groupby("seed")))
+        kept = group[group["asked"].isin(shared)]
         areas = np.array([hypervolume(g[[x, y]].to_numpy(), reference) for _, g in kept.groupby("seed")])
         if len(areas) == 0:
             continue  # its seeds have no budget in common yet
@@ -155,7 +163,7 @@ def hypervolume_gains(
 ) -> pd.DataFrame:
     """How much larger a method's hypervolume is than each other method's, paired by seed.
 
-    A pair is compared at the seeds that both have, over the budgets that all those seeds have of both.
+    A pair is compared at the seeds that both have, at the budgets that all those seeds have of both.
 
     Args:
         rows: of one run.
@@ -163,10 +171,10 @@ def hypervolume_gains(
         method: the one that the others are compared with.
 
     Returns:
-        A row for each other method that has a budget and a seed in common: method, budgets, seeds, gain (mean of the
+        One row per other method that has a budget and a seed in common: method, budgets, seeds, gain (mean of the
         difference, positive where `method` is ahead), se (of that mean; NaN for one seed), in the unit of x times that of y.
     """
-    ok = rows[(rows["status"] == "ok") & rows[y].notna()]
+    ok = _with_budgets(rows[(rows["status"] == "ok") & rows[y].notna()])
     groups = {(name, seed): group for (name, seed), group in ok.groupby(["method", "seed"])}
     found: list[dict[str, object]] = []
     for other in sorted(set(ok["method"]) - {method}):
@@ -174,8 +182,8 @@ def hypervolume_gains(
         pairs = [(groups[method, seed], groups[other, seed]) for seed in seeds]
         if not pairs:
             continue
-        shared = set.intersection(*(set(group["budget"]) for pair in pairs for group in pair))
-        areas = [[hypervolume(g.loc[g["budget"].isin(shared), [x, y]].to_numpy(), reference) for g in pair] for pair in pairs]
+        shared = set.intersection(*(set(group["asked"]) for pair in pairs for group in pair))
+        areas = [[hypervolume(g.loc[g["asked"].isin(shared), [x, y]].to_numpy(), reference) for g in pair] for pair in pairs]
         if not shared:
             continue
         gains = np.array([ours - theirs for ours, theirs in areas])
@@ -184,8 +192,14 @@ def hypervolume_gains(
     return pd.DataFrame(found, columns=["method", "budgets", "seeds", "gain", "se"])
 
 
+def _with_budgets(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with a column `asked` that tells budgets apart: the unit and the fraction."""
+    rows = with_units(rows)
+    return rows.assign(asked=[f"{unit} {budget}" for unit, budget in zip(rows["unit"], rows["budget"], strict=True)])
+
+
 def _oriented(rows: pd.DataFrame, x: str, y: str, maximize_x: bool, maximize_y: bool) -> tuple[Numbers, Numbers]:
-    """Both columns as numbers, turned so that less cost and more quality are better."""
+    """Both columns as numbers, with signs such that less cost and more quality are better."""
     cost = rows[x].to_numpy(dtype=np.float64)
     quality = rows[y].to_numpy(dtype=np.float64)
     return (-cost if maximize_x else cost), (quality if maximize_y else -quality)

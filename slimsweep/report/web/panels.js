@@ -1,5 +1,8 @@
 // Small charts: one look for all of them, panels side by side or one above the other.
 
+import { byId } from "./dom.js";
+import { plotly } from "./plotly.js";
+
 function smallLayout(colours, extra) {
   const axis = {
     gridcolor: colours.line,
@@ -42,7 +45,7 @@ const panelTitle = (text, colours, x, y = 1) => ({
 const SMALL_CONFIG = { displayModeBar: false, responsive: true };
 
 // Panels side by side, or one above the other where there is no room.
-function drawPanels(id, traces, titles, narrow, colours, xtitle, { shapes = [], fromZero = [] } = {}) {
+export function drawPanels(id, traces, titles, narrow, colours, xtitle, { shapes = [], fromZero = [] } = {}) {
   const { axis, layout } = smallLayout(colours, { height: narrow ? 210 * titles.length : 250, bargap: 0, shapes });
   const gap = narrow ? 0.13 : 0.075;
   const size = (1 - gap * (titles.length - 1)) / titles.length;
@@ -70,5 +73,5 @@ function drawPanels(id, traces, titles, narrow, colours, xtitle, { shapes = [], 
     };
     layout.annotations.push(panelTitle(text, colours, across[0], down[1]));
   }
-  Plotly.newPlot(byId(id), traces, layout, SMALL_CONFIG);
+  plotly().newPlot(byId(id), traces, layout, SMALL_CONFIG);
 }

@@ -1,22 +1,33 @@
-// The search: how gates fell, where they ended, and the accuracy beside. Drawn when it comes into sight.
+// The search: how gates fell, where they ended, and the accuracy meanwhile. Drawn when it comes into sight.
+
+import { byId, el } from "./dom.js";
+import { count, percent, plain } from "./format.js";
+import { plotly } from "./plotly.js";
+import { drawPanels } from "./panels.js";
+import { lineIcon, shade, theme } from "./styles.js";
+
+/** @import { View } from "./types.js" */
 
 const FAMILY_STYLE = {
   attention: { light: "#0b62b0", dark: "#62aef0", dash: "solid" },
   mlp: { light: "#d55e00", dark: "#ff9b57", dash: "dash" },
   token: { light: "#00856a", dark: "#2fc7a3", dash: "dot" },
 };
+const OTHER_FAMILY = { light: "#6a1fd0", dark: "#6a5cf5", dash: "longdash" };
 const FAMILY_NAMES = { attention: "attention dims", mlp: "MLP units", token: "patch tokens" };
 
+/** @type {IntersectionObserver | null} */
 let searchWatcher = null;
 
-function drawSearch(view) {
+/** @param {View} view */
+export function drawSearch(view) {
   const section = byId("search");
   const { page } = view;
   const run = view.selected ? view.selected.run : view.runs[0];
   const search = run === undefined ? null : page.runs[run].search;
   const pace = search && page.runs[run].pace;
   section.hidden = !search;
-  if (!search || !window.Plotly) return; // drawn again once the library is there
+  if (!search || !plotly()) return; // drawn again once the library is there
   if (section.dataset.run === String(run)) return;
   section.dataset.run = run;
   section.replaceChildren(
@@ -34,12 +45,14 @@ function drawSearch(view) {
     el(
       "p",
       { class: "caption" },
-      `${page.runs.length > 1 ? `${page.runs[run].name}: one` : "One"} search of ${count(search.epoch[search.epoch.length - 1], "epoch")} gave every searched point its structure. Bold lines are a family's mean over layers, thin ones its layers.`,
+      `${page.runs.length > 1 ? `${page.runs[run].name}: one` : "One"} search of ${count(search.epoch[search.epoch.length - 1], "epoch")} gave every searched point its structure. A bold line is the mean of a family over its layers, a thin one is one layer.`,
     ),
     el(
       "div",
       { class: "chips", role: "img", "aria-label": "Colours of the families" },
-      ...Object.keys(search.families).map((f) => el("span", { class: "key" }, familyLine(f), FAMILY_NAMES[f] || f)),
+      ...Object.keys(search.families).map((f) =>
+        el("span", { class: "key" }, lineIcon(26, shade(familyStyle(f)), familyStyle(f).dash), FAMILY_NAMES[f] || f),
+      ),
     ),
     el("div", { id: "search-figure", class: "figure" }),
     el("div", { id: "gates-figure", class: "figure" }),
@@ -57,29 +70,25 @@ function drawSearch(view) {
   searchWatcher.observe(byId("search-figure"));
 }
 
-function paceSentence({ chosen, budget, val }) {
+function paceSentence({ chosen, budget, unit, val }) {
   const paces = Object.entries(chosen).map(([family, value]) => `${FAMILY_NAMES[family] || family} ${value}`);
-  const others = val.length > 2 ? `, the others ${percent(val[val.length - 1])} to ${percent(val[1])}` : val.length > 1 ? `, the other ${percent(val[1])}` : "";
-  return `Pace at which families leave: ${paces.join(", ")}. Where pace 1 keeps a share s, pace p keeps s to the power of p. Retrained shortly at ${(100 * budget).toPrecision(2)} % of the MACs, it was the best on validation: ${percent(val[0])}${others}.`;
+  const others =
+    val.length > 2
+      ? `, the others ${percent(val[val.length - 1])} to ${percent(val[1])}`
+      : val.length > 1
+        ? `, the other ${percent(val[1])}`
+        : "";
+  return `Pace at which the families' gates are removed: ${paces.join(", ")}. Where pace 1 keeps a share s, pace p keeps s to the power of p. After a short retraining at ${(100 * budget).toPrecision(2)} % of ${unit === "params" ? "params" : "the MACs"}, this pace was the best on validation: ${percent(val[0])}${others}.`;
 }
 
-const familyStyle = (family) => FAMILY_STYLE[family] || { ...METHOD_STYLE.small, dash: "longdash" };
-
-function familyLine(family) {
-  const style = familyStyle(family);
-  const dash = { solid: "", dash: "5 3", dot: "2 2.5", longdash: "8 3" }[style.dash];
-  return svg(
-    "svg",
-    { viewBox: "0 0 26 8", width: 26, height: 8, "aria-hidden": "true" },
-    svg("path", { d: "M0 4h26", stroke: shade(style), "stroke-width": 2.5, "stroke-dasharray": dash }),
-  );
-}
+const familyStyle = (family) => FAMILY_STYLE[family] ?? OTHER_FAMILY;
 
 function drawSearchFigures(run) {
   const colours = theme();
   const { search, gates } = run;
   const narrow = byId("search-figure").clientWidth < 620;
   const traces = [];
+  /** @type {["mean" | "below", string, number][]} */
   const panels = [
     ["mean", "mean gate", 1],
     ["below", "gates below 0.01, %", 100],
@@ -88,24 +97,23 @@ function drawSearchFigures(run) {
     const style = familyStyle(family);
     for (const [n, [field, , factor]] of panels.entries()) {
       const axes = n ? { xaxis: "x2", yaxis: "y2" } : {};
-      const layers = series[field]; // a list of epochs for each layer
-      for (const [layer, values] of layers.entries())
+      const scale = (values) => values.map((value) => (value === null ? null : factor * value));
+      for (const [layer, values] of series[field].layers.entries())
         traces.push({
           type: "scatter",
           mode: "lines",
           x: search.gate_epoch,
-          y: values.map((v) => v * factor),
+          y: scale(values),
           line: { color: shade(style), width: 1 },
           opacity: 0.28,
           hovertemplate: `${plain(FAMILY_NAMES[family] || family)}, layer ${layer}, epoch %{x}: %{y:.3g}<extra></extra>`,
           ...axes,
         });
-      const means = search.gate_epoch.map((_, e) => factor * mean(layers.map((values) => values[e])));
       traces.push({
         type: "scatter",
         mode: "lines",
         x: search.gate_epoch,
-        y: means,
+        y: scale(series[field].mean),
         line: { color: shade(style), width: 2.5, dash: style.dash },
         hovertemplate: `${plain(FAMILY_NAMES[family] || family)}, epoch %{x}: %{y:.3g}<extra></extra>`,
         ...axes,

@@ -1,16 +1,19 @@
-// What the person has chosen, kept in the address: it survives the page's own refresh and can be sent as a link.
+// What the reader has chosen, kept in the address: it survives the page's own refresh and can be sent as a link.
 
-const state = {
-  x: "macs",
-  y: "test_top1",
+/** @import { Page } from "./types.js" */
+
+/** @type {Record<string, any>} */
+export const state = {
+  x: "", // keys of metrics, or "" for what suits the page
+  y: "",
   xscale: "", // "linear", "log", or "" for what suits the numbers
   yscale: "",
   dominated: true,
   seeds: true,
   colour: "", // "method", "run", or "" for what suits the page
   data: 0, // index of the data set shown, or "all"
-  off: new Set(), // methods ("m:NAME") and runs ("r:INDEX") switched off
-  run: null, // the open point's run and name: names outlive a refresh, indices need not
+  off: new Set(), // methods ("m:NAME") and runs ("r:NAME") switched off
+  run: null, // the open point's run and name: names stay the same when the page is written again, places may not
   point: null,
   compare: "smaller",
   question: "",
@@ -21,7 +24,7 @@ const state = {
 
 const DEFAULTS = { ...state };
 
-function readState() {
+export function readState() {
   for (const [name, text] of new URLSearchParams(location.hash.slice(1))) {
     if (!(name in state)) continue;
     if (name === "off") state.off = new Set(text.split(",").filter(Boolean).map(decodeURIComponent));
@@ -31,7 +34,7 @@ function readState() {
   }
 }
 
-function writeState() {
+export function writeState() {
   const parameters = new URLSearchParams();
   for (const [name, value] of Object.entries(state)) {
     if (name === "off") {
@@ -42,3 +45,9 @@ function writeState() {
   const text = parameters.toString();
   if (text !== location.hash.slice(1)) history.replaceState(null, "", text ? `#${text}` : "#");
 }
+
+/**
+ * Whether points of a run's data set are shown.
+ * @param {Page} page
+ */
+export const inData = (page, run) => state.data === "all" || page.runs[run].dataset === state.data;

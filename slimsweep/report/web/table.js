@@ -1,80 +1,60 @@
 // The table of points: sorts, filters, copies, downloads; its rows and the figure's points open the same thing.
 
+import { actions } from "./actions.js";
+import { byId, copyText, el, find, saveFile } from "./dom.js";
+import { bare, capital, count, DASH, known, share, show, signed } from "./format.js";
+import { budgetOf, sharesOf } from "./metrics.js";
+import { state, writeState } from "./state.js";
+import { markerIcon, seriesStyle } from "./styles.js";
+
+/** @import { View } from "./types.js" */
+
 const FIRST_ROWS = 250; // drawn at once, or as many as reach the open point and the answer; the rest on demand
 
+// A table's column: its key, title, value of a point (for sorting) and text.
+const textColumn = (key, title, of) => ({ key, title, of, show: of, text: true });
+const numberColumn = (key, title, of, text) => ({ key, title, of, show: text });
+
+// A column or timing as Python describes it.
+const measured = (metric, of) =>
+  numberColumn(metric.key ?? metric.name, capital(metric.title), of, (p) =>
+    metric.unit === metric.title ? bare(metric, of(p)) : show(metric, of(p)),
+  );
+
+/** @param {View} view */
 function columnsOf(view) {
   const { page } = view;
   const several = page.runs.length > 1;
   const delta = (p) => (known(p.test_top1) && known(view.dense[p.run].top1) ? p.test_top1 - view.dense[p.run].top1 : null);
-  const text = (key, title, of) => ({ key, title, of, show: of, text: true });
-  const number = (key, title, of, show) => ({ key, title, of, show: (p) => show(of(p)) });
-  const columns = [
-    { ...text("method", "Method", (p) => p.method), icon: true },
-    number(
-      "budget",
-      "Budget",
-      (p) => p.budget,
-      (v) => share(v, 1),
-    ),
-    ...(view.page.points.some((p) => p.shares) ? [text("shares", "Keeps", sharesOf)] : []),
-    number(
+  const has = (of) => page.points.some((p) => known(of(p)));
+  const columns = [];
+  if (several) columns.push(textColumn("run", "Run", (p) => page.runs[p.run].name));
+  if (several && page.datasets.length > 1) columns.push(textColumn("data", "Data", (p) => page.runs[p.run].data));
+  columns.push(
+    { ...textColumn("method", "Method", (p) => p.method), icon: true },
+    numberColumn("budget", "Budget", (p) => p.budget, budgetOf),
+  );
+  if (page.points.some((p) => p.shares)) columns.push(textColumn("shares", "Keeps", sharesOf));
+  columns.push(
+    numberColumn(
       "seed",
       "Seed",
       (p) => p.seed,
-      (v) => (known(v) ? String(v) : DASH),
+      (p) => (known(p.seed) ? String(p.seed) : DASH),
     ),
-    number(
-      "macs",
-      "MACs",
-      (p) => p.macs,
-      (v) => scaled(v, "MACs").replace("MACs", ""),
-    ),
-    number(
-      "params",
-      "Params",
-      (p) => p.params,
-      (v) => scaled(v, ""),
-    ),
-    number("test_top1", "Test top-1", (p) => p.test_top1, percent),
-    number("delta", "vs dense", delta, (v) => signed(v)),
-    number("val_top1", "Val top-1", (p) => p.val_top1, percent),
-    number("test_top5", "Test top-5", (p) => p.test_top5, percent),
-    number(
-      "test_loss",
-      "Loss",
-      (p) => p.test_loss,
-      (v) => fixed(v, 3),
-    ),
-    ...view.metrics.x
-      .filter((m) => m.setting)
-      .map((m) => ({
-        ...number(m.key, m.label[0].toUpperCase() + m.label.slice(1).split(" (")[0], m.of, (v) => show(m, v)),
-        hint: m.label,
-      })),
-    number(
-      "model_bytes",
-      "On disk",
-      (p) => p.model_bytes,
-      (v) => scaled(v, "B"),
-    ),
-    number("train_seconds", "Training", (p) => p.train_seconds, duration),
-    text("point", "Point", (p) => p.point),
-  ];
-  if (several)
-    columns.splice(
-      0,
-      0,
-      text("run", "Run", (p) => page.runs[p.run].name),
-    );
-  if (several && page.datasets.length > 1)
-    columns.splice(
-      1,
-      0,
-      text("data", "Data", (p) => page.runs[p.run].data),
-    );
+  );
+  for (const column of page.columns) {
+    const of = (p) => p[column.name];
+    if (has(of)) columns.push(measured(column, of));
+    if (column.name === "test_top1") columns.push(numberColumn("delta", "vs dense", delta, (p) => signed(delta(p))));
+  }
+  for (const metric of view.metrics.x.filter((m) => m.setting))
+    columns.push({ ...measured(metric, metric.of), hint: metric.label });
+  columns.push(textColumn("point", "Point", (p) => p.point));
   return columns;
 }
 
+/** @param {View} view */
 function tableRows(view, columns) {
   const words = state.filter
     .toLowerCase()
@@ -89,6 +69,7 @@ function tableRows(view, columns) {
         p.method,
         `seed=${p.seed};`,
         share(p.budget, 1).replace(" ", ""),
+        p.unit,
         sharesOf(p),
         p.device || "",
         view.page.runs[p.run].name,
@@ -117,12 +98,12 @@ function tableRows(view, columns) {
 
 let allRows = false;
 
-function drawTable(view) {
+/** @param {View} view */
+export function drawTable(view) {
   const section = byId("table");
   section.hidden = !view.page.points.length;
   if (section.hidden) return;
   const columns = columnsOf(view);
-  view.columns = columns;
   if (!byId("filter")) buildTableFrame(section);
   const rows = tableRows(view, columns);
   view.rows = rows;
@@ -175,6 +156,7 @@ function drawTable(view) {
   byId("more").textContent = `Show all ${rows.length.toLocaleString("en")} points`;
 }
 
+/** @param {View} view */
 function rowClass(view, p) {
   const classes = [];
   if (!view.fronted.has(p)) classes.push("dominated");
@@ -183,10 +165,13 @@ function rowClass(view, p) {
   return classes.join(" ");
 }
 
-// Which row is open changes often: only that is changed.
-function markRow(view) {
+/**
+ * Which row is open changes often: only that is changed.
+ * @param {View} view
+ */
+export function markRow(view) {
   for (const row of document.querySelectorAll("#points tr[aria-selected=true]")) row.setAttribute("aria-selected", "false");
-  const row = view.selected && document.querySelector(`#points tr[data-point="${view.selected.i}"]`);
+  const row = view.selected && find(`#points tr[data-point="${view.selected.i}"]`);
   if (!row) return view.rows.includes(view.selected) ? drawTable(view) : undefined;
   row.setAttribute("aria-selected", "true");
   // Into sight inside the table, without moving the page.
@@ -207,16 +192,16 @@ function buildTableFrame(section) {
   filter.addEventListener("input", () => {
     state.filter = filter.value;
     writeState();
-    drawTable(current());
+    drawTable(actions.view());
   });
   const fits = el("input", { id: "fits", type: "checkbox" });
   fits.addEventListener("change", () => {
     state.fits = fits.checked;
     writeState();
-    drawTable(current());
+    drawTable(actions.view());
   });
   const copy = el("button", { type: "button", id: "copy-table" }, "Copy");
-  copy.addEventListener("click", () => copyText(asText(current(), "\t"), copy));
+  copy.addEventListener("click", () => copyText(asText(actions.view(), "\t"), copy));
   const table = el("table", { id: "points", class: "points" });
   table.addEventListener("click", (event) => {
     const sort = event.target.closest("button[data-sort]");
@@ -225,8 +210,8 @@ function buildTableFrame(section) {
       // Once up, once down, then the order of the run again.
       state.sort = key !== sort.dataset.sort ? `${sort.dataset.sort}:up` : direction === "up" ? `${key}:down` : "";
       writeState();
-      drawTable(current());
-      document.querySelector(`#points button[data-sort="${CSS.escape(sort.dataset.sort)}"]`).focus();
+      drawTable(actions.view());
+      find(`#points button[data-sort="${CSS.escape(sort.dataset.sort)}"]`).focus();
       return;
     }
     const row = event.target.closest("tr[data-point]");
@@ -244,7 +229,7 @@ function buildTableFrame(section) {
   const more = el("button", { type: "button", id: "more", hidden: true });
   more.addEventListener("click", () => {
     allRows = true;
-    drawTable(current());
+    drawTable(actions.view());
   });
   section.replaceChildren(
     el(
@@ -257,7 +242,7 @@ function buildTableFrame(section) {
         copy,
         el(
           "button",
-          { type: "button", id: "csv", onclick: () => saveFile("points.csv", asText(current(), ","), "text/csv") },
+          { type: "button", id: "csv", onclick: () => saveFile("points.csv", asText(actions.view(), ","), "text/csv") },
           "CSV",
         ),
       ),
@@ -275,7 +260,7 @@ function buildTableFrame(section) {
 }
 
 function openFromTable(row) {
-  choose(current().page.points[Number(row.dataset.point)]);
+  actions.choose(actions.view().page.points[Number(row.dataset.point)]);
   const section = byId("point");
   section.scrollIntoView({
     block: "start",
@@ -283,33 +268,16 @@ function openFromTable(row) {
   });
 }
 
-// The rows that are shown, in their order, with plain numbers in base units: MACs, bytes, percent, seconds.
+const NOT_COPIED = new Set(["i", "run", "structure", "status", "error", "curve", "layers", "bench"]);
+
+/**
+ * The rows that are shown, in their order, with plain numbers in base units: MACs, bytes, percent, seconds.
+ * @param {View} view
+ */
 function asText(view, separator) {
   const { page } = view;
-  const own = [
-    "run",
-    "model",
-    "data",
-    "point",
-    "method",
-    "seed",
-    "budget",
-    "shares",
-    "macs",
-    "macs_dense",
-    "params",
-    "params_dense",
-    "model_bytes",
-    "val_top1_cut",
-    "val_top1",
-    "test_top1",
-    "test_top5",
-    "test_loss",
-    "epochs",
-    "train_seconds",
-    "device",
-    "model_path",
-  ];
+  // All that is known of a point, less what is the same for all rows here.
+  const own = ["run", "model", "data", ...Object.keys(page.points[0] ?? {}).filter((key) => !NOT_COPIED.has(key))];
   const timed = view.metrics.x.filter((m) => m.setting);
   const value = (p, key) => (["run", "model", "data"].includes(key) ? page.runs[p.run][key === "run" ? "name" : key] : p[key]);
   const quote = (v) => {

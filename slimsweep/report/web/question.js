@@ -1,10 +1,21 @@
 // The question box: "at most 1.2 GMACs and at least 80 %" to conditions, and conditions to a model.
 
+import { fixed, known, percent, scaled, significant } from "./format.js";
+import { judged } from "./metrics.js";
+
+/** @import { Answer, Condition, Point, View } from "./types.js" */
+
+/** @typedef {(point: Point) => number | null} Reader */
+
 const AT_MOST = /^(?:at most|no more than|not more than|less than|fewer than|under|below|up to|within|max(?:imum)?|<=|≤|<)\s*/i;
 const AT_LEAST = /^(?:at least|no less than|not less than|more than|over|above|from|min(?:imum)?|>=|≥|>)\s*/i;
+/** @type {Record<string, number>} */
 const SIZES = { "": 1, k: 1e3, m: 1e6, g: 1e9, b: 1e9, t: 1e12 };
 
 // Units, in the order in which they are tried. `most`: what the number means when neither "at most" nor "at least" is said.
+/**
+ * @type {{ pattern: RegExp, kind: string, most: boolean, size: (match: RegExpMatchArray, text: string) => number }[]}
+ */
 const UNITS = [
   { pattern: /^points?(?: (?:of|below|from|under) dense)?$/i, kind: "drop", most: true, size: () => 1 },
   {
@@ -13,14 +24,20 @@ const UNITS = [
     most: true,
     size: () => 1,
   },
+  {
+    pattern: /^(?:%|percent) (?:of )?(?:the )?(?:params?|parameters|weights)$/i,
+    kind: "share_params",
+    most: true,
+    size: () => 1,
+  },
   { pattern: /^(?:%|percent|pct) ?(?:test )?(?:top-?5)$/i, kind: "top5", most: false, size: () => 1 },
   { pattern: /^(?:%|percent|pct) ?(?:val(?:idation)? ?)?(?:top-?1|accuracy|acc)?$/i, kind: "top1", most: false, size: () => 1 },
-  { pattern: /^(?:ms|milliseconds?)(?: latency)?$/i, kind: "latency", most: true, size: () => 1 },
-  { pattern: /^(?:us|µs|microseconds?)(?: latency)?$/i, kind: "latency", most: true, size: () => 1e-3 },
-  { pattern: /^(?:s|seconds?)(?: latency)?$/i, kind: "latency", most: true, size: () => 1e3 },
+  { pattern: /^(?:ms|milliseconds?)(?: latency)?$/i, kind: "latency_p50_ms", most: true, size: () => 1 },
+  { pattern: /^(?:us|µs|microseconds?)(?: latency)?$/i, kind: "latency_p50_ms", most: true, size: () => 1e-3 },
+  { pattern: /^(?:s|seconds?)(?: latency)?$/i, kind: "latency_p50_ms", most: true, size: () => 1e3 },
   {
     pattern: /^(k?) ?(?:images?|img|imgs)(?: ?\/ ?s(?:ec|econd)?| per second)$/i,
-    kind: "throughput",
+    kind: "images_per_second",
     most: false,
     size: (m) => SIZES[m[1].toLowerCase()],
   },
@@ -44,23 +61,30 @@ const UNITS = [
   },
 ];
 
-// Conditions {kind, most, value}, or {problem}: one sentence on what could not be read.
-function parseQuestion(text) {
+/**
+ * The conditions of a question, or a problem: one sentence on what could not be read.
+ * @param {string} text
+ * @returns {{ conditions: Condition[], problem?: string }}
+ */
+export function parseQuestion(text) {
   const clauses = text
     .replace(/(\d),(?=\d{3}(?!\d))/g, "$1") // 1,200 is twelve hundred
     .replace(/(\d),(?=\d)/g, "$1.") // 1,2 is 1.2
     .split(/\s*(?:[,;&]|\band\b|\bbut\b|\bwith\b)\s*/i)
     .filter((clause) => clause.trim());
+  /** @type {Condition[]} */
   const conditions = [];
   for (const clause of clauses) {
     let rest = clause.trim();
+    /** @type {boolean | null} */
     let most = null;
     if (AT_MOST.test(rest)) [most, rest] = [true, rest.replace(AT_MOST, "")];
     else if (AT_LEAST.test(rest)) [most, rest] = [false, rest.replace(AT_LEAST, "")];
     const number = rest.match(/^(\d+(?:\.\d*)?|\.\d+)\s*(.*)$/);
     const unit = number && UNITS.find((u) => u.pattern.test(number[2].trim()));
-    if (!unit || (unit.kind === "macs" && !number[2].trim())) {
+    if (!number || !unit || (unit.kind === "macs" && !number[2].trim())) {
       return {
+        conditions: [],
         problem: `\u201c${clause.trim()}\u201d is not a condition: say how much of what, as in \u201cat most 1.2 GMACs\u201d, \u201cat least 80 %\u201d, \u201cat most 5 ms\u201d`,
       };
     }
@@ -68,16 +92,20 @@ function parseQuestion(text) {
     conditions.push({
       kind: unit.kind,
       most: most ?? unit.most,
-      value: Number(number[1]) * unit.size(unitText.match(unit.pattern), unitText),
+      value: Number(number[1]) * unit.size(/** @type {RegExpMatchArray} */ (unitText.match(unit.pattern)), unitText),
       text: clause.trim(),
     });
   }
   return { conditions };
 }
 
-// The value of a point that a condition is about; null where it is not known.
+/**
+ * The value of a point that a condition is about; null where it is not known. Says in the condition which setting was timed.
+ * @param {View} view
+ * @param {Condition} condition
+ * @returns {Reader}
+ */
 function measuredBy(view, condition) {
-  const { page } = view;
   switch (condition.kind) {
     case "top1":
       return (p) => (judged(p) === -Infinity ? null : judged(p));
@@ -85,50 +113,60 @@ function measuredBy(view, condition) {
       return (p) => p.test_top5;
     case "drop": // by validation, against the retrained dense model's
       return (p) => {
-        const dense = view.dense[p.run].rows.filter((row) => known(row.val_top1));
-        return dense.length && known(p.val_top1) ? mean(dense.map((row) => row.val_top1)) - p.val_top1 : null;
+        const dense = view.dense[p.run].val;
+        return known(dense) && known(p.val_top1) ? dense - p.val_top1 : null;
       };
     case "share":
       return (p) => (p.macs_dense ? (100 * p.macs) / p.macs_dense : null);
-    case "latency":
-    case "throughput": {
-      const timed = view.metrics.x.filter((m) => m.kind === condition.kind);
+    case "share_params":
+      return (p) => (p.params_dense ? (100 * p.params) / p.params_dense : null);
+    case "latency_p50_ms":
+    case "images_per_second": {
+      const timed = view.metrics.x.filter((m) => m.name === condition.kind);
       // The setting on the axis if it is one; else the first.
-      const metric = timed.find((m) => m.setting === view.x.setting) || timed[0];
+      const metric = timed.find((m) => m.setting === view.x.setting) ?? timed[0];
       condition.setting = metric?.setting;
       return metric ? metric.of : () => null;
     }
     default:
-      return (p) => p[condition.kind];
+      return (p) => /** @type {any} */ (p)[condition.kind];
   }
 }
 
-// {conditions, fits: Set of points, answer: point or null, said: text} or {problem}; null for an empty question.
-function answerQuestion(view, text) {
+/**
+ * The answer to a question, or a problem; null for an empty question.
+ * @param {View} view
+ * @param {string} text
+ * @returns {Answer | null}
+ */
+export function answerQuestion(view, text) {
   if (!text.trim()) return null;
   if (view.mixed) return { problem: "Choose one data set first: accuracies on different data sets do not compare" };
   const parsed = parseQuestion(text);
-  if (parsed.problem) return parsed;
+  if (parsed.problem !== undefined) return parsed;
   const { conditions } = parsed;
   const candidates = view.shown.filter((p) => p.status === "ok");
   const readers = conditions.map((c) => measuredBy(view, c));
   for (const [i, condition] of conditions.entries()) {
     if (candidates.length && !candidates.some((p) => known(readers[i](p)))) {
       const missing =
-        condition.kind === "latency" || condition.kind === "throughput"
+        condition.kind === "latency_p50_ms" || condition.kind === "images_per_second"
           ? "no point has been timed yet: run slimsweep bench"
           : "no point has that number";
       return { problem: `\u201c${condition.text}\u201d cannot be answered: ${missing}` };
     }
   }
-  const meets = (p, i) =>
-    known(readers[i](p)) && (conditions[i].most ? readers[i](p) <= conditions[i].value : readers[i](p) >= conditions[i].value);
+  const meets = (/** @type {Point} */ p, /** @type {number} */ i) => {
+    const value = readers[i](p);
+    return known(value) && (conditions[i].most ? value <= conditions[i].value : value >= conditions[i].value);
+  };
   const fits = candidates.filter((p) => conditions.every((_, i) => meets(p, i)));
-  // A limit on cost asks for the best model; a demand on quality alone asks for the cheapest.
+  // A limit on cost asks for the best model, one on quality alone for the cheapest.
   const limited = conditions.some((c) => !["top1", "top5", "drop"].includes(c.kind));
-  const better = limited
-    ? (a, b) => judged(b) - judged(a) || a.macs - b.macs
-    : (a, b) => a.macs - b.macs || judged(b) - judged(a);
+  const best = (/** @type {Point} */ a, /** @type {Point} */ b) => judged(b) - judged(a) || 0; // both -Infinity: NaN
+  const cheapest = (/** @type {Point} */ a, /** @type {Point} */ b) => a.macs - b.macs;
+  const better = (/** @type {Point} */ a, /** @type {Point} */ b) =>
+    limited ? best(a, b) || cheapest(a, b) : cheapest(a, b) || best(a, b);
   const answer = [...fits].sort(better)[0] || null;
   return {
     conditions,
@@ -139,27 +177,39 @@ function answerQuestion(view, text) {
   };
 }
 
-// Where nothing fits: the condition that no point meets by itself, and the point that comes nearest.
+/**
+ * Where nothing fits: the condition that no point meets by itself, and the point that comes nearest.
+ * @param {Condition[]} conditions
+ * @param {Reader[]} readers
+ * @param {Point[]} candidates
+ */
 function nearestMiss(conditions, readers, candidates) {
   for (const [i, condition] of conditions.entries()) {
-    const measured = candidates.filter((p) => known(readers[i](p)));
-    if (!measured.length) continue;
-    const nearest = measured.reduce((a, b) =>
-      (condition.most ? readers[i](b) < readers[i](a) : readers[i](b) > readers[i](a)) ? b : a,
-    );
-    const value = readers[i](nearest);
-    if (condition.most ? value > condition.value : value < condition.value) return { condition, point: nearest, value };
+    /** @type {{ condition: Condition, point: Point, value: number } | null} */
+    let nearest = null;
+    for (const point of candidates) {
+      const value = readers[i](point);
+      if (!known(value)) continue;
+      if (!nearest || (condition.most ? value < nearest.value : value > nearest.value)) nearest = { condition, point, value };
+    }
+    if (nearest && (condition.most ? nearest.value > condition.value : nearest.value < condition.value)) return nearest;
   }
   return null;
 }
 
-function sayValue(kind, value) {
+/**
+ * The value that a condition is about, as text.
+ * @param {string} kind
+ * @param {number} value
+ */
+export function sayValue(kind, value) {
   if (kind === "macs") return scaled(value, "MACs");
-  if (kind === "params") return scaled(value, " parameters");
+  if (kind === "params") return scaled(value, "parameters");
   if (kind === "model_bytes") return scaled(value, "B");
-  if (kind === "latency") return `${significant(value)} ms`;
-  if (kind === "throughput") return `${significant(value)} images/s`;
+  if (kind === "latency_p50_ms") return `${significant(value)} ms`;
+  if (kind === "images_per_second") return `${significant(value)} images/s`;
   if (kind === "drop") return `${fixed(value)} points below dense`;
   if (kind === "share") return `${significant(value)} % of the dense model's MACs`;
+  if (kind === "share_params") return `${significant(value)} % of the dense model's parameters`;
   return percent(value);
 }

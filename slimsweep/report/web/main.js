@@ -1,27 +1,52 @@
-// From choices to a view, from a view to the page.
+// From the reader's choices to a view, from a view to the page.
 
-let page = null;
-let view = null;
+import { actions } from "./actions.js";
+import { drawAnswer, drawExamples } from "./answer.js";
+import { drawChips, drawControls, drawMixing } from "./controls.js";
+import { byId, find } from "./dom.js";
+import { downloadFigure, drawFrontier, frontierCaption, moveRing } from "./figure.js";
+import { count } from "./format.js";
+import { kneeOf, paretoFront } from "./front.js";
+import { drawHeadline } from "./headline.js";
+import { drawFailed, drawLive, drawWritten, jump, refreshLater } from "./live.js";
+import { drawMethods } from "./methods.js";
+import { columnMetric, defaultCost, denseOf, metricOr, metricsOf, placedGroups } from "./metrics.js";
+import { drawPoint } from "./point.js";
+import { answerQuestion } from "./question.js";
+import { drawSearch } from "./search.js";
+import { inData, readState, state, writeState } from "./state.js";
+import { darkMode } from "./styles.js";
+import { drawTable, markRow } from "./table.js";
+import { unpackData, unpackPlotly } from "./unpack.js";
 
-const current = () => view;
-const inData = (from, p) => state.data === "all" || from.runs[p.run].dataset === state.data;
+/** @import { Page, Point, View } from "./types.js" */
 
+/** @type {Page} */
+let page = null; // until it is unpacked
+/** @type {View} */
+let view = null; // until there is a page
+
+/** @returns {View} */
 function computeView() {
   const metrics = metricsOf(page);
   if (state.data !== "all" && !page.datasets[state.data]) state.data = 0;
-  const x = metrics.x.find((m) => m.key === state.x) || metrics.x[0] || { ...COSTS[0], of: (p) => p.macs };
-  const y = metrics.y.find((m) => m.key === state.y) || metrics.y[0] || { ...QUALITIES[0], of: (p) => p.test_top1 };
   const shown = page.points.filter(
-    (p) => inData(page, p) && !state.off.has(`m:${p.method}`) && !state.off.has(`r:${page.runs[p.run].name}`),
+    (p) => inData(page, p.run) && !state.off.has(`m:${p.method}`) && !state.off.has(`r:${page.runs[p.run].name}`),
   );
-  const groups = groupsOf(shown, x, y);
+  const none = {
+    x: columnMetric(page.columns.find((c) => c.axis === "x")),
+    y: columnMetric(page.columns.find((c) => c.axis === "y")),
+  };
+  const x = metricOr(metrics.x, state.x, defaultCost(shown)) ?? none.x;
+  const y = metricOr(metrics.y, state.y, "test_top1") ?? none.y;
+  const groups = placedGroups(page, new Set(shown), x, y);
   // One front for each data set: accuracies on different ones do not compare.
   const fronts = page.datasets
     .map((_, d) =>
-      frontOf(
+      paretoFront(
         groups.filter((g) => page.runs[g.run].dataset === d),
-        x,
-        y,
+        x.more,
+        y.more,
       ),
     )
     .filter((f) => f.length);
@@ -29,6 +54,7 @@ function computeView() {
   const xs = groups.map((g) => g.x);
   // Models of very different sizes share an axis only if it is a logarithmic one.
   const wide = xs.length > 0 && Math.min(...xs) > 0 && Math.max(...xs) / Math.min(...xs) > 25;
+  /** @type {View} */
   const next = {
     page,
     metrics,
@@ -40,7 +66,7 @@ function computeView() {
     fronts,
     fronted: new Set(front.flatMap((g) => g.members)),
     knee: fronts.length === 1 ? kneeOf(front) : null,
-    runs: page.runs.map((_, r) => r).filter((r) => state.data === "all" || page.runs[r].dataset === state.data),
+    runs: page.runs.map((_, r) => r).filter((r) => inData(page, r)),
     dense: page.runs.map((_, r) => denseOf(page, r)),
     logx: state.xscale ? state.xscale === "log" : wide,
     logy: state.yscale === "log" && groups.every((g) => g.y > 0),
@@ -52,6 +78,7 @@ function computeView() {
   return next;
 }
 
+/** Draw the page again, after a choice. */
 function update() {
   view = computeView();
   writeState();
@@ -73,7 +100,10 @@ function update() {
   drawSearch(view);
 }
 
-// Open a point: everything else stays as it is.
+/**
+ * Open a point: everything else stays as it is.
+ * @param {Point} point
+ */
 function choose(point) {
   state.run = page.runs[point.run].name;
   state.point = point.point;
@@ -87,6 +117,10 @@ function choose(point) {
   drawSearch(view);
 }
 
+/**
+ * Answer a question.
+ * @param {string} text
+ */
 function ask(text) {
   byId("question-text").value = text;
   state.question = text;
@@ -135,10 +169,10 @@ function listen() {
     choose(order[to].best);
   });
   document.addEventListener("click", (event) => {
-    const button = event.target.closest("button[data-figure]");
+    const button = /** @type {any} */ (event.target).closest("button[data-figure]");
     if (button) downloadFigure(button.dataset.figure, button.dataset.format);
   });
-  document.querySelector(".skip").addEventListener("click", jump);
+  find(".skip").addEventListener("click", jump);
   darkMode.addEventListener("change", () => {
     byId("search").removeAttribute("data-run");
     update();
@@ -152,6 +186,7 @@ function listen() {
 }
 
 async function main() {
+  Object.assign(actions, { update, choose, ask, view: () => view });
   if (typeof DecompressionStream === "undefined")
     throw new Error("this page unpacks itself with DecompressionStream: open it in a browser of 2023 or later");
   page = await unpackData();

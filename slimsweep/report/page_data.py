@@ -1,0 +1,378 @@
+"""From the tables of runs to the page's data: plain JSON, each column a list, each structure and shape once.
+
+What does not depend on the reader's choices is computed here: means and standard errors over seeds, hypervolumes, how methods
+look, what columns are called. `web/types.js` describes the same data for the page's modules.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from slimsweep.ledger.columns import Column, shown_columns
+from slimsweep.ledger.status import Part, Status
+from slimsweep.ledger.tables import BENCH, RESULTS
+from slimsweep.report.pareto import best_rates, by_series, hypervolume_by_method, summarize, with_units
+from slimsweep.report.run_tables import RunTables
+from slimsweep.report.styles import looks, run_colours
+from slimsweep.slimming.structure import Structure
+
+HISTOGRAM_BINS = 40
+COLUMNS = shown_columns(RESULTS)
+TIMINGS = shown_columns(BENCH)
+
+
+def _sent_decimals(column: Column) -> int:
+    """Two more than are shown."""
+    return 4 if column.decimals is None else column.decimals + 2
+
+
+# What the page gets of each point, with the decimals that it is rounded to: columns with a meaning of their own, and all that
+# have a description.
+SENT: dict[str, int] = {
+    "point": 0,
+    "method": 0,
+    "seed": 0,
+    "budget": 6,
+    "unit": 0,
+    "shares": 0,
+    "status": 0,
+    "error": 0,
+    "macs_dense": 0,
+    "params_dense": 0,
+    "val_top1_cut": 4,
+    "lr": 9,
+    "epochs": 0,
+    "device": 0,
+    "model_path": 0,
+    **{column.name: _sent_decimals(column) for column in COLUMNS},
+}
+SEEDS = ["run", "method", "unit", "budget", "shares"]  # points that agree in these differ by their seed only
+
+
+def page_data(runs: Sequence[RunTables]) -> dict[str, Any]:
+    """What the page's modules work on."""
+    runs = [replace(run, results=with_units(by_series(best_rates(run.results)))) for run in runs]
+    shelf = _Shelf()
+    names = _unique([run.name for run in runs])
+    points: dict[str, list[Any]] = {"run": [], "structure": [], **{name: [] for name in SENT}}
+    curves: list[dict[str, list[Any]] | None] = []
+    described: list[dict[str, Any]] = []
+    for index, run in enumerate(runs):
+        rows = run.results
+        points["run"] += [index] * len(rows)
+        for name in SENT:
+            points[name] += _plain(rows[name])
+        points["structure"] += [shelf.put(text) for text in _plain(rows["structure"])]
+        trained = _training(run.curves)
+        curves += [trained.get(point) for point in rows["point"]]
+        described.append(_describe(run, names[index]))
+    datasets = _datasets(described, runs)
+    methods = list(dict.fromkeys(points["method"]))
+    timings = _timings(runs)
+    return {
+        "columns": [asdict(column) for column in COLUMNS],
+        "timings": [asdict(column) for column in TIMINGS],
+        "runs": described,
+        "datasets": datasets,
+        "methods": methods,
+        "looks": {name: asdict(look) for name, look in looks(methods).items()},
+        "run_colours": run_colours(),
+        "points": points,
+        "groups": _groups(points, timings["bench"]),
+        "curves": curves,
+        "shapes": shelf.shapes,
+        "structures": shelf.structures,
+        **timings,
+    }
+
+
+def _groups(points: dict[str, list[Any]], bench: list[list[Any]]) -> dict[str, Any]:
+    """Points that differ by their seed only: which they are, the best of them, means and standard errors of what is measured.
+
+    The best is chosen by validation, so that the test split stays a test; by test only where nothing else is known.
+    """
+    numbers = [column.name for column in COLUMNS]
+    rows = pd.DataFrame({name: points[name] for name in ["status", *SEEDS]})
+    rows["shares"] = rows["shares"].fillna("")
+    measured = {name: pd.Series(points[name], dtype="float64") for name in numbers}
+    for place, setting, values in bench:
+        for column, value in zip(TIMINGS, values, strict=True):
+            name = f"{column.name}:{setting}"
+            series = measured.setdefault(name, pd.Series(np.nan, index=rows.index, dtype="float64"))
+            series[place] = math.nan if value is None else value
+    rows = pd.concat([rows, pd.DataFrame(measured)], axis=1)
+    rows["place"] = rows.index
+    rows["judged"] = rows["val_top1"].fillna(rows["test_top1"]).fillna(-np.inf)
+    means = summarize(rows, SEEDS, list(measured))
+    grouped = rows[rows["status"] == "ok"].groupby(SEEDS, sort=True, dropna=False)
+    members = [group["place"].tolist() for _, group in grouped]
+    best = [int(group["place"].iloc[int(group["judged"].to_numpy().argmax())]) for _, group in grouped]
+    order = sorted(range(len(members)), key=lambda i: members[i][0])  # as their points come, not by name
+    means = means.iloc[order]
+    digits = {column.name: _sent_decimals(column) for column in (*COLUMNS, *TIMINGS)}
+    columns = {
+        kind: {name: [_number(v, digits[name.split(":")[0]]) for v in means[f"{name}_{kind}"]] for name in measured}
+        for kind in ("mean", "se")
+    }
+    return {
+        **{name: _plain(means[name], SENT.get(name, 0)) for name in SEEDS},
+        "members": [members[i] for i in order],
+        "best": [best[i] for i in order],
+        **columns,
+    }
+
+
+class _Shelf:
+    """Structures and shapes, each kept once: seeds of a budget share theirs, all points of a run their shape."""
+
+    def __init__(self) -> None:
+        self.shapes: list[dict[str, Any]] = []
+        self.structures: list[dict[str, Any]] = []
+        self._places: dict[str, int | None] = {}
+        self._shape_places: dict[tuple[Any, ...], int] = {}
+
+    def put(self, text: str | None) -> int | None:
+        """The place of a structure given as JSON; None where the row holds none, or none that can be read."""
+        if text is None:
+            return None
+        if text not in self._places:
+            try:
+                structure = Structure.from_json(text)
+            except ValueError:  # written by a version whose structures are gone: the page says so at the point
+                self._places[text] = None
+            else:
+                self._places[text] = len(self.structures)
+                self.structures.append(self._view(structure))
+        return self._places[text]
+
+    def _view(self, structure: Structure) -> dict[str, Any]:
+        shape = structure.shape
+        key = (shape.layers, shape.grid)
+        if key not in self._shape_places:
+            self._shape_places[key] = len(self.shapes)
+            self.shapes.append(
+                {
+                    "names": [layer.name for layer in shape.layers],
+                    "heads": [layer.heads for layer in shape.layers],
+                    "head_dim": [layer.head_dim for layer in shape.layers],
+                    "hidden": [layer.hidden for layer in shape.layers],
+                    "tokens": [layer.tokens for layer in shape.layers],
+                    "grid": list(shape.grid),
+                }
+            )
+        layers = range(len(shape.layers))
+        sizes = [structure.sizes(i) for i in layers]
+        tokens = structure.masks.get("token")
+        return {
+            "shape": self._shape_places[key],
+            "heads": [structure.attention_mask(i).sum(1).tolist() for i in layers],
+            "units": [size[2] for size in sizes],
+            "tokens": [size[3] for size in sizes],
+            # A token that is dropped does not come back: how many layers keep it says which layers do.
+            "last": np.sum([mask.numpy() for mask in tokens], axis=0).tolist() if tokens else None,
+        }
+
+
+def _describe(run: RunTables, name: str) -> dict[str, Any]:
+    """What the page says of one run beside its points."""
+    rows = run.results
+    config = {column: _first(rows[column]) for column in ("model", "data")}
+    return {
+        "name": name,
+        "uri": run.uri,
+        "model": config["model"] or "unknown model",
+        "data": config["data"] or "unknown data",
+        "points": int((rows["status"] == "ok").sum()),
+        "untouched": _first(rows["test_top1_untouched"]),
+        "progress": _progress(run.status) if run.status is not None else None,
+        "search": _search(run.curves),
+        "gates": _histograms(run.gates),
+        "pace": _pace(run.pace),
+    }
+
+
+def _progress(status: Status) -> dict[str, Any]:
+    """How far a run is: counts of points, the lengths of a progress bar's pieces, what is under way and what comes next."""
+    planned = len(status.points) + status.later
+    done, failed, running = status.count("done"), status.count("failed"), status.count("running")
+    if planned:
+        bar = {"done": done, "failed": failed, "running": running, "waiting": planned - done - failed - running}
+    else:  # epochs of the stages before there are points
+        trained = sum(stage.epochs for stage in status.stages)
+        total = sum(stage.epochs_total for stage in status.stages)
+        bar = {"done": trained, "waiting": max(total - trained, 0) if total else 1}
+    under_way = [stage for stage in status.stages if stage.state != "done"] + [p for p in status.points if p.state == "running"]
+    return {
+        "planned": planned,
+        "done": done,
+        "failed": failed,
+        "running": running,
+        "finished": status.finished,
+        "next": status.next,
+        "bar": bar,
+        "under_way": [_part(part) for part in under_way],
+    }
+
+
+def _part(part: Part) -> dict[str, Any]:
+    return {
+        "name": part.name,
+        "state": part.state,
+        "epochs": part.epochs,
+        "epochs_total": part.epochs_total,
+        "val_top1": _number(part.val_top1, 3),
+    }
+
+
+def _datasets(described: list[dict[str, Any]], runs: Sequence[RunTables]) -> list[dict[str, Any]]:
+    """Data sets and their runs; gives each run its data set, its place in it, and the hypervolumes of its methods.
+
+    The reference of a data set's hypervolumes is 0 % at the MACs of its largest dense model. Areas are divided by those
+    MACs, which makes them the test top-1 averaged over all limits on MACs.
+    """
+    found: dict[str, list[int]] = {}
+    for index, run in enumerate(described):
+        found.setdefault(run["data"], []).append(index)
+    datasets = []
+    for place, (name, members) in enumerate(found.items()):
+        largest = max((m for i in members for m in _plain(runs[i].results["macs_dense"]) if m is not None), default=None)
+        for index in members:
+            table = hypervolume_by_method(runs[index].results, (float(largest or 0), 0.0))
+            described[index]["dataset"] = place
+            described[index]["hypervolume"] = [
+                {
+                    "method": row["method"],
+                    "budgets": row["budgets"],
+                    "seeds": row["seeds"],
+                    "mean": round(row["mean"] / largest, 4),
+                    "se": None if math.isnan(row["se"]) else round(row["se"] / largest, 4),
+                }
+                for row in table.to_dict("records")
+                if row["method"] != "dense"  # one point at the reference itself has no area
+            ]
+        datasets.append({"name": name, "runs": members, "reference_macs": largest})
+    return datasets
+
+
+def _training(curves: pd.DataFrame) -> dict[str, dict[str, list[Any]]]:
+    """The retraining of each point: epochs, validation top-1 (percent), loss (nats)."""
+    retrained = curves[curves["stage"] == "retrain"].sort_values("epoch", kind="stable")
+    return {
+        str(point): {"epoch": _plain(rows["epoch"]), "val": _plain(rows["val_top1"], 3), "loss": _plain(rows["loss"], 4)}
+        for point, rows in retrained.groupby("point")
+    }
+
+
+def _search(curves: pd.DataFrame) -> dict[str, Any] | None:
+    """Accuracy and gates over the search's epochs; None before it began.
+
+    Of each family the mean gate and the share of gates below 0.01: per layer (a list of epochs each), and the mean over layers.
+    """
+    rows = curves[curves["stage"] == "search"].sort_values("epoch")
+    if rows.empty:
+        return None
+    gated = rows[rows["gates"].notna()]
+    families: dict[str, dict[str, dict[int, list[float | None]]]] = {}
+    for place, gates in enumerate(gated["gates"]):
+        for gate in gates:
+            for name, column in (("mean", "mean"), ("below", "below_1e-2")):
+                layers = families.setdefault(gate["family"], {"mean": {}, "below": {}})[name]
+                layers.setdefault(gate["layer"], [None] * len(gated))[place] = _number(gate[column], 4)
+    return {
+        "epoch": _plain(rows["epoch"]),
+        "val": _plain(rows["val_top1"], 3),
+        "gate_epoch": _plain(gated["epoch"]),
+        "families": {
+            family: {
+                name: {"layers": [layers[i] for i in sorted(layers)], "mean": _over_layers(list(layers.values()))}
+                for name, layers in series.items()
+            }
+            for family, series in families.items()
+        },
+    }
+
+
+def _over_layers(layers: list[list[float | None]]) -> list[float | None]:
+    """The mean over layers at each epoch, of those that are known."""
+    return [_number(mean, 5) for mean in pd.DataFrame(layers, dtype="float64").mean().tolist()]
+
+
+def _histograms(gates: pd.DataFrame) -> dict[str, dict[str, list[float]]]:
+    """How the final gates of each family are spread: the edges of equal bins from 0, and the gates in each."""
+    found = {}
+    for family, rows in gates.groupby("family"):
+        values = rows["value"].abs().dropna().to_numpy()
+        counts, edges = np.histogram(values, bins=HISTOGRAM_BINS, range=(0.0, float(values.max(initial=0.0)) or 1.0))
+        found[str(family)] = {"edges": np.round(edges, 6).tolist(), "counts": counts.tolist()}
+    return found
+
+
+def _pace(found: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The pace that was chosen, at which budget, and the validation top-1 (percent) of all tries that ended, the best first."""
+    if found is None:
+        return None
+    val = sorted((round(one["val_top1"], 2) for one in found["tried"] if not one["error"]), reverse=True)
+    tried = found["tried"][0]
+    return {"chosen": found["pace"], "budget": tried["budget"], "unit": tried.get("unit") or "macs", "val": val}
+
+
+def _timings(runs: Sequence[RunTables]) -> dict[str, Any]:
+    """Timings by point and setting (all that a timing depends on beside the model), each a number per column of `TIMINGS`."""
+    places: dict[str, int] = {}
+    timings: list[list[Any]] = []
+    dense: dict[str, float | None] = {}
+    hardware: dict[str, set[str]] = {}  # of each kind of device: named where there are several
+    for run in runs:
+        for device, name in zip(run.bench["device"], _plain(run.bench["hardware"]), strict=True):
+            hardware.setdefault(device, set()).add(name or device)
+    start = 0
+    for index, run in enumerate(runs):
+        where = {point: start + i for i, point in enumerate(run.results["point"])}
+        start += len(run.results)
+        for row in run.bench.to_dict("records"):
+            compiled = ", compiled" if row["compile"] else ""
+            device = row["device"] if len(hardware[row["device"]]) == 1 else row["hardware"] or row["device"]
+            threads = f", {_number(row['threads'])} threads" if _number(row["threads"]) else ""
+            setting = f"{device}{threads}, batch {_number(row['batch_size'])}, {row['dtype']}{compiled}"
+            place = places.setdefault(setting, len(places))
+            if row["point"] in where:
+                timings.append([where[row["point"]], place, [_number(row[column.name], 4) for column in TIMINGS]])
+            if str(row["point"]).split("-")[0] == "dense":
+                dense[f"{index}|{place}"] = _number(row["latency_p50_ms"], 4)
+    return {"settings": list(places), "bench": timings, "bench_dense": dense}
+
+
+def _unique(names: list[str]) -> list[str]:
+    """Names that tell runs apart, because the page remembers choices by name."""
+    seen: dict[str, int] = {}
+    unique = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        unique.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return unique
+
+
+def _plain(column: pd.Series, decimals: int | None = None) -> list[Any]:
+    """A column as JSON values; what is missing or not finite is None."""
+    digits = SENT.get(str(column.name), 6) if decimals is None else decimals
+    return [_number(value, digits) for value in column.tolist()]
+
+
+def _number(value: Any, digits: int = 0) -> Any:
+    """A cell as a JSON value: whole numbers as int, others rounded, missing and not finite ones None, text as it is."""
+    if value is None or value is pd.NA or isinstance(value, str):
+        return None if value is pd.NA else value
+    number = float(value)
+    if not math.isfinite(number):
+        return None
+    return int(number) if number.is_integer() else round(number, digits)
+
+
+def _first(column: pd.Series) -> Any:
+    """The first value that is known, or None."""
+    known = [value for value in _plain(column) if value is not None]
+    return known[0] if known else None

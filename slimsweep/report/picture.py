@@ -1,0 +1,128 @@
+"""The static picture of a finished run, for READMEs and chat: report.svg and report.png beside the page."""
+
+import importlib
+import importlib.util
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from slimsweep.ledger.run import Run
+from slimsweep.report.pareto import best_rates, by_series, knee, pareto_front, summarize
+from slimsweep.report.run_tables import RunTables
+from slimsweep.report.styles import looks
+
+INK, MUTED, GRID, BACKGROUND = "#1d2024", "#5c646e", "#e2e5e9", "#ffffff"  # the page's colours on a light background
+
+
+def write_picture(run: Run, tables: RunTables) -> str | None:
+    """Write report.svg and report.png through kaleido and the browser that it finds.
+
+    Returns:
+        None, or one sentence on why there is no picture.
+    """
+    if tables.results["test_top1"].notna().sum() == 0:
+        return "no static picture was written: no point has a result"
+    if not kaleido_here():
+        return "no static picture was written: it needs kaleido (pip install kaleido) and a Chrome or Chromium"
+    kaleido = importlib.import_module("kaleido")
+    figure = front_figure(tables).to_plotly_json()
+    try:
+        for kind, scale in (("svg", 1), ("png", 2)):
+            options = {"format": kind, "width": 900, "height": 520, "scale": scale}
+            # Without mathjax: kaleido would fetch it from the network.
+            run.write_report(kind, kaleido.calc_fig_sync(figure, opts=options, kopts={"mathjax": False}))
+    except Exception as problem:  # whatever kaleido or the browser raise: a picture is no reason to lose a finished sweep
+        lines = str(problem).strip().splitlines() or [type(problem).__name__]
+        return f"no static picture was written: {lines[0]}"
+    return None
+
+
+def kaleido_here() -> bool:
+    """Whether kaleido is installed; it is no dependency, for it needs a browser too."""
+    return importlib.util.find_spec("kaleido") is not None
+
+
+def front_figure(tables: RunTables) -> go.Figure:
+    """A run as a plotly figure: test top-1 (percent) against MACs, as means and standard errors over seeds, with the front."""
+    by = ("method", "unit", "budget", "shares") if "shares" in tables.results else ("method", "unit", "budget")
+    means = summarize(by_series(best_rates(tables.results)), by=by)
+    means = means[means["test_top1_mean"].notna()]
+    scale, unit = next(((s, u) for s, u in ((1e9, "GMACs"), (1e6, "MMACs")) if means["macs_mean"].max() >= s), (1.0, "MACs"))
+    x, y = "macs_mean", "test_top1_mean"
+    front = pareto_front(means, x, y)
+    figure = go.Figure()
+    figure.add_scatter(
+        x=front[x] / scale,
+        y=front[y],
+        mode="lines",
+        line={"shape": "hv", "width": 11, "color": INK},
+        opacity=0.09,
+        showlegend=False,
+    )
+    for method, look in looks(sorted(means["method"].unique())).items():
+        group = means[means["method"] == method]
+        own = pareto_front(group, x, y)
+        figure.add_scatter(
+            x=own[x] / scale,
+            y=own[y],
+            mode="lines",
+            line={"shape": "hv", "width": 2, "color": look.light, "dash": "dash" if look.hollow else "solid"},
+            showlegend=False,
+        )
+        figure.add_scatter(
+            x=group[x] / scale,
+            y=group[y],
+            mode="markers",
+            name=_plotly_text(method),
+            marker={
+                "size": 12,
+                "color": look.light,
+                "symbol": look.symbol,
+                "opacity": np.where(group.index.isin(front.index), 1.0, 0.42).tolist(),
+            },
+            error_y={"type": "data", "array": group["test_top1_se"].fillna(0).tolist(), "thickness": 1.5, "width": 4},
+        )
+    untouched = _first(tables.results["test_top1_untouched"])
+    if untouched is not None:
+        figure.add_hline(
+            y=untouched,
+            line={"color": MUTED, "dash": "dot", "width": 1.25},
+            annotation={"text": f"dense, untouched: {untouched:.2f} %", "font": {"color": MUTED}},
+            annotation_position="bottom right",
+        )
+    bend = knee(means, x, y)
+    if bend is not None:
+        figure.add_annotation(
+            x=bend[x] / scale, y=bend[y], text="knee", ax=-34, ay=-32, arrowhead=0, arrowcolor=MUTED, standoff=9
+        )
+    axis = {"gridcolor": GRID, "zeroline": False}
+    figure.update_layout(
+        template="none",
+        title={
+            "text": _plotly_text(f"{tables.name}: {_first(tables.results['model'])} on {_first(tables.results['data'])}"),
+            "font": {"size": 17},
+            "x": 0,
+            "xref": "paper",
+        },
+        font={"family": "Inter, Segoe UI, Helvetica Neue, Arial, Liberation Sans, sans-serif", "size": 14, "color": INK},
+        margin={"l": 66, "r": 24, "t": 64, "b": 64},
+        xaxis={**axis, "title": {"text": f"{unit} per image"}},
+        yaxis={**axis, "title": {"text": "test top-1, %"}},
+        legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom"},
+        paper_bgcolor=BACKGROUND,
+        plot_bgcolor=BACKGROUND,
+    )
+    return figure
+
+
+def _first(column: pd.Series) -> Any:
+    """The first value that is known, or None."""
+    known = column.dropna()
+    return known.iloc[0] if len(known) else None
+
+
+def _plotly_text(text: Any) -> str:
+    """Text that plotly shows as it is: it reads a little HTML in labels."""
+    return str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,0 +1,57 @@
+// What is said below the question box: the answer, or examples of questions.
+
+import { actions } from "./actions.js";
+import { byId, el } from "./dom.js";
+import { count, known, percent, prefixOf, scaled, significant } from "./format.js";
+import { askedOf } from "./metrics.js";
+import { sayValue } from "./question.js";
+import { state } from "./state.js";
+
+/** @import { View } from "./types.js" */
+
+/** @param {View} view */
+export function drawAnswer(view) {
+  const node = byId("answer");
+  const a = view.answer;
+  byId("question-clear").hidden = !state.question;
+  node.className = a?.problem || (a && !a.answer) ? "unanswered" : "";
+  if (!a) return node.replaceChildren();
+  if (a.problem) return node.replaceChildren(a.problem);
+  if (!a.answer) {
+    const miss = a.nearest;
+    return node.replaceChildren(
+      "No model fits. ",
+      miss
+        ? `The nearest to \u201c${miss.condition.text}\u201d is ${miss.point.method} at ${askedOf(miss.point)}, with ${sayValue(miss.condition.kind, miss.value)}.`
+        : "Some model meets each condition, none meets all of them.",
+    );
+  }
+  const p = a.answer;
+  const run = view.page.runs.length > 1 ? ` of ${view.page.runs[p.run].name}` : "";
+  const setting = a.conditions.map((c) => c.setting).find(Boolean);
+  node.replaceChildren(
+    el("button", { type: "button", class: "link", onclick: () => actions.choose(p) }, `${p.method} at ${askedOf(p)}${run}`),
+    `: ${scaled(p.macs, "MACs")}, test top-1 ${percent(p.test_top1)} (validation ${percent(p.val_top1)}). ${a.limited ? "The most accurate" : "The cheapest"} of the ${count(a.fits.size, "model")} that fit; accuracy is judged by validation${setting ? `, speed by ${setting}` : ""}.`,
+  );
+  return node;
+}
+
+/** @param {View} view */
+export function drawExamples(view) {
+  const node = byId("examples");
+  const ok = view.page.points.filter((p) => p.status === "ok");
+  if (!ok.length || node.childNodes.length) return;
+  const half = significant((0.5 * ok[0].macs_dense) / prefixOf(ok[0].macs_dense)[0], 2);
+  const examples = [`at most ${half} ${prefixOf(ok[0].macs_dense)[1]}MACs`, "within 1 point of dense"];
+  const timed = view.metrics.x.find((m) => m.name === "latency_p50_ms");
+  if (timed) {
+    const times = ok
+      .map(timed.of)
+      .filter(known)
+      .sort((a, b) => a - b);
+    examples.push(`at most ${significant(times[Math.floor(times.length / 2)], 2)} ms`);
+  }
+  for (const text of examples) {
+    node.append(el("button", { type: "button", class: "link", onclick: () => actions.ask(text) }, text));
+  }
+}

@@ -1,0 +1,96 @@
+// The frontier figure: drawing it, its caption, and downloads of figures.
+
+import { actions } from "./actions.js";
+import { axisScale } from "./axes.js";
+import { byId, el } from "./dom.js";
+import { count } from "./format.js";
+import { frontierLayout } from "./layout.js";
+import { askedOf } from "./metrics.js";
+import { theme } from "./styles.js";
+import { answerTrace, frontierTraces, ring } from "./traces.js";
+import { plotly } from "./plotly.js";
+
+/** @import { View } from "./types.js" */
+
+/** @param {View} view */
+export function drawFrontier(view) {
+  const node = byId("frontier-figure");
+  if (!plotly()) return; // not unpacked yet: drawn when it is
+  if (!view.groups.length) {
+    plotly().purge(node);
+    node.replaceChildren(
+      el(
+        "p",
+        { class: "empty" },
+        view.page.points.length
+          ? "Nothing to show: every series with these numbers is switched off."
+          : "No point is done yet. Each one appears here when it is.",
+      ),
+    );
+    return;
+  }
+  if (!node.querySelector(".plot-container")) node.replaceChildren();
+  const colours = theme();
+  const sx = axisScale(
+    view.x,
+    view.groups.map((g) => g.x),
+  );
+  const sy = axisScale(
+    view.y,
+    view.groups.map((g) => g.y),
+  );
+  const traces = [...frontierTraces(view, colours, sx, sy), answerTrace(view, colours, sx, sy)];
+  const layout = frontierLayout(view, colours, sx, sy);
+  view.scales = [sx, sy];
+  view.shapes = layout.shapes;
+  layout.shapes = [...view.shapes, ...ring(view, colours, sx, sy)];
+  const first = !node.querySelector(".plot-container");
+  plotly().react(node, traces, layout, {
+    displayModeBar: false,
+    responsive: true,
+    doubleClick: "reset",
+    scrollZoom: false,
+  });
+  if (first) {
+    node.on("plotly_click", (event) => {
+      const hit = event.points.find((p) => p.customdata !== undefined);
+      if (hit) actions.choose(view.page.points[hit.customdata]);
+    });
+  }
+}
+
+/**
+ * Only the ring moves when another point is opened.
+ * @param {View} view
+ */
+export function moveRing(view) {
+  if (view.shapes)
+    plotly().relayout(byId("frontier-figure"), { shapes: [...view.shapes, ...ring(view, theme(), ...view.scales)] });
+}
+
+/** @param {View} view */
+export function frontierCaption(view) {
+  const { page } = view;
+  const said = [];
+  if (view.front.length) {
+    const dominated = view.groups.length - view.front.length;
+    said.push(`${count(view.front.length, "model")} on the front${dominated ? `, ${dominated} dominated` : ""}.`);
+    said.push("The steps show the best model at each cost; between two points there is none.");
+  }
+  if (view.groups.some((g) => g.members.length > 1))
+    said.push("Large markers are means over seeds with their standard error, small ones single seeds.");
+  const runs = new Set(view.groups.map((g) => g.run)).size;
+  if (view.y.key === "test_top1" && runs > 1 && runs <= 3) said.push("Dotted lines are the untouched dense models.");
+  if (view.knee) said.push(`Knee: ${view.knee.method} at ${askedOf(view.knee)}.`);
+  said.push("MACs are multiply-accumulates per image; papers on vision transformers call them FLOPs.");
+  if (page.points.length) said.push("Click a point, or use the arrow keys, to open it.");
+  return said.join(" ");
+}
+
+export async function downloadFigure(id, format) {
+  const node = byId(id);
+  if (!node?.data) return;
+  const [width, height] = [Math.max(node.clientWidth, 720), node.clientHeight];
+  const url = await plotly().toImage(node, { format, width, height, scale: format === "png" ? 2 : 1 });
+  el("a", { href: url, download: `${id.replace(/-figure$/, "")}.${format}` }).click();
+}

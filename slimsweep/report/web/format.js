@@ -1,0 +1,140 @@
+// @ts-check
+// Numbers as text.
+
+/** @import { Column } from "./types.js" */
+
+export const DASH = "–"; // what is not known
+
+/**
+ * @param {unknown} value
+ * @returns {value is number}
+ */
+export const known = (value) => typeof value === "number" && Number.isFinite(value);
+
+/**
+ * Plotly reads a little HTML (and links) in its labels: this shows text as it is.
+ * @param {unknown} text
+ */
+export const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+
+/** @type {[number, string][]} */
+const PREFIXES = [
+  [1e12, "T"],
+  [1e9, "G"],
+  [1e6, "M"],
+  [1e3, "k"],
+  [1, ""],
+];
+
+/**
+ * The size and the letter of a number's metric prefix.
+ * @param {number} value
+ * @returns {[number, string]}
+ */
+export const prefixOf = (value) => PREFIXES.find(([size]) => Math.abs(value) >= size) ?? [1, ""];
+
+/** @param {string} text */
+const minus = (text) => text.replace("-", "\u2212");
+
+/**
+ * @param {number} value
+ * @param {number} [digits] that are significant
+ */
+export function significant(value, digits = 3) {
+  if (value === 0) return "0";
+  const whole = Math.floor(Math.log10(Math.abs(value))) + 1;
+  return minus(value.toFixed(Math.max(0, digits - whole)));
+}
+
+/**
+ * With a metric prefix: 1.74 MMACs, 5.7 M parameters.
+ * @param {number | null | undefined} value
+ * @param {string} unit
+ */
+export function scaled(value, unit) {
+  if (!known(value)) return DASH;
+  const [size, prefix] = unit === "MACs" && Math.abs(value) < 1e6 ? [1e6, "M"] : prefixOf(value); // no one says kMACs
+  return `${significant(value / size)} ${prefix}${unit === "parameters" ? `${prefix ? " " : ""}${unit}` : unit}`;
+}
+
+/**
+ * @param {number | null | undefined} value
+ * @param {number} [digits] after the point
+ */
+export const fixed = (value, digits = 2) => (known(value) ? minus(value.toFixed(digits)) : DASH);
+
+/**
+ * With its sign.
+ * @param {number | null | undefined} value
+ * @param {number} [digits] after the point
+ */
+export const signed = (value, digits = 2) => (known(value) ? (value > 0 ? "+" : "") + fixed(value, digits) : DASH);
+
+/**
+ * @param {number | null | undefined} value in percent
+ * @param {number} [digits] after the point
+ */
+export const percent = (value, digits = 2) => (known(value) ? `${fixed(value, digits)} %` : DASH);
+
+/** @param {number | null | undefined} value a difference of two percentages */
+export const percentPoints = (value) => (known(value) ? `${signed(value)} points` : DASH);
+
+/**
+ * A part of a whole in whole percent.
+ * @param {number | null | undefined} part
+ * @param {number | null | undefined} whole
+ */
+export const share = (part, whole) => (known(part) && whole ? `${Math.round((100 * part) / whole)} %` : DASH);
+
+/**
+ * @param {number} number
+ * @param {string} noun in the singular
+ */
+export const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
+
+/**
+ * A mean, and its standard error where it has one.
+ * @param {number | null | undefined} mean
+ * @param {number | null | undefined} se
+ */
+export const withSpread = (mean, se) => (known(se) ? `${fixed(mean)} ± ${fixed(se)}` : fixed(mean));
+
+/** @param {number | null | undefined} seconds */
+export function duration(seconds) {
+  if (!known(seconds)) return DASH;
+  if (seconds < 120) return `${significant(seconds, 2)} s`;
+  if (seconds < 7200) return `${significant(seconds / 60, 2)} min`;
+  return `${significant(seconds / 3600, 3)} h`;
+}
+
+/** @param {string} text */
+export const capital = (text) => text.slice(0, 1).toUpperCase() + text.slice(1);
+
+// Units that take a metric prefix.
+const PREFIXED = new Set(["MACs", "parameters", "B"]);
+
+/**
+ * Whether numbers of a unit are shown with a metric prefix.
+ * @param {string} unit
+ */
+export const takesPrefix = (unit) => PREFIXED.has(unit);
+
+/**
+ * A number of a column as text, below a title that says its unit.
+ * @param {Pick<Column, "unit" | "decimals">} column
+ * @param {number | null | undefined} value
+ */
+export const bare = (column, value) => show(column, value).replace(column.unit, "").trim();
+
+/**
+ * A number of a column as text.
+ * @param {Pick<Column, "unit" | "decimals">} column
+ * @param {number | null | undefined} value
+ */
+export function show({ unit, decimals }, value) {
+  if (!known(value)) return DASH;
+  if (takesPrefix(unit)) return scaled(value, unit);
+  if (unit === "s") return duration(value);
+  const number = decimals === null ? significant(value) : fixed(value, decimals);
+  return unit ? `${number} ${unit}` : number;
+}

@@ -1,0 +1,57 @@
+// The numbers above the figure: the dense model, the smallest model close to it, the knee, the most accurate model.
+
+import { actions } from "./actions.js";
+import { byId, el } from "./dom.js";
+import { known, percent, percentPoints, scaled, share, show, withSpread } from "./format.js";
+import { askedOf, judged, placedGroups } from "./metrics.js";
+
+/** @import { View } from "./types.js" */
+
+/** @param {View} view */
+export function drawHeadline(view) {
+  const { page } = view;
+  const node = byId("headline");
+  node.hidden = page.runs.length > 1 || !view.groups.length;
+  if (node.hidden) return undefined;
+  const run = 0;
+  const dense = view.dense[run];
+  // Sizes are in MACs, or in parameters where those are the axis.
+  const inParams = view.x.key === "params";
+  const sizeOf = (p) => (inParams ? scaled(p.params, "parameters") : scaled(p.macs, "MACs"));
+  const shareOf = (p) => (inParams ? `${share(p.params, p.params_dense)} of params` : `${share(p.macs, p.macs_dense)} of MACs`);
+  const bySize = view.metrics.x.find((m) => m.key === (inParams ? "params" : "macs")) ?? view.x;
+  const byTest = view.metrics.y.find((m) => m.key === "test_top1") ?? view.y;
+  const groups = placedGroups(page, new Set(view.shown), bySize, byTest);
+  if (!groups.length) return node.replaceChildren();
+  const stat = (term, value, note, point) => {
+    const inner = [el("dt", {}, term), el("dd", {}, value), el("small", {}, note)];
+    return point ? el("button", { type: "button", onclick: () => actions.choose(point) }, ...inner) : el("div", {}, ...inner);
+  };
+  const stats = [];
+  if (dense.group) {
+    const { mean, se, best } = dense.group;
+    const note = `test top-1 at ${sizeOf(best)}`;
+    stats.push(stat("Dense, retrained", `${withSpread(mean.test_top1, se.test_top1)} %`, note, best));
+  } else if (known(dense.top1)) stats.push(stat("Dense, untouched", percent(dense.top1), "test top-1"));
+  // Chosen by validation, reported on the test split.
+  const near = (group) => group.method !== "dense" && judged(group.mean) >= dense.val - 1;
+  const close = known(dense.val) ? groups.filter(near) : [];
+  if (close.length) {
+    const least = close.reduce((a, b) => (b.x < a.x ? b : a));
+    stats.push(
+      stat(
+        "Smallest within 1 point",
+        shareOf(least.best),
+        `by validation; test ${percentPoints(least.y - dense.top1)}`,
+        least.best,
+      ),
+    );
+  }
+  if (view.knee)
+    stats.push(stat("Knee", shareOf(view.knee.best), `${view.y.label} ${show(view.y, view.knee.y)}`, view.knee.best));
+  const top = groups.reduce((a, b) => (judged(b.mean) > judged(a.mean) ? b : a));
+  stats.push(
+    stat("Most accurate", `${withSpread(top.y, top.yse)} %`, `test top-1, ${top.method} at ${askedOf(top)}`, top.best),
+  );
+  return node.replaceChildren(...stats);
+}

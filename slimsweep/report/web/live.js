@@ -1,0 +1,97 @@
+// How far runs are: progress, what failed, and loading the page again while a driver goes on.
+
+import { byId, el, find } from "./dom.js";
+import { capital, count, known, percent } from "./format.js";
+
+/** @import { Page } from "./types.js" */
+
+/** @param {Page} page */
+export function drawLive(page) {
+  const live = byId("live");
+  live.replaceChildren();
+  for (const run of page.runs) {
+    const s = run.progress;
+    if (!s || (s.finished && page.runs.length > 1 && !s.failed)) continue;
+    const box = el("div", { class: "progress-box" });
+    if (!s.finished || s.failed) {
+      const label = `${s.done} of ${s.planned} points done, ${s.failed} failed, ${s.running} running`;
+      const progress = el("div", { class: "progress", role: "img", "aria-label": s.planned ? label : s.next });
+      for (const [name, n] of Object.entries(s.bar)) {
+        const piece = el("span", { class: name });
+        piece.style.flexGrow = n;
+        progress.append(piece);
+      }
+      const said = [];
+      if (s.planned) said.push(`${s.done} of ${count(s.planned, "point")} done`, `${s.failed} failed`, `${s.running} running`);
+      if (page.runs.length > 1) said.unshift(run.name);
+      const line = el("p", {}, el("b", {}, said.join(", ")), said.length ? ". " : "", s.next ? `${capital(s.next)}.` : "");
+      if (s.failed) line.append(" ", el("a", { href: "#failed", onclick: jump }, "What failed"), ".");
+      box.append(progress, line);
+    }
+    if (!s.finished && s.under_way.length)
+      box.append(el("p", { class: "muted small" }, s.under_way.map(partSentence).join(" · ")));
+    if (box.childNodes.length) live.append(box);
+  }
+}
+
+function partSentence({ name, state, epochs, epochs_total: total, val_top1: top1 }) {
+  const at = state === "waiting" ? "waiting" : `epoch ${epochs} of ${total}`;
+  return `${name}: ${at}${known(top1) ? `, validation top-1 ${percent(top1)}` : ""}`;
+}
+
+// Links inside the page: the address holds the choices, so it must not become a place.
+export function jump(event) {
+  event.preventDefault();
+  find(event.currentTarget.getAttribute("href")).scrollIntoView();
+}
+
+/** @param {Page} page */
+export function drawFailed(page) {
+  const failed = page.points.filter((p) => p.status !== "ok");
+  const section = byId("failed");
+  section.hidden = !failed.length;
+  section.replaceChildren(
+    el("h2", { id: "failed-title" }, failed.length === 1 ? "A point that failed" : "Points that failed"),
+    el("p", { class: "caption" }, "They take no part in the figures above. The command that started the run tries them again."),
+    ...failed.map((p) =>
+      el(
+        "details",
+        { open: failed.length <= 3 },
+        el("summary", {}, page.runs.length > 1 ? `${page.runs[p.run].name}: ` : "", el("code", {}, p.point)),
+        el("pre", { class: "error" }, p.error || "no error text"),
+      ),
+    ),
+  );
+}
+
+/**
+ * While a sweep runs the page loads itself again now and then, but not while somebody uses it.
+ * @param {Page} page
+ */
+export function refreshLater(page) {
+  if (!page.refresh_seconds) return;
+  let busy = 0;
+  for (const kind of ["keydown", "pointerdown", "wheel"]) addEventListener(kind, () => (busy = Date.now()), { passive: true });
+  let paused = false;
+  const pause = el("button", { type: "button", class: "quiet", id: "pause", "aria-pressed": "false" }, "Pause");
+  pause.addEventListener("click", () => {
+    paused = !paused;
+    pause.setAttribute("aria-pressed", String(paused));
+    pause.textContent = paused ? "Go on" : "Pause";
+  });
+  byId("live").append(
+    el("p", { class: "muted small", id: "refresh" }, `This page refreshes itself every ${page.refresh_seconds} s. `, pause),
+  );
+  setInterval(() => {
+    if (paused || document.hidden || Date.now() - busy < 5000) return;
+    // The browser cannot restore the place by itself: the page is short until it has unpacked its data.
+    history.replaceState({ scroll: scrollY }, "");
+    location.reload();
+  }, page.refresh_seconds * 1000);
+}
+
+export function drawWritten() {
+  const node = byId("written");
+  const at = new Date(node.dateTime);
+  node.textContent = at.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+}

@@ -1,0 +1,146 @@
+// @ts-check
+// What can be an axis, groups of seeds at their place in the figure, and how a budget is said.
+
+import { known, share } from "./format.js";
+import { paretoFront } from "./front.js";
+
+/** @import { Column, Dense, Metric, Page, Placed, Point, View } from "./types.js" */
+
+/**
+ * The metrics of each axis; those that no point has are left out.
+ * @param {Page} page
+ * @returns {{ x: Metric[], y: Metric[] }}
+ */
+export function metricsOf(page) {
+  const all = [
+    ...page.columns.map((column) => columnMetric(column)),
+    ...page.settings.flatMap((_, s) => timedMetrics(page, s)),
+  ];
+  const has = (/** @type {Metric} */ m) => page.points.some((p) => known(m.of(p)));
+  return {
+    x: all.filter((m) => m.axis === "x" && has(m)),
+    y: all.filter((m) => m.axis === "y" && has(m)),
+  };
+}
+
+/**
+ * @param {Column} column
+ * @returns {Metric}
+ */
+export const columnMetric = (column) => ({
+  ...column,
+  key: column.name,
+  label: column.title,
+  of: (point) => /** @type {any} */ (point)[column.name],
+});
+
+/**
+ * @param {Page} page
+ * @param {number} setting
+ * @returns {Metric[]}
+ */
+const timedMetrics = (page, setting) =>
+  page.timings.map((column, c) => ({
+    ...column,
+    key: `${column.name}:${setting}`,
+    label: `${column.title} (${page.settings[setting]})`,
+    setting: page.settings[setting],
+    of: (point) => point.bench[setting]?.[c] ?? null,
+  }));
+
+/**
+ * The metric of an axis that the reader chose; else the default.
+ * @param {Metric[]} metrics
+ * @param {string} chosen a key, or ""
+ * @param {string} otherwise
+ */
+export const metricOr = (metrics, chosen, otherwise) =>
+  metrics.find((m) => m.key === chosen) ?? metrics.find((m) => m.key === otherwise) ?? metrics[0];
+
+/**
+ * The cost that belongs on the x axis: parameters where every budget shown is one of parameters, else MACs.
+ * @param {Point[]} points
+ */
+export function defaultCost(points) {
+  const cut = points.filter((p) => p.method !== "dense");
+  return cut.length && cut.every((p) => p.unit === "params") ? "params" : "macs";
+}
+
+/**
+ * The share of its gates that each family keeps, where that was asked for: "attention 0.7, mlp 0.6".
+ * @param {{ shares: string | null }} asked
+ */
+export const sharesOf = ({ shares }) => (shares ?? "").replace(/[{}"]/g, "").replaceAll(":", " ").replaceAll(",", ", ");
+
+/**
+ * A budget: "50 %" of the MACs, which goes without saying, or "60 % of params".
+ * @param {{ budget: number | null, unit: string }} asked
+ */
+export const budgetOf = ({ budget, unit }) => share(budget, 1) + (unit === "params" && known(budget) ? " of params" : "");
+
+/**
+ * What was asked of a point or group: its budget, and where shares of gates were asked for, those.
+ * @param {{ budget: number | null, unit: string, shares: string | null }} asked
+ */
+export const askedOf = (asked) => budgetOf(asked) + (asked.shares ? ` (${sharesOf(asked)})` : "");
+
+/**
+ * The groups that have both numbers, each at its place; their points must all be shown or all hidden.
+ * @param {Page} page
+ * @param {Set<Point>} shown
+ * @param {Metric} x
+ * @param {Metric} y
+ * @returns {Placed[]}
+ */
+export const placedGroups = (page, shown, x, y) =>
+  page.groups
+    .filter((g) => shown.has(g.members[0]) && known(g.mean[x.key]) && known(g.mean[y.key]))
+    .map((g) => ({
+      ...g,
+      x: /** @type {number} */ (g.mean[x.key]),
+      y: /** @type {number} */ (g.mean[y.key]),
+      yse: g.se[y.key],
+    }));
+
+/**
+ * What choices are made by: validation, so that the test split stays a test; test only where nothing else is known.
+ * @param {{ val_top1?: number | null, test_top1?: number | null }} numbers of a point, or a group's means
+ */
+export const judged = ({ val_top1, test_top1 }) => (known(val_top1) ? val_top1 : known(test_top1) ? test_top1 : -Infinity);
+
+/**
+ * What a change is measured against.
+ * @param {Page} page
+ * @param {number} run
+ * @returns {Dense}
+ */
+export function denseOf(page, run) {
+  const group = page.groups.find((g) => g.run === run && g.method === "dense" && known(g.mean.test_top1)) ?? null;
+  if (group) return { top1: group.mean.test_top1, val: group.mean.val_top1, what: "retrained dense", group };
+  const { untouched } = page.runs[run];
+  return { top1: untouched, val: null, what: known(untouched) ? "untouched dense" : "dense", group: null };
+}
+
+/**
+ * @param {View} view
+ * @param {Point} point
+ * @returns {Placed | null}
+ */
+export const groupOf = (view, point) => view.groups.find((g) => g.members.includes(point)) ?? null;
+
+/**
+ * The neighbour on the front of the point's own run, one step along it; null at the end.
+ * @param {View} view
+ * @param {Point} point
+ * @param {number} step -1: cheaper, 1: more expensive
+ * @returns {Placed | null}
+ */
+export function neighbourOf(view, point, step) {
+  const group = groupOf(view, point);
+  if (!group) return null;
+  const own = view.groups.filter((g) => g.run === point.run);
+  const front = paretoFront(own, view.x.more, view.y.more);
+  const cost = (/** @type {Placed} */ g) => (view.x.more ? -g.x : g.x);
+  if (step < 0) return front.filter((g) => cost(g) < cost(group)).pop() ?? null;
+  return front.find((g) => cost(g) > cost(group)) ?? null;
+}

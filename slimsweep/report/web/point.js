@@ -1,0 +1,300 @@
+// A point opened: what it is, what it keeps, what differs from its neighbour on the front, how it trained, how to load it.
+
+import { actions } from "./actions.js";
+import { byId, copyButton, el } from "./dom.js";
+import { bare, capital, count, known, percent, percentPoints, share, show, signed, significant, withSpread } from "./format.js";
+import { differenceTable, keptCard, tokenCard } from "./layers.js";
+import { askedOf, budgetOf, groupOf, neighbourOf, sharesOf } from "./metrics.js";
+import { plotly } from "./plotly.js";
+import { drawPanels } from "./panels.js";
+import { state, writeState } from "./state.js";
+import { markerIcon, seriesStyle, theme } from "./styles.js";
+
+/** @import { Page, View } from "./types.js" */
+
+const COMPARE = { smaller: "next smaller on the front", larger: "next larger on the front", dense: "dense model" };
+
+/** @param {View} view */
+export function drawPoint(view) {
+  const section = byId("point");
+  const p = view.selected;
+  section.hidden = !p;
+  if (!p) return;
+  const { page } = view;
+  const group = groupOf(view, p);
+  const parts = [pointHead(view, p, group), pointFacts(view, p, group)];
+  if (p.status !== "ok") parts.push(el("pre", { class: "error" }, p.error || "no error text"));
+  const grid = el("div", { class: "point-grid" });
+  const other = comparedWith(view, p);
+  if (p.layers) {
+    grid.append(keptCard(page, p.layers, other), differenceCard(view, p, other), tokenCard(page, p.layers, other));
+  } else {
+    grid.append(
+      el(
+        "article",
+        {},
+        el("h3", {}, "Kept in each layer"),
+        el("p", { class: "muted" }, "The structure of this point cannot be read."),
+      ),
+    );
+  }
+  grid.append(trainingCard(), loadCard(page, p));
+  parts.push(grid);
+  section.replaceChildren(...parts);
+  drawTraining(view, p, group);
+}
+
+/** @param {View} view */
+function pointHead(view, p, group) {
+  const { page } = view;
+  const step = (by, label, symbol) => {
+    const target = neighbourOf(view, p, by);
+    return el(
+      "button",
+      { type: "button", "aria-label": label, title: label, disabled: !target, onclick: () => actions.choose(target.best) },
+      symbol,
+    );
+  };
+  const head = el(
+    "div",
+    { class: "section-head" },
+    el(
+      "h2",
+      { id: "point-title" },
+      markerIcon(page, p.method, seriesStyle(page, p.run, p.method).colour),
+      ` ${p.method} at ${budgetOf(p)}${p.unit === "params" ? "" : " of the MACs"}${p.shares ? `: ${sharesOf(p)}` : ""}`,
+    ),
+    el(
+      "span",
+      { class: "downloads" },
+      step(-1, "Next smaller on the front", "← smaller"),
+      step(1, "Next larger on the front", "larger →"),
+    ),
+  );
+  const line = el(
+    "p",
+    { class: "muted point-name" },
+    page.runs.length > 1 ? `${page.runs[p.run].name} · ` : "",
+    el("code", {}, p.point),
+  );
+  if (view.knee && group === view.knee) line.append(" · the knee");
+  if (view.answer?.answer === p) line.append(" · the answer to the question");
+  if (group && !view.front.includes(group)) line.append(" · dominated");
+  if (group && group.members.length > 1) {
+    line.append(" · seeds ");
+    for (const member of group.members)
+      line.append(
+        el(
+          "button",
+          { type: "button", class: "seed", "aria-pressed": String(member === p), onclick: () => actions.choose(member) },
+          String(member.seed),
+        ),
+      );
+  }
+  return el("div", {}, head, line);
+}
+
+/**
+ * All that is measured of the point, with what belongs to some of it in small letters below.
+ * @param {View} view
+ */
+function pointFacts(view, p, group) {
+  const facts = el("dl", { class: "facts" });
+  const fact = (term, value, note = "") =>
+    facts.append(el("div", {}, el("dt", {}, term), el("dd", {}, value, note ? el("small", {}, note) : null)));
+  const { page } = view;
+  const dense = view.dense[p.run];
+  const seeds = group ? group.members.length : 1;
+  const notes = {
+    macs: `${share(p.macs, p.macs_dense)} of dense`,
+    params: `${share(p.params, p.params_dense)} of dense`,
+    test_top1: seeds > 1 ? `${withSpread(group.mean.test_top1, group.se.test_top1)} over ${seeds} seeds` : "",
+    val_top1: known(p.val_top1_cut) ? `${percent(p.val_top1_cut)} right after the cut` : "",
+    train_seconds: [known(p.epochs) ? count(p.epochs, "epoch") : "", known(p.lr) ? `learning rate ${p.lr}` : "", p.device ?? ""]
+      .filter(Boolean)
+      .join(", "),
+  };
+  for (const column of page.columns) {
+    if (!known(p[column.name])) continue;
+    const text = column.unit === "parameters" ? bare(column, p[column.name]) : show(column, p[column.name]);
+    fact(capital(column.title), text, notes[column.name]);
+    if (column.name === "test_top1" && known(dense.top1) && p.method !== "dense")
+      fact("Against dense", percentPoints(p.test_top1 - dense.top1), dense.what);
+  }
+  for (const [s, numbers] of Object.entries(p.bench)) {
+    for (const [c, column] of page.timings.entries()) {
+      if (!known(numbers[c])) continue;
+      const base = column.name === "latency_p50_ms" ? page.bench_dense[`${p.run}|${s}`] : null;
+      const faster = known(base) ? `, ${significant(base / numbers[c], 2)} × dense` : "";
+      fact(capital(column.title), show(column, numbers[c]), `${page.settings[s]}${faster}`);
+    }
+  }
+  return facts;
+}
+
+/**
+ * What the open point is compared with: its name, structure, MACs and test top-1; null where there is nothing.
+ * @param {View} view
+ */
+function comparedWith(view, p) {
+  if (!p.layers) return null;
+  const { page } = view;
+  if (state.compare === "dense") {
+    // A plain smaller model has sizes of its own.
+    const own = page.points.find((q) => q.run === p.run && q.method === "dense" && q.layers) ?? p;
+    const shape = page.shapes[own.layers.shape];
+    const structure = {
+      shape: own.layers.shape,
+      heads: shape.names.map((_, i) => Array(shape.heads[i]).fill(shape.head_dim[i])),
+      units: shape.hidden,
+      tokens: shape.tokens,
+      last: null,
+    };
+    return { name: "the dense model", structure, macs: p.macs_dense, top1: view.dense[p.run].top1 };
+  }
+  const group = neighbourOf(view, p, state.compare === "larger" ? 1 : -1);
+  if (!group || !group.best.layers) return null;
+  return {
+    name: `${group.method} at ${askedOf(group)}`,
+    structure: group.best.layers,
+    macs: group.best.macs,
+    top1: group.mean.test_top1,
+    point: group.best,
+  };
+}
+
+/** @param {View} view */
+function differenceCard(view, p, other) {
+  const pick = el(
+    "select",
+    { id: "compare", "aria-label": "Compare with" },
+    ...Object.entries(COMPARE).map(([value, text]) => el("option", { value, selected: value === state.compare }, text)),
+  );
+  pick.addEventListener("change", () => {
+    state.compare = pick.value;
+    writeState();
+    drawPoint(view);
+    byId("compare").focus();
+  });
+  const card = el("article", { id: "difference" }, el("h3", {}, "Compared with the ", pick));
+  if (!other) {
+    card.append(
+      el(
+        "p",
+        { class: "muted" },
+        { smaller: "No point of the front costs less.", larger: "No point of the front costs more." }[state.compare] ||
+          "Nothing to compare with.",
+      ),
+    );
+    return card;
+  }
+  const said = [];
+  if (known(other.macs)) said.push(`${signed((100 * (other.macs - p.macs)) / p.macs_dense, 1)} % of dense MACs`);
+  const own = groupOf(view, p)?.mean.test_top1 ?? p.test_top1;
+  if (known(other.top1) && known(own)) said.push(`${percentPoints(other.top1 - own)} of test top-1`);
+  const go = other.point
+    ? el("button", { type: "button", class: "link", onclick: () => actions.choose(other.point) }, other.name)
+    : other.name;
+  card.append(el("p", {}, go, said.length ? `: ${said.join(", ")}.` : "."));
+  if (other.structure.shape !== p.layers.shape) {
+    card.append(el("p", { class: "muted" }, "Its layers have other dense sizes, so they cannot be compared one by one."));
+    return card;
+  }
+  card.append(differenceTable(view.page, p.layers, other.structure));
+  return card;
+}
+
+function trainingCard() {
+  return el(
+    "article",
+    { class: "wide", id: "training" },
+    el(
+      "div",
+      { class: "section-head" },
+      el("h3", {}, "Training"),
+      el(
+        "span",
+        { class: "downloads" },
+        el("button", { type: "button", "data-figure": "training-figure", "data-format": "svg" }, "SVG"),
+      ),
+    ),
+    el("div", { id: "training-figure", class: "figure small-figure" }),
+  );
+}
+
+/** @param {View} view */
+function drawTraining(view, p, group) {
+  const node = byId("training-figure");
+  const members = (group ? group.members : [p]).filter((m) => m.curve);
+  if (!members.length) {
+    node.replaceChildren(el("p", { class: "muted" }, "No epochs are recorded for this point."));
+    return;
+  }
+  if (!plotly()) return;
+  const colours = theme();
+  const colour = seriesStyle(view.page, p.run, p.method).colour;
+  const traces = [];
+  for (const m of [...members].sort((a, b) => Number(a === p) - Number(b === p))) {
+    const own = m === p;
+    const common = {
+      type: "scatter",
+      mode: "lines",
+      x: m.curve.epoch,
+      line: { color: colour, width: own ? 2 : 1 },
+      opacity: own ? 1 : 0.35,
+      name: `seed ${m.seed}`,
+    };
+    traces.push({ ...common, y: m.curve.val, hovertemplate: `seed ${m.seed}, epoch %{x}: %{y:.2f} %<extra></extra>` });
+    traces.push({
+      ...common,
+      y: m.curve.loss,
+      xaxis: "x2",
+      yaxis: "y2",
+      hovertemplate: `seed ${m.seed}, epoch %{x}: %{y:.4f} nats<extra></extra>`,
+    });
+  }
+  const level = view.dense[p.run].val;
+  const compare = known(level) && p.method !== "dense";
+  const shapes = compare
+    ? [
+        {
+          type: "line",
+          xref: "x domain",
+          yref: "y",
+          x0: 0,
+          x1: 1,
+          y0: level,
+          y1: level,
+          line: { color: colours.muted, width: 1, dash: "dot" },
+        },
+      ]
+    : [];
+  drawPanels(
+    "training-figure",
+    traces,
+    [compare ? "validation top-1, % (dots: dense)" : "validation top-1, %", "training loss, nats"],
+    node.clientWidth < 560,
+    colours,
+    "epoch",
+    { shapes },
+  );
+}
+
+/** @param {Page} page */
+function loadCard(page, p) {
+  const card = el("article", { id: "load", class: "wide" }, el("h3", {}, "Load it"));
+  if (!p.model_path) {
+    card.append(el("p", { class: "muted" }, "No model was saved for this point."));
+    return card;
+  }
+  const [base, options] = page.runs[p.run].uri.split(/(?=\?)/); // of a store's URI; a local path has no options
+  const path = `${base}/${p.model_path}${options || ""}`;
+  const shell = `'${path.replace(/'/g, `'\\''`)}'`;
+  const code = (text) => el("div", { class: "code" }, el("pre", {}, text), copyButton(text));
+  card.append(
+    code(`from slimsweep import load\nmodel = load(${JSON.stringify(path)})`),
+    code(`slimsweep export ${shell} --format onnx`),
+    el("p", { class: "muted small" }, "The folder is ", el("code", {}, path), ", with safetensors and JSON."),
+  );
+  return card;
+}

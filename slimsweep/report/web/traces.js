@@ -1,0 +1,180 @@
+// What the figure draws: fronts, means, seeds, and what is said when the pointer is over them.
+
+import { duration, known, percentPoints, plain, scaled, share, show, withSpread } from "./format.js";
+import { paretoFront } from "./front.js";
+import { askedOf } from "./metrics.js";
+import { state } from "./state.js";
+import { darkMode, seriesStyle } from "./styles.js";
+
+/** @import { View } from "./types.js" */
+
+/** @param {View} view */
+function hoverOf(view, group) {
+  const { page, x, y } = view;
+  const p = group.best;
+  const seeds = group.members.length;
+  const { mean, se } = group;
+  const dense = view.dense[p.run];
+  const lines = [`<b>${plain(p.method)}, budget ${plain(askedOf(p))}</b>`];
+  if (page.runs.length > 1) lines.push(plain(page.runs[p.run].name));
+  lines.push(`${scaled(mean.macs, "MACs")} (${share(p.macs, p.macs_dense)} of dense)`);
+  lines.push(`${scaled(p.params, "parameters")} (${share(p.params, p.params_dense)})`);
+  if (known(mean.test_top1)) {
+    lines.push(`test top-1 ${withSpread(mean.test_top1, se.test_top1)} %${seeds > 1 ? ` over ${seeds} seeds` : ""}`);
+    if (known(dense.top1) && p.method !== "dense")
+      lines.push(`${percentPoints(mean.test_top1 - dense.top1)} against ${dense.what}`);
+  }
+  if (y.key !== "test_top1") lines.push(`${plain(y.label)} ${show(y, group.y)}`);
+  if (!["macs", "params", "model_bytes", "train_seconds"].includes(x.key)) lines.push(`${plain(x.label)}: ${show(x, group.x)}`);
+  const rest = [];
+  if (known(p.model_bytes)) rest.push(`${scaled(p.model_bytes, "B")} on disk`);
+  if (known(mean.train_seconds)) rest.push(`trained in ${duration(mean.train_seconds)}`);
+  if (rest.length) lines.push(rest.join(", "));
+  return lines.join("<br>");
+}
+
+/** @param {View} view */
+function seedHover(view, p) {
+  return `<b>${plain(p.point)}</b><br>seed ${p.seed}: ${plain(view.y.label)} ${show(view.y, view.y.of(p))}<br>${plain(view.x.label)} ${show(view.x, view.x.of(p))}`;
+}
+
+/** @param {View} view */
+export function frontierTraces(view, colours, sx, sy) {
+  const { page } = view;
+  const shape = view.x.more ? "vh" : "hv";
+  const onFront = new Set(view.front);
+  const traces = [];
+  // The whole front (of each data set), as a broad band under everything.
+  for (const front of view.fronts) {
+    traces.push({
+      type: "scatter",
+      mode: "lines",
+      hoverinfo: "skip",
+      line: { shape, width: 11, color: colours.ink },
+      opacity: darkMode.matches ? 0.16 : 0.09,
+      x: front.map((g) => g.x / sx.size),
+      y: front.map((g) => g.y / sy.size),
+    });
+  }
+  // Series of one look share a trace: a page of twenty runs would be slow with one for each.
+  const looks = new Map();
+  for (const group of view.groups) {
+    const style = seriesStyle(page, group.run, group.method);
+    const key = `${style.colour}|${style.dash}`;
+    if (!looks.has(key)) looks.set(key, { style, series: new Map(), groups: [] });
+    const look = looks.get(key);
+    look.groups.push(group);
+    const series = `${group.run}|${group.method}`;
+    if (!look.series.has(series)) look.series.set(series, []);
+    look.series.get(series).push(group);
+  }
+  for (const { style, series } of looks.values()) {
+    /** @type {[(number | null)[], (number | null)[]]} */
+    const [x, y] = [[], []];
+    for (const groups of series.values()) {
+      for (const g of paretoFront(groups, view.x.more, view.y.more)) {
+        x.push(g.x / sx.size);
+        y.push(g.y / sy.size);
+      }
+      x.push(null);
+      y.push(null);
+    }
+    traces.push({
+      type: "scatter",
+      mode: "lines",
+      hoverinfo: "skip",
+      connectgaps: false,
+      line: { shape, width: 2, color: style.colour, dash: style.dash },
+      opacity: 0.75,
+      x,
+      y,
+    });
+  }
+  const many = view.groups.length > 150;
+  for (const { style, groups } of looks.values()) {
+    const seeds = state.seeds ? groups.filter((g) => g.members.length > 1).flatMap((g) => g.members) : [];
+    if (seeds.length) {
+      traces.push({
+        type: "scatter",
+        mode: "markers",
+        name: "seeds",
+        x: seeds.map((p) => view.x.of(p) / sx.size),
+        y: seeds.map((p) => view.y.of(p) / sy.size),
+        customdata: seeds.map((p) => p.i),
+        text: seeds.map((p) => seedHover(view, p)),
+        hovertemplate: "%{text}<extra></extra>",
+        marker: { size: many ? 3 : 5, color: style.colour, opacity: 0.45, symbol: "circle" },
+      });
+    }
+    for (const dominated of [true, false]) {
+      const these = groups.filter((g) => onFront.has(g) !== dominated);
+      if (!these.length || (dominated && !state.dominated)) continue;
+      traces.push({
+        type: "scatter",
+        mode: "markers",
+        name: dominated ? "dominated" : "front",
+        x: these.map((g) => g.x / sx.size),
+        y: these.map((g) => g.y / sy.size),
+        customdata: these.map((g) => g.best.i),
+        text: these.map((g) => hoverOf(view, g)),
+        hovertemplate: "%{text}<extra></extra>",
+        opacity: dominated ? 0.42 : 1,
+        marker: {
+          size: (many ? 7 : 10) + (dominated ? 0 : 2),
+          color: style.colour,
+          symbol: these.map((g) => page.looks[g.method].symbol),
+          // The outline of a hollow marker is the marker.
+          line: {
+            width: these.map((g) => (page.looks[g.method].hollow ? 2.5 : dominated ? 0 : 1.5)),
+            color: these.map((g) => (page.looks[g.method].hollow ? style.colour : colours.back)),
+          },
+        },
+        error_y: these.some((g) => known(g.yse))
+          ? { type: "data", array: these.map((g) => (g.yse ?? 0) / sy.size), color: style.colour, thickness: 1.5, width: 4 }
+          : undefined,
+      });
+    }
+  }
+  return traces;
+}
+
+// A circle in pixels. As a path, for plotly misplaces its own pixel-sized circles on log axes.
+const RING = "M-11,0C-11,-6.08 -6.08,-11 0,-11C6.08,-11 11,-6.08 11,0C11,6.08 6.08,11 0,11C-6.08,11 -11,6.08 -11,0Z";
+
+/**
+ * Around the open point; a shape, because plotly replaces shapes without drawing the points again.
+ * @param {View} view
+ */
+export function ring(view, colours, sx, sy) {
+  const group = view.selected && view.groups.find((g) => g.members.includes(view.selected));
+  if (!group || !(state.dominated || view.front.includes(group))) return [];
+  const line = { color: colours.accent, width: 2.5 };
+  return [
+    {
+      type: "path",
+      path: RING,
+      name: "selected",
+      xref: "x",
+      yref: "y",
+      xsizemode: "pixel",
+      ysizemode: "pixel",
+      xanchor: group.x / sx.size,
+      yanchor: group.y / sy.size,
+      line,
+    },
+  ];
+}
+
+/** @param {View} view */
+export function answerTrace(view, colours, sx, sy) {
+  const fits = view.answer?.fits ? view.groups.filter((g) => g.members.some((p) => view.answer.fits.has(p))) : [];
+  return {
+    type: "scatter",
+    mode: "markers",
+    hoverinfo: "skip",
+    name: "fits",
+    x: fits.map((g) => g.x / sx.size),
+    y: fits.map((g) => g.y / sy.size),
+    marker: { size: 17, symbol: "circle-open", color: colours.fit, line: { width: 1.5, color: colours.fit } },
+  };
+}

@@ -1,0 +1,200 @@
+// The data that Python sends with the page (slimsweep/report/page_data.py), and what the modules make of it. Nothing here runs.
+
+/**
+ * A number that points have: what it is called and how it is shown (slimsweep/ledger/columns.py).
+ * @typedef {object} Column
+ * @property {string} name
+ * @property {string} title
+ * @property {string} unit %, nats, MACs, parameters, B, s, ms or images/s
+ * @property {number | null} decimals that are shown; null: three significant digits
+ * @property {"x" | "y" | null} axis
+ * @property {boolean} more whether more is better
+ */
+
+/**
+ * A column, or a timing in one setting, that can be an axis.
+ * @typedef {Column & { key: string, label: string, setting?: string, of: (point: Point) => number | null }} Metric
+ */
+
+/**
+ * One retrained model.
+ * @typedef {object} Point
+ * @property {number} i its place among all points
+ * @property {number} run the run's place in `page.runs`
+ * @property {string} point its name
+ * @property {string} method
+ * @property {number | null} seed
+ * @property {number | null} budget a fraction of the dense model's cost
+ * @property {"macs" | "params"} unit the cost that the budget counts
+ * @property {string | null} shares JSON: the share of its gates that each family keeps, where that was asked for
+ * @property {"ok" | "failed"} status
+ * @property {string | null} error
+ * @property {number} macs
+ * @property {number} macs_dense
+ * @property {number} params
+ * @property {number} params_dense
+ * @property {number | null} model_bytes
+ * @property {number | null} val_top1_cut right after the cut, before retraining
+ * @property {number | null} val_top1
+ * @property {number | null} test_top1
+ * @property {number | null} test_top5
+ * @property {number | null} test_loss
+ * @property {number | null} lr
+ * @property {number | null} epochs
+ * @property {number | null} train_seconds
+ * @property {string | null} device
+ * @property {string | null} model_path
+ * @property {Structure | null} layers
+ * @property {{ epoch: number[], val: number[], loss: (number | null)[] } | null} curve
+ * @property {Record<number, (number | null)[]>} bench by setting: a number per column of `page.timings`
+ */
+
+/**
+ * Points that differ by their seed only.
+ * @typedef {object} Group
+ * @property {number} run
+ * @property {string} method
+ * @property {"macs" | "params"} unit
+ * @property {number | null} budget
+ * @property {string} shares
+ * @property {Point[]} members
+ * @property {Point} best by validation
+ * @property {Record<string, number | null>} mean over seeds, by a metric's key
+ * @property {Record<string, number | null>} se standard error of the mean; null for one seed
+ */
+
+/**
+ * A group at its place in the figure.
+ * @typedef {Group & { x: number, y: number, yse: number | null }} Placed
+ */
+
+/**
+ * What a structure keeps in each layer.
+ * @typedef {object} Structure
+ * @property {number} shape its place in `page.shapes`
+ * @property {number[][]} heads kept dims of each head
+ * @property {number[]} units
+ * @property {number[]} tokens
+ * @property {number[] | null} last how many layers keep each patch token; null where there are no token gates
+ */
+
+/**
+ * The dense sizes of a model's layers.
+ * @typedef {object} Shape
+ * @property {string[]} names
+ * @property {number[]} heads
+ * @property {number[]} head_dim
+ * @property {number[]} hidden
+ * @property {number[]} tokens
+ * @property {[number, number]} grid rows and columns of patches
+ */
+
+/**
+ * How far a run is.
+ * @typedef {object} Progress
+ * @property {number} planned
+ * @property {number} done
+ * @property {number} failed
+ * @property {number} running
+ * @property {boolean} finished
+ * @property {string} next what comes next, in one sentence
+ * @property {Record<string, number>} bar lengths of the progress bar's pieces
+ * @property {{ name: string, state: string, epochs: number, epochs_total: number, val_top1: number | null }[]} under_way
+ */
+
+/**
+ * Per layer (a list over epochs each), and the mean over layers.
+ * @typedef {{ layers: (number | null)[][], mean: (number | null)[] }} OverEpochs
+ */
+
+/**
+ * @typedef {object} Run
+ * @property {string} name
+ * @property {string} uri
+ * @property {string} model
+ * @property {string} data
+ * @property {number} dataset its place in `page.datasets`
+ * @property {number} points
+ * @property {number | null} untouched test top-1 of the dense model that the search started from
+ * @property {Progress | null} progress
+ * @property {{ epoch: number[], val: number[], gate_epoch: number[],
+ *   families: Record<string, { mean: OverEpochs, below: OverEpochs }> } | null} search
+ * @property {Record<string, { edges: number[], counts: number[] }>} gates
+ * @property {{ chosen: Record<string, number>, budget: number, unit: string, val: number[] } | null} pace
+ * @property {{ method: string, budgets: number, seeds: number, mean: number, se: number | null }[]} hypervolume
+ */
+
+/**
+ * @typedef {{ light: string, dark: string }} Shades
+ * @typedef {Shades & { symbol: string, hollow: boolean }} Look
+ */
+
+/**
+ * All that Python sends, columns made into points and groups.
+ * @typedef {object} Page
+ * @property {Column[]} columns
+ * @property {Column[]} timings
+ * @property {string[]} settings
+ * @property {Run[]} runs
+ * @property {{ name: string, runs: number[], reference_macs: number | null }[]} datasets
+ * @property {string[]} methods
+ * @property {Record<string, Look>} looks of each method
+ * @property {Shades[]} run_colours
+ * @property {Point[]} points
+ * @property {Group[]} groups
+ * @property {Shape[]} shapes
+ * @property {Structure[]} structures
+ * @property {Record<string, number | null>} bench_dense "run|setting" to the dense model's latency p50
+ * @property {number | null} refresh_seconds
+ */
+
+/**
+ * What changes are measured against in one run: the retrained dense model, or the untouched one before that is done.
+ * @typedef {{ top1: number | null, val: number | null, what: string, group: Group | null }} Dense
+ */
+
+/**
+ * The page under the reader's choices.
+ * @typedef {object} View
+ * @property {Page} page
+ * @property {{ x: Metric[], y: Metric[] }} metrics
+ * @property {Metric} x
+ * @property {Metric} y
+ * @property {Point[]} shown
+ * @property {Placed[]} groups
+ * @property {Placed[]} front
+ * @property {Placed[][]} fronts one per data set
+ * @property {Set<Point>} fronted members of the front's groups
+ * @property {Placed | null} knee
+ * @property {number[]} runs
+ * @property {Dense[]} dense of each run
+ * @property {boolean} logx
+ * @property {boolean} logy
+ * @property {boolean} mixed several data sets share the figure
+ * @property {Answer | null} [answer]
+ * @property {Point | null} [selected]
+ * @property {Point[]} [rows] of the table
+ * @property {object[]} [shapes] of the figure, without the ring
+ * @property {[Scale, Scale]} [scales] of both axes
+ */
+
+/**
+ * @typedef {{ size: number, unit: string }} Scale
+ */
+
+/**
+ * One condition of a question: a kind, an upper (most) or lower limit, and the words it was read from.
+ * @typedef {{ kind: string, most: boolean, value: number, text: string, setting?: string }} Condition
+ */
+
+/**
+ * @typedef {object} Answer
+ * @property {string} [problem] one sentence on what could not be read or answered
+ * @property {Condition[]} [conditions]
+ * @property {Set<Point>} [fits]
+ * @property {Point | null} [answer]
+ * @property {boolean} [limited] whether a limit on cost was given
+ * @property {{ condition: Condition, point: Point, value: number } | null} [nearest]
+ */
+
+export {};
