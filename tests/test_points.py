@@ -32,6 +32,7 @@ from slimsweep.ledger.status import Status, read_status
 from slimsweep.report.page import page_data, read_run
 from slimsweep.report.pareto import best_rates
 from slimsweep.saved_models import load
+from slimsweep.slimming.budget import Budget
 from slimsweep.slimming.cut import slim
 from slimsweep.slimming.structure import Structure, params
 from slimsweep.tools.display import final_table

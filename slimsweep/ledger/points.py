@@ -61,8 +61,10 @@ class Plan:
     over: bool = False  # the driver has ended: nothing more begins before the next start
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for a file; structures, which are long and stand in the rows, stay out."""
-        return asdict(replace(self, points=tuple(replace(point, structure="") for point in self.points)))
+        """Plain data for a file, each point with its name; structures, which are long and stand in the rows, stay out."""
+        data = asdict(replace(self, points=tuple(replace(point, structure="") for point in self.points)))
+        data["points"] = [{"name": point.name, **values} for point, values in zip(self.points, data["points"], strict=True)]
+        return data
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> "Plan":
