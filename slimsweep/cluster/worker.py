@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from ray import cloudpickle
 from torch import nn
 
 from slimsweep import methods
@@ -32,14 +33,31 @@ def job_arguments(run: Run, **more: Any) -> dict[str, Any]:
     return {
         "config": run.config.model_dump(mode="json"),
         "run": run.uri,
-        "methods": methods.registered_beyond_built_in(),
+        "methods": packed_methods(),
         **more,
     }
 
 
+def packed_methods() -> bytes:
+    """The methods that are registered beside slimsweep's own, with the code of their functions.
+
+    Workers need not be able to import the module that defines one: it may be a script, a notebook or a test.
+    """
+    own = methods.registered_beyond_built_in()
+    functions = [function for method in own for function in (method.choose, method.start, method.check) if callable(function)]
+    modules = {sys.modules[function.__module__] for function in functions if function.__module__ != "__main__"}
+    for module in modules:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        return cloudpickle.dumps(own)
+    finally:
+        for module in modules:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
 def run_of(arguments: Mapping[str, Any]) -> Run:
     """The run that a worker is started for; the methods that came with it are registered here too."""
-    methods.register(*arguments["methods"])
+    methods.register(*cloudpickle.loads(arguments["methods"]))
     return Run(arguments["run"], Config(**arguments["config"]))
 
 
