@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from rich.console import Console
 
 from slimsweep.errors import exit_code
+from slimsweep.slimming.cost import COSTS
 
 # A command imports what it needs, so that --help and bad words are answered without loading torch.
 
@@ -83,10 +84,9 @@ def parser() -> argparse.ArgumentParser:
 
     add = command("pick", pick, "print the folder of the best model under a limit, chosen by validation")
     add.add_argument("run", metavar="RUN")
-    add.add_argument(
-        "--max-macs", metavar="MACS", help="MACs per image: a fraction of the dense model's (0.5, 50%%) or an amount (1.2G)"
-    )
-    add.add_argument("--max-params", metavar="PARAMS", help="parameters: a fraction of the dense model's (0.6) or 11.5M")
+    for cost in COSTS.values():
+        most = f"most {cost.label} of the model: a fraction of the dense model's (0.5, 50%%) or an amount (1.2G, 11.5M)"
+        add.add_argument(f"--max-{cost.name}", metavar="BUDGET", help=most)
     add.add_argument(
         "--min-top1",
         type=float,
@@ -169,8 +169,9 @@ def pick(chosen: argparse.Namespace, console: Console) -> None:
     from slimsweep.tools.pick import pick as best
 
     run = Run(chosen.run)
-    limits = {name: getattr(chosen, name) for name in ("max_macs", "max_params", "min_top1", "max_latency_ms", "batch_size")}
-    row = best(run.rows, run.bench(), **limits)
+    limits = {name: getattr(chosen, f"max_{name}") for name in COSTS}
+    others = {name: getattr(chosen, name) for name in ("min_top1", "max_latency_ms", "batch_size")}
+    row = best(run.rows, run.bench(), limits=limits, **others)
     # The folder alone on standard output, so that a script can take it.
     print((run.folder / row.model_path).uri)
     Console(stderr=True, highlight=False).print(describe(row), soft_wrap=True)

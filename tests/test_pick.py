@@ -12,6 +12,8 @@ ROWS = pd.DataFrame(
         "macs": [1000_000_000, 700_000_000, 300_000_000, 100_000_000],
         "macs_dense": 1000_000_000,
         "val_top1": [80.0, 81.0, 76.0, 99.0],
+        "params": [20, 15, 8, 1],
+        "params_dense": 20,
         "test_top1": [80.0, 70.0, 90.0, 99.0],  # would choose otherwise
     }
 )
@@ -29,9 +31,10 @@ BENCH = pd.DataFrame(
 @pytest.mark.parametrize(
     ("limits", "point"),
     [
-        ({"max_macs": 0.5}, "small"),
-        ({"max_macs": "0.9G"}, "large"),
-        ({"max_macs": 1.0}, "large"),  # the most accurate on validation, not the largest
+        ({"limits": {"macs": 0.5}}, "small"),
+        ({"limits": {"macs": None, "params": "50%"}}, "small"),
+        ({"limits": {"macs": "0.9G"}}, "large"),
+        ({"limits": {"macs": 1.0}}, "large"),  # the most accurate on validation, not the largest
         ({"min_top1": 75}, "small"),  # the cheapest that is good enough
         ({"min_top1": 80.5}, "large"),
         ({"max_latency_ms": 5}, "small"),
@@ -45,9 +48,9 @@ def test_the_choice_is_by_validation(limits: dict, point: str) -> None:
 @pytest.mark.parametrize(
     ("limits", "said"),
     [
-        ({"max_macs": "100M"}, "the nearest to at most 100.00 MMACs is small"),
+        ({"limits": {"macs": "100M"}}, "the nearest to at most 100.00 MMACs is small"),
         ({"min_top1": 90}, "the nearest to at least 90 % on validation is large"),
-        ({"max_macs": 0.5, "min_top1": 80}, "the nearest to at least 80 % on validation is small"),
+        ({"limits": {"macs": 0.5}, "min_top1": 80}, "the nearest to at least 80 % on validation is small"),
         ({"max_latency_ms": 1}, "the nearest to at most 1 ms is small"),
     ],
 )
@@ -62,11 +65,11 @@ def test_what_cannot_be_answered_says_what_to_do() -> None:
     with pytest.raises(ValueError, match="slimsweep bench"):
         pick(ROWS, None, max_latency_ms=5)
     with pytest.raises(ValueError, match="neither a fraction"):
-        pick(ROWS, max_macs="much")
+        pick(ROWS, limits={"macs": "much"})
     with pytest.raises(ValueError, match="--max-macs is '60% params', which counts params: give it as --max-params"):
-        pick(ROWS, max_macs="60% params")
+        pick(ROWS, limits={"macs": "60% params"})
     with pytest.raises(NothingFits, match="no point of this run is done"):
-        pick(ROWS[ROWS.status == "failed"], max_macs=0.5)
+        pick(ROWS[ROWS.status == "failed"], limits={"macs": 0.5})
 
 
 def test_latencies_are_those_of_one_setting() -> None:

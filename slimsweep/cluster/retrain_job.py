@@ -27,6 +27,7 @@ from slimsweep.ledger.recorder import RunRecorder
 from slimsweep.ledger.run import DENSE, Run
 from slimsweep.ledger.searched_model import load_searched
 from slimsweep.saved_models import load
+from slimsweep.slimming.cost import COSTS
 from slimsweep.slimming.structure import Structure, macs, params
 from slimsweep.training.criterion import Teacher
 from slimsweep.training.evaluate import evaluate_split
@@ -173,7 +174,6 @@ def write_failed(run: Run, point: Point, error: str) -> None:
 def known_before(run: Run, point: Point) -> dict[str, Any]:
     """The columns of a point's row that are known before training."""
     structure = Structure.from_json(point.structure) if point.structure else None
-    full = run.shape.full()
     return {
         "run": run.config.name,
         "point": point.name,
@@ -186,10 +186,8 @@ def known_before(run: Run, point: Point) -> dict[str, Any]:
         "budget": point.budget,
         "unit": point.unit,
         "lr": point.lr,
-        "macs": structure.macs() if structure else None,
-        "macs_dense": full.macs(),
-        "params": structure.params() if structure else None,
-        "params_dense": full.params(),
+        **{name: cost.of(structure) if structure else None for name, cost in COSTS.items()},
+        **{f"{name}_dense": cost.of_dense(run.shape) for name, cost in COSTS.items()},
         "test_top1_untouched": run.dense_description["metrics"]["test_top1"],
         "structure": point.structure or None,
         "point_hash": point.hash,

@@ -1,13 +1,13 @@
 """The best model of a run under a limit, chosen by validation: the test split takes no part in the choice."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pandas as pd
 
 from slimsweep.errors import RefusedInput
 from slimsweep.ledger.tables import SETTING
 from slimsweep.report.pareto import best_rates
-from slimsweep.slimming.budget import Budget
+from slimsweep.slimming.budget import Budget, BudgetLike
 from slimsweep.slimming.cost import COSTS
 
 
@@ -19,8 +19,7 @@ def pick(
     rows: pd.DataFrame,
     bench: pd.DataFrame | None = None,
     *,
-    max_macs: float | str | None = None,
-    max_params: float | str | None = None,
+    limits: Mapping[str, BudgetLike | None] | None = None,
     min_top1: float | None = None,
     max_latency_ms: float | None = None,
     batch_size: int | None = None,
@@ -30,8 +29,8 @@ def pick(
     Args:
         rows: `Run.rows`.
         bench: `Run.bench()`; needed for a latency.
-        max_macs: multiply-accumulates of one image, as a fraction of dense (0.5) or absolute ("1.2G").
-        max_params: parameters, as a fraction of dense (0.6) or absolute ("11.5M").
+        limits: the most that a point may have of each cost (`slimsweep.slimming.cost.COSTS`), as a fraction of dense or
+            absolute: {"macs": "1.2G", "params": 0.6}.
         min_top1: percent on validation.
         max_latency_ms: median of one call at `batch_size`, as timed on the device and in the setting of the latest benchmark.
         batch_size: of that benchmark; the smallest that was timed where not given.
@@ -40,7 +39,8 @@ def pick(
         NothingFits: no ok point does; says what is nearest.
         ValueError: no limit was given, or one that means nothing, or a latency without a benchmark.
     """
-    if max_macs is None and max_params is None and min_top1 is None and max_latency_ms is None:
+    most_of = {unit: most for unit, most in (limits or {}).items() if most is not None}
+    if not most_of and min_top1 is None and max_latency_ms is None:
         raise RefusedInput("give a limit: --max-macs 1.2G, --max-params 11.5M, --min-top1 80 or --max-latency-ms 5")
     ok = best_rates(rows)
     ok = ok[ok.status == "ok"].copy()
@@ -49,31 +49,31 @@ def pick(
             "no point of this run is done yet, so there is nothing to pick from; `slimsweep status` says where it stands"
         )
     ok["latency_ms"] = float("nan")
-    limits: list[tuple[str, Callable[[pd.DataFrame], pd.Series]]] = []
-    for unit, most in (("macs", max_macs), ("params", max_params)):
-        if most is not None:
-            limits.append(_cost_limit(unit, most, int(ok[f"{unit}_dense"].iloc[0])))
+    # Each limit in words, and how far a row is above it.
+    tests: list[tuple[str, Callable[[pd.DataFrame], pd.Series]]] = []
+    for unit, most in most_of.items():
+        tests.append(_cost_limit(unit, most, int(ok[f"{unit}_dense"].iloc[0])))
     if max_latency_ms is not None:
         ok["latency_ms"] = ok.point.map(_latencies(bench, batch_size))
         ok = ok[ok.latency_ms.notna()]
         if ok.empty:
             raise RefusedInput("no point of this run was timed at that batch size; run `slimsweep bench RUN` first")
-        limits.append((f"at most {max_latency_ms:g} ms", lambda t: t.latency_ms - max_latency_ms))
+        tests.append((f"at most {max_latency_ms:g} ms", lambda t: t.latency_ms - max_latency_ms))
     if min_top1 is not None:
-        limits.append((f"at least {min_top1:g} % on validation", lambda t: min_top1 - t.val_top1))
+        tests.append((f"at least {min_top1:g} % on validation", lambda t: min_top1 - t.val_top1))
     fits = ok
-    for words, excess in limits:
+    for words, excess in tests:
         left = fits[excess(fits) <= 0]
         if left.empty:
             near = fits.iloc[int(excess(fits).to_numpy().argmin())]
-            raise NothingFits(f"no point fits {' and '.join(w for w, _ in limits)}; the nearest to {words} is {describe(near)}")
+            raise NothingFits(f"no point fits {' and '.join(w for w, _ in tests)}; the nearest to {words} is {describe(near)}")
         fits = left
-    if max_macs is None and max_params is None and max_latency_ms is None:
+    if not most_of and max_latency_ms is None:
         return fits.sort_values(["macs", "val_top1"], ascending=[True, False]).iloc[0]
     return fits.sort_values(["val_top1", "macs"], ascending=[False, True]).iloc[0]
 
 
-def _cost_limit(unit: str, most: float | str, dense: int) -> tuple[str, Callable[[pd.DataFrame], pd.Series]]:
+def _cost_limit(unit: str, most: BudgetLike, dense: int) -> tuple[str, Callable[[pd.DataFrame], pd.Series]]:
     """A limit on a cost in words, and how far each row is above it.
 
     Raises:
