@@ -66,7 +66,7 @@ def test_a_costs_families_are_those_that_lower_it(kind):
 
 def test_a_further_cost_is_one_entry(monkeypatch):
     """Here tokens in all layers: budgets in it, paths and structures need nothing else."""
-    tokens = Cost("tokens", "tokens", ("token",), lambda shape, kept: sum(sizes.tokens for sizes in kept))
+    tokens = Cost("tokens", "tokens", "tokens", ("token",), lambda shape, kept: sum(sizes.tokens for sizes in kept))
     monkeypatch.setitem(COSTS, "tokens", tokens)
     gated = add_gates(small_vit())
     structure = RemovalPath(gated.shape, random_gates(gated)).solve(Budget(0.5, "tokens"))

@@ -10,7 +10,7 @@ from slimsweep.data import training_images
 from slimsweep.errors import OutOfTime, StageFailed, TrainingDiverged, explain
 from slimsweep.ledger.checkpoints import Checkpoints
 from slimsweep.ledger.planning import asked_of, baseline_places, distinct_paces, pace_key, smallest_budget, to_choose
-from slimsweep.ledger.recorder import RunRecorder
+from slimsweep.ledger.recorder import recorder_of
 from slimsweep.ledger.run import DENSE, Run
 from slimsweep.ledger.searched_model import load_searched
 from slimsweep.methods.choice import Choice
@@ -77,7 +77,7 @@ def try_pace(arguments: dict[str, Any]) -> dict[str, Any] | None:
     asked = asked_of(budget, run.shape)
     result: dict[str, Any] = {"pace": pace, "budget": asked.budget, "unit": asked.unit, "val_top1": 0.0, "error": ""}
     start = slim(gated, run.path_at(pace).solve(budget))
-    recorder = RunRecorder(run, "retrain", name)
+    recorder = recorder_of(run, "retrain", name)
     teacher = Teacher.of(dense, config.retrain.distill)
     try:
         small = train(start, data, recipe, recorder, seed=config.seed, device=device, teacher=teacher, until=arguments["until"])

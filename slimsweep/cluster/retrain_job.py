@@ -23,7 +23,7 @@ from slimsweep.cluster.worker import check_shared, data_for, device_of, job_argu
 from slimsweep.data import data_name, images_seen
 from slimsweep.errors import OutOfTime, explain
 from slimsweep.ledger.points import Point
-from slimsweep.ledger.recorder import RunRecorder
+from slimsweep.ledger.recorder import recorder_of
 from slimsweep.ledger.run import DENSE, Run
 from slimsweep.ledger.searched_model import load_searched
 from slimsweep.saved_models import load
@@ -135,7 +135,7 @@ def retrain(run: Run, point: Point, device: torch.device, rank: int, until: floa
     small = methods.starting_model(method.name, source, Structure.from_json(point.structure), point.seed)
     recipe = config.retrain.at(point.lr, point.epochs)
     data = data_for(config, dense)
-    recorder = RunRecorder(run, "retrain", point.name)
+    recorder = recorder_of(run, "retrain", point.name)
     teacher = Teacher.of(dense, config.retrain.distill)
     small = train(small, data, recipe, recorder, seed=point.seed, device=device, teacher=teacher, until=until)
     val = evaluate_split(small, data, "val", device, recipe)

@@ -14,7 +14,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from slimsweep.cluster.worker import check_shared, data_for, job_arguments, run_of, save_model, set_threads, wait
 from slimsweep.config import Config
 from slimsweep.errors import OutOfTime, StageFailed, explain
-from slimsweep.ledger.recorder import RunRecorder
+from slimsweep.ledger.recorder import recorder_of
 from slimsweep.ledger.run import DENSE, Run
 from slimsweep.ledger.searched_model import save_searched
 from slimsweep.saved_models import load
@@ -99,7 +99,7 @@ def train_dense(run: Run, device: torch.device, rank: int, until: float | None =
     config = run.config
     torch.manual_seed(config.seed)
     data = data_for(config)
-    recorder = RunRecorder(run, "dense")
+    recorder = recorder_of(run, "dense")
     model = build_dense(config, data.num_classes)
     model = train(model, data, config.dense, recorder, seed=config.seed, device=device, until=until)
     val = evaluate_split(model, data, "val", device, config.dense)
@@ -117,7 +117,7 @@ def search(run: Run, device: torch.device, rank: int, until: float | None = None
     dense = load(run.folder / DENSE)
     torch.manual_seed(config.seed)
     data = data_for(config, dense)
-    recorder = RunRecorder(run, "search")
+    recorder = recorder_of(run, "search")
     gated = add_gates(dense, settings.granularity, settings.families, settings.token_gate)
     teacher = Teacher.of(dense, settings.distill)
     gated = cast(

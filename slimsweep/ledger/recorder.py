@@ -8,6 +8,7 @@ from typing import Any
 from slimsweep.data.damaged import Damaged
 from slimsweep.ledger.checkpoints import Checkpoints
 from slimsweep.ledger.run import Run
+from slimsweep.training.recorder import Recorder
 
 
 class RunRecorder:
@@ -56,3 +57,8 @@ class RunRecorder:
         if row is not None:
             self.run.write_row(row)
         self.checkpoints.clear()
+
+
+def recorder_of(run: Run, stage: str, point: str = "") -> Recorder:
+    """Where a training of a run is recorded: in the run itself. Trackers join it here, by `Recorders`."""
+    return RunRecorder(run, stage, point)

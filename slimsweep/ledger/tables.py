@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from slimsweep.ledger.columns import shown
+from slimsweep.slimming.cost import COSTS
 from slimsweep.storage import Folder
 
 if TYPE_CHECKING:
@@ -33,10 +34,14 @@ RESULTS = pa.schema(
         ("shares", pa.string()),  # JSON: the share of its gates that each family keeps, where that was asked for, or empty
         ("status", pa.string()),  # ok or failed
         ("error", pa.string()),
-        shown("macs", pa.int64(), "MACs", "MACs", axis="x"),  # multiply-accumulates of one image
-        ("macs_dense", pa.int64()),
-        shown("params", pa.int64(), "parameters", "parameters", axis="x"),
-        ("params_dense", pa.int64()),
+        *(
+            field
+            for cost in COSTS.values()  # macs (multiply-accumulates of one image) and params; of the model and of the dense one
+            for field in (
+                shown(cost.name, pa.int64(), cost.title, cost.title, axis="x"),
+                pa.field(f"{cost.name}_dense", pa.int64()),
+            )
+        ),
         shown("model_bytes", pa.int64(), "size on disk", "B", axis="x"),  # model.safetensors on disk
         ("val_top1_cut", pa.float64()),  # percent, after the cut and before any retraining
         shown("val_top1", pa.float64(), "validation top-1", "%", 2, axis="y", more=True),

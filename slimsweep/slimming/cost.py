@@ -23,7 +23,8 @@ class Cost:
 
     Attributes:
         name: as budgets and result columns write it.
-        label: as tables and messages write it.
+        label: as budgets' texts and messages write it.
+        title: as the report writes it, beside its numbers too.
         families: the gate families whose removal lowers it; the others stay whole under a budget in this unit.
         formula: (shape of the dense model, sizes that each layer keeps) to the cost, of the sizes' kind: int or int64 array.
         prefix_joins_label: whether a prefix is written onto the label ("GMACs") and not before it ("M params").
@@ -31,6 +32,7 @@ class Cost:
 
     name: str
     label: str
+    title: str
     families: tuple[str, ...]
     formula: Callable[[Shape, Sequence[LayerSizes]], Any]
     prefix_joins_label: bool = False
@@ -78,7 +80,7 @@ def params_formula(shape: Shape, kept: Sequence[LayerSizes]) -> Any:
 COSTS: dict[str, Cost] = {
     cost.name: cost
     for cost in (
-        Cost("macs", "MACs", ("attention", "mlp", "token"), macs_formula, prefix_joins_label=True),
-        Cost("params", "params", ("attention", "mlp"), params_formula),
+        Cost("macs", "MACs", "MACs", ("attention", "mlp", "token"), macs_formula, prefix_joins_label=True),
+        Cost("params", "params", "parameters", ("attention", "mlp"), params_formula),
     )
 }
