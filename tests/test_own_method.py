@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 import torch
 from conftest import QUICK
+from test_report import data_of  # the page's data, unpacked as the page does
 
+from slimsweep.ledger.run import Run
 from slimsweep.methods import METHODS, Method, Style, register
 from slimsweep.methods.by_scores import structures_by_scores
 from slimsweep.methods.choice import Choice
@@ -34,23 +36,20 @@ def keep_last() -> Iterator[Method]:
     del METHODS[method.name]
 
 
-def test_a_registered_method_is_swept_and_shown(
-    ray_cluster: None, keep_last: Method, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    words = ["--output", str(tmp_path), "--name", "own", "--budgets", "0.5", *QUICK, "--baselines", "keep-last"]
-    assert main(words) == 0
-    rows = pd.read_parquet(tmp_path / "own" / "results").set_index("method")
-    assert set(rows.index) == {"dense", "searched", "keep-last"}
-    row = rows.loc["keep-last"]
-    assert row.status == "ok"
-    assert row.macs <= 0.5 * row.macs_dense
-    units = Structure.from_json(row.structure).mlp_mask(0)
-    assert units[-1]
-    assert not units[0]  # it is what was asked to choose
+def test_a_registered_method_is_swept_and_shown(finished: Run, keep_last: Method, capsys: pytest.CaptureFixture) -> None:
+    run = Path(finished.uri)
+    words = ["--output", str(run.parent), "--name", run.name, "--budgets", "0.5,0.25", *QUICK, "--baselines", "keep-last"]
+    assert main([*words, "--resources.search_workers", "2"]) == 0
+    rows = pd.read_parquet(run / "results")
+    own = rows[rows.method == "keep-last"]
+    assert list(own.status) == ["ok", "ok"]
+    assert (own.macs <= own.budget * own.macs_dense).all()
+    for text in own.structure:
+        units = Structure.from_json(text).mlp_mask(0)
+        assert units[-1]
+        assert not units[0]  # it is what was asked to choose
     assert "keep-last" in capsys.readouterr().out
-    from test_report import data_of  # the page's data, unpacked as the page does
-
-    data = data_of((tmp_path / "own" / "report.html").read_text())
+    data = data_of((run / "report.html").read_text())
     assert "keep-last" in data["methods"]
     assert STYLE.light in str(data)
 

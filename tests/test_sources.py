@@ -251,13 +251,13 @@ def test_a_run_keeps_the_names_of_what_it_skipped(encoded, written, tmp_path):
     assert run.damaged_images() == {}
     recorder = RunRecorder(run, "dense")
     train(build_dense(config, data.num_classes), data, config.dense, recorder, device=CPU)
-    assert len(run.read_lines("damaged.log")) == 3  # each once, in two epochs
+    assert len(run.folder.read_lines("damaged.log")) == 3  # each once, in two epochs
     for name, reason in run.damaged_images().items():
         assert Path(name).is_file()
         assert reason
     evaluate_split(Witness(), data, "test", CPU)
     recorder.damaged(data.train.damaged, data.test.damaged)
-    assert len(run.read_lines("damaged.log")) == 3
+    assert len(run.folder.read_lines("damaged.log")) == 3
 
 
 def test_files_of_one_name_in_several_tars_come_in_the_same_order_wherever_they_lie(encoded, tmp_path, monkeypatch):
