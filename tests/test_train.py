@@ -359,6 +359,11 @@ def test_a_recipe_s_betas_reach_the_optimizers_that_take_two_and_no_others() -> 
 
     for name in ("adamw", "nadamw", "lamb", "lion", "adopt", "laprop", "lookahead_radam"):
         assert betas_of(name, "0.8", "0.95") == (0.8, 0.95), name
+    # The default pair is what version 0.1.0 made of it: an optimizer's own betas, but for two kinds.
+    for name, own in (("adamw", (0.9, 0.999)), ("adopt", (0.9, 0.9999)), ("laprop", (0.9, 0.999)), ("novograd", (0.95, 0.98))):
+        assert betas_of(name) == own, name
+    assert betas_of("adafactor") is None
+    assert betas_of("lion") == (0.9, 0.999)
     assert betas_of("adan") == (0.98, 0.92, 0.99)
     assert betas_of("sgd", "0.8", "0.95") is None
     with pytest.raises(ConfigError, match=r"betas is \[0.8, 0.95\], but adan takes 3 betas: leave betas out"):

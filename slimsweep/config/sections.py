@@ -176,7 +176,7 @@ class Recipe(Section):
     optimizer: str = "adamw"
     """timm's name of an optimizer."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of the two moments, in Adam and its relatives."""
+    """Decay of the two moments, in optimizers that take two; the default leaves an optimizer its own."""
     weight_decay: float = Field(0.05, ge=0)
     """Weight decay, on matrices only."""
     scheduler: Literal["cosine", "constant"] = "cosine"

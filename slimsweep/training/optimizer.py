@@ -10,6 +10,9 @@ from slimsweep.config import ConfigError, Recipe, did_you_mean
 from slimsweep.slimming.gates import GatedModel
 
 FUSED_OPTIMIZERS = ("adam", "adamw", "sgd")  # timm's names of torch's own optimizers; timm makes sgd with Nesterov's momentum
+# Parts of names of optimizers that have other betas of their own, and that version 0.1.0 gave the default pair all the same:
+# points of its runs go on to be made alike.
+GIVEN_THE_DEFAULT_PAIR = ("lion", "adamuon")
 
 
 def weight_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -38,16 +41,19 @@ def weight_groups(model: nn.Module) -> nn.Module | list[dict[str, Any]]:
 def optimizer_arguments(recipe: Recipe) -> dict[str, Any]:
     """What a recipe's optimizer takes beside learning rate and weight decay.
 
-    These are the recipe's betas, where the optimizer takes as many, and one kernel per step where torch has one.
+    These are the recipe's betas, where the optimizer takes as many, and one kernel per step where torch has one. The default
+    pair stands for an optimizer's own betas, which most have as they are.
 
     Raises:
         ConfigError: the optimizer takes another number of betas, and the recipe's are not the default pair.
     """
-    info = get_optimizer_info(base_name(recipe.optimizer))
+    name = base_name(recipe.optimizer)
+    info, given = get_optimizer_info(name), recipe.betas != Recipe.model_fields["betas"].default
     arguments: dict[str, Any] = {}
     if info.has_betas and info.num_betas == len(recipe.betas):
-        arguments["betas"] = recipe.betas
-    elif info.has_betas and recipe.betas != Recipe.model_fields["betas"].default:  # else timm's own are used
+        if given or any(part in name for part in GIVEN_THE_DEFAULT_PAIR):
+            arguments["betas"] = recipe.betas
+    elif info.has_betas and given:
         raise ConfigError(
             f"betas is {list(recipe.betas)}, but {recipe.optimizer} takes {info.num_betas} betas: "
             "leave betas out to use timm's own, or take another optimizer"
