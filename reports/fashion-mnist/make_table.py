@@ -25,8 +25,8 @@ PICTURE, PICTURED = HERE / "report.png", ["dense", "searched", "taylor", "unifor
 START, END = "<!-- written by make_table.py -->\n", "<!-- end -->\n"
 SIZES_START = "<!-- two sizes, written by make_table.py -->\n"
 TERMS = {
-    "retraining": "Equal retraining: every model sees as many images after the cut.",
-    "compute": "Equal compute: the others retrain longer by what the search cost, spread over the budgets.",
+    "retraining": "Equal retraining: every model is trained on the same number of images after the cut.",
+    "compute": "Equal compute: the other methods are retrained longer, by the compute of the search spread over the budgets.",
 }
 
 
