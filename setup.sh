@@ -1,7 +1,7 @@
 #!/bin/sh
-# Make .venv and install slimsweep with the versions and hashes of requirements.lock; quick where that is done already.
-# Bytecode is compiled once, here: where PYTHONDONTWRITEBYTECODE is set, as in many containers, each of Ray's processes would
-# otherwise compile torch and timm anew, which takes longer than training a small point.
+# Make .venv and install slimsweep with the versions and hashes of requirements.lock; quick if that is done already.
+# Bytecode is compiled once, here. Where PYTHONDONTWRITEBYTECODE is set, as in many containers, each of Ray's processes would
+# otherwise compile torch and timm again, which takes longer than training a small point.
 set -eu
 cd "$(dirname "$0")"
 [ -x .venv/bin/python ] || python3 -m venv .venv

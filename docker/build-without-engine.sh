@@ -1,8 +1,8 @@
 #!/bin/bash
 # Build the image where there is no container engine, and run the digits job in it as its user:
 #   docker/build-without-engine.sh FOLDER [ARGUMENTS of python -m slimsweep.run]
-# On Debian as root, with debootstrap and buildah: the one makes the base, the other builds in a chroot. The image is left in
-# FOLDER/store; while it is built, FOLDER holds it about three times.
+# On Debian as root, with debootstrap, which makes the base, and buildah, which builds in a chroot. The image is left in
+# FOLDER/store; during the build FOLDER needs about three times its size.
 set -euo pipefail
 folder=$(realpath -m "${1:?a folder for the base and the store}")
 shift
@@ -19,7 +19,7 @@ fi
 printf 'FROM scratch\nADD rootfs.tar /\n' >"${folder}/base/Dockerfile"
 store bud --isolation chroot --tag slimsweep-base "${folder}/base"
 
-# What this machine needs to reach its package registry stays out of the image.
+# The settings with which this machine reaches its package registry are not kept in the image.
 mounts=(-v /etc/ssl/certs/ca-certificates.crt:/etc/ssl/certs/ca-certificates.crt:ro)
 [ ! -e /etc/pip.conf ] || mounts+=(-v /etc/pip.conf:/etc/pip.conf:ro)
 store bud --format docker --isolation chroot "${mounts[@]}" --build-arg BASE=localhost/slimsweep-base \

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The image's tag, as jobs/base/rayjob.yaml has it: slimsweep's version and Ray's.
+# The image's tag, as in jobs/base/rayjob.yaml: the versions of slimsweep and Ray.
 set -eu
 cd "$(dirname "$0")/.."
 sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml | tr -d '\n'

@@ -1,4 +1,4 @@
-"""Search a vision transformer once, cut it to every FLOPs budget, and see the accuracy each budget costs.
+"""Search a vision transformer once, cut it to every compute budget, and see the accuracy each budget costs.
 
 The names below are the library; each is imported when it is first used. Importing slimsweep also lets timm know cut models,
 so that `timm.create_model("local-dir:PATH", pretrained=True)` loads what `save` wrote.

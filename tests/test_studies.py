@@ -1,9 +1,12 @@
 """The tables that reports show are those of the rows beside them."""
 
+import importlib.util
 import runpy
+import shutil
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 STUDY = Path(__file__).parents[1] / "reports" / "fashion-mnist"
 
@@ -19,3 +22,22 @@ def test_the_study_has_every_point_or_says_why_not() -> None:
     missing = rows[rows["status"] == "failed"]
     assert set(missing["method"]) <= {"torch-pruning"}
     assert missing["error"].str.contains("cannot cut this model").all()
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(
+    not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
+    reason="no chromium, chromium-browser or google-chrome on PATH (apt-get install chromium)",
+)
+def test_the_study_s_picture_is_made_from_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install 'slimsweep[test]')")
+    spec = importlib.util.spec_from_file_location("make_table", STUDY / "make_table.py")
+    assert spec is not None
+    make_table = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make_table)  # type: ignore[union-attr]
+    monkeypatch.setattr(make_table, "PICTURE", tmp_path / "report.png")
+    assert make_table.main(["--picture"]) == 0
+    made, kept = ((folder / "report.png").read_bytes() for folder in (tmp_path, STUDY))
+    assert made[:8] == kept[:8] == b"\x89PNG\r\n\x1a\n"
+    assert made[16:24] == kept[16:24]  # width and height
+    assert 50_000 < len(made) < 500_000

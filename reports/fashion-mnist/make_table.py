@@ -1,26 +1,32 @@
 """The study's tables from its rows: `python reports/fashion-mnist/make_table.py` writes them into README.md beside this.
 
 `--check` writes nothing, and fails where README.md has other tables. `--run FOLDER` takes the rows of a run's folder first, and
-keeps them in results.parquet; `--two-sizes FOLDER` those of the sweep over two sizes, in two-sizes.parquet.
+keeps them in results.parquet; `--two-sizes FOLDER` those of the sweep over two sizes, in two-sizes.parquet. `--picture` makes
+report.png in place of the tables: the page of some of the rows, as Chromium shows it.
 """
 
 import argparse
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
 from slimsweep.ledger.run import Run
+from slimsweep.report.page import build_page
 from slimsweep.report.pareto import best_rates, hypervolume_by_method, hypervolume_gains, pareto_front, summarize
+from slimsweep.report.run_tables import RunTables
 
 HERE = Path(__file__).parent
 PAGE, ROWS, SIZES = HERE / "README.md", HERE / "results.parquet", HERE / "two-sizes.parquet"
+PICTURE, PICTURED = HERE / "report.png", ["dense", "searched", "taylor", "uniform"]
 START, END = "<!-- written by make_table.py -->\n", "<!-- end -->\n"
 SIZES_START = "<!-- two sizes, written by make_table.py -->\n"
 TERMS = {
-    "retraining": "Equal retraining: every model sees as many images after the cut.",
-    "compute": "Equal compute: the others retrain longer by what the search cost, spread over the budgets.",
+    "retraining": "Equal retraining: every model is trained on the same number of images after the cut.",
+    "compute": "Equal compute: the other methods are retrained longer, by the compute of the search spread over the budgets.",
 }
 
 
@@ -96,12 +102,35 @@ def _with(text: str, start: str, tables: str) -> str:
     return before + start + "\n" + tables + "\n\n" + END + after
 
 
+def make_picture(rows: pd.DataFrame) -> None:
+    """Write PICTURE: the top of the page of the finished points of PICTURED, by Chromium (`pip install 'slimsweep[test]'`)."""
+    from playwright.sync_api import sync_playwright
+
+    shown = rows[(rows["status"] == "ok") & rows["method"].isin(PICTURED)].assign(unit="macs")
+    run = RunTables(name="fashion-mnist", uri="runs/fashion-mnist", results=shown.reset_index(drop=True))
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        file = Path(folder) / "report.html"
+        file.write_text(build_page([run]), encoding="utf-8")
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 960}, device_scale_factor=2, color_scheme="light")
+        page.goto(file.as_uri())
+        page.wait_for_selector(".main-svg")
+        page.wait_for_timeout(500)  # until the figure has drawn its labels
+        page.screenshot(path=PICTURE)
+        browser.close()
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail where the page has other tables")
     parser.add_argument("--run", help="a run's folder, whose rows to take first")
     parser.add_argument("--two-sizes", help="the folder of the sweep over two sizes, whose rows to take first")
+    parser.add_argument("--picture", action="store_true", help="make report.png in place of the tables")
     options = parser.parse_args(argv)
+    if options.picture:
+        make_picture(pd.read_parquet(ROWS))
+        return 0
     if options.run:
         Run(options.run).rows.sort_values("point", ignore_index=True).to_parquet(ROWS)
     if options.two_sizes:

@@ -21,16 +21,15 @@ START, END = "<!-- written by make_table.py -->\n", "<!-- end -->\n"
 
 # Why a line of ours does not round to the paper's, by the letter that the table has for it.
 REASONS = {
-    "a": "parameters: in these lines the paper's figures are ours cut off after the first decimal; in its others they are "
+    "a": "parameters: in these lines the paper's figures equal ours, truncated after the first decimal; in the others they are "
     "rounded.",
-    "b": "MACs: the authors' own counter adds softmax and biases, which brings 3.24 to 3.26; slimsweep counts matrix "
+    "b": "MACs: the authors' own counter adds softmax and biases, which makes 3.26 of 3.24; slimsweep counts matrix "
     "products, as torch's counter does.",
     "c": "MACs: in the authors' code a share of tokens is a threshold on single gates, and a token that any later layer keeps "
-    "stays in all layers before it, so more tokens stay than the share says. Here a share is what stays. The figures are for "
-    "gates that are all alike, which leave all layers alike: what a search finds moves them.",
-    "d": "both: Swin's stages differ in what a gate costs, so sizes depend on which gates leave. The figures are for gates "
-    "that are all alike; the paper's lie between what is left where the first stages give up their gates first, and the last "
-    "ones.",
+    "stays in all layers before it, so more tokens stay than the share says. Here a share is exactly what stays. The figures "
+    "are for equal gates, which leave all layers alike; those of a search will differ.",
+    "d": "both: Swin's stages differ in what a gate costs, so sizes depend on which gates are removed. The figures are for "
+    "equal gates; the paper's lie between the sizes where the first stages lose their gates first and where the last ones do.",
 }
 
 

@@ -2,8 +2,8 @@
 
     python reports/training/measure.py steps     # a gated step of DeiT-S beside a dense one: time and peak memory
     python reports/training/measure.py compiled  # the same by torch.compile, and a cut model, without graph breaks
-    python reports/training/measure.py loop      # images a second of train() beside a bare loop on the same model and loader
-    python reports/training/measure.py workers   # images a second of one data-parallel worker and of two
+    python reports/training/measure.py loop      # images per second of train() beside a bare loop on the same model and loader
+    python reports/training/measure.py workers   # images per second of one data-parallel worker and of two
 
 Each variant has a process of its own, as every worker has, and they take turns in every round, on a machine that does
 nothing else. Writes its tables to README.md.
@@ -109,7 +109,7 @@ def step_turn(name: str, compiled: bool) -> Turn:
 def steps() -> str:
     memory = {name: peak_memory(*model_and_recipe(name), *batch()) for name in ("dense", *GATED)}
     seconds = in_turn({name: (step_turn, name, False) for name in memory})
-    lines = ["| DeiT-S, batch 8 | ms a step | x dense | peak MiB | x dense |", "| --- | ---: | ---: | ---: | ---: |"]
+    lines = ["| DeiT-S, batch 8 | ms per step | x dense | peak MiB | x dense |", "| --- | ---: | ---: | ---: | ---: |"]
     for name, took in seconds.items():
         lines.append(
             f"| {name} | {1e3 * statistics.median(took):.0f} | {ratio(took, seconds['dense'])} "
@@ -121,7 +121,7 @@ def steps() -> str:
 def compiled() -> str:
     names = ("dense", "all gates", "cut to half")
     seconds = in_turn({(name, how): (step_turn, name, how) for name in names for how in (False, True)})
-    lines = ["| DeiT-S, batch 8 | ms a step | compiled | compiled / eager | compiled, x dense |"]
+    lines = ["| DeiT-S, batch 8 | ms per step | compiled | compiled / eager | compiled, x dense |"]
     lines.append("| --- | ---: | ---: | ---: | ---: |")
     for name in names:
         eager, fused = seconds[name, False], seconds[name, True]
@@ -199,7 +199,7 @@ def loop_turn(name: str, ours: bool) -> Turn:
 
 
 def loop() -> str:
-    lines = ["| model | images a second, bare loop | train() | train() / bare |", "| --- | ---: | ---: | ---: |"]
+    lines = ["| model | images per second, bare loop | train() | train() / bare |", "| --- | ---: | ---: | ---: |"]
     for name, settings in LOOPS.items():
         seconds = in_turn({ours: (loop_turn, name, ours) for ours in (False, True)})
         config = Config(**settings)
@@ -242,7 +242,7 @@ def workers() -> str:
                 took.append(float(Path(folder, "seconds").read_text()))
     config = Config(**WORKERS)
     images = images_seen(data_for(config))
-    lines = ["| workers of one CPU | images a second | x one worker |", "| --- | ---: | ---: |"]
+    lines = ["| workers of one CPU | images per second | x one worker |", "| --- | ---: | ---: |"]
     for world, took in seconds.items():
         lines.append(f"| {world} | {images / statistics.median(took):.0f} | {ratio(seconds[1], took)} |")
     return "\n".join(lines)
