@@ -6,11 +6,11 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from slimsweep.cluster.cluster import check_placement, foreseen
+from slimsweep.cluster.cluster import check_placement, local_cluster
 from slimsweep.cluster.worker import data_for
 from slimsweep.config import Config, ConfigError, changed_keys, checkpoint_token
 from slimsweep.data.sources import check_data, title
-from slimsweep.ledger.planning import asked_of, exact_fraction
+from slimsweep.ledger.planning import exact_fraction, target_of
 from slimsweep.ledger.run import Run
 from slimsweep.methods import check_method
 from slimsweep.methods.choice import Settings
@@ -37,7 +37,7 @@ def check(config: Config) -> None:
             f"head for the {classes} classes of {title(config)}: set dense.epochs, such as 30, to train the dense model on them"
         )
     check_cuts(config, model)
-    if (cluster := foreseen()) is not None:
+    if (cluster := local_cluster()) is not None:
         check_placement(config, cluster)
 
 
@@ -160,7 +160,7 @@ def compare(old: Config, run: Run) -> None:
         changed = changed_keys(Run(run.folder, old).identity(stage), run.identity(stage))
     if len(old.retrain.rates) > 1 and len(new.retrain.rates) > 1 and set(done.lr) <= set(new.retrain.rates):
         changed = [key for key in changed if key != "retrain.lr"]  # a list of rates may grow, and lose those that failed
-    if (done.terms == "compute").any() and old.frontier != new.frontier:
+    if (done.terms == "compute").any() and old.target_count != new.target_count:
         changed.append("budgets and shares (over which the search's compute is spread)")
     if new.retrain.start == "larger" and (done.method == "searched").any():
         changed += starts_changed(old, run, done)
@@ -179,7 +179,7 @@ def starts_changed(old: Config, run: Run, done: pd.DataFrame) -> list[str]:
         done: the rows of the points that are done.
     """
     new, least = run.config, done.budget[done.method == "searched"].min()
-    places = ([asked_of(budget, run.shape) for budget in config.budgets] for config in (old, new))
+    places = ([target_of(budget, run.shape) for budget in config.budgets] for config in (old, new))
     before, after = ({place.key for place in asked if place.budget >= least} for asked in places)
     changed = []
     if before != after:

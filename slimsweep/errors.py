@@ -19,8 +19,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-LOG = "errors.log"  # in a run's folder: the tracebacks of errors that are not about the input
-
 
 class SlimsweepError(Exception):
     """Base class of all errors that slimsweep raises on purpose; the text says what is wrong and what to do."""

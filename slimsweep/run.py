@@ -115,7 +115,7 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
                     hours_over(run, console, "the choice of a pace")
                     return 0
                 say(console, pace_chosen(run), "dim")
-            run.keep_path()
+            run.write_path()
             choose_structures(run)
             plan = plan_again()
             tried: set[str] = set()

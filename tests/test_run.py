@@ -97,7 +97,7 @@ def test_a_trial_that_is_started_again_after_its_row_keeps_it(copied_run: tuple[
     rows, before = pd.read_parquet(run / "results"), epochs(run)
     arguments = job_arguments(Run(run), attempt="again", until=None)
     for point in plan_points(Run(run)):
-        assert trial({"point": asdict(point)}, arguments) == {"ok": 1.0}
+        assert trial({"point": asdict(point)}, arguments) == {"error": ""}
     pd.testing.assert_frame_equal(pd.read_parquet(run / "results"), rows)
     assert epochs(run) == before
 

@@ -180,7 +180,7 @@ class Config(Section):
         return sorted(self.budgets, key=order)
 
     @property
-    def frontier(self) -> int:
+    def target_count(self) -> int:
         """Searched points per seed: one per budget, and one per entry of shares."""
         return len(self.budgets) + len(self.shares)
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from slimsweep.ledger.columns import Column, shown_columns
-from slimsweep.ledger.status import Part, Status
+from slimsweep.ledger.status import Status, TrainingStatus
 from slimsweep.ledger.tables import BENCH, RESULTS
 from slimsweep.report.pareto import best_rates, by_series, hypervolume_by_method, summarize, with_units
 from slimsweep.report.run_tables import RunTables
@@ -214,17 +214,17 @@ def _progress(status: Status) -> dict[str, Any]:
         "finished": status.finished,
         "next": status.next,
         "bar": bar,
-        "under_way": [_part(part) for part in under_way],
+        "under_way": [_under_way(training) for training in under_way],
     }
 
 
-def _part(part: Part) -> dict[str, Any]:
+def _under_way(training: TrainingStatus) -> dict[str, Any]:
     return {
-        "name": part.name,
-        "state": part.state,
-        "epochs": part.epochs,
-        "epochs_total": part.epochs_total,
-        "val_top1": _number(part.val_top1, 3),
+        "name": training.name,
+        "state": training.state,
+        "epochs": training.epochs,
+        "epochs_total": training.epochs_total,
+        "val_top1": _number(training.val_top1, 3),
     }
 
 

@@ -19,7 +19,7 @@ from rich.progress import Progress as Bars
 from slimsweep.ledger.planning import distinct_paces
 from slimsweep.ledger.points import Plan
 from slimsweep.ledger.run import Run
-from slimsweep.ledger.status import Part, Status, read_status
+from slimsweep.ledger.status import Status, TrainingStatus, read_status
 from slimsweep.report.page import write_report
 from slimsweep.report.pareto import best_rates, by_series
 from slimsweep.terminal import plain_table
@@ -112,7 +112,7 @@ class Progress:
             self.written = True
             write_report(self.run, status)
 
-    def _worth_a_line(self, part: Part, before: tuple[str, int] | None) -> bool:
+    def _worth_a_line(self, part: TrainingStatus, before: tuple[str, int] | None) -> bool:
         """In a log: every change of state, and a few lines of progress per stage or point."""
         if before is None or before[0] != part.state:
             return part.state != "waiting" and not (self.sweep and before is None and part.name in ("dense", "search"))

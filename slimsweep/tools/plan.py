@@ -17,7 +17,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from slimsweep.checks import check_cuts
-from slimsweep.cluster.cluster import Cluster, check_placement, foreseen, trials_at_once
+from slimsweep.cluster.cluster import Cluster, check_placement, local_cluster, trials_at_once
 from slimsweep.cluster.worker import data_for, set_threads
 from slimsweep.config import Config, ConfigError, Distill, Recipe
 from slimsweep.data import check_batch, mixup_fn, train_loader
@@ -435,7 +435,7 @@ def _data(config: Config, images: Images | None, notes: list[str]) -> tuple[int,
 
 def _cluster(config: Config, notes: list[str]) -> Cluster:
     """This machine, or where it cannot hold the search, nodes that hold as many workers."""
-    here = foreseen() or Cluster([])
+    here = local_cluster() or Cluster([])
     per_search, per_trial = config.resources.search_workers, config.retrain.workers_per_trial
     if here.workers(config) >= max(per_search, per_trial):
         return here
