@@ -140,7 +140,7 @@ def status(chosen: argparse.Namespace, console: Console) -> None:
 
 
 def report(chosen: argparse.Namespace, console: Console) -> None:
-    from slimsweep.ledger.run import Run
+    from slimsweep.ledger.run import REPORT_PAGE, Run
     from slimsweep.ledger.status import read_status
     from slimsweep.report.page import write_page, write_report
 
@@ -149,7 +149,7 @@ def report(chosen: argparse.Namespace, console: Console) -> None:
         said = write_report(runs[0], read_status(runs[0]))
         console.print(runs[0].report_uri + (f" ({said})" if said else ""), soft_wrap=True)
         return
-    write_page(runs, output := chosen.output or "report.html")
+    write_page(runs, output := chosen.output or REPORT_PAGE)
     console.print(output, soft_wrap=True)
 
 

@@ -129,7 +129,8 @@ def check_storage(run: Run) -> None:
     if unshared:
         raise ConfigError(
             f"output: {run.uri} is a local path that {len(unshared)} of {len(others) + 1} nodes "
-            f"({', '.join(sorted(unshared)[:3])}) do not share with the driver: give a folder that all nodes share, or an object store (s3://, gs://)"
+            f"({', '.join(sorted(unshared)[:3])}) do not share with the driver: "
+            "give a folder that all nodes share, or an object store (s3://, gs://)"
         )
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from slimsweep.ledger.run import CHECKPOINTS, Run
+from slimsweep.ledger.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ class Checkpoints:
     """The checkpoints of one stage or point of a run."""
 
     def __init__(self, run: Run, name: str) -> None:
-        self.folder = run.folder / f"{CHECKPOINTS}/{name}"
+        self.folder = run.checkpoints(name)
 
     def save(self, epoch: int, state: dict[str, Any]) -> None:
         """Write the state after `epoch` epochs: nested dicts and lists of tensors and of values that JSON can hold."""

@@ -26,7 +26,7 @@ class RunRecorder:
         self.curve: list[dict[str, Any]] = []
 
     def resume(self) -> tuple[int, dict[str, Any]] | None:
-        """(epochs finished, state) of the newest readable checkpoint, from which the curve goes on; None where there is none."""
+        """(epochs finished, state) of the newest readable checkpoint, where the curve goes on; None where there is none."""
         found = self.checkpoints.load()
         self.curve = [] if found is None else [row for row in self.run.curve(self.name) if row["epoch"] <= found[0]]
         return found

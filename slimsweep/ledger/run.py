@@ -326,6 +326,10 @@ class Run:
     def delete_curve(self, name: str) -> None:
         self.folder.delete(f"{CURVES}/{name}.parquet")
 
+    def checkpoints(self, name: str) -> Folder:
+        """The folder of the checkpoints of a stage or point."""
+        return self.folder / f"{CHECKPOINTS}/{name}"
+
     def checkpoint_names(self) -> list[str]:
         """The stages and points that have a checkpoint."""
         return self.folder.list(CHECKPOINTS)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from slimsweep.ledger.lock import driver_alive
 from slimsweep.ledger.points import Plan
-from slimsweep.ledger.run import Run
+from slimsweep.ledger.run import REPORT_PAGE, Run
 
 State = Literal["done", "running", "failed", "waiting"]
 
@@ -78,7 +78,7 @@ class Status:
             if failed:
                 return f"{failed} failed points are tried again by the same command{more}"
             if not self.later:
-                return "all points are done; the report is report.html"
+                return f"all points are done; the report is {REPORT_PAGE}"
         if self.choosing:
             return f"{' and '.join(self.choosing)} is to be chosen{again}"
         left = self.count("waiting") + self.count("running") + self.later

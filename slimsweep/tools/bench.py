@@ -22,7 +22,6 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from slimsweep.errors import RefusedInput
-from slimsweep.ledger.run import DENSE as DENSE_FOLDER
 from slimsweep.ledger.run import Run
 from slimsweep.ledger.tables import SETTING
 from slimsweep.saved_models import load
@@ -127,9 +126,9 @@ def bench_run(run: Run, points: Sequence[str] | None = None, **options: Any) -> 
     for point in points or ():
         if point not in there:
             raise RefusedInput(f"{run.uri} has no model {point!r}; it has {', '.join(there) or 'none'}")
-    models: dict[str, nn.Module] = {DENSE: load(run.folder / DENSE_FOLDER)}
+    models: dict[str, nn.Module] = {DENSE: load(run.dense)}
     models |= {point: load(run.models / point) for point in points or there}
-    rows = [{"run": run.uri.rsplit("/", 1)[-1], **row} for row in bench(models, **options)]
+    rows = [{"run": run.folder.name, **row} for row in bench(models, **options)]
     run.write_bench(rows)
     return rows
 

@@ -18,7 +18,7 @@ from rich.progress import Progress as Bars
 
 from slimsweep.ledger.planning import distinct_paces
 from slimsweep.ledger.points import Plan
-from slimsweep.ledger.run import Run
+from slimsweep.ledger.run import DAMAGED_LOG, Run
 from slimsweep.ledger.status import Status, TrainingStatus, read_status
 from slimsweep.report.page import write_report
 from slimsweep.report.pareto import best_rates, by_series
@@ -184,7 +184,7 @@ def show_end(run: Run, plan: Plan, console: Console, seconds: float, until: floa
         console.print(no_picture, style="dim", soft_wrap=True)
     if damaged := run.damaged_images():
         first = f"{len(damaged)} damaged images were" if len(damaged) > 1 else "One damaged image was"
-        say(console, f"{first} skipped; damaged.log in the run's folder says which", "yellow")
+        say(console, f"{first} skipped; {DAMAGED_LOG} in the run's folder says which", "yellow")
     done = set(rows.point[rows.status == "ok"])
     missing = [point for point in plan.points if point.name not in done]
     failed = [point for point in missing if (rows.point == point.name).any() or until is None]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from slimsweep.errors import ExportError, RefusedInput
-from slimsweep.slimming.hub import load
+from slimsweep.saved_models import load
 from slimsweep.slimming.structure import image_size, macs, params
 from slimsweep.storage import Folder, parted
 
