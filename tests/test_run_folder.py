@@ -64,18 +64,7 @@ def names_in_the_run_folder(source: str) -> list[str]:
     files, folders = defined_names()
     a_file = re.compile(rf"(?<![\w-])({'|'.join(map(re.escape, sorted(files)))})(?![\w-])|\.parquet$")
     in_a_path = re.compile(rf"(^|/)({'|'.join(sorted(folders))})/|/({'|'.join(sorted(folders))})$")
-    methods = {
-        "exists",
-        "list",
-        "files",
-        "read_bytes",
-        "read_json",
-        "write_bytes",
-        "write_json",
-        "append_line",
-        "delete",
-        "upload",
-    }
+    methods = {name for name, value in vars(Folder).items() if callable(value) and not name.startswith("_")}
     found = []
     for text, around in literals(ast.parse(source)):
         joins = isinstance(around, ast.BinOp) and isinstance(around.op, ast.Div)
@@ -112,9 +101,8 @@ def test_a_name_of_the_run_s_folder_is_found(code: str) -> None:
 
 
 def test_words_that_are_also_folders_are_allowed() -> None:
-    assert not names_in_the_run_folder(
-        '"""Reads results/."""\nstage = "dense"\nsay("the search: 3 of 5 models")\nfigures["bench"] = 1'
-    )
+    code = '"""Reads results/."""\nstage = "dense"\nsay("the search: 3 of 5 models")\nfigures["bench"] = 1'
+    assert not names_in_the_run_folder(code)
 
 
 # Reads.
