@@ -73,7 +73,7 @@ def check_cuts(config: Config, model: nn.Module) -> None:
         except ValueError as problem:
             raise ConfigError(f"shares holds {shares}, but {problem}; leave that family out") from problem
         if kept == dense:
-            raise ConfigError(f"shares holds {shares}, which is nearest to all that this model has: take smaller shares")
+            raise ConfigError(f"shares holds {shares}, which keeps the whole model: take smaller shares")
         budgets.append(Budget(exact_fraction(kept, dense)))
     common = Settings(
         granularity=settings.granularity,
