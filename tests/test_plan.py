@@ -36,7 +36,7 @@ def in_short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_refuses_what_a_run_would(digits: Config) -> None:
     for changes, images, wanted in (
-        ({"budgets": ["9G"]}, None, "budget '9G' is not below the dense model's 3.5 MMACs"),
+        ({"budgets": ["9G"]}, None, "budget '9G' is not below the dense model's 3.50 MMACs"),
         ({"data.batch_size": 1024}, Images(train=100, val=10, test=10), "data.batch_size is 1024"),
         (
             {"resources.gpus_per_worker": 1.0},

@@ -39,7 +39,7 @@ class Config(Section):
     shares: list[dict[Family, float]] = []
     """Points that keep a share of each family's gates, whatever that costs: [{"attention": 0.7, "mlp": 0.7}]."""
     model: ModelConfig = ModelConfig()
-    """The dense model, from timm; a list of models searches each and shows one frontier over all."""
+    """The dense model, from timm; a list of models searches each and shows all on one page."""
     data: DataConfig = DataConfig()
     """The images."""
     dense: Dense = Dense()

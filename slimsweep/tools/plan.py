@@ -370,7 +370,7 @@ def _training(
 
 
 def _computed(model: nn.Module, recipe: Recipe, batch: int, tflops: float, teacher: Teacher | None) -> Cost:
-    """The cost computed from multiply-accumulates: a backward pass counts as two forward passes. Bytes are of a step on the CPU."""
+    """The cost computed from MACs: a backward pass counts as two forward passes. Bytes are those of a step on the CPU."""
     forward = 2 * macs(model) / (tflops * 1e12)
     taught = 2 * macs(teacher.model) / (tflops * 1e12) if teacher is not None else 0.0
     few = min(batch, 2)
