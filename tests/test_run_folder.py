@@ -15,7 +15,7 @@ from slimsweep.ledger import run as run_module
 from slimsweep.ledger import tables
 from slimsweep.ledger.run import Run
 from slimsweep.ledger.status import read_status
-from slimsweep.storage import Folder
+from slimsweep.storage import Folder, joined, parted
 
 PACKAGE = Path(slimsweep.__file__).parent
 FINISHED = Path(__file__).parent / "data" / "finished-run"
@@ -103,6 +103,13 @@ def test_a_name_of_the_run_s_folder_is_found(code: str) -> None:
 def test_words_that_are_also_folders_are_allowed() -> None:
     code = '"""Reads results/."""\nstage = "dense"\nsay("the search: 3 of 5 models")\nfigures["bench"] = 1'
     assert not names_in_the_run_folder(code)
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/runs/mine?endpoint_override=http://localhost:9000/", "/runs/mine", "runs/mine/"])
+def test_a_folder_s_name_has_no_options_of_its_uri(uri: str) -> None:
+    folder, name = parted(uri)
+    assert name == "mine"
+    assert joined(folder, name) == uri.removesuffix("/" if "://" not in uri else "")
 
 
 # Reads.

@@ -276,7 +276,7 @@ def solve(
         paces: how fast each family leaves ({"mlp": 1.4, "token": 0.7}). Default: all at one pace.
 
     Raises:
-        BudgetError: a budget that means nothing or cannot be reached; says the least that can.
+        BudgetError: `budget` is not a budget, or cannot be reached; the text names the smallest that can.
     """
     if (budget is None) == (per_family is None):
         raise ValueError("give either a budget or per_family shares")
