@@ -242,7 +242,7 @@ class Config(Section):
         return identity.identity(self, stage, checkpoint)
 
     def fingerprint(self, stage: Stage, checkpoint: str | None = None) -> str:
-        """Ten hex digits that stand for `identity(stage, checkpoint)`, the same on every machine."""
+        """A hash of `identity(stage, checkpoint)`: ten hex digits, the same on every machine."""
         return identity.fingerprint(self, stage, checkpoint)
 
     def to_yaml(self) -> str:

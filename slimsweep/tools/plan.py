@@ -54,7 +54,7 @@ class Images:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cost:
+class ImageCost:
     """What one worker needs per image, in one kind of training."""
 
     train_seconds: float
@@ -86,7 +86,7 @@ class Training:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Estimate:
     """What a configuration will cost."""
 
     trainings: list[Training]
@@ -113,7 +113,7 @@ def plan(
     cluster: Cluster | None = None,
     tflops: float | None = None,
     run: Run | None = None,
-) -> Plan:
+) -> Estimate:
     """Estimate what a configuration costs. Nothing is written, and Ray is not started.
 
     Args:
@@ -157,7 +157,7 @@ def plan(
     if not known and tflops is None:
         notes.append("this machine has no GPU, so times are those of its CPU; plan on a GPU, or give its speed with --tflops")
 
-    def cost(model: nn.Module, recipe: Recipe, workers: int, distill: Distill | None) -> Cost:
+    def cost(model: nn.Module, recipe: Recipe, workers: int, distill: Distill | None) -> ImageCost:
         batch = config.data.batch_size // workers // recipe.accumulate
         teacher = None if distill is None else Teacher.of(dense, distill)
         if tflops is not None:
@@ -182,7 +182,7 @@ def plan(
         found = cost(small, recipe, 1, config.retrain.distill)
         tries.append(_training("paces", small, config, recipe, found, sizes, load_seconds, 1, paces))
     retrained: list[Training] = []
-    costs: dict[str, Cost] = {}
+    costs: dict[str, ImageCost] = {}
     groups: dict[tuple[str, str, int], list[Point]] = {}  # seeds and learning rates cost the same
     for point in points:
         terms = "" if point.terms == "retraining" else f", {point.terms}"
@@ -210,7 +210,7 @@ def plan(
         chain = [t.seconds for t, group in zip(retrained, groups.values(), strict=True) if METHODS[group[0].method].chained]
         sweep = max(sweep, sum(chain))
     starting = RAY_SECONDS + 3 * (STAGE_SECONDS + import_seconds())
-    return Plan(
+    return Estimate(
         trainings=[*stages, *tries, *retrained],
         at_once=at_once,
         wall_seconds=starting + sum(t.seconds for t in stages) + trying + sweep,
@@ -231,7 +231,7 @@ def time_training(
     batch: int,
     device: torch.device,
     teacher: Teacher | None = None,
-) -> Cost:
+) -> ImageCost:
     """Time training steps of a model with random images, and count the bytes that they need.
 
     Args:
@@ -272,7 +272,7 @@ def time_training(
             began = time.perf_counter()
             model(images.to(device)).sum().item()
             evaluated = time.perf_counter() - began
-    return Cost(
+    return ImageCost(
         train_seconds=sorted(seconds)[len(seconds) // 2] / timed,
         eval_seconds=evaluated / timed,
         weight_bytes=_weight_bytes(state, teacher),
@@ -298,7 +298,7 @@ def import_seconds() -> float:
     return time.perf_counter() - began
 
 
-def show(found: Plan, console: Console, price: float | None = None) -> None:
+def show(found: Estimate, console: Console, price: float | None = None) -> None:
     """Print a plan: one line per training, then the totals.
 
     Args:
@@ -343,7 +343,7 @@ def _training(
     model: nn.Module,
     config: Config,
     recipe: Recipe,
-    cost: Cost,
+    cost: ImageCost,
     sizes: Images,
     load_seconds: float,
     workers: int,
@@ -369,7 +369,7 @@ def _training(
     )
 
 
-def _computed(model: nn.Module, recipe: Recipe, batch: int, tflops: float, teacher: Teacher | None) -> Cost:
+def _computed(model: nn.Module, recipe: Recipe, batch: int, tflops: float, teacher: Teacher | None) -> ImageCost:
     """The cost computed from MACs: a backward pass counts as two forward passes. Bytes are those of a step on the CPU."""
     forward = 2 * macs(model) / (tflops * 1e12)
     taught = 2 * macs(teacher.model) / (tflops * 1e12) if teacher is not None else 0.0
@@ -383,7 +383,7 @@ def _computed(model: nn.Module, recipe: Recipe, batch: int, tflops: float, teach
         state.optimizer.zero_grad(set_to_none=True)
 
     saved = _saved_bytes(step, model)
-    return Cost(
+    return ImageCost(
         train_seconds=3 * forward + taught,
         eval_seconds=forward,
         weight_bytes=_weight_bytes(state, teacher),
