@@ -1,4 +1,4 @@
-"""What is checked before any cluster time is spent: that the input works together, and that a run can go on with it."""
+"""Checks before any cluster time is spent: that the settings work together, and that an earlier run can go on with them."""
 
 from pathlib import Path
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
-from slimsweep.cluster.cluster import check_placement, foreseen
+from slimsweep.cluster.cluster import check_placement, local_cluster
 from slimsweep.cluster.worker import data_for
 from slimsweep.config import Config, ConfigError, changed_keys, checkpoint_token
 from slimsweep.data.sources import check_data, title
-from slimsweep.ledger.planning import asked_of, exact_fraction
+from slimsweep.ledger.planning import exact_fraction, target_of
 from slimsweep.ledger.run import Run
 from slimsweep.methods import check_method
 from slimsweep.methods.choice import Settings
@@ -22,10 +22,10 @@ from slimsweep.training.dense_model import check_model, head_is_new
 
 
 def check(config: Config) -> None:
-    """Refuse, without cluster time, a model, a data set or budgets that cannot work together.
+    """Refuse a model, a data set, budgets or workers that cannot work together.
 
     Raises:
-        ConfigError: in one sentence, what is wrong with the input.
+        ConfigError: says in one sentence which setting is wrong.
         ValueError: the model cannot be cut, or not to these budgets.
     """
     model = check_model(config)
@@ -37,26 +37,26 @@ def check(config: Config) -> None:
             f"head for the {classes} classes of {title(config)}: set dense.epochs, such as 30, to train the dense model on them"
         )
     check_cuts(config, model)
-    if (cluster := foreseen()) is not None:
+    if (cluster := local_cluster()) is not None:
         check_placement(config, cluster)
 
 
 def check_cuts(config: Config, model: nn.Module) -> None:
-    """Refuse a model that cannot be cut, and budgets, shares and baselines that it cannot have.
+    """Refuse a model that cannot be cut, and budgets, shares and baselines that do not fit it.
 
     Args:
-        model: the dense one; on the meta device, for its weights are not looked at.
+        model: the dense model; it may be on the meta device, since only its sizes are used.
 
     Raises:
-        ConfigError: in one sentence, what is wrong with the input.
+        ConfigError: says in one sentence which setting is wrong.
         ValueError: the model cannot be cut, or not to these budgets.
     """
     settings = config.search
     shape = add_gates(model, settings.granularity, settings.families, settings.token_gate).shape
-    # Which gates go first is not known yet, but what is left when all have gone is.
+    # The order in which gates are removed is not known yet, but the smallest model is the same for every order.
     path = RemovalPath(shape, equal_gates(shape), settings.floors.model_dump(), settings.round_to)
     dense = shape.full().macs()
-    places: list[Budget] = []
+    budgets: list[Budget] = []
     for given in config.budgets:
         budget = Budget.parse(given)
         cost = COSTS[budget.unit]
@@ -64,7 +64,7 @@ def check_cuts(config: Config, model: nn.Module) -> None:
         if budget.limit(whole) >= whole:
             raise ConfigError(f"budget {given!r} is not below the dense model's {cost.text(whole)}: take a smaller one")
         path.solve(budget)
-        places.append(budget)
+        budgets.append(budget)
     for shares in config.shares:
         try:
             kept = path.shares(shares).macs()
@@ -73,23 +73,23 @@ def check_cuts(config: Config, model: nn.Module) -> None:
         except ValueError as problem:
             raise ConfigError(f"shares holds {shares}, but {problem}; leave that family out") from problem
         if kept == dense:
-            raise ConfigError(f"shares holds {shares}, which is nearest to all that this model has: take smaller shares")
-        places.append(Budget(exact_fraction(kept, dense)))
-    of_all = Settings(
+            raise ConfigError(f"shares holds {shares}, which keeps the whole model: take smaller shares")
+        budgets.append(Budget(exact_fraction(kept, dense)))
+    common = Settings(
         granularity=settings.granularity,
         families=settings.families,
         floors=settings.floors.model_dump(),
         round_to=size_multiple(shape, settings.round_to),
     )
     for method in config.baselines:
-        check_method(method, model, of_all, places)
+        check_method(method, model, common, budgets)
 
 
 def begin(run: Run) -> None:
-    """Write the configuration to the run's folder, whose earlier results must go with it.
+    """Check that earlier results in the run's folder compare with new ones, and write the configuration there.
 
     Raises:
-        ConfigError: the configuration changed in a way that would make them incomparable.
+        ConfigError: the configuration changed so that earlier and new results would not compare.
     """
     run.known_checkpoint = known_checkpoint(run)
     if run.is_begun:
@@ -106,15 +106,15 @@ def begin(run: Run) -> None:
 
 
 def known_checkpoint(run: Run) -> dict[str, str]:
-    """What stands for `model.checkpoint` in the run's names (`token`) and its content: the folder it lies in may move.
+    """What identifies `model.checkpoint` in the run: a hash of its content, so that the file may move.
 
-    A run that an earlier version began has its path in its names: that text goes on standing for the same content.
+    Runs of earlier versions were named by the file's path instead: in them the path goes on standing for that content.
 
     Returns:
-        Empty without a checkpoint.
+        `token` (in names) and `content` (hash), as `Run.known_checkpoint`; empty without a checkpoint.
 
     Raises:
-        ConfigError: the file holds other weights than those the run was begun with.
+        ConfigError: the file holds other weights than those that the run was begun with.
     """
     path = run.config.model.checkpoint
     if path is None:
@@ -125,13 +125,13 @@ def known_checkpoint(run: Run) -> dict[str, str]:
         before = run.stored_config().model.checkpoint if run.is_begun else None
         if before is not None:
             there = Path(before).expanduser()
-            # Where the file of then is gone, its name is all that is known of it.
+            # If the earlier file is gone, only its name can be compared.
             same = checkpoint_token(there) == content if there.is_file() else there.name == Path(path).name
             if not same:
                 raise _other_weights(run, path, before)
         return {"token": before or content, "content": content}
     if known["content"] != content:
-        raise _other_weights(run, path, "the file it had then")
+        raise _other_weights(run, path, "the file of the first start")
     return known
 
 
@@ -143,16 +143,20 @@ def _other_weights(run: Run, path: str, before: str) -> ConfigError:
 
 
 def compare(old: Config, run: Run) -> None:
-    """Refuse a change that would put results side by side that do not compare.
+    """Refuse a change of the configuration after which earlier and new results would not compare.
 
-    Budgets, shares, seeds and resources may change; where points start from larger ones, what they start from may not.
+    Budgets, shares, seeds and resources may change. With retrain.start "larger", the points that done points started from may
+    not.
 
     Args:
-        old: the configuration that the run was started with before.
+        old: the configuration of the run's earlier start.
+
+    Raises:
+        ConfigError: names the keys that changed.
     """
     new = run.config
     begun = [stage for stage, done in (("dense", run.dense_done), ("search", run.search_done)) if done or run.curve(stage)]
-    # Failed points hold nothing to compare with: their recipe may be corrected.
+    # Failed points have no results to compare, so that their recipe may be corrected.
     done = run.rows[run.rows.status == "ok"]
     stage: Any = "retrain" if len(done) else begun[-1] if begun else None
     changed = []
@@ -160,7 +164,7 @@ def compare(old: Config, run: Run) -> None:
         changed = changed_keys(Run(run.folder, old).identity(stage), run.identity(stage))
     if len(old.retrain.rates) > 1 and len(new.retrain.rates) > 1 and set(done.lr) <= set(new.retrain.rates):
         changed = [key for key in changed if key != "retrain.lr"]  # a list of rates may grow, and lose those that failed
-    if (done.terms == "compute").any() and old.frontier != new.frontier:
+    if (done.terms == "compute").any() and old.target_count != new.target_count:
         changed.append("budgets and shares (over which the search's compute is spread)")
     if new.retrain.start == "larger" and (done.method == "searched").any():
         changed += starts_changed(old, run, done)
@@ -173,17 +177,17 @@ def compare(old: Config, run: Run) -> None:
 
 
 def starts_changed(old: Config, run: Run, done: pd.DataFrame) -> list[str]:
-    """What would let searched points start from other models than those did that are done, each from the next larger one's.
+    """The changes after which searched points would start from other models than the done points did.
 
     Args:
         done: the rows of the points that are done.
     """
     new, least = run.config, done.budget[done.method == "searched"].min()
-    places = ([asked_of(budget, run.shape) for budget in config.budgets] for config in (old, new))
-    before, after = ({place.key for place in asked if place.budget >= least} for asked in places)
+    targets = ([target_of(budget, run.shape) for budget in config.budgets] for config in (old, new))
+    before, after = ({target.key for target in found if target.budget >= least} for found in targets)
     changed = []
     if before != after:
-        changed.append(f"budgets (each starts from the next larger one's model: below {least:g} new ones can be added)")
+        changed.append(f"budgets (each point starts from the next larger one: new budgets must be below {least:g})")
     if old.shares != new.shares:
         changed.append("shares (whose models others may start from)")
     if len(new.retrain.rates) > 1 and old.retrain.seeds[0] != new.retrain.seeds[0]:

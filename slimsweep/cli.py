@@ -1,4 +1,4 @@
-"""The slimsweep command: run a sweep, and look at, time, choose and take away what it made."""
+"""The slimsweep command: run a sweep; show, time, pick and export its models."""
 
 import argparse
 import sys
@@ -9,14 +9,14 @@ from rich.console import Console
 from slimsweep.errors import exit_code
 from slimsweep.slimming.cost import COSTS
 
-# A command imports what it needs, so that --help and bad words are answered without loading torch.
+# Each command imports what it needs, so that --help and wrong arguments are answered without loading torch.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand.
 
     Returns:
-        The exit code: 0, 2 with one sentence on what was wrong with the input, or 1 with one line on what failed.
+        The exit code (`slimsweep.errors`): 0, 1 when something failed, 2 when the input was refused.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["run"]:
@@ -29,38 +29,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen.configuration = rest
     console = Console(highlight=False)
     command: Callable[[argparse.Namespace, Console], None] = chosen.act
-    places = [getattr(chosen, name, None) for name in ("run", "path", "model", "output")] + getattr(chosen, "runs", [])
-    given = [place for place in places if place is not None]
+    paths = [getattr(chosen, name, None) for name in ("run", "path", "model", "output")] + getattr(chosen, "runs", [])
+    given = [path for path in paths if path is not None]
     return exit_code(lambda: command(chosen, console), console, verbose=chosen.verbose, given=given)
 
 
 def parser() -> argparse.ArgumentParser:
+    """The parser of all commands; each sets `act`, the function that runs it."""
     top = argparse.ArgumentParser(prog="slimsweep", description=__doc__)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, act: Callable[[argparse.Namespace, Console], None] | None, words: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=words, description=words)
         added.set_defaults(act=act)
-        added.add_argument("--verbose", action="store_true", help="where something goes wrong, show the whole traceback")
+        added.add_argument("--verbose", action="store_true", help="show the whole traceback of an error")
         return added
 
     command("run", None, "run a sweep: the same as python -m slimsweep.run, whose --help lists every key")
 
-    add = command("plan", plan, "what a configuration would do and cost; no cluster time is spent")
+    add = command("plan", plan, "what a configuration would do and cost, without a cluster")
     add.add_argument(
         "--images",
         type=_sizes,
         metavar="TRAIN,VAL,TEST",
-        help="number of images per split, where the data is not on this machine",
+        help="images per split, where the data is not on this machine",
     )
     add.add_argument("--nodes", type=int, help="nodes of the cluster that will run it (default: this machine)")
     add.add_argument("--node-cpus", type=float, metavar="N", help="CPUs of each node")
     add.add_argument("--node-gpus", type=float, default=0.0, metavar="N", help="GPUs of each node (default: 0)")
     add.add_argument(
-        "--tflops", type=float, help="what a GPU that is not here sustains in training, in 10^12 operations per second"
+        "--tflops", type=float, help="speed in training of a GPU that is not on this machine, in 10^12 operations per second"
     )
-    add.add_argument("--price", type=float, help="per hour and GPU, or per hour and worker where there are no GPUs")
-    add.add_argument("--run", metavar="RUN", help="a run whose search has ended: its gates give the structures")
+    add.add_argument("--price", type=float, help="of one GPU per hour, or of one worker per hour where there are no GPUs")
+    add.add_argument("--run", metavar="RUN", help="a run whose search has ended: structures are those of its gates")
     add.allow_abbrev = False  # --name is an option of the configuration and no short form of --nodes
     add.epilog = "Takes all options of `slimsweep run` too: --config, --smoke, --FIELD VALUE."
 
@@ -73,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
         "--output", metavar="FILE", help="default: report.html in the run's folder; of several runs, in the current one"
     )
 
-    add = command("bench", bench, "latency, throughput and memory of each point beside dense, in one process, interleaved")
+    add = command("bench", bench, "latency, throughput and memory of each point and of dense, timed in interleaved rounds")
     add.add_argument("path", metavar="RUN_OR_MODEL_DIR")
     add.add_argument("--batch-sizes", type=_sizes, default=(1, 8), metavar="N,N", help="images per call (default: 1,8)")
     add.add_argument("--threads", type=int, help="CPU threads (default: torch's own number)")
@@ -91,17 +92,17 @@ def parser() -> argparse.ArgumentParser:
         "--min-top1",
         type=float,
         metavar="PERCENT",
-        help="least accuracy on validation; without other limits the cheapest such model is picked",
+        help="lowest accuracy on validation; without other limits the cheapest model is picked",
     )
     add.add_argument(
         "--max-latency-ms",
         type=float,
         metavar="MS",
-        help="longest median time of one call, as `slimsweep bench RUN` measured it",
+        help="highest median time of one call, measured by `slimsweep bench RUN`",
     )
-    add.add_argument("--batch-size", type=int, help="of the benchmark whose latencies count (default: the smallest one timed)")
+    add.add_argument("--batch-size", type=int, help="batch size of the latencies (default: the smallest that was timed)")
 
-    add = command("export", export, "write a model for other tools, checked to compute the same")
+    add = command("export", export, "write a model for other tools, and check that it computes the same")
     add.add_argument("model", metavar="MODEL_DIR")
     add.add_argument("--format", choices=("onnx", "pt2", "timm"), required=True)
     add.add_argument("--output", metavar="PATH")
@@ -140,7 +141,7 @@ def status(chosen: argparse.Namespace, console: Console) -> None:
 
 
 def report(chosen: argparse.Namespace, console: Console) -> None:
-    from slimsweep.ledger.run import Run
+    from slimsweep.ledger.run import REPORT_PAGE, Run
     from slimsweep.ledger.status import read_status
     from slimsweep.report.page import write_page, write_report
 
@@ -149,7 +150,7 @@ def report(chosen: argparse.Namespace, console: Console) -> None:
         said = write_report(runs[0], read_status(runs[0]))
         console.print(runs[0].report_uri + (f" ({said})" if said else ""), soft_wrap=True)
         return
-    write_page(runs, output := chosen.output or "report.html")
+    write_page(runs, output := chosen.output or REPORT_PAGE)
     console.print(output, soft_wrap=True)
 
 

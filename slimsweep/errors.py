@@ -1,12 +1,12 @@
-"""What slimsweep raises, and how a command ends: the exit code, and the sentence that the person reads.
+"""slimsweep's exceptions, and how a command ends: its exit code, and the one sentence that it prints.
 
-| exit code | what happened | what is shown |
+| exit code | what happened | what is printed |
 | --- | --- | --- |
-| 0 | all went well | |
+| 0 | success | |
 | 1 | something failed: training, an export, a bug | one line; for a bug also the file that holds the whole traceback |
 | 2 | the input was refused | one sentence that names the field, its value and the way out |
 
-Light to import (no torch, no Ray): every other module may import it.
+Every module may import this one: it loads neither torch nor Ray.
 """
 
 import os
@@ -19,35 +19,33 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
-LOG = "errors.log"  # in a run's folder: the tracebacks of errors that are not about the input
-
 
 class SlimsweepError(Exception):
-    """Base class of all errors that slimsweep raises on purpose; the text says what is wrong and what to do."""
+    """Base class of slimsweep's errors; the text says what is wrong and what to do."""
 
 
 class RefusedInput(SlimsweepError, ValueError):
-    """Something that the person gave cannot work; the text names it, its value and the way out. Commands exit with 2."""
+    """Input that cannot work; the text names the field, its value and the way out. Commands exit with 2."""
 
 
 class ExportError(SlimsweepError, RuntimeError):
-    """What was exported does not compute what the model computes, or the model cannot be exported; no file is left."""
+    """The model cannot be exported, or the export does not compute the same; no file is left."""
 
 
 class StageFailed(SlimsweepError, RuntimeError):
-    """Training went wrong on a worker; the text is its own reason, not Ray's account of it."""
+    """Training failed on a worker; the text is the worker's error, without Ray's tracebacks."""
 
 
 class TrainingDiverged(SlimsweepError, RuntimeError):
-    """The loss became NaN or infinite; the last checkpoint is from before it did."""
+    """The loss became NaN or infinite; the last checkpoint is from before that."""
 
 
 class OutOfTime(SlimsweepError):
-    """The hours that the run may take are over; what was trained so far is in the last checkpoint."""
+    """resources.max_hours are over; the last checkpoint has all epochs that have ended."""
 
 
 def causes(problem: BaseException) -> Iterator[BaseException]:
-    """An exception and what caused it, the outermost first: through Ray's wrappers, then through `raise ... from ...`."""
+    """An exception and its causes, the outermost first: through Ray's wrappers and `raise ... from ...`."""
     seen: set[int] = set()
     current: BaseException | None = problem
     while current is not None and id(current) not in seen:
@@ -57,18 +55,18 @@ def causes(problem: BaseException) -> Iterator[BaseException]:
 
 
 def wrapped(problem: BaseException) -> BaseException | None:
-    """The exception of a worker that an exception of Ray carries; None where it carries none."""
+    """The worker's exception inside one of Ray's; None where there is none."""
     workers = list(getattr(problem, "worker_failures", {}).values())
     inner = workers[0] if workers else getattr(problem, "_base_exc", None) or getattr(problem, "cause", None)
     return inner if isinstance(inner, BaseException) else None
 
 
 def explain(problem: BaseException | str, stage: str | None = None) -> str:
-    """Why something failed, in one sentence: the worker's own reason, without the tracebacks that Ray puts around it.
+    """Why something failed, in one sentence: the worker's own error, without Ray's tracebacks.
 
     Args:
         problem: an exception, or the text of one, such as the error in a point's row.
-        stage: dense, search or retrain: whose settings to change where a GPU's memory was too small; None for no training.
+        stage: dense, search or retrain, whose settings the sentence names if a GPU ran out of memory; None outside training.
     """
     if (said := memory_of_gpu(problem)) is not None:
         return out_of_gpu_memory(said, stage)
@@ -81,11 +79,11 @@ def explain(problem: BaseException | str, stage: str | None = None) -> str:
 
 
 def memory_of_gpu(problem: BaseException | str) -> str | None:
-    """What torch said where a GPU's memory was too small, also as the cause of another exception; None for anything else."""
+    """torch's message that a GPU ran out of memory, also where it caused another exception; None for other errors."""
     if isinstance(problem, str):
         return problem if "CUDA out of memory" in problem else None
     for cause in causes(problem):
-        # By name, as torch must not be imported here. Ray has a class of this name too, for the memory of a node.
+        # By name, since torch is not imported here. Ray has an OutOfMemoryError too, for the memory of a node.
         of_torch = type(cause).__name__ == "OutOfMemoryError" and type(cause).__module__.partition(".")[0] == "torch"
         if of_torch or "CUDA out of memory" in str(cause):
             return str(cause)
@@ -93,10 +91,10 @@ def memory_of_gpu(problem: BaseException | str) -> str | None:
 
 
 def out_of_gpu_memory(said: str, stage: str | None) -> str:
-    """What to change where a GPU's memory was too small.
+    """A sentence on which settings to change when a GPU ran out of memory.
 
     Args:
-        said: torch's own text, which says how much it asked for.
+        said: torch's message, which says how much memory it asked for.
         stage: as for `explain`.
     """
     tried = re.search(r"Tried to allocate [0-9.]+ [KMGT]i?B", said)
@@ -118,18 +116,17 @@ def exit_code(
     log: Callable[[str], str] | None = None,
     given: Collection[str] = (),
 ) -> int:
-    """Do something and say in one line what went wrong, if anything did.
+    """Run an action; if it fails, print one line that says why.
 
     Args:
-        action: what to do; returns an exit code, or None for 0.
+        action: returns an exit code, or None for 0.
         console: where the line is printed.
-        verbose: print the whole traceback in place of writing it to a file.
-        log: writes a traceback to a file that is kept and returns where; without it, or where it fails, a temporary file is
-            written.
-        given: paths that the person gave: an OSError about one of them is refused input too.
+        verbose: print the whole traceback, instead of writing it to a file.
+        log: writes a traceback to a file and returns its path; without it, or if it fails, a temporary file is written.
+        given: paths from the command line: an OSError about one of them counts as refused input.
 
     Returns:
-        What the action returned, 2 where the input was refused, 1 where something else went wrong.
+        What the action returned; 2 if the input was refused, 1 if something else failed.
     """
     try:
         return action() or 0
@@ -149,12 +146,12 @@ def exit_code(
 
 
 def is_about(problem: Exception, path: str) -> bool:
-    """Whether an exception is the operating system's or a file system's, about a path or something in it."""
+    """Whether an exception is an OSError about a path, or about something in it."""
     if not isinstance(problem, OSError):
         return False
     if isinstance(problem.filename, str):
         return os.path.abspath(problem.filename).startswith(os.path.abspath(os.path.expanduser(path)))
-    return path in str(problem)  # pyarrow names the path only in its text
+    return path in str(problem)  # pyarrow has the path only in its message
 
 
 def last_line(problem: BaseException) -> str:
@@ -163,7 +160,7 @@ def last_line(problem: BaseException) -> str:
 
 
 def written(text: str, log: Callable[[str], str] | None) -> str:
-    """Write a traceback to the log, or to a temporary file where there is none or it cannot be written; returns where."""
+    """Write a traceback to the log, or to a temporary file if there is no log or it cannot be written; returns the path."""
     if log is not None:
         try:
             return log(text)

@@ -1,7 +1,7 @@
 """The whole pipeline: `python -m slimsweep.run [--config FILE] [--FIELD VALUE ...]`.
 
-Dense training and search, then the sweep over all budgets, then the report. What a run folder already holds is not done
-again, so the same command goes on after any end.
+Dense training and search, then the sweep over all budgets, then the report. Results that the run's folder already has are not
+made again, so the same command resumes a run after any end.
 """
 
 import functools
@@ -19,15 +19,15 @@ from slimsweep.errors import exit_code
 if TYPE_CHECKING:
     from slimsweep.ledger.run import Run
 
-# What needs torch or Ray is imported once the input has been read, so that a refused key is answered at once.
+# Modules that load torch or Ray are imported after the input has been read, so that a refused key is answered at once.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a sweep.
 
     Returns:
-        The exit code: 0 when every point is done or the hours are over, 1 when something failed, 2 when the input was
-        refused.
+        The exit code: 0 when all points are done or max_hours are over, 1 when something failed, 2 when the input was
+        refused, 130 when it was stopped (Ctrl+C, SIGTERM).
     """
     console = Console(highlight=False)
     signal.signal(signal.SIGTERM, _interrupt)
@@ -42,7 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_all(words: Sequence[str], console: Console) -> int:
-    """The runs of all models that the command line asks for, one after another; where one fails, the others go on."""
+    """Run the sweep of each model that the command line asks for, one after another; where one fails, the others go on.
+
+    Returns:
+        The largest exit code of the sweeps.
+    """
     configs, options = load_configs(words)
 
     from slimsweep.cluster import set_ray_defaults
@@ -68,12 +72,20 @@ def run_all(words: Sequence[str], console: Console) -> int:
     if len(runs) > 1 and 2 not in codes:
         page = group_report(Folder(configs[0].output))
         write_page(runs, page)
-        console.print(f"All {len(runs)} models on one frontier: {page}", soft_wrap=True)
+        console.print(f"All {len(runs)} models on one page: {page}", soft_wrap=True)
     return max(codes)
 
 
 def sweep(run: "Run", console: Console, verbose: bool = False, until: float | None = None) -> int:
-    """All stages that the run's folder does not hold yet; no epoch begins after `until` (time.time())."""
+    """Do all stages whose results the run's folder does not have yet.
+
+    Args:
+        verbose: show Ray's own log.
+        until: no further epoch begins after this time (time.time()).
+
+    Returns:
+        The exit code: 0 when all points are done or time ran out, 1 when some failed.
+    """
     from slimsweep.cluster.choose_job import choose_pace, choose_structures
     from slimsweep.cluster.cluster import check_placement, check_storage, connected, trials_at_once
     from slimsweep.cluster.retrain_job import run_sweep
@@ -115,11 +127,11 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
                     hours_over(run, console, "the choice of a pace")
                     return 0
                 say(console, pace_chosen(run), "dim")
-            run.keep_path()
+            run.write_path()
             choose_structures(run)
             plan = plan_again()
             tried: set[str] = set()
-            # What the first seed shows at each learning rate brings points of the other seeds: once around for each.
+            # Points that end can bring further points: the other seeds at the best learning rate, smaller budgets.
             while left := [p for p in planning.points_to_do(run, list(plan.points)) if p.name not in tried]:
                 name = f"{attempt}-{len(tried)}" if tried else attempt
                 with Progress(run, console, f"Sweep: {len(left)} points", sweep=True):

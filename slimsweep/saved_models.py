@@ -1,4 +1,4 @@
-"""Saved models, wherever they are."""
+"""Loading a saved model from a local folder or an object store."""
 
 import os
 
@@ -9,10 +9,13 @@ from slimsweep.storage import Folder
 
 
 def load(folder: str | os.PathLike[str] | Folder) -> nn.Module:
-    """The model that `save` wrote, in eval mode; it needs nothing but the folder, here or on an object store (s3://, gs://).
+    """The model that `save` wrote, in eval mode.
+
+    Args:
+        folder: a local path, or a URI of an object store (s3://, gs://).
 
     Raises:
-        ValueError: the folder is missing, damaged, or of something else; says what is wrong.
+        RefusedInput: a ValueError: the folder is missing or damaged, or does not hold a model; says what is wrong.
     """
     if not isinstance(folder, Folder):
         if "://" not in str(folder):

@@ -1,10 +1,11 @@
-"""A run folder, on a local path or on any file system that pyarrow knows (s3://, gs://, hdfs://).
+"""Folders on a local path or on a file system that pyarrow knows (s3://, gs://, hdfs://).
 
-Everything that outlives a process is read and written through here, and every file appears whole or not at all.
+Runs are read and written through `Folder`. Each file appears whole or not at all.
 """
 
 import json
 import os
+import posixpath
 import shutil
 import tempfile
 import uuid
@@ -19,26 +20,26 @@ from slimsweep.errors import RefusedInput
 
 
 def joined(uri: str, name: str) -> str:
-    """The path or URI of something inside a folder; a URI's options stay at its end."""
+    """The path or URI of `name` inside a folder; the options of a URI (after ?) stay at its end."""
     base, mark, options = uri.partition("?") if "://" in uri else (uri, "", "")
     return f"{base.rstrip('/')}/{name}{mark}{options}"
 
 
 def parted(uri: str) -> tuple[str, str]:
-    """(the folder, the name in it) of a path or URI: what `joined` puts together again."""
+    """(folder, name in it) of a path or URI; `joined` puts them together again."""
     path, mark, options = uri.partition("?") if "://" in uri else (uri, "", "")
-    parent, _, name = path.rstrip("/").rpartition("/")
-    return (parent or ("/" if path.startswith("/") else ".")) + mark + options, name
+    parent, name = posixpath.split(path.rstrip("/"))
+    return (parent or ".") + mark + options, name
 
 
 class Folder:
-    """A folder and what lies below it; names inside it are relative and may not lead out of it.
+    """A folder and all below it. Names inside it are relative, with /; one that leads out of it raises RefusedInput.
 
     Args:
         uri: a local path or a URI that `pyarrow.fs` can open.
 
     Raises:
-        ValueError: the URI's scheme is unknown.
+        RefusedInput: the URI's scheme is unknown.
     """
 
     def __init__(self, uri: str | Path) -> None:
@@ -65,7 +66,13 @@ class Folder:
         return Folder(joined(self.uri, name))
 
     @property
+    def name(self) -> str:
+        """The folder's own name, without those of the folders above it."""
+        return parted(self.uri)[1]
+
+    @property
     def is_local(self) -> bool:
+        """Whether it is a local path."""
         return isinstance(self._fs, pafs.LocalFileSystem)
 
     def _full(self, name: str) -> str:
@@ -75,37 +82,51 @@ class Folder:
         return f"{self._path}/{name}" if name else self._path
 
     def exists(self, name: str = "") -> bool:
+        """Whether there is a file or folder of this name."""
         return self._fs.get_file_info(self._full(name)).type != pafs.FileType.NotFound
 
     def list(self, name: str = "") -> list[str]:
         """The names of the files and folders directly inside, sorted; empty where there is no such folder."""
         found = self._fs.get_file_info(pafs.FileSelector(self._full(name), allow_not_found=True))
-        # A name that starts with a dot is a file still being written.
+        # A name that starts with a dot is that of a file still being written.
         return sorted(info.base_name for info in found if not info.base_name.startswith("."))
 
     def files(self, name: str) -> dict[str, tuple[int, int]]:
-        """The files directly inside by name, each with what changes when it is written again: (bytes, mtime in ns)."""
+        """The files directly inside: (bytes, time of the last change in ns) by name, which change when a file is rewritten."""
         found = self._fs.get_file_info(pafs.FileSelector(self._full(name), allow_not_found=True))
         files = (info for info in found if info.type == pafs.FileType.File and not info.base_name.startswith("."))
         return {info.base_name: (int(info.size), int(info.mtime_ns or 0)) for info in files}
 
     def read_bytes(self, name: str) -> bytes:
+        """The content of a file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
         with self._fs.open_input_stream(self._full(name)) as stream:
             return stream.read()
 
     def read_json(self, name: str) -> Any:
+        """The content of a JSON file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it is not JSON.
+        """
         return json.loads(self.read_bytes(name))
 
     def write_bytes(self, name: str, data: bytes) -> None:
-        """Write a file whole or not at all: a reader never sees half of it, and neither does the next start after a kill."""
+        """Write a file, whole or not at all: neither a reader nor the next start after a kill sees half of it.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         full = self._full(name)
-        parent, _, base = full.rpartition("/")
         if not self.is_local:  # an object store shows an object only once it is complete
             with self._fs.open_output_stream(full) as stream:
                 stream.write(data)
             return
-        os.makedirs(parent, exist_ok=True)
-        temporary = f"{parent}/.{base}.{uuid.uuid4().hex[:8]}"
+        temporary = _temporary(full)
         try:
             with open(temporary, "wb") as stream:
                 stream.write(data)
@@ -117,52 +138,56 @@ class Folder:
                 os.remove(temporary)
 
     def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file, whole or not at all."""
         self.write_bytes(name, json.dumps(value, indent=1).encode())
 
     def append_line(self, name: str, line: str) -> None:
-        """Add one line to a log; a single write of less than a page, so that lines of several processes do not mix."""
+        """Add one line to a log, in a single write, so that lines of several processes do not mix."""
         if self.is_local:
             full = self._full(name)
             os.makedirs(os.path.dirname(full), exist_ok=True)
             with open(full, "ab", buffering=0) as stream:
                 stream.write((line + "\n").encode())
-        else:  # objects cannot grow: one object a line, in a folder of the log's name
+        else:  # objects cannot grow: one object per line, in a folder with the log's name
             self.write_bytes(f"{name}.d/{uuid.uuid4().hex}", (line + "\n").encode())
 
     def read_lines(self, name: str) -> Sequence[str]:
-        """The lines of a log, as `append_line` left them; none where there is no log."""
+        """The lines of a log that `append_line` wrote; empty where there is no log. On an object store they are in no order."""
         if self.is_local:
             return self.read_bytes(name).decode().splitlines() if self.exists(name) else []
         return [self.read_bytes(f"{name}.d/{part}").decode().rstrip() for part in self.list(f"{name}.d")]
 
     def delete(self, name: str) -> None:
-        """Remove a file or a folder with all below it; nothing happens where there is none."""
+        """Delete a file, or a folder with all below it; does nothing where there is none."""
         info = self._fs.get_file_info(self._full(name))
         if info.type == pafs.FileType.Directory:
             self._fs.delete_dir(self._full(name))
         elif info.type == pafs.FileType.File:
             self._fs.delete_file(self._full(name))
 
-    def upload(self, local: Path, name: str) -> None:
-        """Copy a local folder's files to `name`, replacing it; on a local path the folder appears at once."""
+    def upload(self, local: Path, name: str, *, last: str) -> None:
+        """Copy the files of a local folder to the folder `name`, which is replaced.
+
+        On a local path the folder appears as a whole; on an object store its files appear one by one.
+
+        Args:
+            last: the file that is copied last: where it is, all files are.
+        """
         full = self._full(name)
         if self.is_local:
-            parent, _, base = full.rpartition("/")
-            os.makedirs(parent, exist_ok=True)
-            temporary = f"{parent}/.{base}.{uuid.uuid4().hex[:8]}"
-            os.mkdir(temporary)  # with the rights that the umask gives; those of a temporary folder are its owner's alone
+            temporary = _temporary(full)
+            os.mkdir(temporary)  # not by tempfile, whose folders only their owner may read
             for file in local.iterdir():
                 shutil.copyfile(file, f"{temporary}/{file.name}")
             shutil.rmtree(full, ignore_errors=True)
             os.replace(temporary, full)
         else:
-            # config.json last: where it is, the model is whole.
-            for file in sorted(local.iterdir(), key=lambda f: (f.name == "config.json", f.name)):
+            for file in sorted(local.iterdir(), key=lambda f: (f.name == last, f.name)):
                 self.write_bytes(f"{name}/{file.name}", file.read_bytes())
 
     @contextmanager
     def local(self) -> Iterator[Path]:
-        """The folder as a local path: itself, or a temporary copy where it lies on an object store."""
+        """The folder as a local path: itself, or a temporary copy of its files where it is on an object store."""
         if self.is_local:
             yield Path(self._path)
             return
@@ -170,3 +195,10 @@ class Folder:
             for file in self.list():
                 Path(folder, file).write_bytes(self.read_bytes(file))
             yield Path(folder)
+
+
+def _temporary(full: str) -> str:
+    """A name beside a local file or folder to write it under first; makes the folder around it."""
+    parent, base = posixpath.split(full)
+    os.makedirs(parent, exist_ok=True)
+    return f"{parent}/.{base}.{uuid.uuid4().hex[:8]}"

@@ -7,12 +7,14 @@ from rich.table import Table
 
 
 def plain_table(title: str, columns: Sequence[tuple[str, JustifyMethod]]) -> Table:
-    """A table without lines, its title in bold above.
+    """An empty table without lines, with its title in bold above.
 
     Args:
-        columns: the heading of each column, and how its cells are aligned.
+        columns: (heading, alignment) of each column.
     """
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name, justify in columns:
-        table.add_column(name, justify=justify, overflow="fold")  # names of points are to be copied
+        table.add_column(
+            name, justify=justify, overflow="fold"
+        )  # long names of points wrap and stay whole, so that they can be copied
     return table

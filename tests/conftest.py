@@ -6,10 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
     from slimsweep.ledger.run import Run
+
+# How long an example takes says more about the machine than about the code.
+hypothesis.settings.register_profile("slimsweep", deadline=None)
+hypothesis.settings.load_profile("slimsweep")
 
 QUICK = [
     *("--dense.epochs", "3", "--dense.warmup_epochs", "0", "--search.epochs", "2"),

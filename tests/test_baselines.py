@@ -21,7 +21,7 @@ from slimsweep.cluster.worker import data_for, job_arguments
 from slimsweep.config import Config, ConfigError
 from slimsweep.data import training_images
 from slimsweep.ledger.lock import hold
-from slimsweep.ledger.planning import baseline_places, make_plan, plan_points, points_to_do, to_choose
+from slimsweep.ledger.planning import baseline_targets, make_plan, plan_points, points_to_do, to_choose
 from slimsweep.ledger.points import Point
 from slimsweep.ledger.run import Run
 from slimsweep.ledger.status import read_status
@@ -60,7 +60,7 @@ def searched_run(folder: Path, config: Config) -> Run:
 def write_choice(run: Run, method: str) -> None:
     """Write that a method which draws nothing keeps, at each budget, whatever is drawn here."""
     gated = small_gated()
-    for asked in baseline_places(run):
+    for asked in baseline_targets(run):
         structure = solve(gated, asked.budget, scores=random_scores(gated.shape, 0))
         run.write_choice(method, asked.budget, asked.unit, None, structure=structure.to_json(), error="")
 
@@ -242,7 +242,7 @@ def test_a_budget_that_a_baseline_cannot_meet_is_a_failed_row_with_the_reason(sm
     with hold(run):
         for point in points:
             arguments = job_arguments(run, attempt="start", until=None)
-            assert trial({"point": asdict(point)}, arguments) == {"ok": 0.0, "error": "give a larger budget"}
+            assert trial({"point": asdict(point)}, arguments) == {"error": "give a larger budget"}
     rows = run.refresh().rows
     failed = rows[rows.status == "failed"]
     assert set(failed.point) == {p.name for p in points}

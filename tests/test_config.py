@@ -97,11 +97,11 @@ def test_shares_are_a_list_of_points_or_one_of_them(write, monkeypatch):
     assert load_config(["--shares", '[{"attention":0.7,"mlp":0.7}]'])[0].shares == [both]
     assert load_config(["--shares", '{"attention": "0.7", "mlp": 0.7}'])[0].shares == [both]
     only, _ = load_config(["--config", write("budgets: []\nshares: [{attention: 0.7, mlp: 0.7}, {mlp: 0.5}]")])
-    assert (only.budgets, only.shares, only.frontier) == ([], [both, {"mlp": 0.5}], 2)
+    assert (only.budgets, only.shares, only.target_count) == ([], [both, {"mlp": 0.5}], 2)
     monkeypatch.setenv("SLIMSWEEP_SHARES", '[{"mlp": 0.5}]')
     beside, _ = load_config([])
     assert beside.shares == [{"mlp": 0.5}]
-    assert beside.frontier == len(beside.budgets) + 1
+    assert beside.target_count == len(beside.budgets) + 1
 
 
 def test_model_kwargs_as_a_whole_replace_and_one_by_one_change(monkeypatch):

@@ -332,7 +332,7 @@ def test_torch_pruning_leaves_alone_what_the_search_may_not_cut():
 
 
 def test_torch_pruning_rounds_a_floor_down_to_its_steps():
-    """A tenth of 16 dims a head is more than one dim, and it goes from two to one at once: one is enough."""
+    """A tenth of 16 dims per head is more than one dim, and it goes from two to one at once: one is enough."""
     pytest.importorskip("torch_pruning", reason="the extra `baselines` is not installed")
     (structure,) = chosen("torch-pruning", small_vit(embed_dim=64, mlp_ratio=4), budgets=[0.15])
     sizes = [structure.sizes(layer) for layer in range(4)]
@@ -390,7 +390,7 @@ def test_without_torch_pruning_the_extra_is_named(monkeypatch: pytest.MonkeyPatc
     shares=st.lists(st.floats(0.05, 0.95), min_size=1, max_size=6),
 )
 @settings(max_examples=100, deadline=None)
-def test_equal_compute_spends_the_search_on_the_whole_frontier(epochs: int, shares: list[float]):
+def test_equal_compute_spends_the_search_on_all_targets(epochs: int, shares: list[float]):
     dense = 4_598_882_304
     points = [int(share * dense) for share in shares]
     spent = sum(extra_epochs(epochs * dense, len(points), cost) * cost for cost in points)

@@ -117,7 +117,7 @@ def test_trying_paces_is_part_of_what_the_search_cost(finished: Run) -> None:
 def test_the_path_that_is_left_is_the_one_that_points_are_cut_by(finished: Run) -> None:
     for changes in ({}, {"search.paces": [{"mlp": 2}]}, {"search.floors.mlp": 0.3}):
         run = changed(finished, **changes)
-        run.keep_path()
+        run.write_path()
         left = load_tensors(run.folder.read_bytes("search/path.safetensors"))
         assert all(torch.equal(left[name], tensor) for name, tensor in run.path.tensors().items())
 

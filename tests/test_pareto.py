@@ -40,7 +40,7 @@ def dominates(a: tuple[float, float], b: tuple[float, float], maximize_x: bool, 
 
 
 @given(points, sense, sense)
-def test_the_frontier_is_what_nothing_dominates(pairs, maximize_x, maximize_y):
+def test_the_front_is_what_nothing_dominates(pairs, maximize_x, maximize_y):
     front = pareto_front(table(pairs), maximize_x=maximize_x, maximize_y=maximize_y)
     expected = [i for i, p in enumerate(pairs) if not any(dominates(q, p, maximize_x, maximize_y) for q in pairs)]
     assert sorted(front.index) == expected
@@ -55,7 +55,7 @@ def test_points_without_a_number_change_nothing(pairs):
     assert pareto_front(with_failed).equals(pareto_front(rows))
 
 
-def test_the_frontier_keeps_all_columns_and_names_a_missing_one():
+def test_the_front_keeps_all_columns_and_names_a_missing_one():
     rows = table([(1, 2)]).assign(point="a")
     assert pareto_front(rows)["point"].tolist() == ["a"]
     with pytest.raises(KeyError, match="latency"):

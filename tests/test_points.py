@@ -14,7 +14,7 @@ from slimsweep.cluster.worker import data_for
 from slimsweep.config import Config, ConfigError
 from slimsweep.data import TooManyDamaged
 from slimsweep.ledger.planning import (
-    baseline_places,
+    baseline_targets,
     exact_fraction,
     expected_points,
     forget_failed,
@@ -55,7 +55,7 @@ def status_of(run: Run) -> Status:
 
 def keep(run: Run, method: str) -> None:
     """Write that a method which draws nothing keeps the whole model at every budget."""
-    for asked in baseline_places(run):
+    for asked in baseline_targets(run):
         run.write_choice(method, asked.budget, asked.unit, None, structure=run.shape.full().to_json(), error="")
 
 
@@ -126,7 +126,7 @@ def test_a_share_and_a_budget_of_the_same_fraction_are_two_points(finished: Run)
     run = changed(finished, budgets=[], shares=[BOTH], baselines=["uniform", "scratch"])
     (point,) = (p for p in plan_points(run) if p.method == "searched")
     both = changed(run, budgets=[point.budget])
-    assert [asked.budget for asked in baseline_places(both)] == [point.budget]
+    assert [asked.budget for asked in baseline_targets(both)] == [point.budget]
     keep(both, "uniform")
     points = plan_points(both)
     assert len({p.hash for p in points}) == len({p.name for p in points}) == len(points)
@@ -352,7 +352,7 @@ def test_an_amount_of_parameters_is_the_fraction_that_it_allows(finished: Run) -
 
 def test_a_method_chooses_for_each_unit(finished: Run) -> None:
     run = changed(finished, budgets=[0.5, "50% params"], baselines=["uniform", "random", "scratch"])
-    assert [(asked.budget, asked.unit) for asked in baseline_places(run)] == [(0.5, "macs"), (0.5, "params")]
+    assert [(asked.budget, asked.unit) for asked in baseline_targets(run)] == [(0.5, "macs"), (0.5, "params")]
     assert to_choose(run) == [("uniform", 0), ("random", 0)]
     kept = {unit: run.path.solve(budget).to_json() for unit, budget in (("macs", 0.5), ("params", "50% params"))}
     for method, seed in (("uniform", None), ("random", 0)):
@@ -432,7 +432,7 @@ def test_an_exact_fraction_allows_what_it_was_made_of(macs: int) -> None:
     [
         ({"shares": [{"token": 0.5}], "search.families": ["attention", "mlp"]}, ["token", "no token gates", "leave that"]),
         ({"shares": [{"mlp": 0.05}]}, ["'mlp': 0.05", "floors keep", "search.floors"]),
-        ({"shares": [{"attention": 0.9999}]}, ["0.9999", "nearest to all", "smaller"]),
+        ({"shares": [{"attention": 0.9999}]}, ["0.9999", "keeps the whole model", "smaller"]),
         ({"shares": [{"mlp": 0.2}, {"attention": 0.2, "mlp": 0.2, "token": 0.2}], "baselines": ["small"]}, []),
     ],
 )

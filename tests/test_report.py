@@ -21,7 +21,7 @@ import timm
 import torch
 
 from slimsweep.ledger.run import SEARCH_GATES, Run
-from slimsweep.ledger.status import Part, Status
+from slimsweep.ledger.status import Status, TrainingStatus
 from slimsweep.ledger.tables import BENCH, CURVES, GATES, RESULTS, write_table
 from slimsweep.methods import METHODS
 from slimsweep.report import page as report
@@ -62,7 +62,7 @@ def structures(budgets: tuple[float, ...], big: bool = False) -> list[Structure]
 def make_status(*, done: int = 0, failed: int = 0, running: int = 0, waiting: int = 0, alive: bool = False) -> Status:
     """Where a run stands whose points are in these states, its stages done."""
     states = ["done"] * done + ["failed"] * failed + ["running"] * running + ["waiting"] * waiting
-    points = [Part(name=f"point-{i}", state=state, epochs=3, epochs_total=20) for i, state in enumerate(states)]
+    points = [TrainingStatus(name=f"point-{i}", state=state, epochs=3, epochs_total=20) for i, state in enumerate(states)]
     return Status(name="digits", alive=alive, stages=[], points=points)
 
 
@@ -380,7 +380,7 @@ def test_only_an_unfinished_page_refreshes():
 
 def test_a_run_without_any_point_has_a_page():
     run = make_run(
-        status=Status(name="new", alive=True, stages=[Part(name="dense", state="running", epochs=1, epochs_total=40)])
+        status=Status(name="new", alive=True, stages=[TrainingStatus(name="dense", state="running", epochs=1, epochs_total=40)])
     )
     empty = RunTables(
         **{**vars(run), "results": run.results.iloc[:0], "curves": run.curves.iloc[:0], "gates": run.gates.iloc[:0]}
@@ -441,7 +441,9 @@ def test_an_empty_folder_reads_as_empty_tables(tmp_path: Path):
 
 
 def status(finished: bool) -> Status:
-    points = [Part(name="searched-0.5000-s0-ab12", state="done" if finished else "running", epochs=3, epochs_total=20)]
+    points = [
+        TrainingStatus(name="searched-0.5000-s0-ab12", state="done" if finished else "running", epochs=3, epochs_total=20)
+    ]
     return Status(name="mine", alive=not finished, stages=[], points=points)
 
 

@@ -97,7 +97,7 @@ def test_a_trial_that_is_started_again_after_its_row_keeps_it(copied_run: tuple[
     rows, before = pd.read_parquet(run / "results"), epochs(run)
     arguments = job_arguments(Run(run), attempt="again", until=None)
     for point in plan_points(Run(run)):
-        assert trial({"point": asdict(point)}, arguments) == {"ok": 1.0}
+        assert trial({"point": asdict(point)}, arguments) == {"error": ""}
     pd.testing.assert_frame_equal(pd.read_parquet(run / "results"), rows)
     assert epochs(run) == before
 
@@ -136,7 +136,7 @@ def test_a_point_that_fails_leaves_a_row_and_the_others_go_on(
     assert rows.error.str.contains("not finite in epoch 1").all()
     assert rows.error.str.contains("lower retrain.lr").all()
     assert "3 of 3 points failed" in capsys.readouterr().out
-    # What the error advises works: failed rows are no reason to refuse a mended recipe.
+    # What the error advises works: failed rows are no reason to refuse a corrected recipe.
     assert main([*arguments, "--budgets", "0.25"]) == 0
 
 

@@ -75,7 +75,7 @@ def folder(root: Path, sets: Sets) -> dict[str, Any]:
 
 
 def tar_files(root: Path, sets: Sets) -> dict[str, Any]:
-    """A tar file a split, with a folder a class."""
+    """A tar file per split, with a folder per class."""
     for split, images in sets.items():
         with tarfile.open(root / f"{split}.tar", "w") as tar:
             for number, (image, label) in enumerate(images):
@@ -84,7 +84,7 @@ def tar_files(root: Path, sets: Sets) -> dict[str, Any]:
 
 
 def tars_of_classes(root: Path, sets: Sets) -> dict[str, Any]:
-    """A folder a split, with a tar file a class."""
+    """A folder per split, with a tar file per class."""
     for split, images in sets.items():
         (root / split).mkdir()
         for index, name in enumerate(CLASSES):

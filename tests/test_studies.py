@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-STUDY = Path(__file__).parents[1] / "reports" / "fashion-mnist"
+REPORTS = Path(__file__).parents[1] / "reports"
+STUDY = REPORTS / "fashion-mnist"
 
 
 def test_the_study_s_tables_are_those_of_its_rows() -> None:
@@ -41,3 +42,14 @@ def test_the_study_s_picture_is_made_from_its_rows(tmp_path: Path, monkeypatch: 
     assert made[:8] == kept[:8] == b"\x89PNG\r\n\x1a\n"
     assert made[16:24] == kept[16:24]  # width and height
     assert 50_000 < len(made) < 500_000
+
+
+def test_a_table_replaces_all_between_its_marks_and_nothing_else() -> None:
+    with_table = runpy.run_path(str(REPORTS / "markdown_tables.py"))["with_table"]
+    text = "before\n<!-- a -->\nold\n<!-- end -->\nbetween\n<!-- b -->\nkept\n<!-- end -->\n"
+    written = with_table(text, "| new |", "<!-- a -->", "<!-- end -->")
+    assert written == text.replace("old", "| new |")
+    assert with_table(written, "| new |", "<!-- a -->", "<!-- end -->") == written
+    for start, end in (("<!-- c -->", "<!-- end -->"), ("<!-- b -->", "<!-- end of b -->"), ("<!-- end -->", "<!-- a -->")):
+        with pytest.raises(ValueError, match="mark"):
+            with_table(text, "| new |", start, end)

@@ -73,7 +73,7 @@ def test_gates_of_two_ranks_are_identical_and_what_one_worker_finds(tmp_path: Pa
     assert all(torch.equal(first[n], second[n]) for n in first)
     gates = {n: p for n, p in first.items() if n.endswith("_gate")}
     assert any((g != 1).any() for g in gates.values())
-    # The batch is global: the same images a step, so only float rounding differs. Gates move by normalized steps, which
+    # The batch is global: the same images per step, so only float rounding differs. Gates move by normalized steps, which
     # spread rounding a little.
     alone = dict(searched(config_of(), str(tmp_path / "alone")).named_parameters())
     for name, gate in gates.items():

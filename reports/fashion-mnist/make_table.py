@@ -1,8 +1,8 @@
-"""The study's tables from its rows: `python reports/fashion-mnist/make_table.py` writes them into README.md beside this.
+"""Writes the study's tables into the README.md of this folder: `python reports/fashion-mnist/make_table.py`.
 
-`--check` writes nothing, and fails where README.md has other tables. `--run FOLDER` takes the rows of a run's folder first, and
-keeps them in results.parquet; `--two-sizes FOLDER` those of the sweep over two sizes, in two-sizes.parquet. `--picture` makes
-report.png in place of the tables: the page of some of the rows, as Chromium shows it.
+Tables come from results.parquet and two-sizes.parquet. `--run FOLDER` first copies the rows of a run to the one, and
+`--two-sizes FOLDER` those of a sweep over two models to the other. `--check` only compares the tables with README.md.
+`--picture` makes report.png in place of the tables: the page of some of the rows, as Chromium shows it.
 """
 
 import argparse
@@ -19,11 +19,14 @@ from slimsweep.report.page import build_page
 from slimsweep.report.pareto import best_rates, hypervolume_by_method, hypervolume_gains, pareto_front, summarize
 from slimsweep.report.run_tables import RunTables
 
+sys.path.append(str(Path(__file__).parents[1]))  # reports/, for the module that they share
+from markdown_tables import with_table, write_or_check
+
 HERE = Path(__file__).parent
 PAGE, ROWS, SIZES = HERE / "README.md", HERE / "results.parquet", HERE / "two-sizes.parquet"
 PICTURE, PICTURED = HERE / "report.png", ["dense", "searched", "taylor", "uniform"]
-START, END = "<!-- written by make_table.py -->\n", "<!-- end -->\n"
-SIZES_START = "<!-- two sizes, written by make_table.py -->\n"
+START, END = "<!-- written by make_table.py -->", "<!-- end -->"
+SIZES_START = "<!-- two sizes, written by make_table.py -->"
 TERMS = {
     "retraining": "Equal retraining: every model is trained on the same number of images after the cut.",
     "compute": "Equal compute: the other methods are retrained longer, by the compute of the search spread over the budgets.",
@@ -31,7 +34,7 @@ TERMS = {
 
 
 def tables(rows: pd.DataFrame) -> Iterator[str]:
-    """Markdown: for each of the terms, test top-1 of methods x budgets, and their hypervolumes beside the search's."""
+    """Markdown, one table per kind of terms: test top-1 of methods x budgets, and hypervolumes compared with the search's."""
     ok = best_rates(rows[rows["status"] == "ok"])
     dense = float(ok["macs_dense"].iloc[0])
     searched = ok[ok["method"] == "searched"]
@@ -70,7 +73,7 @@ def table(rows: pd.DataFrame, dense: float, says: str) -> str:
 
 
 def sizes_table(rows: pd.DataFrame) -> str:
-    """Markdown: what is left of each dense model at each budget; bold where no model of either is cheaper and as good."""
+    """Markdown: MMACs and test top-1 from each dense model at each budget; bold on the Pareto front over both."""
     ok = rows[rows["status"] == "ok"]
     ok = pd.concat(best_rates(of_one) for _, of_one in ok.groupby("macs_dense"))
     means = summarize(ok, by=("macs_dense", "budget"))
@@ -95,13 +98,6 @@ def _cell(row: pd.Series, mean: str, se: str, digits: int) -> str:
     return f"{row[mean]:.{digits}f}{spread}"
 
 
-def _with(text: str, start: str, tables: str) -> str:
-    """The page with other tables after a mark."""
-    before, rest = text.split(start)
-    _, after = rest.split(END, 1)
-    return before + start + "\n" + tables + "\n\n" + END + after
-
-
 def make_picture(rows: pd.DataFrame) -> None:
     """Write PICTURE: the top of the page of the finished points of PICTURED, by Chromium (`pip install 'slimsweep[test]'`)."""
     from playwright.sync_api import sync_playwright
@@ -124,8 +120,8 @@ def make_picture(rows: pd.DataFrame) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail where the page has other tables")
-    parser.add_argument("--run", help="a run's folder, whose rows to take first")
-    parser.add_argument("--two-sizes", help="the folder of the sweep over two sizes, whose rows to take first")
+    parser.add_argument("--run", help="a run's folder, whose rows are copied first")
+    parser.add_argument("--two-sizes", help="the folder of a sweep over two models, whose rows are copied first")
     parser.add_argument("--picture", action="store_true", help="make report.png in place of the tables")
     options = parser.parse_args(argv)
     if options.picture:
@@ -135,17 +131,12 @@ def main(argv: list[str] | None = None) -> int:
         Run(options.run).rows.sort_values("point", ignore_index=True).to_parquet(ROWS)
     if options.two_sizes:
         both = pd.concat([Run(f).rows for f in sorted(Path(options.two_sizes).iterdir()) if f.is_dir()])
-        both = both[both["method"].isin(["dense", "searched"])]  # methods beside them are of the study's own run
+        both = both[both["method"].isin(["dense", "searched"])]  # baselines are in results.parquet
         both.sort_values(["macs_dense", "point"], ignore_index=True).to_parquet(SIZES)
-    text = PAGE.read_text()
-    written = _with(text, START, "\n\n".join(tables(pd.read_parquet(ROWS))))
-    written = _with(written, SIZES_START, sizes_table(pd.read_parquet(SIZES)))
-    if options.check and written != text:
-        print(f"the tables in {PAGE} are not what this program writes: run it without --check")
-        return 1
-    if not options.check:
-        PAGE.write_text(written)
-    return 0
+    methods = "\n\n".join(tables(pd.read_parquet(ROWS)))
+    text = with_table(PAGE.read_text(), f"\n{methods}\n", START, END)
+    text = with_table(text, f"\n{sizes_table(pd.read_parquet(SIZES))}\n", SIZES_START, END)
+    return write_or_check(PAGE, text, options.check)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""The paper's table beside what slimsweep cuts: `python reports/imagenet/make_table.py` writes it into README.md beside this.
+"""Writes the paper's table beside the sizes of slimsweep's cuts into README.md: `python reports/imagenet/make_table.py`.
 
-`--check` writes nothing, and fails where README.md has another table. No weights and no images are needed: sizes follow
-from the configurations that come with slimsweep.
+`--check` only compares the table with README.md. No weights and no images are needed: sizes follow from the presets.
 """
 
 import argparse
@@ -16,10 +15,13 @@ from slimsweep.config import load_config
 from slimsweep.slimming.removal_path import RemovalPath, equal_gates
 from slimsweep.training.dense_model import check_model
 
-PAGE = Path(__file__).parent / "README.md"
-START, END = "<!-- written by make_table.py -->\n", "<!-- end -->\n"
+sys.path.append(str(Path(__file__).parents[1]))  # reports/, for the module that they share
+from markdown_tables import with_table, write_or_check
 
-# Why a line of ours does not round to the paper's, by the letter that the table has for it.
+PAGE = Path(__file__).parent / "README.md"
+START, END = "<!-- written by make_table.py -->", "<!-- end -->"
+
+# Why one of our sizes does not round to the paper's, by the letter in the table's notes.
 REASONS = {
     "a": "parameters: in these lines the paper's figures equal ours, truncated after the first decimal; in the others they are "
     "rounded.",
@@ -118,23 +120,14 @@ def table() -> str:
             f"| {kept.macs() / 1e9:.3f} | {line.top1} | not run here | {', '.join(line.differs)} |"
         )
     used = {letter for line in LINES for letter in line.differs}
-    return "\n".join([*rows, "", *(f"- {letter}: {text}" for letter, text in REASONS.items() if letter in used), ""])
+    return "\n".join([*rows, "", *(f"- {letter}: {text}" for letter, text in REASONS.items() if letter in used)])
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail where the page has another table")
     check = parser.parse_args(argv).check
-    text = PAGE.read_text()
-    before, rest = text.split(START)
-    _, after = rest.split(END)
-    written = before + START + table() + END + after
-    if check and written != text:
-        print(f"the table in {PAGE} is not what this program writes: run it without --check")
-        return 1
-    if not check:
-        PAGE.write_text(written)
-    return 0
+    return write_or_check(PAGE, with_table(PAGE.read_text(), table(), START, END), check)
 
 
 if __name__ == "__main__":

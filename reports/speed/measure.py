@@ -1,8 +1,10 @@
-"""How fast DeiT-S is at the committed structures, beside Torch-Pruning: `python reports/speed/measure.py` on a quiet machine.
+"""Times DeiT-S cut to the committed structures, and pruned by Torch-Pruning: `python reports/speed/measure.py`.
 
-Writes bench.parquet and the table of README.md; 8 to 12 minutes on 2 cores. The models of each part take turns in one process.
+Nothing else may run on the machine. Writes bench.parquet and the table of README.md in 8 to 12 minutes on 2 cores. The models
+of each part are timed in interleaved rounds in one process.
 """
 
+import sys
 from pathlib import Path
 
 import pandas
@@ -13,14 +15,17 @@ from slimsweep import Structure, macs, slim
 from slimsweep.methods.torch_pruning import prune
 from slimsweep.tools.bench import DENSE, bench
 
+sys.path.append(str(Path(__file__).parents[1]))  # reports/, for the module that they share
+from markdown_tables import with_table
+
 FOLDER = Path(__file__).parent
 THREADS, ROUNDS, SECONDS = 2, 25, 0.2
 PARTS = ((0.5, 16), (0.3, 16), (0.5, 1), (0.3, 1))  # budget, and what sizes are multiples of
-BEGIN, END = "<!-- table -->", "<!-- end of table -->"
+START, END = "<!-- table -->", "<!-- end of table -->"
 
 
 def models(budget: float, multiple: int) -> dict[str, torch.nn.Module]:
-    """By the name of the table. Weights are random: they take as long as trained ones."""
+    """The models to time, by their name in the table. Weights are random: trained ones take as long."""
     torch.manual_seed(0)
     dense = timm.create_model("deit_small_patch16_224")
     found = {DENSE: dense}
@@ -37,7 +42,7 @@ def models(budget: float, multiple: int) -> dict[str, torch.nn.Module]:
 
 
 def table(rows: pandas.DataFrame) -> str:
-    """Markdown: times fewer MACs and times faster than dense, and the second as a share of the first."""
+    """Markdown: how many times fewer MACs and how many times faster than dense, and the ratio of the two."""
     batches = sorted(rows.batch_size.unique())
     heads = "".join(f" ms at batch {b} | times faster | share |" for b in batches)
     lines = [f"| model | GMACs | times fewer |{heads}", "| --- | ---: | ---: |" + " ---: | ---: | ---: |" * len(batches)]
@@ -62,13 +67,12 @@ def main() -> None:
     frame = pandas.DataFrame(rows)
     frame.to_parquet(FOLDER / "bench.parquet", index=False)
     readme = FOLDER / "README.md"
-    before, rest = readme.read_text().split(BEGIN)
     about = frame.iloc[0]
     said = (
         f"{about.hardware}, {about.threads} threads, {about['dtype']}, eager, torch {about.torch_version}, "
         f"timm {about.timm_version}, median of {about.repeats} interleaved rounds of {SECONDS} s, {about.created_at:%Y-%m-%d}:"
     )
-    readme.write_text(f"{before}{BEGIN}\n{said}\n\n{table(frame)}\n{END}{rest.split(END)[1]}")
+    readme.write_text(with_table(readme.read_text(), f"{said}\n\n{table(frame)}", START, END))
     print(table(frame))
 
 

@@ -1,12 +1,11 @@
-"""What gates cost a training step, and what slimsweep's loop costs beside a bare one.
+"""Measures what gates add to a training step, and slimsweep's loop against a bare loop; writes the tables of README.md.
 
-    python reports/training/measure.py steps     # a gated step of DeiT-S beside a dense one: time and peak memory
-    python reports/training/measure.py compiled  # the same by torch.compile, and a cut model, without graph breaks
-    python reports/training/measure.py loop      # images per second of train() beside a bare loop on the same model and loader
-    python reports/training/measure.py workers   # images per second of one data-parallel worker and of two
+    python reports/training/measure.py steps     # a gated and a dense step of DeiT-S: time and peak memory
+    python reports/training/measure.py compiled  # the same with torch.compile, and a cut model, without graph breaks
+    python reports/training/measure.py loop      # images per second of train() and of a bare loop on the same loader
+    python reports/training/measure.py workers   # images per second of one and of two data-parallel workers
 
-Each variant has a process of its own, as every worker has, and they take turns in every round, on a machine that does
-nothing else. Writes its tables to README.md.
+Each variant runs in a process of its own. Variants are timed in interleaved rounds; nothing else may run on the machine.
 """
 
 import copy
@@ -29,7 +28,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from torch.utils.data import TensorDataset
 
 from slimsweep import add_gates, slim, solve
-from slimsweep.cluster import cluster  # cluster: how workers keep their memory  # noqa: F401
+from slimsweep.cluster import set_ray_defaults
 from slimsweep.cluster.worker import data_for, keep_memory
 from slimsweep.config import Config, Recipe, Search
 from slimsweep.data import Data, images_seen, train_loader
@@ -38,6 +37,9 @@ from slimsweep.training.criterion import Criterion
 from slimsweep.training.dense_model import build_dense
 from slimsweep.training.loop import State, backward, train
 from slimsweep.training.recorder import MemoryRecorder
+
+sys.path.append(str(Path(__file__).parents[1]))  # reports/, for the module that they share
+from markdown_tables import with_table
 
 FOLDER = Path(__file__).parent
 BATCH, CLASSES = 8, 1000
@@ -54,7 +56,7 @@ Turn = Callable[[], float]  # runs once and returns seconds
 def stepper(
     model: nn.Module, recipe: Recipe, images: Tensor, labels: Tensor, compiled: bool = False
 ) -> tuple[Callable[[], None], State]:
-    """One whole training step as the loop makes it: forward, backward, optimizer, the gates' own; and what it steps."""
+    """A function that makes one training step as the loop does (forward, backward, optimizers), and the loop's state."""
     model.train().to(DEVICE)
     state = State.start(model, recipe)
     criterion = Criterion(recipe, DEVICE, gates=state.gates)
@@ -68,7 +70,7 @@ def stepper(
 
 
 def peak_memory(model: nn.Module, recipe: Recipe, images: Tensor, labels: Tensor) -> int:
-    """Bytes of weights, gradients, optimizer and activations at the fullest moment of a second step."""
+    """Peak memory of a second step in bytes: weights, gradients, optimizer state and activations."""
     step, state = stepper(model, recipe, images, labels)
     if DEVICE.type == "cuda":
         step()
@@ -80,14 +82,14 @@ def peak_memory(model: nn.Module, recipe: Recipe, images: Tensor, labels: Tensor
     tracker = MemTracker()
     tracker.track_external(model, state.optimizer, images, labels)
     with tracker:
-        for _ in range(2):  # moments come into being with the first step
+        for _ in range(2):  # the optimizer's moments are made in the first step
             step()
             tracker.reset_mod_stats()
     return int(tracker.get_tracker_snapshot("peak")[DEVICE]["Total"])
 
 
 def model_and_recipe(name: str) -> tuple[nn.Module, Recipe]:
-    """DeiT-S as it is trained, searched, or retrained after the cut."""
+    """DeiT-S for dense training, for the search, or cut for retraining, and the recipe."""
     torch.manual_seed(0)
     dense = timm.create_model("deit_small_patch16_224", num_classes=CLASSES)
     if name == "dense":
@@ -136,7 +138,7 @@ def compiled() -> str:
 
 
 def images(config: Config) -> tuple[TensorDataset, TensorDataset, TensorDataset]:
-    """Noise of the model's size, for the models whose own data are not here: loading costs what a cached set's costs."""
+    """Random images of the model's size: loading them takes as long as loading decoded images."""
     generator = torch.Generator().manual_seed(0)
     sets = [
         TensorDataset(torch.randn(count, 3, 224, 224, generator=generator), torch.arange(count) % 10) for count in (48, 8, 8)
@@ -160,7 +162,7 @@ LOOPS: dict[str, dict[str, Any]] = {
 
 
 def bare_loop(model: nn.Module, data: Data, epochs: int) -> float:
-    """The loop that anyone would write, with nothing of slimsweep but the loader; seconds of its last epoch."""
+    """A minimal training loop that uses only slimsweep's loader; returns the seconds of its last epoch."""
     loader = train_loader(data.train, data.settings, seed=0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(loader))
@@ -182,7 +184,7 @@ def bare_loop(model: nn.Module, data: Data, epochs: int) -> float:
 
 
 def our_loop(model: nn.Module, data: Data, config: Config, device: torch.device = DEVICE) -> list[float]:
-    """Seconds that train() took for each epoch, as its curve says."""
+    """Seconds of each epoch of train(), from its curve."""
     recorder = MemoryRecorder("dense")
     train(model, data, config.dense, recorder, device=device)
     return [row["seconds"] for row in recorder.curve if row["epoch"]]  # row 0 is before the first epoch
@@ -218,7 +220,7 @@ WORKERS["data"] = {**WORKERS["data"], "batch_size": 256}
 
 
 def one_worker(rank: int, world: int, folder: str) -> None:
-    """A worker of one CPU; rank 0 leaves the seconds of the fastest epoch in a file."""
+    """A worker of one CPU; rank 0 writes the seconds of the fastest epoch to a file."""
     torch.set_num_threads(1)
     keep_memory()
     if world > 1:
@@ -267,7 +269,7 @@ def timed(step: Callable[[], None]) -> Turn:
 
 
 def serve(pipe: Connection, make: Callable[..., Turn], *arguments: Any) -> None:
-    """A variant's process: a turn for each message."""
+    """The process of a variant: one turn per message."""
     keep_memory()
     turn = make(*arguments)
     turn()
@@ -277,7 +279,11 @@ def serve(pipe: Connection, make: Callable[..., Turn], *arguments: Any) -> None:
 
 
 def in_turn(variants: dict[Any, tuple[Any, ...]]) -> dict[Any, list[float]]:
-    """Seconds of each variant, a function that makes a turn and its arguments, in every round; each starts with another one."""
+    """Seconds of each variant in every round; each round starts with another variant.
+
+    Args:
+        variants: per variant the function that makes its turn, and the function's arguments.
+    """
     context = multiprocessing.get_context("spawn")
     pipes = {}
     for name, variant in variants.items():
@@ -298,7 +304,7 @@ def in_turn(variants: dict[Any, tuple[Any, ...]]) -> dict[Any, list[float]]:
 
 
 def ratio(above: list[float], below: list[float]) -> str:
-    """Median over the rounds of a round's ratio, and its quartiles."""
+    """The ratio of two variants in each round: median and quartiles over the rounds."""
     ratios = np.array(above) / np.array(below)
     low, middle, high = np.percentile(ratios, (25, 50, 75))
     return f"{middle:.3f} ({low:.3f} to {high:.3f})"
@@ -308,14 +314,14 @@ PARTS = {"steps": steps, "compiled": compiled, "loop": loop, "workers": workers}
 
 
 def main() -> None:
+    set_ray_defaults()  # also how the processes of the variants allocate memory
     readme = FOLDER / "README.md"
     for part in sys.argv[1:] or PARTS:
         table = PARTS[part]()
         about = f"{hardware(DEVICE)}, {torch.get_num_threads()} threads, torch {torch.__version__}, timm {timm.__version__}"
         said = f"{about}, median of interleaved rounds, {time.strftime('%Y-%m-%d')}:"
-        before, rest = readme.read_text().split(f"<!-- {part} -->")
-        after = rest.split(f"<!-- end of {part} -->")[1]
-        readme.write_text(f"{before}<!-- {part} -->\n{said}\n\n{table}\n<!-- end of {part} -->{after}")
+        marks = f"<!-- {part} -->", f"<!-- end of {part} -->"
+        readme.write_text(with_table(readme.read_text(), f"{said}\n\n{table}", *marks))
         print(table, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""What is chosen once before the sweep, by workers: at which pace the families leave, and what each method keeps."""
+"""What workers choose once before the sweep: the pace of the families of gates, and the structures that methods keep."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ from slimsweep.cluster.worker import data_for, device_of, job_arguments, run_of,
 from slimsweep.data import training_images
 from slimsweep.errors import OutOfTime, StageFailed, TrainingDiverged, explain
 from slimsweep.ledger.checkpoints import Checkpoints
-from slimsweep.ledger.planning import asked_of, baseline_places, distinct_paces, pace_key, smallest_budget, to_choose
+from slimsweep.ledger.planning import baseline_targets, distinct_paces, pace_key, smallest_budget, target_of, to_choose
 from slimsweep.ledger.recorder import recorder_of
-from slimsweep.ledger.run import DENSE, Run
+from slimsweep.ledger.run import Run
 from slimsweep.ledger.searched_model import load_searched
 from slimsweep.methods.choice import Choice
 from slimsweep.saved_models import load
@@ -25,13 +25,16 @@ from slimsweep.training.loop import train
 
 
 def choose_pace(run: Run, until: float | None = None) -> bool:
-    """Let workers try the paces that the configuration proposes, a task each, and keep the best on validation for the run.
+    """Try each of search.paces on a worker of its own, and store the best on validation as the run's pace.
+
+    Args:
+        until: no further epoch begins after this time (time.time()).
 
     Returns:
-        Whether one was chosen: False where `until` (time.time()) came first; the tries that had ended are kept.
+        Whether a pace was chosen: False where time ran out. Tries that had ended are not repeated.
 
     Raises:
-        StageFailed: a worker raised. A training that diverges is no failure: its pace is not taken.
+        StageFailed: a worker raised, or the training of every pace diverged. A pace whose training diverges is not chosen.
     """
     config = run.config
     paces = distinct_paces(config, run.shape.gate_shapes)
@@ -49,9 +52,9 @@ def choose_pace(run: Run, until: float | None = None) -> bool:
         raise StageFailed(f"the paces could not be tried: {explain(problem, 'retrain')}") from problem
     if all(one["error"] for one in found):
         raise StageFailed(f"no pace of the families could be retrained: {found[0]['error']}")
-    best = max(found, key=lambda one: one["val_top1"])  # of equals the one given first
+    best = max(found, key=lambda one: one["val_top1"])  # the first of equals
     if best["pace"] != run.pace:
-        # What an earlier choice began has other sizes, under the same names.
+        # Points that began at the earlier pace have other sizes under the same names.
         stale = tuple(f"{method.name}-" for method in methods.METHODS.values() if method.needs_search)
         for name in run.checkpoint_names():
             if name.startswith(stale):
@@ -62,20 +65,24 @@ def choose_pace(run: Run, until: float | None = None) -> bool:
 
 
 def try_pace(arguments: dict[str, Any]) -> dict[str, Any] | None:
-    """Cut the search's model to the smallest budget at one pace and retrain it shortly; None where time ran out."""
+    """Cut the searched model to the smallest budget at one pace, retrain it for a few epochs, and store the result.
+
+    Returns:
+        pace, budget, unit, val_top1 (percent; 0 where the training diverged) and error; None where time ran out.
+    """
     run, pace = run_of(arguments), arguments["pace"]
     config = run.config
     name = f"pace-{'-'.join(f'{family}{value:g}' for family, value in pace.items())}-{pace_key(run)}"
-    if (known := run.pace_try(name)) is not None:  # of an earlier start
+    if (known := run.pace_try(name)) is not None:  # an earlier start tried it
         return known
     set_threads(config)
     device = device_of(config)
-    dense = load(run.folder / DENSE)
+    dense = load(run.dense)
     gated = load_searched(run, dense)
     data = data_for(config, dense)
     budget, recipe = smallest_budget(config, run.shape), config.pace_recipe()
-    asked = asked_of(budget, run.shape)
-    result: dict[str, Any] = {"pace": pace, "budget": asked.budget, "unit": asked.unit, "val_top1": 0.0, "error": ""}
+    target = target_of(budget, run.shape)
+    result: dict[str, Any] = {"pace": pace, "budget": target.budget, "unit": target.unit, "val_top1": 0.0, "error": ""}
     start = slim(gated, run.path_at(pace).solve(budget))
     recorder = recorder_of(run, "retrain", name)
     teacher = Teacher.of(dense, config.retrain.distill)
@@ -88,15 +95,15 @@ def try_pace(arguments: dict[str, Any]) -> dict[str, Any] | None:
         result["error"] = str(problem)
     run.write_pace_try(name, result)
     recorder.finished(None)
-    run.delete_curve(name)  # of no point of the sweep
+    run.delete_curve(name)  # curves in the folder are those of stages and points
     return result
 
 
 def choose_structures(run: Run) -> None:
-    """Let workers choose what the methods keep, as far as the run's folder does not hold it; a task per method.
+    """Let workers choose the structures that methods keep and that the folder does not have yet: one task per method and seed.
 
     Raises:
-        StageFailed: a worker raised. A budget that a method cannot meet is no failure of the others: its point says so.
+        StageFailed: a worker raised. Where a method cannot meet a budget, only that point fails.
     """
     resources = run.config.resources
     work = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker)(choose_structure)
@@ -108,14 +115,14 @@ def choose_structures(run: Run) -> None:
 
 
 def choose_structure(arguments: dict[str, Any]) -> None:
-    """Write what a method keeps at each budget to the run's folder, or why it cannot."""
+    """Write the structure that a method keeps at each budget to the run's folder, or why it cannot meet the budget."""
     run, method, seed = run_of(arguments), methods.METHODS[arguments["method"]], arguments["seed"]
     config = run.config
     set_threads(config)
-    dense = load(run.folder / DENSE)
+    dense = load(run.dense)
     images, labels = training_images(data_for(config, dense), config.seed)
     dense.to(device_of(config))
-    places, settings = baseline_places(run), config.search
+    targets, settings = baseline_targets(run), config.search
     shape = add_gates(dense, settings.granularity, settings.families).shape
     choice = Choice(
         granularity=settings.granularity,
@@ -124,12 +131,12 @@ def choose_structure(arguments: dict[str, Any]) -> None:
         round_to=size_multiple(shape, settings.round_to),
         dense=dense,
         shape=shape,
-        budgets=[asked.given for asked in places],
+        budgets=[target.given for target in targets],
         seed=seed,
         images=images,
         labels=labels,
     )
     found = methods.choose(method.name, choice)
-    for asked, structure in zip(places, found, strict=True):
+    for target, structure in zip(targets, found, strict=True):
         kept, error = (structure.to_json(), "") if isinstance(structure, Structure) else ("", str(structure))
-        run.write_choice(method.name, asked.budget, asked.unit, seed if method.draws else None, structure=kept, error=error)
+        run.write_choice(method.name, target.budget, target.unit, seed if method.draws else None, structure=kept, error=error)

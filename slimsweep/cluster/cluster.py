@@ -1,4 +1,4 @@
-"""The Ray cluster: joining or starting one, and what it can hold."""
+"""The Ray cluster: joining or starting one, and how many workers it holds."""
 
 import logging
 import os
@@ -16,42 +16,50 @@ from slimsweep.config import Config, ConfigError
 from slimsweep.ledger.run import DRIVER, Run
 from slimsweep.storage import Folder
 
-# Tune logs a traceback for each trial that dies; the point's row, the table at the end and the exit code say it.
+# Tune logs a traceback for each trial that dies: the point's row, the table at the end and the exit code report it already.
 QUIET = {name: logging.ERROR for name in ("ray", "ray.train", "ray.data", "ray._private")} | {"ray.tune": logging.CRITICAL}
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """What the cluster's nodes hold."""
+    """The resources of a cluster's nodes."""
 
-    nodes: list[dict[str, float]]
+    nodes: list[dict[str, float]]  # per node, in Ray's names: CPU, GPU, ...
 
     def workers(self, config: Config) -> int:
-        """How many training workers fit at the same time, or will once the cluster has grown; each must fit on one node."""
+        """How many training workers fit at the same time, each on one node; at least resources.max_workers, if it is set."""
         cpus, gpus = config.resources.cpus_per_worker, config.resources.gpus_per_worker
         fit = 0
         for node in self.nodes:
             by_cpus, has = int(node.get("CPU", 0) / cpus + 1e-9), int(node.get("GPU", 0))
-            # A fraction is of one GPU: what is left over on each does not add up to another.
+            # A fraction is of one GPU: remainders on several GPUs do not add up.
             by_gpus = by_cpus if not gpus else has * int(1 / gpus + 1e-9) if gpus < 1 else int(has / gpus)
             fit += min(by_cpus, by_gpus)
-        # Ray does not tell what an autoscaler may still add: the person does.
+        # Ray does not say how far an autoscaler may grow the cluster, so max_workers does.
         return max(fit, config.resources.max_workers or 0)
 
     @property
     def gpus(self) -> float:
+        """GPUs of all nodes."""
         return sum(node.get("GPU", 0.0) for node in self.nodes)
 
 
 @contextmanager
 def connected(verbose: bool = False) -> Iterator[Cluster]:
-    """Join the cluster that RAY_ADDRESS or `ray start` names, or start one on this machine while the block runs."""
+    """Join the cluster that RAY_ADDRESS or `ray start` names, or start one on this machine while the block runs.
+
+    Args:
+        verbose: show Ray's own log.
+
+    Raises:
+        ConfigError: RAY_ADDRESS names a cluster that cannot be reached.
+    """
     if not verbose:
         for name, level in QUIET.items():
             logging.getLogger(name).setLevel(level)
     already = ray.is_initialized()
     if not already:
-        # Ray's own SIGTERM handler ends the process where it stands; ours lets it say how to go on.
+        # Ray's SIGTERM handler ends the process at once; slimsweep's lets it say how to go on.
         on_sigterm = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(log_to_driver=verbose, logging_level=logging.INFO if verbose else logging.ERROR)
@@ -69,19 +77,19 @@ def connected(verbose: bool = False) -> Iterator[Cluster]:
             ray.shutdown()
 
 
-def foreseen() -> Cluster | None:
-    """The cluster that `connected` would start on this machine; None where there is one to join."""
-    current = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")  # what `ray start` leaves
+def local_cluster() -> Cluster | None:
+    """The cluster that `connected` would start on this machine; None where it would join one."""
+    current = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")  # `ray start` writes it
     if ray.is_initialized() or "RAY_ADDRESS" in os.environ or current.exists():
         return None
     return Cluster([{"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}])
 
 
 def check_placement(config: Config, cluster: Cluster) -> None:
-    """Refuse what this cluster can never place, before it waits for it forever.
+    """Refuse a configuration whose workers do not fit on the cluster: Ray would wait for room forever.
 
     Raises:
-        ConfigError: names the field, what it asks for, and what there is.
+        ConfigError: names the field, the workers that it asks for, and those that fit.
     """
     fit = cluster.workers(config)
     each = f"{config.resources.cpus_per_worker:g} CPUs" + (
@@ -102,7 +110,7 @@ def check_placement(config: Config, cluster: Cluster) -> None:
 
 
 def check_storage(run: Run) -> None:
-    """Refuse a local path that some nodes of the cluster do not share.
+    """Refuse a local output folder that some nodes of the cluster do not share.
 
     Raises:
         ConfigError: names the nodes, and what to give instead.
@@ -111,26 +119,27 @@ def check_storage(run: Run) -> None:
     if not run.folder.is_local or not others:
         return
     sees = ray.remote(num_cpus=0, max_retries=0)(sees_driver)
-    asked = {
+    answers = {
         node["NodeManagerAddress"]: sees.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         ).remote(run.uri)
         for node in others
     }
-    blind = [address for address, answer in asked.items() if not ray.get(answer)]
-    if blind:
+    unshared = [address for address, answer in answers.items() if not ray.get(answer)]
+    if unshared:
         raise ConfigError(
-            f"output: {run.uri} is a local path that {len(blind)} of {len(others) + 1} nodes ({', '.join(sorted(blind)[:3])}) "
-            "do not share with the driver: give a folder that all nodes share, or an object store (s3://, gs://)"
+            f"output: {run.uri} is a local path that {len(unshared)} of {len(others) + 1} nodes "
+            f"({', '.join(sorted(unshared)[:3])}) do not share with the driver: "
+            "give a folder that all nodes share, or an object store (s3://, gs://)"
         )
 
 
 def sees_driver(uri: str) -> bool:
-    """Whether a run's folder, as this node sees it, holds the mark that its driver keeps there."""
+    """Whether the heartbeat of the run's driver can be seen from this node."""
     return Folder(uri).exists(DRIVER)
 
 
 def trials_at_once(config: Config, cluster: Cluster, points: int) -> int:
-    """How many points train at the same time: what fits, what was allowed, and no more than there are."""
+    """How many points train at the same time: the workers that fit, at most max_concurrent_trials, at most `points`."""
     fit = max(1, cluster.workers(config) // config.retrain.workers_per_trial)
     return max(1, min(points, fit, config.resources.max_concurrent_trials or fit))

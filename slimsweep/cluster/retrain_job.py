@@ -1,6 +1,6 @@
-"""The sweep: every point (a budget, a method, a seed) cut and retrained, all of them side by side under Ray Tune.
+"""The sweep: Ray Tune cuts and retrains all points (one per method, budget and seed) side by side.
 
-A trial writes its own row as it ends, and the rows are the truth: what is left to do is what has no ok row.
+Each trial writes its own row when it ends. A point without an ok row is still to be done.
 """
 
 import logging
@@ -24,7 +24,7 @@ from slimsweep.data import data_name, images_seen
 from slimsweep.errors import OutOfTime, explain
 from slimsweep.ledger.points import Point
 from slimsweep.ledger.recorder import recorder_of
-from slimsweep.ledger.run import DENSE, Run
+from slimsweep.ledger.run import Run
 from slimsweep.ledger.searched_model import load_searched
 from slimsweep.saved_models import load
 from slimsweep.slimming.cost import COSTS
@@ -37,18 +37,18 @@ log = logging.getLogger(__name__)
 
 
 def run_sweep(run: Run, points: list[Point], attempt: str, name: str, concurrent: int, until: float | None = None) -> None:
-    """Retrain points. One that fails leaves a row that says why, and the others go on.
+    """Retrain points. A point that fails gets a row with the reason, and the others go on.
 
     Args:
-        points: those to do; at least one.
-        attempt: the driver's start, in which the points begin.
-        name: a name for Ray's own state that no earlier sweep used.
+        points: the points to do; at least one.
+        attempt: name of the driver's start.
+        name: for Ray's own state; no earlier sweep of this run may have used it.
         concurrent: how many points train at the same time, at most.
-        until: when (time.time()) no further epoch begins: points that are not done by then have no row.
+        until: no further epoch begins after this time (time.time()); points that are not done by then get no row.
     """
     config = run.config
     alone = config.retrain.workers_per_trial == 1
-    # A trial of several workers is a Ray Train job: its own actor only waits, and must not take a worker's CPU.
+    # A trial with several workers is a Ray Train job: its own actor only waits for them, and must not take a worker's CPU.
     resources = {k.lower(): v for k, v in worker_resources(config).items()} if alone else {"memory": 1e7}
     arguments = job_arguments(run, attempt=attempt, until=until)
     tuner = ray.tune.Tuner(
@@ -69,24 +69,29 @@ def run_sweep(run: Run, points: list[Point], attempt: str, name: str, concurrent
     for result in (results[index] for index in range(len(results))):
         point = Point(**(result.config or {})["point"])
         error = (result.metrics or {}).get("error", "")
-        if result.error is not None:  # its process died, more often than it may
+        if result.error is not None:  # its process died more than max_failures times
             error = f"the trial's process died: {str(result.error).strip().splitlines()[-1]}"
-        if error and not run.has_row(point.name):  # it could not write its row itself
+        if error and not run.has_row(point.name):  # the trial could not write its row
             write_failed(run, point, error)
 
 
 def trial_folder(trial: Any) -> str:
+    """The name of Tune's folder for a trial: its own names hold all parameters and become too long."""
     return f"trial-{trial.trial_id}"
 
 
-def trial(parameters: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
-    """What Tune runs for each point: the retraining in this process, or as a Ray Train job of several workers."""
+def trial(parameters: dict[str, Any], arguments: dict[str, Any]) -> dict[str, str]:
+    """What Tune runs for each point: the retraining in this process, or as a Ray Train job of several workers.
+
+    Returns:
+        error: why the point failed; empty where it is done or time ran out.
+    """
     run, point = run_of(arguments), Point(**parameters["point"])
     if run.has_ok_row(point.name):
-        return {"ok": 1.0}  # the process died after its row was written: Tune starts it again, there is nothing to do
+        return {"error": ""}  # the process died after it wrote its row, and Tune started the trial again
     if arguments["until"] is not None and time.time() >= arguments["until"]:
-        return {"ok": 0.0}
-    run.delete_row(point.name)  # of an earlier try that failed: this one is under way
+        return {"error": ""}
+    run.delete_row(point.name)  # the row of an earlier try that failed
     try:
         check_shared(run)
         run.begin(point.name, arguments["attempt"])
@@ -98,37 +103,47 @@ def trial(parameters: dict[str, Any], arguments: dict[str, Any]) -> dict[str, An
             workers = run.config.retrain.workers_per_trial
             data_parallel(retrain_worker, {**arguments, **parameters}, run, name=name, workers=workers).fit()
     except OutOfTime:
-        return {"ok": 0.0}
+        pass  # no row: the next start goes on from the last checkpoint
     except Exception as problem:
-        # Training this point went wrong, and would again: its row says why, and the other points go on.
+        # A second try would fail in the same way: the row says why, and the other points go on.
         log.warning("%s failed:\n%s", point.name, traceback.format_exc())
         error = explain(problem, "retrain")
         try:
             write_failed(run, point, error)
-        except OSError as unwritten:  # a full disk may be what went wrong: the driver tries again, and says so if it cannot
+        except OSError as unwritten:  # perhaps a full disk; the driver tries again when the sweep ends
             log.warning("%s: its row could not be written (%s)", point.name, unwritten)
-        return {"ok": 0.0, "error": error}
-    return {"ok": 1.0}
+        return {"error": error}
+    return {"error": ""}
 
 
 def retrain_worker(arguments: dict[str, Any]) -> None:
-    """What each worker of a trial of several workers runs."""
+    """What each worker runs in a trial with several workers."""
     run, point = run_of(arguments), Point(**arguments["point"])
     set_threads(run.config)
     check_shared(run)
     try:
         retrain(run, point, ray.train.torch.get_device(), ray.train.get_context().get_world_rank(), arguments["until"])
-    except OutOfTime:  # on all ranks alike; no failure, which Ray would start again
+    except OutOfTime:  # raised on all ranks; if it left this function, Ray would start the workers again
         return
 
 
 def retrain(run: Run, point: Point, device: torch.device, rank: int, until: float | None = None) -> None:
-    """Cut a point's model, train it, save it, read the test split once, and write the row."""
+    """Cut a point's model, train it, evaluate it on the test split once, save it, and write its row.
+
+    Args:
+        rank: of this worker; only rank 0 writes.
+        until: no further epoch begins after this time (time.time()).
+
+    Raises:
+        ValueError: the point's method cannot meet its budget.
+        OutOfTime: `until` came first.
+        TrainingDiverged: the loss became NaN or infinite.
+    """
     config, method = run.config, methods.METHODS[point.method]
     if not point.structure:
         raise ValueError(run.choice_error(method.name, point.budget, point.unit, point.seed if method.draws else None))
-    dense = load(run.folder / DENSE)
-    # The dense point starts from the dense weights: it shows what the retraining alone gives.
+    dense = load(run.dense)
+    # The dense point starts from the dense weights: it shows what retraining alone gives.
     source = load_searched(run, dense) if method.from_searched else dense
     if point.start:
         source = load(run.models / point.start)
@@ -167,7 +182,7 @@ def retrain(run: Run, point: Point, device: torch.device, rank: int, until: floa
 
 
 def write_failed(run: Run, point: Point, error: str) -> None:
-    """The row of a point that went wrong; its next ok row replaces it."""
+    """Write the row of a point that failed; a later ok row replaces it."""
     run.write_row({**known_before(run, point), "status": "failed", "error": error})
 
 

@@ -1,4 +1,4 @@
-"""The search: one Ray Train job that trains the dense model and then its gates, data parallel, in one group of workers."""
+"""The search: one data-parallel Ray Train job that trains the dense model, and then its gates and weights together."""
 
 import signal
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from slimsweep.cluster.worker import check_shared, data_for, job_arguments, run_of, save_model, set_threads, wait
+from slimsweep.cluster.worker import check_shared, data_for, job_arguments, run_of, save_model, set_threads, wait_for_all_ranks
 from slimsweep.config import Config
 from slimsweep.errors import OutOfTime, StageFailed, explain
 from slimsweep.ledger.recorder import recorder_of
@@ -26,11 +26,11 @@ from slimsweep.training.loop import train
 
 
 def run_search(run: Run, attempt: str, until: float | None = None) -> None:
-    """Train the dense model and search, as far as the run folder does not hold them yet.
+    """Train the dense model and search, unless the run's folder has their results already.
 
     Args:
-        attempt: a name that no earlier start used: Ray's own state is not gone on from, ours is.
-        until: when (time.time()) no further epoch begins.
+        attempt: a name that no earlier start used: training resumes from slimsweep's checkpoints, not from Ray's state.
+        until: no further epoch begins after this time (time.time()).
 
     Raises:
         StageFailed: a worker raised, or died more often than resources.max_failures.
@@ -41,7 +41,7 @@ def run_search(run: Run, attempt: str, until: float | None = None) -> None:
     on_interrupt = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit()
-    except SystemExit:  # what Ray Train makes of Ctrl+C
+    except SystemExit:  # Ray Train raises it at Ctrl+C
         raise KeyboardInterrupt from None
     except TrainingFailedError as problem:
         raise StageFailed(explain(problem, "search")) from problem
@@ -52,13 +52,17 @@ def run_search(run: Run, attempt: str, until: float | None = None) -> None:
 def data_parallel(
     worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any], run: Run, *, name: str, workers: int
 ) -> TorchTrainer:
-    """A Ray Train job of `workers` processes that call `worker(arguments)`; Ray's own state lies under NAME in the run."""
+    """A Ray Train job of `workers` processes that call `worker(arguments)`.
+
+    Args:
+        name: of Ray's own state in the run's folder.
+    """
     resources = run.config.resources
     gpus = resources.gpus_per_worker
     return TorchTrainer(
         worker,
         train_loop_config=arguments,
-        # NCCL refuses two ranks on one GPU, which fractions may bring about.
+        # NCCL refuses two ranks on one GPU, which happens with fractions.
         torch_config=TorchConfig(backend="gloo" if 0 < gpus < 1 else None),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus > 0, resources_per_worker=worker_resources(run.config)),
         run_config=RunConfig(
@@ -70,7 +74,7 @@ def data_parallel(
 
 
 def worker_resources(config: Config) -> dict[str, float]:
-    """What one training worker holds, in Ray's names."""
+    """The resources of one training worker, in Ray's names (CPU, GPU)."""
     resources = {"CPU": config.resources.cpus_per_worker}
     return {**resources, "GPU": config.resources.gpus_per_worker} if config.resources.gpus_per_worker else resources
 
@@ -86,16 +90,25 @@ def search_worker(arguments: dict[str, Any]) -> None:
     try:
         if not run.dense_done:
             train_dense(run, device, rank, arguments["until"])
-        wait()
+        wait_for_all_ranks()
         if not run.search_done:
             search(run, device, rank, arguments["until"])
-        wait()
-    except OutOfTime:  # on all ranks alike; no failure, which Ray would start again
+        wait_for_all_ranks()
+    except OutOfTime:  # raised on all ranks; if it left this function, Ray would start the workers again
         return
 
 
 def train_dense(run: Run, device: torch.device, rank: int, until: float | None = None) -> None:
-    """Train the dense model by `config.dense` and save it, with its top-1 on validation and test."""
+    """Train the dense model by `config.dense`, and save it with its top-1 (percent) on validation and test.
+
+    Args:
+        rank: of this worker; only rank 0 writes.
+        until: no further epoch begins after this time (time.time()).
+
+    Raises:
+        OutOfTime: `until` came first.
+        TrainingDiverged: the loss became NaN or infinite.
+    """
     config = run.config
     torch.manual_seed(config.seed)
     data = data_for(config)
@@ -103,7 +116,7 @@ def train_dense(run: Run, device: torch.device, rank: int, until: float | None =
     model = build_dense(config, data.num_classes)
     model = train(model, data, config.dense, recorder, seed=config.seed, device=device, until=until)
     val = evaluate_split(model, data, "val", device, config.dense)
-    test = evaluate_split(model, data, "test", device, config.dense)  # the split's one reading for this model
+    test = evaluate_split(model, data, "test", device, config.dense)  # the only time that this model sees the test split
     if rank == 0:
         recorder.damaged(data.test.damaged)
         metrics = {"val_top1": val.top1, "test_top1": test.top1, "test_top5": test.top5, "test_loss": test.loss}
@@ -112,9 +125,9 @@ def train_dense(run: Run, device: torch.device, rank: int, until: float | None =
 
 
 def search(run: Run, device: torch.device, rank: int, until: float | None = None) -> None:
-    """Train gates and weights together and save them."""
+    """Train gates and weights together by `config.search`, and save them; arguments and errors are those of `train_dense`."""
     config, settings = run.config, run.config.search
-    dense = load(run.folder / DENSE)
+    dense = load(run.dense)
     torch.manual_seed(config.seed)
     data = data_for(config, dense)
     recorder = recorder_of(run, "search")

@@ -1,4 +1,4 @@
-"""What every worker process does around the training loop: its run, its data, its threads, the model it saves."""
+"""What every worker process does around the training loop: it gets its run, data and threads, and saves a model."""
 
 import ctypes
 import json
@@ -23,13 +23,17 @@ from slimsweep.slimming.structure import image_size
 from slimsweep.training.dense_model import check_model
 from slimsweep.training.ranks import ranks
 
-prepared: dict[str, Data] = {}  # the data that this process prepared last, by all that it depends on
+prepared: dict[str, Data] = {}  # the data that this process prepared last; the key holds all settings that it depends on
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # constants of glibc's malloc.h
 
 
 def job_arguments(run: Run, **more: Any) -> dict[str, Any]:
-    """What a worker is started with, as plain data and methods that are registered beside slimsweep's own."""
+    """The arguments of a worker: the configuration and the run as plain data, and the methods of `packed_methods`.
+
+    Args:
+        more: further arguments of this job, as plain data.
+    """
     return {
         "config": run.config.model_dump(mode="json"),
         "run": run.uri,
@@ -39,9 +43,9 @@ def job_arguments(run: Run, **more: Any) -> dict[str, Any]:
 
 
 def packed_methods() -> bytes:
-    """The methods that are registered beside slimsweep's own, with the code of their functions.
+    """The methods that are registered beside slimsweep's own, pickled with the code of their functions.
 
-    Workers need not be able to import the module that defines one: it may be a script, a notebook or a test.
+    A worker may be unable to import the module that defines a method, such as a script, a notebook or a test.
     """
     own = methods.registered_beyond_built_in()
     functions = [function for method in own for function in (method.choose, method.start, method.check) if callable(function)]
@@ -56,21 +60,24 @@ def packed_methods() -> bytes:
 
 
 def run_of(arguments: Mapping[str, Any]) -> Run:
-    """The run that a worker is started for; the methods that came with it are registered here too."""
+    """The run that a worker is started for. Registers the methods that came with the arguments."""
     methods.register(*cloudpickle.loads(arguments["methods"]))
     return Run(arguments["run"], Config(**arguments["config"]))
 
 
 def device_of(config: Config) -> torch.device:
-    """The device of a worker that is no member of a Ray Train job."""
+    """The device of a worker outside a Ray Train job: cuda where resources.gpus_per_worker is above 0, else cpu."""
     return torch.device("cuda" if config.resources.gpus_per_worker > 0 else "cpu")
 
 
 def data_for(config: Config, model: nn.Module | None = None) -> Data:
-    """The splits as `model` takes them, or as the configured dense model will, where it is not built yet.
+    """The splits with the preprocessing of `model`, or of the configured dense model where none is given.
 
-    A process keeps the last ones: the next stage or point that it trains finds their images decoded, and begins to count
-    damaged ones anew.
+    A process keeps the data that it prepared last, so that its next stage or point finds the images decoded. The count of
+    damaged images starts again each time.
+
+    Raises:
+        ConfigError: the data set cannot be read.
     """
     if model is None:
         model = check_model(config)
@@ -88,16 +95,16 @@ def data_for(config: Config, model: nn.Module | None = None) -> Data:
 
 
 def set_threads(config: Config) -> None:
-    """Use the CPUs that this worker owns, and no others, and keep memory for the next step."""
+    """Limit torch to the CPUs of this worker, and keep freed memory for the next step (`keep_memory`)."""
     torch.set_num_threads(max(1, int(config.resources.cpus_per_worker)))
     keep_memory()
 
 
 def keep_memory() -> None:
-    """Let this process keep freed memory for its next step, where its C library (glibc) can be told so.
+    """Let glibc keep freed memory in this process; does nothing with another C library.
 
-    By default each large tensor is a fresh mapping whose pages the system clears anew: a twelfth of a training step on CPUs
-    (reports/training).
+    By default each large tensor is a new mapping whose pages the system clears first, which takes 8 % of a training step on
+    CPUs (reports/training).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
@@ -106,10 +113,10 @@ def keep_memory() -> None:
 
 
 def check_shared(run: Run) -> None:
-    """Refuse to train where the run's folder is another than the driver's, before time is spent on what it would never see.
+    """Refuse to train where this node does not share the run's folder with the driver, which would never see the results.
 
     Raises:
-        RuntimeError: this worker does not see the mark that the driver keeps in the folder.
+        RuntimeError: the heartbeat of the driver is not in the folder.
     """
     if run.folder.is_local and not run.folder.exists(DRIVER):
         raise RuntimeError(
@@ -118,15 +125,21 @@ def check_shared(run: Run) -> None:
         )
 
 
-def wait() -> None:
-    """Until every rank is here."""
+def wait_for_all_ranks() -> None:
+    """Return when all ranks of the process group have called this."""
     if ranks()[1] > 1:
         dist.barrier()
 
 
 def save_model(run: Run, path: str, model: nn.Module, data: Data, metrics: Mapping[str, Any]) -> int:
-    """Save a model with its preprocessing, labels and metrics as a folder of the run; returns the bytes of its weights."""
+    """Save a model with its preprocessing, labels and metrics as a folder of the run.
+
+    Args:
+        path: of that folder inside the run's.
+
+    Returns:
+        The size of the weights' file, in bytes.
+    """
     with tempfile.TemporaryDirectory(prefix="slimsweep-") as folder:
         save(model.cpu(), folder, preprocessing=data.preprocessing, labels=data.class_names, metrics=metrics)
-        run.folder.upload(Path(folder), path)
-        return (Path(folder) / "model.safetensors").stat().st_size
+        return run.write_model(path, Path(folder))

@@ -63,7 +63,7 @@ def identity(config: BaseModel, stage: Stage, checkpoint: str | None = None) -> 
 
 
 def fingerprint(config: BaseModel, stage: Stage, checkpoint: str | None = None) -> str:
-    """Ten hex digits that stand for an identity, the same on every machine and in every version."""
+    """A hash of an identity: ten hex digits, the same on every machine and in every version."""
     text = json.dumps(identity(config, stage, checkpoint), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
@@ -80,7 +80,7 @@ def changed_keys(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 
 
 def checkpoint_token(path: str | os.PathLike[str]) -> str:
-    """What stands for a checkpoint in an identity: `sha256:` and 16 hex digits of the file's content, wherever the file lies.
+    """The token of a checkpoint in an identity: `sha256:` and 16 hex digits of the file's content, wherever the file lies.
 
     A file is read once for as long as its size and time of change stay as they are.
 

@@ -1,4 +1,4 @@
-"""Sentences for what is refused: the field, its value, where it was said, and the way out."""
+"""Messages for refused settings: they name the field, its value, where it was given, and the way out."""
 
 import difflib
 from collections.abc import Mapping, Sequence

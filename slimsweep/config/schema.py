@@ -39,7 +39,7 @@ class Config(Section):
     shares: list[dict[Family, float]] = []
     """Points that keep a share of each family's gates, whatever that costs: [{"attention": 0.7, "mlp": 0.7}]."""
     model: ModelConfig = ModelConfig()
-    """The dense model, from timm; a list of models searches each and shows one frontier over all."""
+    """The dense model, from timm; a list of models searches each and shows all on one page."""
     data: DataConfig = DataConfig()
     """The images."""
     dense: Dense = Dense()
@@ -180,7 +180,7 @@ class Config(Section):
         return sorted(self.budgets, key=order)
 
     @property
-    def frontier(self) -> int:
+    def target_count(self) -> int:
         """Searched points per seed: one per budget, and one per entry of shares."""
         return len(self.budgets) + len(self.shares)
 
@@ -242,7 +242,7 @@ class Config(Section):
         return identity.identity(self, stage, checkpoint)
 
     def fingerprint(self, stage: Stage, checkpoint: str | None = None) -> str:
-        """Ten hex digits that stand for `identity(stage, checkpoint)`, the same on every machine."""
+        """A hash of `identity(stage, checkpoint)`: ten hex digits, the same on every machine."""
         return identity.fingerprint(self, stage, checkpoint)
 
     def to_yaml(self) -> str:

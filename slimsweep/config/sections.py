@@ -60,7 +60,7 @@ class Augment(Section):
     affine: Affine | None = None
     """Random rotation, shift, zoom and shear."""
     repeated: int = Field(1, ge=1)
-    """Times that an image comes in a batch, augmented anew each time (DeiT used 3); an epoch stays as long."""
+    """Times that an image is in a batch, augmented differently each time (DeiT used 3); epochs stay as long."""
 
     @field_validator("scale", "ratio")
     @classmethod
@@ -106,7 +106,7 @@ class DataConfig(Section):
     workers: int = Field(0, ge=0)
     """Loading processes of each training worker; 0 loads in the worker itself."""
     limit: int | None = Field(None, ge=1)
-    """At most so many images per split: to try things out."""
+    """At most this many images per split, for quick tries."""
     max_damaged: int = Field(0, ge=0)
     """Images per split that may be unreadable: each is named in a warning and skipped; one more stops the run. They are
     counted over all epochs and workers of a training. The default allows none, as skipped images change what is measured."""
@@ -190,7 +190,7 @@ class Recipe(Section):
     drop_path: float = Field(0.0, ge=0, lt=1)
     """Probability of skipping a branch of the last layer; earlier layers less."""
     ema_decay: float | None = Field(None, gt=0, lt=1)
-    """Decay of a moving average of the weights, which is then what is evaluated and kept; null is off."""
+    """Decay of a moving average of the weights, which is then evaluated and saved instead of them; null is off."""
     clip_grad: float | None = Field(None, gt=0)
     """Largest norm of the gradient, above which it is scaled down; null is off."""
     accumulate: int = Field(1, ge=1)

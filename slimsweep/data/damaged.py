@@ -1,4 +1,4 @@
-"""Images that are there and cannot be read: what is raised for one, and how many a split may skip."""
+"""Damaged images: the error for one that cannot be read, and the count of those that a split may skip."""
 
 import logging
 import struct

@@ -1,7 +1,6 @@
-"""Training state on disk: one file an epoch, tensors and JSON in safetensors, the last two kept, never a pickle.
+"""Checkpoints: one safetensors file per epoch with tensors and JSON, never a pickle; the last two are kept.
 
-A file appears whole or not at all, so the newest one is the last registered checkpoint. One that is damaged later falls
-back to the one before it.
+A file appears whole or not at all, so the newest file is a whole checkpoint. If it is damaged later, the one before it is used.
 """
 
 import json
@@ -13,33 +12,33 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from slimsweep.ledger.run import CHECKPOINTS, Run
+from slimsweep.ledger.run import Run
 
 log = logging.getLogger(__name__)
 
-KEEP = 2
+KEEP = 2  # checkpoints per stage or point
 
 
 class Checkpoints:
     """The checkpoints of one stage or point of a run."""
 
     def __init__(self, run: Run, name: str) -> None:
-        self.folder = run.folder / f"{CHECKPOINTS}/{name}"
+        self.folder = run.checkpoints(name)
 
     def save(self, epoch: int, state: dict[str, Any]) -> None:
-        """Register the state after `epoch` epochs: a nested dict of tensors and of what JSON can hold."""
+        """Write the state after `epoch` epochs: nested dicts and lists of tensors and of values that JSON can hold."""
         tensors: dict[str, Tensor] = {}
         rest = _split(state, "", tensors, {})
         metadata = {"state": json.dumps(rest)}
         self.folder.write_bytes(_name(epoch), save_tensors(tensors, metadata))
-        # Later ones than this can only be damaged: training went on from an earlier one.
+        # Files of later epochs must be damaged, or training would have resumed from them.
         names = self._names()
         here = names.index(_name(epoch))
         for name in [*names[: max(0, here + 1 - KEEP)], *names[here + 1 :]]:
             self.folder.delete(name)
 
     def load(self) -> tuple[int, dict[str, Any]] | None:
-        """(epochs finished, state) of the newest checkpoint that can be read; None where there is none."""
+        """(epochs finished, state) of the newest readable checkpoint; None where there is none."""
         for name in reversed(self._names()):
             try:
                 data = self.folder.read_bytes(name)
@@ -54,7 +53,7 @@ class Checkpoints:
         return None
 
     def clear(self) -> None:
-        """Delete them: what they led to is saved elsewhere."""
+        """Delete all checkpoints of this stage or point."""
         self.folder.delete("")
 
     def _names(self) -> list[str]:
@@ -66,13 +65,13 @@ def _name(epoch: int) -> str:
 
 
 def _metadata(data: bytes) -> dict[str, str]:
-    """The text that safetensors keeps in its header, which its own `load` leaves out."""
+    """The metadata in the header of safetensors bytes; safetensors' own `load` does not return it."""
     size = int.from_bytes(data[:8], "little")
     return json.loads(data[8 : 8 + size])["__metadata__"]
 
 
 def _split(value: Any, path: str, tensors: dict[str, Tensor], names: dict[Any, str]) -> Any:
-    """`value` with its tensors moved to `tensors`, by path; one that is there already (a shared parameter) only once."""
+    """`value` as JSON data, with its tensors moved to `tensors` under their paths; a shared tensor is stored once."""
     if isinstance(value, Tensor):
         value = value.detach().cpu().contiguous()
         where = (value.data_ptr(), value.shape) if value.numel() else path
@@ -88,6 +87,7 @@ def _split(value: Any, path: str, tensors: dict[str, Tensor], names: dict[Any, s
 
 
 def _join(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """The value that `_split` took apart."""
     if not isinstance(value, dict):
         return value
     ((kind, content),) = value.items()

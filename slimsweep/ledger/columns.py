@@ -1,4 +1,4 @@
-"""Columns that people see: a table's schema says of each its title, unit and decimals, once for everybody who shows it."""
+"""Columns that the report shows: their title, unit and decimals stand in the metadata of a table's schema."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -6,19 +6,19 @@ from typing import Literal
 
 import pyarrow as pa
 
-KEY = b"shown"  # in a field's metadata
+KEY = b"shown"  # of a field's metadata
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A number that the report shows in its table and beside each point, and that may be an axis of its figure."""
+    """A numeric column that the report shows in its table and beside each point; it may also be an axis of the figure."""
 
     name: str
     title: str
     unit: str  # %, nats, MACs, parameters, B, s, ms or images/s
-    decimals: int | None = None  # that are shown; None: three significant digits
-    axis: Literal["x", "y"] | None = None  # x: a cost (or speed), y: a quality; None: no axis
-    more: bool = False  # whether more is better
+    decimals: int | None = None  # shown decimals; None: three significant digits
+    axis: Literal["x", "y"] | None = None  # x: a cost or speed, y: a quality; None: no axis
+    more: bool = False  # whether larger values are better
 
 
 def shown(
@@ -31,7 +31,7 @@ def shown(
     axis: Literal["x", "y"] | None = None,
     more: bool = False,
 ) -> pa.Field:
-    """A field of a schema that the report shows."""
+    """A schema field that the report shows; arguments are those of `Column`."""
     column = Column(name=name, title=title, unit=unit, decimals=decimals, axis=axis, more=more)
     return pa.field(name, kind, metadata={KEY: json.dumps(asdict(column))})
 

@@ -1,4 +1,4 @@
-"""One driver a run: a heartbeat in the run folder says that somebody is at work on it, and who."""
+"""One driver per run: a heartbeat file in the run's folder names the process that works on it."""
 
 import _thread
 import logging
@@ -17,21 +17,21 @@ from slimsweep.ledger.run import DRIVER, Run
 log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 5.0
-STALE_SECONDS = 60.0  # without a heartbeat for this long, a driver counts as dead
-WATCH_SECONDS = 3 * BEAT_SECONDS  # that a driver of another machine is watched before it is believed to be alive
+STALE_SECONDS = 60.0  # a driver whose last heartbeat is older counts as dead
+WATCH_SECONDS = 3 * BEAT_SECONDS  # a driver on another machine counts as alive if it beats within this time
 
 
 class RunTaken(RefusedInput):
-    """Another driver is at work on this run."""
+    """Another driver works on this run."""
 
 
 @contextmanager
 def hold(run: Run) -> Iterator[None]:
-    """Be the run's driver while the block runs.
+    """Be the run's driver while the block runs; a dead driver is replaced.
 
     Raises:
-        RunTaken: another driver holds it and is alive; a dead one's place is taken.
-        ValueError: nothing can be written there.
+        RunTaken: another driver works on the run and is alive.
+        RefusedInput: the folder cannot be written to.
     """
     token = uuid.uuid4().hex
     me = {"token": token, "host": socket.gethostname(), "pid": os.getpid()}
@@ -40,7 +40,7 @@ def hold(run: Run) -> Iterator[None]:
         run.folder.write_json(DRIVER, {**me, "time": time.time()})
     except OSError as problem:
         raise RefusedInput(f"output: nothing can be written to {run.uri} ({problem}); give a folder that can be") from problem
-    # Two drivers that started at one moment both got here; the later write won.
+    # Two drivers that start at the same moment both get here: the later write wins.
     time.sleep(0.2)
     if _read(run).get("token") != token:
         _refuse_if_alive(run)
@@ -49,11 +49,11 @@ def hold(run: Run) -> Iterator[None]:
     def beat() -> None:
         while not stop.wait(BEAT_SECONDS):
             try:
-                if _read(run).get("token", token) != token:  # we were taken for dead: two drivers would write over each other
+                if _read(run).get("token", token) != token:  # another driver took us for dead: two would overwrite each other
                     _thread.interrupt_main()
                     return
                 run.folder.write_json(DRIVER, {**me, "time": time.time()})
-            except OSError as problem:  # a full disk or a store that is away for a moment: the next beat tries again
+            except OSError as problem:  # a full disk, or a store that fails for a moment: the next beat tries again
                 log.warning("no heartbeat could be written (%s)", problem)
 
     thread = threading.Thread(target=beat, daemon=True, name="heartbeat")
@@ -68,7 +68,7 @@ def hold(run: Run) -> Iterator[None]:
 
 
 def driver_alive(run: Run) -> bool:
-    """Whether a driver is at work on the run: its heartbeat is fresh, and on this machine its process runs."""
+    """Whether a driver works on the run: its heartbeat is recent and, if it is on this machine, its process exists."""
     found = _read(run)
     if not found:
         return False
@@ -78,7 +78,7 @@ def driver_alive(run: Run) -> bool:
 
 def _refuse_if_alive(run: Run) -> None:
     found = _read(run)
-    # A pod that is started again has another name than the dead one, whose last beat may be seconds old.
+    # A restarted pod has another host name than the dead one, whose last beat may be only seconds old: watch for new beats.
     end = time.monotonic() + (WATCH_SECONDS if found.get("host", socket.gethostname()) != socket.gethostname() else 0)
     while driver_alive(run) and time.monotonic() < end and _read(run) == found:
         time.sleep(0.5)

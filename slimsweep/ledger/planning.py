@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from slimsweep.config import Config
-from slimsweep.ledger.points import Plan, Point, Stage
+from slimsweep.ledger.points import Plan, Point
 from slimsweep.ledger.run import Run
 from slimsweep.methods import METHODS, extra_epochs
 from slimsweep.slimming.budget import Budget, BudgetLike
@@ -19,70 +19,70 @@ from slimsweep.slimming.structure import FAMILIES, Shape, Structure
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A budget or shares, as one place of the frontier."""
+class Target:
+    """What one point of the Pareto front is asked for: a budget, or shares and the budget that they come to."""
 
     budget: float  # fraction of the dense model's cost
     unit: str  # the cost: macs or params
     shares: str  # JSON, or empty
-    given: Budget  # what a method is held to
+    given: Budget  # as the configuration gives it; the limit that a method must keep
 
     @property
     def key(self) -> tuple[str, str]:
-        """Equal for places that allow the same."""
+        """Equal for targets with the same limit."""
         return self.unit, f"{self.budget:.9f}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a method is to make at one budget and on one kind of terms, before learning rates are told apart."""
+    """The points to make of one method, target and terms, over all seeds; each learning rate makes points of its own."""
 
     method: str
     budget: float
     unit: str = "macs"
     terms: str = "retraining"
     shares: str = ""
-    of_seed: dict[int, tuple[str, int]]  # structure (JSON) and epochs
+    of_seed: dict[int, tuple[str, int]]  # per seed: structure (JSON) and epochs
 
 
-def make_plan(run: Run, attempt: str, *, points: list[Point] | None = None, over: bool = False) -> Plan:
+def make_plan(run: Run, attempt: str, *, over: bool = False) -> Plan:
     """The plan as the driver writes it.
 
     Args:
-        points: solved anew where not given.
+        attempt: name of the driver's start.
         over: whether the driver has ended.
+
+    Raises:
+        BudgetError: a budget below the smallest model that can be cut.
     """
-    config = run.config
-    stages = (Stage(name="dense", epochs=config.dense.epochs), Stage(name="search", epochs=config.search.epochs))
     if not run.search_done:
-        return Plan(attempt=attempt, stages=stages, over=over)
-    points = plan_points(run) if points is None else points
+        return Plan(attempt=attempt, over=over)
+    points = plan_points(run)
     choosing = (["the pace of the families"] if pace_is_open(run) else []) + [
         f"what {method} keeps" for method in dict.fromkeys(method for method, _ in to_choose(run))
     ]
-    waits = "the best learning rate" if len(config.retrain.rates) > 1 else "the points that they start from"
     return Plan(
         attempt=attempt,
-        stages=stages,
         points=tuple(points),
         later=points_to_come(run, points),
-        waits_for=waits,
         choosing=tuple(choosing),
         over=over,
     )
 
 
 def plan_points(run: Run) -> list[Point]:
-    """Every point that the configuration asks for, as far as it is known, largest budget first; the search must be done.
+    """All points that can be planned now, largest budget first. The search must be done.
 
-    It follows from the configuration and from what the run's folder holds. Where there are several learning rates, each
-    method, terms and budget tries all of them with the first seed; the other seeds are planned once all those were tried, at
-    the rate that is best on validation: one that failed, as rates that are too high do, is not taken. Where retrain.start is
-    "larger", a searched point is planned once the point that it starts from (of the largest budget, the dense point) has an
-    ok row. Methods whose structures are still to be chosen are left out (`to_choose`).
+    Points follow from the configuration and from what the run's folder holds. Some wait for others:
+
+    - With several learning rates, each method, terms and budget tries all rates with the first seed. The other seeds are
+      planned when all those points have ended, at the rate with the best validation top-1; a rate that failed is not taken.
+    - With retrain.start "larger", a searched point is planned when the point that it starts from has an ok row. The largest
+      budget starts from the dense point.
+    - Methods whose structures are still to be chosen are left out (`to_choose`).
 
     Raises:
-        BudgetError: a budget below the least that the model can be cut to.
+        BudgetError: a budget below the smallest model that can be cut.
     """
     rows = run.rows
     val_top1: dict[str, float] = dict(rows.loc[rows.status == "ok", ["point", "val_top1"]].itertuples(index=False))
@@ -96,8 +96,8 @@ def plan_points(run: Run) -> list[Point]:
             return None
         return max(ended, key=lambda p: val_top1[p.name]).lr  # of equals, the one given first
 
-    def keeps(method: str, asked: Asked, seed: int) -> str | None:
-        return run.choice(method, asked.budget, asked.unit, seed if METHODS[method].draws else None)
+    def keeps(method: str, target: Target, seed: int) -> str | None:
+        return run.choice(method, target.budget, target.unit, seed if METHODS[method].draws else None)
 
     path = run.path
     spent = search_macs(run.config, path, run)
@@ -109,19 +109,19 @@ def plan_points(run: Run) -> list[Point]:
 def expected_points(
     config: Config, shape: Shape, gates: Scores, pace: Mapping[str, float], run: Run | None = None
 ) -> list[Point]:
-    """Every point that a configuration will have made at its end, largest budget first, without a run: an estimate.
+    """All points that a sweep will have made at its end, largest budget first: an estimate that needs no run.
 
-    Methods that choose for themselves are taken to keep what the search keeps at their budget, whatever they are;
-    of several learning rates the first is taken for the best.
+    It assumes that methods which choose their own structure keep what the search keeps at that budget, and that the first of
+    several learning rates is the best.
 
     Args:
         shape: of the gated model.
-        gates: what the search is taken to find, in the gates' shapes.
-        pace: what is taken to be chosen.
-        run: the run that it is about, where there is one.
+        gates: the gates that the search is assumed to find, in the gates' shapes, a list of layers per family.
+        pace: the pace of each family that is assumed to be chosen.
+        run: a run of this configuration, where there is one: paces count as it tried them.
 
     Raises:
-        BudgetError: a budget below the least that the model can be cut to.
+        BudgetError: a budget below the smallest model that can be cut.
     """
     of_gated = {family: pace[family] for family in gates}
     path = RemovalPath(shape, gates, config.search.floors.model_dump(), config.search.round_to, of_gated)
@@ -131,22 +131,22 @@ def expected_points(
 
 
 def points_to_come(run: Run, points: list[Point]) -> int:
-    """How many points are not planned yet, for they wait for others: for the best learning rate, or for where they start."""
+    """How many points cannot be planned yet: they wait for the best learning rate, or for the point that they start from."""
     if len(run.config.retrain.rates) == 1 and run.config.retrain.start == "search":
         return 0
-    known = Counter(point.place for point in points)
-    expected = Counter(point.place for point in expected_points(run.config, run.shape, run.gates, run.pace, run))
+    known = Counter(point.rate_group for point in points)
+    expected = Counter(point.rate_group for point in expected_points(run.config, run.shape, run.gates, run.pace, run))
     return sum((expected - known).values())
 
 
 def points_to_do(run: Run, points: list[Point]) -> list[Point]:
-    """Those without an ok row."""
+    """The points without an ok row."""
     done = set(run.rows[run.rows.status == "ok"].point)
     return [p for p in points if p.name not in done]
 
 
 def forget_failed(run: Run, points: list[Point]) -> None:
-    """Delete the rows of failed points that are asked for no more, or under another name since their recipe was corrected."""
+    """Delete the rows of failed points that are no longer in the plan: not asked for now, or renamed by a corrected recipe."""
     names = {p.name for p in points}
     gone = [name for name in run.rows.point[run.rows.status == "failed"] if name not in names]
     for name in gone:
@@ -165,15 +165,15 @@ def _points(
     """The points of all requests: every learning rate with the first seed, the best one, once known, with the others.
 
     Args:
-        fingerprints: per learning rate, what stands for all of the configuration that a point's result depends on.
-        best: of the points of a first seed the best learning rate, None where that is not known yet.
-        trained: whether a point's model is there for others to start from.
+        fingerprints: per learning rate, the fingerprint of all settings that a point's result depends on.
+        best: the best learning rate among the points of a first seed; None while it is not known.
+        trained: whether a point's model is done, so that others can start from it.
     """
     seeds, rates = config.retrain.seeds, config.retrain.rates
 
     def point(request: Request, seed: int, lr: float, start: Point | None) -> Point:
         structure, epochs = request.of_seed[seed]
-        # What is usual is left out, so that points made before there was anything else keep their names.
+        # Default values are left out, so that points keep the names they had before these settings existed.
         identity = [fingerprints[lr], request.method, f"{request.budget:.9f}", seed]
         identity += [] if request.unit == "macs" else [request.unit]
         identity += [] if request.terms == "retraining" else [request.terms, epochs]
@@ -195,7 +195,7 @@ def _points(
         )
 
     points: list[Point] = []
-    # Of dense and each larger budget its structure, and each seed's point.
+    # Dense and each larger budget: its structure, and its point per seed.
     larger: list[tuple[Structure, dict[int, Point]]] = []
     for request in sorted(requests, key=lambda request: -request.budget):
         starts: dict[int, Point | None] = dict.fromkeys(seeds)
@@ -219,107 +219,116 @@ def _points(
 
 
 def _requests(
-    config: Config, path: RemovalPath, spent: float, keeps: Callable[[str, Asked, int], str | None] | None = None
+    config: Config, path: RemovalPath, spent: float, keeps: Callable[[str, Target, int], str | None] | None = None
 ) -> Iterator[Request]:
-    """All that is known to be asked for.
+    """All requests that are known now.
 
     Args:
-        spent: what the search cost per image, in MACs (`search_macs`).
-        keeps: what a method keeps at a budget with a seed: JSON, empty where it cannot meet the budget, None where that
-            is not known yet. Without it all methods keep what the search keeps.
+        spent: cost of the search per training image, in MACs (`search_macs`).
+        keeps: the structure that a method keeps at a target with a seed: JSON, empty where it cannot meet the budget, None
+            while it is not known. Without this function all methods keep what the search keeps.
     """
     dense, epochs, seeds = path.shape.full(), config.retrain.epochs, config.retrain.seeds
     yield Request(method="dense", budget=1.0, of_seed=dict.fromkeys(seeds, (dense.to_json(), epochs)))
     seen: set[tuple[str, str]] = set()
-    for asked, structure in frontier(config, path):
+    for target, structure in targets(config, path):
         searched = structure.to_json()
-        place: Any = {"budget": asked.budget, "unit": asked.unit}
-        yield Request(method="searched", shares=asked.shares, of_seed=dict.fromkeys(seeds, (searched, epochs)), **place)
-        again = asked.key in seen  # shares that come to a budget that was there: what chooses for itself has it already
-        seen.add(asked.key)
+        budget: Any = {"budget": target.budget, "unit": target.unit}
+        yield Request(method="searched", shares=target.shares, of_seed=dict.fromkeys(seeds, (searched, epochs)), **budget)
+        again = target.key in seen  # shares that come to a budget seen before: methods that ignore the search have it already
+        seen.add(target.key)
         for method in map(METHODS.__getitem__, config.baselines):
             if again and not method.needs_search:
                 continue
             found: dict[int, str | None] = dict.fromkeys(seeds, searched)
             if keeps is not None and method.chooses:
-                found = {seed: keeps(method.name, asked, seed) for seed in seeds}
+                found = {seed: keeps(method.name, target, seed) for seed in seeds}
             kept = {seed: text for seed, text in found.items() if text is not None}
             if len(kept) < len(seeds):
                 continue
             if "retraining" in config.baseline_terms:
                 alike = {seed: (text, epochs) for seed, text in kept.items()}
-                shares = asked.shares if method.needs_search else ""
-                yield Request(method=method.name, shares=shares, of_seed=alike, **place)
+                shares = target.shares if method.needs_search else ""
+                yield Request(method=method.name, shares=shares, of_seed=alike, **budget)
             if "compute" in config.baseline_terms and not method.needs_search:
                 longer = {
-                    seed: epochs + extra_epochs(spent, config.frontier, Structure.from_json(text).macs()) if text else epochs
+                    seed: epochs + extra_epochs(spent, config.target_count, Structure.from_json(text).macs())
+                    if text
+                    else epochs
                     for seed, text in kept.items()
                 }
                 of_seed = {seed: (text, longer[seed]) for seed, text in kept.items()}
-                yield Request(method=method.name, terms="compute", of_seed=of_seed, **place)
+                yield Request(method=method.name, terms="compute", of_seed=of_seed, **budget)
 
 
-# The frontier: budgets and shares.
+# Targets: budgets and shares.
 
 
-def frontier(config: Config, path: RemovalPath) -> Iterator[tuple[Asked, Structure]]:
-    """Each searched point's place and structure: budgets, then shares.
+def targets(config: Config, path: RemovalPath) -> Iterator[tuple[Target, Structure]]:
+    """Each target and the structure that the search gives for it: budgets first, then shares.
 
     Raises:
         BudgetError: a budget or share that cannot be met.
     """
     for budget in config.sorted_budgets:
-        yield asked_of(budget, path.shape), path.solve(budget)
+        yield target_of(budget, path.shape), path.solve(budget)
     dense = path.shape.full().macs()
     for shares in config.shares:
         structure = path.shares(shares)
-        yield asked_of(exact_fraction(structure.macs(), dense), path.shape, shares_text(shares)), structure
+        yield target_of(exact_fraction(structure.macs(), dense), path.shape, shares_text(shares)), structure
 
 
-def asked_of(budget: BudgetLike, shape: Shape, shares: str = "") -> Asked:
-    """A budget's place on the frontier of a model."""
+def target_of(budget: BudgetLike, shape: Shape, shares: str = "") -> Target:
+    """The target of a budget for a model.
+
+    Args:
+        shares: the shares that come to this budget, as JSON (`shares_text`); empty where a budget was asked for.
+
+    Raises:
+        BudgetError: `budget` is not a budget.
+    """
     given = Budget.parse(budget)
     dense = COSTS[given.unit].of_dense(shape)
     fraction = given.amount if given.relative else given.limit(dense) / dense
-    return Asked(budget=fraction, unit=given.unit, shares=shares, given=given)
+    return Target(budget=fraction, unit=given.unit, shares=shares, given=given)
 
 
 def shares_text(shares: Mapping[Any, float]) -> str:
-    """Shares as JSON, the same text for the same shares; a family that keeps all is as one that is not named."""
+    """Shares as JSON; equal shares give equal text. A family that keeps all its gates is left out."""
     return json.dumps({family: shares[family] for family in FAMILIES if shares.get(family, 1.0) < 1}, separators=(",", ":"))
 
 
 def exact_fraction(macs: int, dense: int) -> float:
-    """The fraction of the dense model's MACs that, as a budget, allows `macs` to the last unit."""
+    """The fraction of the dense model's MACs whose limit, as a budget, is not below `macs`, despite rounding."""
     share = macs / dense
     return share if int(share * dense) >= macs else math.nextafter(share, 1.0)
 
 
-def baseline_places(run: Run) -> list[Asked]:
-    """What baselines are held to: the configuration's budgets, and what its shares leave of the dense model."""
-    places: dict[tuple[str, str], Asked] = {}
+def baseline_targets(run: Run) -> list[Target]:
+    """The targets of baselines, each once: the configuration's budgets, and the budgets that its shares come to."""
+    found: dict[tuple[str, str], Target] = {}
     if run.config.shares:
-        for asked, _ in frontier(run.config, run.path):
-            places.setdefault(asked.key, asked)
+        for target, _ in targets(run.config, run.path):
+            found.setdefault(target.key, target)
     else:
         for budget in run.config.budgets:
-            asked = asked_of(budget, run.shape)
-            places.setdefault(asked.key, asked)
-    return list(places.values())
+            target = target_of(budget, run.shape)
+            found.setdefault(target.key, target)
+    return list(found.values())
 
 
 def to_choose(run: Run, again: bool = False) -> list[tuple[str, int]]:
-    """(method, seed) of the methods whose structures are still to be chosen; one that draws nothing has one seed.
+    """(method, seed) of the methods whose structures are still to be chosen; a method without randomness has one seed.
 
     Args:
-        again: also those that could not meet a budget.
+        again: include methods that were tried before and could not meet a budget.
     """
     left: list[tuple[str, int]] = []
     choosing = [METHODS[name] for name in run.config.baselines if METHODS[name].chooses]
-    places = baseline_places(run) if choosing else []
+    wanted = baseline_targets(run) if choosing else []
     for method in choosing:
         for seed in run.config.retrain.seeds if method.draws else run.config.retrain.seeds[:1]:
-            found = [run.choice(method.name, asked.budget, asked.unit, seed if method.draws else None) for asked in places]
+            found = [run.choice(method.name, target.budget, target.unit, seed if method.draws else None) for target in wanted]
             if None in found or (again and "" in found):
                 left.append((method.name, seed))
     return left
@@ -329,23 +338,23 @@ def to_choose(run: Run, again: bool = False) -> list[tuple[str, int]]:
 
 
 def search_macs(config: Config, path: RemovalPath, run: Run | None = None) -> float:
-    """MACs of the search for each training image: of the gated model in all its epochs, and of trying paces.
+    """Cost of the search per training image, in MACs of forward passes: all epochs of the gated model, and the tries of paces.
 
     Args:
-        run: where paces may have been tried, and then count as they were.
+        run: the run, where there is one: paces count as it tried them.
     """
     tries, budget = paces_tried(config, path.shape, run)
     trying = tries * config.search.recovery * path.solve(budget).macs() if tries else 0
     return config.search.epochs * path.shape.full().macs() + trying
 
 
-# At which pace the families leave is chosen once, by workers, and kept beside the search.
+# Paces say how fast each family of gates is removed. Workers choose them once; the choice is stored beside the search.
 
 
 def distinct_paces(config: Config, families: Collection[str]) -> list[dict[str, float]]:
-    """The paces to try, of the families that have gates: as proposed, but those that come to the same once.
+    """The paces to try: those of search.paces, restricted to the families that have gates, each once.
 
-    A family that is alone keeps what its budget leaves it at any pace.
+    With a single family the pace changes nothing, so that only the first is returned.
     """
     found: list[dict[str, float]] = []
     for pace in config.search.paces:
@@ -356,7 +365,11 @@ def distinct_paces(config: Config, families: Collection[str]) -> list[dict[str, 
 
 
 def paces_tried(config: Config, shape: Shape, run: Run | None = None) -> tuple[int, Budget]:
-    """How many paces are tried (0 without a choice) and at which budget: as a run that is given did, once it has chosen."""
+    """How many paces are tried (0 where there is no choice), and at which budget.
+
+    Args:
+        run: the run, where there is one: if it has chosen a pace, the numbers are those of its choice.
+    """
     if not config.budgets:
         return 0, Budget(1.0)
     choice = run.pace_choice() if run is not None else None
@@ -368,14 +381,14 @@ def paces_tried(config: Config, shape: Shape, run: Run | None = None) -> tuple[i
 
 
 def smallest_budget(config: Config, shape: Shape) -> Budget:
-    """The budget at which paces are compared: the smallest fraction of the dense model's cost, of MACs where there is one."""
+    """The budget at which paces are compared: the smallest budget in MACs, or in parameters where none is in MACs."""
     budgets = [Budget.parse(budget) for budget in config.budgets]
     of_macs = [budget for budget in budgets if budget.unit == "macs"]
     return min(of_macs or budgets, key=lambda budget: budget.limit(COSTS[budget.unit].of_dense(shape)))
 
 
 def pace_key(run: Run) -> str:
-    """Eight hex digits that stand for all that the try of a pace depends on, but the pace."""
+    """Eight hex digits that identify all settings that the try of a pace depends on, except the pace itself."""
     identity = run.identity("retrain")
     cut = {key: value for key, value in identity["cut"].items() if key != "paces"}
     budget = smallest_budget(run.config, run.shape)
@@ -383,7 +396,7 @@ def pace_key(run: Run) -> str:
     smallest = f"{budget.amount if budget.relative else budget.limit(dense) / dense:.9f}"
     smallest += "" if budget.unit == "macs" else f" {budget.unit}"
     short = run.config.pace_recipe()
-    # However many workers train a point together, a batch is the same: accumulate is the retraining's.
+    # Not accumulate, which pace_recipe raises by the workers per trial: the batch is the same for any number of workers.
     tried = {f"retrain.{key}": getattr(short, key) for key in ("epochs", "lr", "warmup_epochs", "ema_decay")}
     recipe = {key: value for key, value in run.identity("retrain", **tried)["retrain"].items() if key != "start"}
     known = [identity["search"], cut, recipe, smallest]
@@ -391,9 +404,9 @@ def pace_key(run: Run) -> str:
 
 
 def pace_is_open(run: Run) -> bool:
-    """Whether a pace is still to be chosen; points by shares do not depend on it.
+    """Whether a pace is still to be chosen. Points by shares do not depend on the pace.
 
-    What was chosen by another recipe, or at another smallest budget, holds once a point was made with it.
+    A pace that was chosen with another recipe, or at another smallest budget, is kept if a point was already made with it.
     """
     if not run.config.budgets:
         return False

@@ -1,4 +1,4 @@
-"""A run as a recorder of its trainings: epochs, curves, checkpoints, damaged images and rows."""
+"""The recorder that writes a training to the run's folder: epochs, curve, checkpoints, damaged images and row."""
 
 import os
 import time
@@ -12,7 +12,7 @@ from slimsweep.training.recorder import Recorder
 
 
 class RunRecorder:
-    """Keeps one training in a run's folder.
+    """Records one training in a run's folder (`slimsweep.training.recorder.Recorder`).
 
     Args:
         run: the run that it is part of.
@@ -22,18 +22,18 @@ class RunRecorder:
 
     def __init__(self, run: Run, stage: str, point: str = "") -> None:
         self.run, self.stage, self.point = run, stage, point
-        self.name = point or stage  # of its files
+        self.name = point or stage  # names its curve and checkpoints
         self.checkpoints = Checkpoints(run, self.name)
         self.curve: list[dict[str, Any]] = []
 
     def resume(self) -> tuple[int, dict[str, Any]] | None:
-        """(epochs finished, state) of the newest checkpoint that can be read; None where there is none."""
+        """(epochs finished, state) of the newest readable checkpoint, where the curve goes on; None where there is none."""
         found = self.checkpoints.load()
         self.curve = [] if found is None else [row for row in self.run.curve(self.name) if row["epoch"] <= found[0]]
         return found
 
     def epoch(self, row: dict[str, Any]) -> None:
-        """Write the curve so far, and for an epoch that was trained one line to the log of epochs."""
+        """Add an epoch (`tables.CURVES`) to the curve and write it; a trained epoch also gets a line in the log of epochs."""
         self.curve.append(row)
         if row["epoch"] > 0:
             entry = {"stage": self.stage, "point": self.point, "epoch": row["epoch"], "pid": os.getpid(), "time": time.time()}
@@ -41,11 +41,11 @@ class RunRecorder:
         self.run.write_curve(self.name, self.curve)
 
     def checkpoint(self, epoch: int, state: Mapping[str, Any]) -> None:
-        """Register the state after an epoch; the last two are kept."""
+        """Save the state after `epoch` epochs; the last two checkpoints are kept."""
         self.checkpoints.save(epoch, dict(state))
 
     def damaged(self, *splits: Damaged) -> None:
-        """Add each damaged image that it does not name yet to the run's log of damaged images."""
+        """Add the damaged images of these splits to the run's log, each image once."""
         named = self.run.damaged_images() if any(split.reasons for split in splits) else {}
         for split in splits:
             for image, reason in split.reasons.items():
@@ -53,7 +53,7 @@ class RunRecorder:
                     self.run.log_damaged(split.split, image, reason)
 
     def finished(self, row: dict[str, Any] | None) -> None:
-        """Write a point's row, and delete the checkpoints: what they led to is saved."""
+        """Write the point's row, if any, and delete the checkpoints, which are no longer needed."""
         if row is not None:
             self.run.write_row(row)
         self.checkpoints.clear()

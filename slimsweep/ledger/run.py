@@ -1,17 +1,19 @@
-"""A run's folder: everything that outlives a process, with each file's name written here and nowhere else.
+"""A run's folder: everything that outlives a process. The names of its files and folders stand here and nowhere else.
 
-config.yaml, identity.json         what was asked for
-plan.json, begun/, driver.json     what the driver has planned, which points have begun, who is at work
-dense/, search/, baselines/        what the points are cut from, and what each method keeps
-results/, curves/, models/         a row, a curve and a model per point
-checkpoints/, epochs.log, ray/     what is needed to go on
+config.yaml, identity.json         the configuration, and what identifies its checkpoint
+plan.json, begun/, driver.json     what the driver has planned, which points have begun, which process is the driver
+dense/, search/, baselines/        the models that points are cut from, and what each method keeps
+results/, curves/, models/         one row, one curve and one model per point
+checkpoints/, epochs.log, ray/     what is needed to resume
 bench/, damaged.log, errors.log    timings, images that were skipped, tracebacks
 report.html, report.svg, report.png
 """
 
 import hashlib
 import json
+import uuid
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +22,11 @@ import pandas as pd
 import yaml
 
 from slimsweep.config import Config, ConfigError, Stage
-from slimsweep.errors import LOG
 from slimsweep.ledger import tables
 from slimsweep.ledger.points import Plan
 from slimsweep.storage import Folder
 
-if TYPE_CHECKING:  # the solver and torch load only where a run's gates are asked for
+if TYPE_CHECKING:  # torch and the solver are imported only by the functions that need a run's gates
     from torch import Tensor
 
     from slimsweep.slimming.removal_path import RemovalPath
@@ -36,28 +37,32 @@ PLAN, BEGUN, DRIVER = "plan.json", "begun", "driver.json"
 DENSE, SEARCH, CHOICES = "dense", "search", "baselines"
 RESULTS, CURVES, MODELS, BENCH = "results", "curves", "models", "bench"
 CHECKPOINTS, RAY = "checkpoints", "ray"
-EPOCHS_LOG, DAMAGED_LOG, ERRORS_LOG = "epochs.log", "damaged.log", LOG
-REPORT = "report"  # .html, .svg, .png
+EPOCHS_LOG, DAMAGED_LOG, ERRORS_LOG = "epochs.log", "damaged.log", "errors.log"
+REPORT = "report"  # .svg, .png
+REPORT_PAGE = f"{REPORT}.html"
 SEARCH_SHAPE, SEARCH_MODEL = f"{SEARCH}/search.json", f"{SEARCH}/model.safetensors"
 SEARCH_GATES, SEARCH_PATH = f"{SEARCH}/gates.parquet", f"{SEARCH}/path.safetensors"
-MODEL_CONFIG = "config.json"  # in a model's folder, written last: where it is, the model is whole
+# The files of a model's folder, in timm's hub format. The description is written last: where it is, the model is whole.
+MODEL_WEIGHTS, MODEL_CONFIG = "model.safetensors", "config.json"
 
 
 class Run:
     """One run: its folder, its configuration, and what it holds so far.
 
-    What is read from the folder once stays as it was: `rows` is a snapshot that `refresh` renews, the shape and the gates do
-    not change once the search has ended.
+    `rows` is a snapshot that `refresh` renews. The shape and the gates are read once: they do not change after the search.
 
     Args:
         folder: the run's folder, or its path or URI.
-        config: what the driver or a worker was started with; read from the folder where not given.
+        config: the configuration of the driver or worker; read from the folder where not given.
+
+    Raises:
+        RefusedInput: the URI's scheme is unknown.
     """
 
     def __init__(self, folder: Folder | str | Path, config: Config | None = None) -> None:
         self.folder = folder if isinstance(folder, Folder) else Folder(folder)
         self._config = config
-        self._rows: dict[str, tuple[tuple[int, int], Any]] = {}  # per file: what tells its state, and its table
+        self._rows: dict[str, tuple[tuple[int, int], Any]] = {}  # per file: (bytes, mtime), and its table
         self._snapshot: pd.DataFrame | None = None
 
     def __repr__(self) -> str:
@@ -72,12 +77,12 @@ class Run:
 
     @property
     def is_begun(self) -> bool:
-        """Whether a driver has begun it."""
+        """Whether a driver has started on this folder."""
         return self.folder.exists(CONFIG)
 
     @property
     def config(self) -> Config:
-        """The configuration that this object was made with, or else the one that the run was started with."""
+        """The configuration that this object was made with, or else the one in the folder."""
         if self._config is None:
             self._config = self.stored_config()
         return self._config
@@ -86,7 +91,7 @@ class Run:
         """The configuration that the run was last started with.
 
         Raises:
-            ConfigError: the folder is no run.
+            ConfigError: the folder is not a run.
         """
         if not self.is_begun:
             runs = [name for name in self.folder.list() if self.folder.exists(f"{name}/{CONFIG}")]  # of several models
@@ -99,29 +104,34 @@ class Run:
 
     @cached_property
     def known_checkpoint(self) -> dict[str, str]:
-        """What stands for `model.checkpoint` in this run's names (`token`), and its content; empty where there is none."""
+        """`token`, which stands for `model.checkpoint` in names, and `content`, its hash; empty without a checkpoint."""
         return dict(self.folder.read_json(IDENTITY)) if self.folder.exists(IDENTITY) else {}
 
     def write_known_checkpoint(self) -> None:
-        """Keep `known_checkpoint` for later starts and for workers."""
+        """Write `known_checkpoint` for later starts and for workers."""
         if self.known_checkpoint:
             self.folder.write_json(IDENTITY, self.known_checkpoint)
 
     def identity(self, stage: Stage, **changes: Any) -> dict[str, Any]:
-        """All that changes the result of a stage (`Config.identity`), with this run's token for the checkpoint.
+        """All settings that change the result of a stage (`Config.identity`), with this run's token for the checkpoint.
 
         Args:
-            changes: fields of the configuration, by dotted name, that are taken to have other values.
+            changes: values that replace those of the configuration, by dotted name.
         """
         config = self.config.changed(**changes) if changes else self.config
         return config.identity(stage, self.known_checkpoint.get("token"))
 
     def fingerprint(self, stage: Stage, **changes: Any) -> str:
-        """Ten hex digits that stand for `identity(stage, **changes)`."""
+        """A hash of `identity(stage, **changes)`: ten hex digits."""
         config = self.config.changed(**changes) if changes else self.config
         return config.fingerprint(stage, self.known_checkpoint.get("token"))
 
     # The dense model and the search.
+
+    @property
+    def dense(self) -> Folder:
+        """The folder of the dense model."""
+        return self.folder / DENSE
 
     @property
     def dense_done(self) -> bool:
@@ -129,7 +139,7 @@ class Run:
 
     @property
     def dense_description(self) -> dict[str, Any]:
-        """What was saved beside the dense model's weights: labels, preprocessing, metrics."""
+        """The description beside the dense model's weights: labels, preprocessing, metrics."""
         return dict(self.folder.read_json(f"{DENSE}/{MODEL_CONFIG}"))
 
     @property
@@ -137,21 +147,24 @@ class Run:
         return self.folder.exists(SEARCH_SHAPE)
 
     def write_search(self, shape: "Shape", gates: Mapping[str, Sequence["Tensor"]], weights: bytes) -> None:
-        """Write what the search found; it counts as done once its shape is there, so that comes last.
+        """Write what the search found. The shape is written last: the search counts as done where it exists.
 
         Args:
-            weights: the searched model's tensors, as safetensors.
+            shape: of the gated model.
+            gates: the final gates in their shapes, a list of layers per family.
+            weights: the searched model's tensors, as safetensors bytes.
         """
         tables.write_table(self.folder, SEARCH_GATES, tables.gate_rows(gates), tables.GATES)
         self.folder.write_bytes(SEARCH_MODEL, weights)
         self.folder.write_json(SEARCH_SHAPE, {"shape": json.loads(shape.full().to_json())["shape"]})
 
     def search_weights(self) -> bytes:
+        """The searched model's tensors, as safetensors bytes."""
         return self.folder.read_bytes(SEARCH_MODEL)
 
     @cached_property
     def shape(self) -> "Shape":
-        """The dense model's sizes and costs, as the search left them, without building the model."""
+        """The gated model's sizes and costs, read from the search's folder: no model is built."""
         from slimsweep.slimming.structure import Shape
 
         return Shape.from_dict(self.folder.read_json(SEARCH_SHAPE)["shape"])
@@ -169,18 +182,18 @@ class Run:
 
     @property
     def pace_file(self) -> str:
-        """Where the chosen pace is kept; the search and all that the cut depends on are in the name."""
+        """The file of the chosen pace; its name contains a hash of all settings of the search and of the cut."""
         return f"{SEARCH}/pace-{self._cut_key()}.json"
 
     def pace_choice(self) -> dict[str, Any] | None:
-        """What was chosen (`pace`), what was tried for it (`tried`), and by which recipe (`key`); None before that."""
+        """The chosen `pace`, the results of all tries (`tried`) and a hash of their recipe (`key`); None before the choice."""
         return dict(self.folder.read_json(self.pace_file)) if self.folder.exists(self.pace_file) else None
 
     def write_pace_choice(self, choice: Mapping[str, Any]) -> None:
         self.folder.write_json(self.pace_file, dict(choice))
 
     def pace_try(self, name: str) -> dict[str, Any] | None:
-        """The result of one pace that was tried, of this start or an earlier one."""
+        """The result of one try of a pace, by this start or an earlier one; None where it was not tried."""
         path = f"{SEARCH}/{name}.json"
         return dict(self.folder.read_json(path)) if self.folder.exists(path) else None
 
@@ -189,12 +202,16 @@ class Run:
 
     @property
     def pace(self) -> dict[str, float]:
-        """The pace of each family: the one that was chosen, or the first that was proposed."""
+        """The pace of each family: the chosen one, or before the choice the first of search.paces."""
         choice = self.pace_choice()
         return dict(choice["pace"]) if choice is not None else self.config.search.paces[0].model_dump()
 
     def path_at(self, pace: Mapping[str, float]) -> "RemovalPath":
-        """The removal path that the search's gates give under the configuration's floors, at some pace."""
+        """The removal path over the search's gates, with the configuration's floors, at a pace.
+
+        Args:
+            pace: of each family; families without gates are ignored.
+        """
         from slimsweep.slimming.removal_path import RemovalPath
 
         settings = self.config.search
@@ -206,28 +223,28 @@ class Run:
         """The removal path at the run's pace."""
         return self.path_at(self.pace)
 
-    def keep_path(self) -> None:
-        """Write the removal path that points are cut by, where the folder holds another."""
+    def write_path(self) -> None:
+        """Write the removal path that points are cut along, unless the folder has the same one already."""
         from safetensors.torch import save
 
         tensors = save(self.path.tensors())
         if not self.folder.exists(SEARCH_PATH) or self.folder.read_bytes(SEARCH_PATH) != tensors:
             self.folder.write_bytes(SEARCH_PATH, tensors)
 
-    # What methods keep, which workers choose once.
+    # Structures that methods keep; workers choose them once.
 
     def choice_file(self, method: str, budget: float, unit: str, seed: int | None) -> str:
-        """Where a method's structure at a budget is kept; all that it depends on is in the name.
+        """The file of a method's structure at a budget; its name contains a hash of all settings of the search and of the cut.
 
         Args:
-            seed: of a method that draws; None for one that does not.
+            seed: the point's seed for a method with randomness, else None.
         """
         counted = "" if unit == "macs" else f"-{unit}"
         drawn = "" if seed is None else f"-s{seed}"
         return f"{CHOICES}/{method}-{budget:.9f}{counted}{drawn}-{self._cut_key()}.json"
 
     def choice(self, method: str, budget: float, unit: str, seed: int | None) -> str | None:
-        """A method's structure as JSON text; empty where it cannot meet the budget, None where nobody has tried yet."""
+        """A method's structure as JSON text; empty where it cannot meet the budget, None where it was not tried yet."""
         path = self.choice_file(method, budget, unit, seed)
         return str(self.folder.read_json(path)["structure"]) if self.folder.exists(path) else None
 
@@ -236,45 +253,51 @@ class Run:
         return str(self.folder.read_json(self.choice_file(method, budget, unit, seed))["error"])
 
     def write_choice(self, method: str, budget: float, unit: str, seed: int | None, *, structure: str, error: str) -> None:
+        """Write a method's structure (JSON), or the error where it cannot meet the budget; the other one is empty."""
         self.folder.write_json(self.choice_file(method, budget, unit, seed), {"structure": structure, "error": error})
 
     def _cut_key(self) -> str:
-        """Eight hex digits that stand for the search and how budgets become structures."""
+        """A hash of all settings that decide how budgets become structures: eight hex digits."""
         identity = self.identity("retrain")
         return hashlib.sha256(json.dumps([identity["search"], identity["cut"]], sort_keys=True).encode()).hexdigest()[:8]
 
-    # Rows: the truth of what is done.
+    # Rows: a point is done when it has an ok row.
 
     @property
     def rows(self) -> pd.DataFrame:
-        """The results table as it was at the first look or the last `refresh` (`tables.RESULTS`)."""
+        """The results table (`tables.RESULTS`) as of the first access or the last `refresh`."""
         if self._snapshot is None:
             self.refresh()
             assert self._snapshot is not None
         return self._snapshot
 
     def refresh(self) -> "Run":
-        """Look at the results again; only files that are new or have changed are read."""
+        """Update `rows`; only files that are new or have changed are read. Returns this run."""
         files = {name: state for name, state in self.folder.files(RESULTS).items() if name.endswith(".parquet")}
         for name, state in files.items():
             if name not in self._rows or self._rows[name][0] != state:
                 try:
                     self._rows[name] = state, tables.read_table(self.folder, f"{RESULTS}/{name}", tables.RESULTS)
-                except FileNotFoundError:  # a point that is tried again has taken its failed row away just now
+                except FileNotFoundError:  # a point that is tried again has just deleted its failed row
                     continue
         self._rows = {name: known for name, known in self._rows.items() if name in files}
         self._snapshot = tables.results_of([known[1] for _, known in sorted(self._rows.items())])
         return self
 
     def write_row(self, row: dict[str, Any]) -> None:
-        """Write one point's row, whole or not at all, over an older row of the same point."""
+        """Write one point's row, whole or not at all; it replaces an older row of the same point.
+
+        Raises:
+            KeyError: a key is not a column of `tables.RESULTS`.
+        """
         tables.write_table(self.folder, f"{RESULTS}/{row['point']}.parquet", [tables.complete_row(row)], tables.RESULTS)
 
     def has_row(self, point: str) -> bool:
+        """Whether a point has a row, ok or failed, by a look at its own file."""
         return self.folder.exists(f"{RESULTS}/{point}.parquet")
 
     def has_ok_row(self, point: str) -> bool:
-        """Whether one point is done, from its own file alone: the others may be thousands."""
+        """Whether a point is done, by a look at its own file: there may be thousands of others."""
         path = f"{RESULTS}/{point}.parquet"
         return self.has_row(point) and tables.read_table(self.folder, path, tables.RESULTS)["status"].to_pylist() == ["ok"]
 
@@ -284,15 +307,16 @@ class Run:
     # Curves.
 
     def curve(self, name: str) -> list[dict[str, Any]]:
-        """The epochs so far of a stage or point, a dict per epoch (`tables.CURVES`); empty where nothing was written."""
+        """The epochs so far of a stage or point, one dict per epoch (`tables.CURVES`); empty where nothing was written."""
         path = f"{CURVES}/{name}.parquet"
         return tables.read_table(self.folder, path, tables.CURVES).to_pylist() if self.folder.exists(path) else []
 
     def write_curve(self, name: str, epochs: list[dict[str, Any]]) -> None:
+        """Write all epochs so far of a stage or point (`tables.CURVES`), whole or not at all."""
         tables.write_table(self.folder, f"{CURVES}/{name}.parquet", epochs, tables.CURVES)
 
     def curves(self) -> pd.DataFrame:
-        """All epochs of all stages and points."""
+        """All epochs of all stages and points (`tables.CURVES`)."""
         return tables.read_folder(self.folder, CURVES, tables.CURVES)
 
     def curve_names(self) -> set[str]:
@@ -301,6 +325,10 @@ class Run:
 
     def delete_curve(self, name: str) -> None:
         self.folder.delete(f"{CURVES}/{name}.parquet")
+
+    def checkpoints(self, name: str) -> Folder:
+        """The folder of the checkpoints of a stage or point."""
+        return self.folder / f"{CHECKPOINTS}/{name}"
 
     def checkpoint_names(self) -> list[str]:
         """The stages and points that have a checkpoint."""
@@ -312,59 +340,80 @@ class Run:
         self.folder.write_json(PLAN, plan.to_json())
 
     def plan(self) -> Plan | None:
-        """What the driver has planned; None in the folder of an earlier version that no driver has started again."""
+        """The plan that the driver wrote; None where there is none: earlier versions of slimsweep wrote none.
+
+        Raises:
+            ValueError: the file is not a plan.
+        """
         return Plan.from_json(self.folder.read_json(PLAN)) if self.folder.exists(PLAN) else None
 
     def begin(self, name: str, attempt: str) -> None:
-        """Say that a stage or point is under way in a start of the driver."""
+        """Note that a point has begun in a start of the driver (`attempt`)."""
         self.folder.write_bytes(f"{BEGUN}/{attempt}/{name}", b"")
 
     def begun_in(self, attempt: str) -> set[str]:
-        """The stages and points that have begun in a start of the driver."""
+        """The points that have begun in a start of the driver."""
         return set(self.folder.list(f"{BEGUN}/{attempt}"))
 
     def forget_begun(self) -> None:
-        """Forget what earlier starts began: none of it is under way any more."""
+        """Delete the notes of earlier starts: nothing that they began still runs."""
         self.folder.delete(BEGUN)
 
     # Models, timings, logs and the report.
 
     @property
     def models(self) -> Folder:
+        """The folder of the points' models, one folder per point."""
         return self.folder / MODELS
 
     @staticmethod
     def model_path(point: str) -> str:
-        """Where a point's model lies in the run's folder."""
+        """The path of a point's model inside the run's folder."""
         return f"{MODELS}/{point}"
+
+    def write_model(self, path: str, saved: Path) -> int:
+        """Copy a saved model into the run's folder; it replaces the model that is there.
+
+        Args:
+            path: of the model inside the run's folder.
+            saved: the local folder that `slimsweep.save` wrote.
+
+        Returns:
+            The size of the weights' file, in bytes.
+        """
+        self.folder.upload(saved, path, last=MODEL_CONFIG)
+        return (saved / MODEL_WEIGHTS).stat().st_size
 
     @property
     def ray_folder(self) -> Folder:
-        """Where Ray keeps its own state."""
+        """The folder of Ray's own state."""
         return self.folder / RAY
 
     def bench(self) -> pd.DataFrame:
-        """All timings, the latest last; an empty table where there is none."""
+        """All timings (`tables.BENCH`), the latest last; empty where there are none."""
         timings = tables.read_folder(self.folder, BENCH, tables.BENCH)
         return timings.sort_values("created_at", kind="stable", ignore_index=True)
 
-    def write_bench(self, rows: list[dict[str, Any]]) -> str:
-        """Write the timings of one benchmark to a file of its own; returns its name in the folder."""
-        return tables.write_timings(self.folder, BENCH, rows)
+    def write_bench(self, rows: list[dict[str, Any]]) -> None:
+        """Write the timings of one benchmark (`tables.BENCH`) to a file of their own."""
+        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
+        tables.write_table(self.folder, f"{BENCH}/{name}.parquet", rows, tables.BENCH)
 
     def log_epoch(self, entry: Mapping[str, Any]) -> None:
+        """Add a trained epoch to the log of epochs, as one line of JSON."""
         self.folder.append_line(EPOCHS_LOG, json.dumps(dict(entry)))
 
     def damaged_images(self) -> dict[str, str]:
-        """The images that could not be read in any stage or point so far and were skipped, and why."""
+        """The images that were skipped in any stage or point so far, and why each could not be read."""
         found = [json.loads(line) for line in self.folder.read_lines(DAMAGED_LOG)]
         return {entry["image"]: entry["reason"] for entry in found}
 
     def log_damaged(self, split: str, image: str, reason: str) -> None:
+        """Add a skipped image to the log of damaged images."""
         self.folder.append_line(DAMAGED_LOG, json.dumps({"split": split, "image": image, "reason": reason}))
 
     def log_error(self, text: str) -> str:
-        """Add a traceback to the run's log of errors; returns where that is."""
+        """Add a traceback to the run's log of errors; returns the log's path or URI."""
         self.folder.append_line(ERRORS_LOG, text)
         return (self.folder / ERRORS_LOG).uri
 
@@ -374,9 +423,10 @@ class Run:
 
     @property
     def report_uri(self) -> str:
-        return (self.folder / f"{REPORT}.html").uri
+        """The path or URI of the report."""
+        return (self.folder / REPORT_PAGE).uri
 
 
 def group_report(output: Folder) -> str:
-    """Where the page over the runs of several models lies, beside their folders."""
-    return (output / f"{REPORT}.html").uri
+    """The path or URI of the page over the runs of several models, beside their folders."""
+    return (output / REPORT_PAGE).uri

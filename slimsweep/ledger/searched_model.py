@@ -1,4 +1,4 @@
-"""The searched model: saved with its gates as the search left it, and put together again for the points cut from it."""
+"""The searched model: saved after the search with its weights and gates, and loaded for the points that are cut from it."""
 
 import torch
 from safetensors.torch import load as load_tensors
@@ -10,7 +10,7 @@ from slimsweep.slimming.gates import GatedModel, add_gates
 
 
 def save_searched(run: Run, gated: GatedModel) -> None:
-    """Write what a search has learned to the run's folder."""
+    """Write the gates and weights of a searched model to the run's folder."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in learned(gated).items()}
     run.write_search(gated.shape, gated.gates, save_tensors(weights))
 
@@ -19,7 +19,10 @@ def load_searched(run: Run, dense: nn.Module) -> GatedModel:
     """The searched model with its gates.
 
     Args:
-        dense: the run's dense model, left alone.
+        dense: the run's dense model; it is not changed.
+
+    Raises:
+        FileNotFoundError: the search has not ended.
     """
     settings = run.config.search
     gated = add_gates(dense, settings.granularity, settings.families, settings.token_gate)
@@ -31,10 +34,10 @@ def load_searched(run: Run, dense: nn.Module) -> GatedModel:
 
 
 def learned(gated: GatedModel) -> dict[str, Tensor]:
-    """What a search changes in a gated model: parameters, and running statistics where its stem has some.
+    """The tensors that a search changes: parameters, gates, and running statistics of norms in the stem.
 
-    A gate, which the state dict holds under the names of all that it multiplies, is here once; how far token gates are
-    annealed, which is the search's alone, not at all.
+    Each gate is listed once, while the state dict has it under each weight that it multiplies. The annealing of token gates
+    (`token_bias.power`) is left out: it matters only during the search.
     """
     kept = {name for name in gated.state_dict() if not name.endswith("token_bias.power")}
     return dict(gated.named_parameters()) | {name: b for name, b in gated.named_buffers() if name in kept}

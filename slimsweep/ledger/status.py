@@ -1,6 +1,6 @@
-"""Where a run stands: what is done, running, failed and waiting, from the written plan, the rows and the curves.
+"""The status of a run: what is done, running, failed and waiting, from the written plan, the rows and the curves.
 
-Rows are the truth of what is done. Nothing is solved here and no model is built, so any reader can afford to look.
+A point is done when it has an ok row. No budget is solved here and no model is built, so that reading a status is cheap.
 """
 
 from collections.abc import Mapping
@@ -9,35 +9,37 @@ from typing import Any, Literal
 
 from slimsweep.ledger.lock import driver_alive
 from slimsweep.ledger.points import Plan
-from slimsweep.ledger.run import Run
+from slimsweep.ledger.run import REPORT_PAGE, Run
 
 State = Literal["done", "running", "failed", "waiting"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """One stage or point."""
+class TrainingStatus:
+    """How far one training is: that of the dense model, of the search or of a point."""
 
     name: str
     state: State
-    epochs: int
+    epochs: int  # that have ended
     epochs_total: int
-    val_top1: float | None = None  # percent
-    error: str = ""
+    val_top1: float | None = None  # percent, after the last epoch that has ended
+    error: str = ""  # why it failed
     note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """A run at one moment."""
+    """The status of a run at one moment."""
 
     name: str
-    alive: bool  # a driver is at work on it
-    stages: list[Part]
-    points: list[Part] = field(default_factory=list)  # empty before the search has ended
-    choosing: list[str] = field(default_factory=list)  # what is still to be chosen: points that need it are not known yet
-    later: int = 0  # points that are planned once others have ended
-    planned: bool = True  # whether a plan is written: an earlier version wrote none, and then only what has begun is known
+    alive: bool  # whether a driver works on it
+    stages: list[TrainingStatus]
+    points: list[TrainingStatus] = field(default_factory=list)  # empty before the search has ended
+    choosing: list[str] = field(default_factory=list)  # what is still to be chosen before further points can be planned
+    later: int = 0  # number of points that can be planned only when others have ended
+    planned: bool = (
+        True  # whether there is a plan; without one (earlier versions wrote none) only points that have begun are known
+    )
 
     def count(self, state: State) -> int:
         """How many points are in a state."""
@@ -45,22 +47,22 @@ class Status:
 
     @property
     def tried(self) -> bool:
-        """Every point that is known has been tried, none is waiting or running."""
+        """Whether all known points have ended, done or failed."""
         return bool(self.points) and not self.choosing and all(p.state in ("done", "failed") for p in self.points)
 
     @property
     def finished(self) -> bool:
-        """Every point has been tried, and no others wait for them."""
+        """Whether all points have ended, and none is still to be planned."""
         return self.planned and self.tried and not self.later
 
     @property
     def live(self) -> bool:
-        """A driver goes on with it: who looks now should look again."""
+        """Whether a driver still works on unfinished points, so that the status will change."""
         return self.alive and not self.finished
 
     @property
     def next(self) -> str:
-        """What comes next, in one sentence."""
+        """What comes next, as one sentence."""
         again = "" if self.alive else "; start the same command again to go on"
         for stage in self.stages:
             if stage.state != "done":
@@ -76,7 +78,7 @@ class Status:
             if failed:
                 return f"{failed} failed points are tried again by the same command{more}"
             if not self.later:
-                return "all points are done; the report is report.html"
+                return f"all points are done; the report is {REPORT_PAGE}"
         if self.choosing:
             return f"{' and '.join(self.choosing)} is to be chosen{again}"
         left = self.count("waiting") + self.count("running") + self.later
@@ -84,17 +86,18 @@ class Status:
 
 
 def read_status(run: Run) -> Status:
-    """The status of a run; looks at its rows anew.
+    """The status of a run; refreshes its rows.
 
     Raises:
-        ConfigError: the folder is no run.
+        ConfigError: the folder is not a run.
+        ValueError: the plan in the folder is not a plan.
     """
     config, plan = run.config, run.plan()
-    # A driver that has ended its work holds the run for a moment more.
+    # A driver that has ended its work keeps its heartbeat for a moment longer.
     alive = driver_alive(run) and not (plan is not None and plan.over)
     dense = _stage(run, "dense", run.dense_done, config.dense.epochs, alive)
     search = _stage(run, "search", run.search_done, config.search.epochs, alive and dense.state == "done")
-    points: list[Part] = []
+    points: list[TrainingStatus] = []
     if search.state == "done":
         rows: dict[str, Any] = {row["point"]: row for row in run.refresh().rows.to_dict("records")}
         points = _planned(run, plan, rows, alive) if plan is not None and plan.points else _known(run, rows, alive)
@@ -109,10 +112,10 @@ def read_status(run: Run) -> Status:
     )
 
 
-def _stage(run: Run, name: str, done: bool, total: int, alive: bool) -> Part:
+def _stage(run: Run, name: str, done: bool, total: int, alive: bool) -> TrainingStatus:
     curve = run.curve(name)
     last = curve[-1] if curve else None
-    return Part(
+    return TrainingStatus(
         name=name,
         state="done" if done else "running" if alive else "waiting",
         epochs=last["epoch"] if last else 0,
@@ -121,8 +124,8 @@ def _stage(run: Run, name: str, done: bool, total: int, alive: bool) -> Part:
     )
 
 
-def _planned(run: Run, plan: Plan, rows: Mapping[str, Any], alive: bool) -> list[Part]:
-    """The points of the plan, in its order."""
+def _planned(run: Run, plan: Plan, rows: Mapping[str, Any], alive: bool) -> list[TrainingStatus]:
+    """The status of each point of the plan, in the plan's order."""
     begun = run.begun_in(plan.attempt) if alive else set()
     curves = run.curve_names()
     # Of points that differ in their learning rate alone, the best on validation counts.
@@ -130,39 +133,41 @@ def _planned(run: Run, plan: Plan, rows: Mapping[str, Any], alive: bool) -> list
     for point in plan.points:
         row = rows.get(point.name)
         if row is not None and row["status"] == "ok":
-            best[point.place] = max(best.get(point.place, (-1.0, 0.0)), (row["val_top1"], -point.lr))
-    parts = []
+            best[point.rate_group] = max(best.get(point.rate_group, (-1.0, 0.0)), (row["val_top1"], -point.lr))
+    found = []
     for point in plan.points:
         row = rows.get(point.name)
         if row is not None and row["status"] == "ok":
-            other = best[point.place] != (row["val_top1"], -point.lr)
+            other = best[point.rate_group] != (row["val_top1"], -point.lr)
             note = "another learning rate is better on validation" if other else ""
-            parts.append(_done(point.name, row, point.epochs, note))
+            found.append(_done(point.name, row, point.epochs, note))
         else:
             curve = run.curve(point.name) if point.name in curves else []
-            parts.append(_not_done(point.name, row, curve, point.epochs, point.name in begun))
-    return parts
+            found.append(_not_done(point.name, row, curve, point.epochs, point.name in begun))
+    return found
 
 
-def _known(run: Run, rows: Mapping[str, Any], alive: bool) -> list[Part]:
-    """What can be said without a plan: the rows, and the curves that have none."""
-    parts = []
+def _known(run: Run, rows: Mapping[str, Any], alive: bool) -> list[TrainingStatus]:
+    """The status of the points that are known without a plan: those with a row, and those with a curve only."""
+    found = []
     for name, row in rows.items():
         curve = run.curve(name) if row["status"] != "ok" else []
         total = int(row["epochs"]) if row["status"] == "ok" else run.config.retrain.epochs
-        parts.append(_done(name, row, total, "") if row["status"] == "ok" else _not_done(name, row, curve, total, False))
+        found.append(_done(name, row, total, "") if row["status"] == "ok" else _not_done(name, row, curve, total, False))
     for name in sorted(run.curve_names() - set(rows) - {"dense", "search"}):
         curve = run.curve(name)
-        parts.append(_not_done(name, None, curve, run.config.retrain.epochs, alive and bool(curve)))
-    return parts
+        found.append(_not_done(name, None, curve, run.config.retrain.epochs, alive and bool(curve)))
+    return found
 
 
-def _done(name: str, row: Mapping[str, Any], epochs: int, note: str) -> Part:
-    return Part(name=name, state="done", epochs=epochs, epochs_total=epochs, val_top1=row["val_top1"], note=note)
+def _done(name: str, row: Mapping[str, Any], epochs: int, note: str) -> TrainingStatus:
+    return TrainingStatus(name=name, state="done", epochs=epochs, epochs_total=epochs, val_top1=row["val_top1"], note=note)
 
 
-def _not_done(name: str, row: Mapping[str, Any] | None, curve: list[dict[str, Any]], total: int, running: bool) -> Part:
-    return Part(
+def _not_done(
+    name: str, row: Mapping[str, Any] | None, curve: list[dict[str, Any]], total: int, running: bool
+) -> TrainingStatus:
+    return TrainingStatus(
         name=name,
         state="failed" if row is not None else "running" if running else "waiting",
         epochs=curve[-1]["epoch"] if curve else 0,

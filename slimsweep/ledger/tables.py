@@ -1,10 +1,9 @@
-"""The tables of a run, typed here and nowhere else: results (a row per point), curves (a row per epoch), gates, timings.
+"""The schemas of a run's tables: results (one row per point), curves (one row per epoch), gates, timings.
 
-`pandas.read_parquet(RUN + "/results")` is the whole table; each row is a file of its own, so trials on many nodes
-write without a lock and a kill loses at most the row that was being written. Which file a table is in says `ledger/run.py`.
+`pandas.read_parquet(RUN + "/results")` reads the whole results table. Each row is a file of its own, so that trials on many
+nodes write without a lock, and a kill loses at most the row being written. `ledger/run.py` says in which file a table is.
 """
 
-import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -27,11 +26,11 @@ RESULTS = pa.schema(
         ("model", pa.string()),  # timm name
         ("data", pa.string()),
         ("method", pa.string()),  # one of slimsweep.methods.METHODS
-        ("terms", pa.string()),  # retraining: as long as searched points; compute: longer by a share of the search
+        ("terms", pa.string()),  # retraining: epochs as searched points have; compute: more, worth a share of the search
         ("seed", pa.int64()),
-        ("budget", pa.float64()),  # fraction of the dense model's cost asked for, or that shares leave; 1.0 for dense
+        ("budget", pa.float64()),  # fraction of the dense model's cost, as asked for or as shares leave it; 1.0 for dense
         ("unit", pa.string()),  # the cost that the budget counts: macs or params
-        ("shares", pa.string()),  # JSON: the share of its gates that each family keeps, where that was asked for, or empty
+        ("shares", pa.string()),  # JSON: the share of gates that each family keeps; empty where a budget was asked for
         ("status", pa.string()),  # ok or failed
         ("error", pa.string()),
         *(
@@ -42,7 +41,7 @@ RESULTS = pa.schema(
                 pa.field(f"{cost.name}_dense", pa.int64()),
             )
         ),
-        shown("model_bytes", pa.int64(), "size on disk", "B", axis="x"),  # model.safetensors on disk
+        shown("model_bytes", pa.int64(), "size on disk", "B", axis="x"),  # of the weights' file
         ("val_top1_cut", pa.float64()),  # percent, after the cut and before any retraining
         shown("val_top1", pa.float64(), "validation top-1", "%", 2, axis="y", more=True),
         shown("test_top1", pa.float64(), "test top-1", "%", 2, axis="y", more=True),
@@ -92,7 +91,7 @@ GATES = pa.schema([("family", pa.string()), ("layer", pa.int64()), ("index", pa.
 BENCH = pa.schema(
     [
         ("run", pa.string()),
-        ("point", pa.string()),  # a folder of models/, or dense: what the search started from
+        ("point", pa.string()),  # a point's name, or dense: the model that the search started from
         ("device", pa.string()),  # cpu or cuda
         ("hardware", pa.string()),  # the processor's own name
         ("threads", pa.int64()),  # of the CPU
@@ -112,11 +111,12 @@ BENCH = pa.schema(
 )
 
 
-SETTING = ["device", "hardware", "threads", "dtype", "compile"]  # what a timing depends on, beside the model and the batch size
+# Columns of BENCH that a timing depends on, beside the model and the batch size: only timings that agree in them compare.
+SETTING = ["device", "hardware", "threads", "dtype", "compile"]
 
 
 def complete_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of RESULTS with what most rows have alike.
+    """A row of RESULTS, with default values for the columns that `row` leaves out.
 
     Raises:
         KeyError: a key is not a column of RESULTS.
@@ -124,14 +124,21 @@ def complete_row(row: Mapping[str, Any]) -> dict[str, Any]:
     unknown = set(row) - set(RESULTS.names)
     if unknown:
         raise KeyError(f"not columns of the results table: {sorted(unknown)}")
-    usual = {"status": "ok", "error": "", "unit": "macs", "terms": "retraining", "shares": "", "created_at": datetime.now(UTC)}
-    return {**usual, **row}
+    defaults = {
+        "status": "ok",
+        "error": "",
+        "unit": "macs",
+        "terms": "retraining",
+        "shares": "",
+        "created_at": datetime.now(UTC),
+    }
+    return {**defaults, **row}
 
 
 def results_of(parts: Sequence[pa.Table]) -> pd.DataFrame:
-    """The results table of some rows, by budget (largest first), method, terms, seed and learning rate.
+    """One results table from several, sorted by budget (largest first), method, terms, seed and learning rate.
 
-    Earlier versions had fewer columns: there was nothing but MACs, retraining and budgets then.
+    Rows of earlier versions lack some columns; they get the values that were the only ones then.
     """
     rows = _joined(parts, RESULTS)
     for column, value in (("unit", "macs"), ("terms", "retraining"), ("shares", "")):
@@ -142,9 +149,10 @@ def results_of(parts: Sequence[pa.Table]) -> pd.DataFrame:
 
 
 def gate_rows(gates: Mapping[str, Sequence["torch.Tensor"]]) -> list[dict[str, Any]]:
-    """The rows of GATES for the gates of a model: what `gate_tensors` makes tensors of again.
+    """The gates of a model as rows of GATES; `gate_tensors` turns them back into tensors.
 
-    `index` counts heads and dims in row-major order.
+    Args:
+        gates: a list of layers per family, each (heads, dims), (units,) or (tokens,). `index` counts in row-major order.
     """
     return [
         {"family": f, "layer": i, "index": j, "value": v}
@@ -155,8 +163,16 @@ def gate_rows(gates: Mapping[str, Sequence["torch.Tensor"]]) -> list[dict[str, A
 
 
 def gate_tensors(table: pd.DataFrame, gate_shapes: Mapping[str, Sequence[tuple[int, ...]]]) -> dict[str, list["torch.Tensor"]]:
-    """The gates of a table in their shapes, a list of layers per family, as `gated.gates` gives them."""
-    import torch  # readers of the other tables do without
+    """The gates of a table as `gated.gates` returns them: a list of layers per family.
+
+    Args:
+        table: of schema GATES.
+        gate_shapes: the shape of each layer's gates, per family.
+
+    Raises:
+        KeyError: the table lacks a layer.
+    """
+    import torch  # here, so that readers of the other tables do not load it
 
     gates: dict[str, list[torch.Tensor]] = {}
     for family, shapes in gate_shapes.items():
@@ -166,7 +182,11 @@ def gate_tensors(table: pd.DataFrame, gate_shapes: Mapping[str, Sequence[tuple[i
 
 
 def last_timed(bench: pd.DataFrame) -> pd.DataFrame:
-    """Of the timings of one model in one setting and batch size, the last."""
+    """The last timing of each model in each setting and batch size.
+
+    Args:
+        bench: of schema BENCH, the latest last.
+    """
     return bench.drop_duplicates(["point", "batch_size", *SETTING], keep="last", ignore_index=True)
 
 
@@ -174,12 +194,13 @@ def last_timed(bench: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_table(folder: Folder, path: str, schema: pa.Schema) -> pa.Table:
-    """A Parquet file's columns that the schema knows, in the schema's types.
+    """The columns of a Parquet file that the schema has, in the schema's types.
 
-    In no others: a file may name an Arrow type that Ray registers, and whose values are unpickled when they are read.
+    The types in the file are not trusted: Ray registers an Arrow type whose values are unpickled on reading.
 
     Raises:
-        ValueError: the file holds something else (pyarrow.ArrowInvalid).
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a Parquet file, or its values do not fit the schema (pyarrow.ArrowInvalid).
     """
     table = pq.read_table(pa.BufferReader(folder.read_bytes(path)))
     known = [field for field in schema if field.name in table.column_names]
@@ -187,12 +208,12 @@ def read_table(folder: Folder, path: str, schema: pa.Schema) -> pa.Table:
 
 
 def read_file(folder: Folder, path: str, schema: pa.Schema) -> pd.DataFrame:
-    """One table in one file; empty where there is no such file."""
+    """The table in one file; empty where there is no such file."""
     return (read_table(folder, path, schema) if folder.exists(path) else schema.empty_table()).to_pandas()
 
 
 def read_folder(folder: Folder, name: str, schema: pa.Schema) -> pd.DataFrame:
-    """A table whose rows lie in all the Parquet files of a folder."""
+    """One table from all Parquet files of a folder."""
     return _joined([read_table(folder, f"{name}/{f}", schema) for f in folder.list(name) if f.endswith(".parquet")], schema)
 
 
@@ -203,13 +224,6 @@ def write_table(folder: Folder, path: str, rows: list[dict[str, Any]], schema: p
     folder.write_bytes(path, sink.getvalue().to_pybytes())
 
 
-def write_timings(folder: Folder, name: str, rows: list[dict[str, Any]]) -> str:
-    """Write timings to a file of their own in a folder; returns its name."""
-    path = f"{name}/{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}.parquet"
-    write_table(folder, path, rows, BENCH)
-    return path
-
-
 def _joined(parts: Sequence[pa.Table], schema: pa.Schema) -> pd.DataFrame:
-    # "default" fills a column that an older version did not have with nulls.
+    # "default" fills columns that a file of an earlier version lacks with nulls.
     return pa.concat_tables([schema.empty_table(), *parts], promote_options="default").to_pandas()

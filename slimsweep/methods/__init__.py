@@ -1,9 +1,9 @@
-"""The table of methods: every way to choose what a budget keeps, each one entry here and, where it has code, one file.
+"""The table of methods. Each way to choose what a budget keeps is one entry here and, where it has code, one file.
 
-Light to import (no torch): the configuration, the results and the page read names, flags and styles from here. A method's
+Importing this loads no torch: the configuration, the results and the page read names, flags and styles from here. A method's
 functions are given as "module:name" and imported when they are first called.
 
-A method of one's own is an entry as those below:
+Your own method is one more entry:
 
     from slimsweep.methods import Method, register
 
@@ -35,7 +35,7 @@ class Style:
     symbol: str
 
 
-NEUTRAL_STYLE = Style(light="#4a6572", dark="#b0c4ce", symbol="hexagon")  # of methods that bring none
+NEUTRAL_STYLE = Style(light="#4a6572", dark="#b0c4ce", symbol="hexagon")  # of methods without one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +62,8 @@ class Method:
             says why and what to do. It runs before any training, on a model whose weights may be on the meta device.
 
     Raises:
-        ValueError: a name of other characters; a method that has no way to tell what it keeps, or starts from fresh weights
-            without saying how they are drawn.
+        ValueError: the name has other characters; or the method has neither `choose` nor `needs_search`, or both; or it is
+            `fresh` without `start`.
     """
 
     name: str
@@ -102,7 +102,7 @@ METHODS: dict[str, Method] = {}
 
 
 def register(*methods: Method) -> None:
-    """Add methods to the table; one of the same name takes the other's place."""
+    """Add methods to the table; a method replaces an earlier one of the same name."""
     METHODS.update({method.name: method for method in methods})
 
 

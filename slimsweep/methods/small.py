@@ -70,9 +70,9 @@ def check(model: nn.Module, settings: Settings, budgets: Sequence[BudgetLike]) -
 def small_structure(dense: Timm, budget: BudgetLike, round_to: int = 1, costs: Sizes | None = None) -> Structure:
     """The whole structure of a plain model of the dense one's architecture within a budget: narrower, shallower, or both.
 
-    Of all widths (`small_widths`) and depths up to the dense model's that cost at most the budget, and at most 1 % of dense
-    less, the one nearest to the dense ratio of width to depth is taken; where none is so near, the largest. Its MLPs then
-    get as many more units as still fit, where they are plain ones.
+    Candidates are all widths (`small_widths`) and depths up to the dense model's whose cost is at most the budget and at most
+    1 % of dense below it. The one nearest to the dense ratio of width to depth is taken; without candidates, the largest model
+    within the budget. Plain MLPs then get as many more units as still fit.
 
     Args:
         round_to: widths and MLP units are multiples of this.
@@ -138,7 +138,7 @@ def _shape_with_units(dense: Timm, sizes: dict[str, int], units: int) -> Shape:
 
 
 def _ratio(units: int, width: int) -> float:
-    """timm's ratio of MLP units to the width that gives so many units: half a unit more, for timm rounds down."""
+    """The `mlp_ratio` with which timm makes this number of MLP units: half a unit more, since timm rounds down."""
     return (units + 0.5) / width
 
 
@@ -163,7 +163,7 @@ def heads_of_small(dense: Timm, width: int) -> int:
 
 
 def small_costs(dense: Timm, cost: Cost = COSTS["macs"]) -> Sizes:
-    """A function that tells the cost of a plain model of a width and a depth, and counts each width once."""
+    """A function of width and depth that returns the cost of that plain model; it computes each width once."""
 
     @cache
     def first_and_next(width: int) -> tuple[int, int]:  # blocks are all alike

@@ -1,8 +1,8 @@
 """The page of one run or of several: an interactive Pareto front and the models behind it, in one HTML file.
 
-`build_page` is a pure function from tables to HTML; `write_report` and `write_page` read folders and write files around it. The
-page carries its data and plotly.js, both deflated, and asks the network for nothing. Its own script is the modules of `web/`;
-`npm install && npm run check` lints and tests them, and needs node, which the page does not.
+`build_page` makes HTML from tables; `write_report` and `write_page` read runs and write files. The page contains its data and
+plotly.js, both compressed, and loads nothing from the network. Its script is joined from the modules of `web/`, which
+`npm install && npm run check` lints and tests; only that needs node.
 """
 
 import base64
@@ -30,24 +30,23 @@ from slimsweep.report.picture import write_picture
 from slimsweep.report.run_tables import RunTables, read_run
 from slimsweep.storage import Folder, parted
 
-REFRESH_SECONDS = 20
+REFRESH_SECONDS = 20  # between two reloads of the page while a driver works on one of its runs
 
 
-def build_page(runs: Sequence[RunTables], *, written_at: datetime | None = None, refresh_seconds: int = REFRESH_SECONDS) -> str:
+def build_page(runs: Sequence[RunTables], *, written_at: datetime | None = None) -> str:
     """The page, as one HTML text.
 
     Args:
         runs: at least one.
         written_at: shown in the page; now where not given.
-        refresh_seconds: how often the page loads itself again while a driver goes on with one of the runs.
 
     Raises:
-        ValueError: no run was given.
+        RefusedInput: a ValueError: no run was given.
     """
     if not runs:
         raise RefusedInput("a report needs at least one run")
     data = page_data(runs)
-    data["refresh_seconds"] = refresh_seconds if any(run.live for run in runs) else None
+    data["refresh_seconds"] = REFRESH_SECONDS if any(run.live for run in runs) else None
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     script = _script()
     plotly, plotly_hash = _plotly()
@@ -64,7 +63,7 @@ def build_page(runs: Sequence[RunTables], *, written_at: datetime | None = None,
             subtitle=_subtitle(data),
             version=slimsweep.__version__,
             written_at=(written_at or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="seconds"),
-            # Written in this repository, or base64: no text of a run is in these.
+            # Unescaped: these come from this repository or are base64, and contain no text of a run.
             style=_markup(_web().joinpath("report.css").read_text(encoding="utf-8")),
             script=_markup(script),
             data=_markup(_packed(text.encode(), level=6)),
@@ -74,10 +73,10 @@ def build_page(runs: Sequence[RunTables], *, written_at: datetime | None = None,
 
 
 def write_report(run: Run, status: Status) -> str | None:
-    """Write report.html in the run's folder, whole or not at all, and where nothing more comes report.svg and report.png.
+    """Write report.html to the run's folder; if no driver works on the run any more, also report.svg and report.png.
 
     Returns:
-        One sentence on why there is no static picture, where nothing more comes and there is none; else None.
+        One sentence that says why pictures could not be written; None where they were, or while a driver works on the run.
     """
     tables = read_run(run, status)
     run.write_report("html", build_page([tables]).encode())
@@ -88,8 +87,8 @@ def write_page(runs: Sequence[Run], output: str | Path) -> None:
     """Write one page of several runs.
 
     Raises:
-        ValueError: a folder holds no run.
-        OSError: nothing can be written there.
+        ConfigError: a folder is not a run.
+        OSError: `output` cannot be written.
     """
     page = build_page([read_run(run, read_status(run)) for run in runs])
     parent, name = parted(str(output))
@@ -112,7 +111,7 @@ def _subtitle(data: dict[str, Any]) -> str:
     return f"{runs[0]['model']} on {runs[0]['data']}, searched once and cut to every budget"
 
 
-# What the page is made of.
+# Parts of the page.
 
 
 def _web() -> Traversable:
@@ -128,14 +127,14 @@ def _environment() -> jinja2.Environment:
 
 @cache
 def _script() -> str:
-    """The page's own script: the modules of the web folder as one classic script."""
+    """The page's own script: the modules of `web/` joined into one."""
     modules = {file.name: file.read_text(encoding="utf-8") for file in _web().iterdir() if file.name.endswith(".js")}
     return bundle(modules, "main.js")
 
 
 @cache
 def _plotly() -> tuple[str, str]:
-    """plotly.js of the installed plotly package, deflated and in base64, and its hash for the page's policy."""
+    """plotly.js of the installed plotly package, compressed and in base64, and its hash for the page's policy."""
     text = files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8")
     return _packed(text.encode(), level=9), _source(text)
 
@@ -145,7 +144,7 @@ def _packed(data: bytes, level: int) -> str:
 
 
 def _source(script: str) -> str:
-    """A script as a source of a Content-Security-Policy: only a script of exactly this text may run."""
+    """The hash of a script for a Content-Security-Policy: only a script with exactly this text may run."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 

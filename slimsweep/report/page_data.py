@@ -1,7 +1,7 @@
-"""From the tables of runs to the page's data: plain JSON, each column a list, each structure and shape once.
+"""The page's data from the tables of runs: plain JSON, with one list per column, and each structure and shape once.
 
-What does not depend on the reader's choices is computed here: means and standard errors over seeds, hypervolumes, how methods
-look, what columns are called. `web/types.js` describes the same data for the page's modules.
+All that does not depend on the reader's choices is computed here: means and standard errors over seeds, hypervolumes, colours
+of methods, titles of columns. `web/types.js` describes the same data for the page's modules.
 """
 
 import math
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from slimsweep.ledger.columns import Column, shown_columns
-from slimsweep.ledger.status import Part, Status
+from slimsweep.ledger.status import Status, TrainingStatus
 from slimsweep.ledger.tables import BENCH, RESULTS
 from slimsweep.report.pareto import best_rates, by_series, hypervolume_by_method, summarize, with_units
 from slimsweep.report.run_tables import RunTables
@@ -26,12 +26,12 @@ TIMINGS = shown_columns(BENCH)
 
 
 def _sent_decimals(column: Column) -> int:
-    """Two more than are shown."""
+    """The decimals that a column is rounded to in the page's data: two more than are shown."""
     return 4 if column.decimals is None else column.decimals + 2
 
 
-# What the page gets of each point, with the decimals that it is rounded to: columns with a meaning of their own, and all that
-# have a description.
+# The columns of each point in the page's data, with the decimals that they are rounded to: columns that the page uses by name,
+# and all that the report shows.
 SENT: dict[str, int] = {
     "point": 0,
     "method": 0,
@@ -50,13 +50,17 @@ SENT: dict[str, int] = {
     "model_path": 0,
     **{column.name: _sent_decimals(column) for column in COLUMNS},
 }
-SEEDS = ["run", "method", "unit", "budget", "shares"]  # points that agree in these differ by their seed only
+SEEDS = ["run", "method", "unit", "budget", "shares"]  # points that are equal in these differ only in their seed
 
 
 def page_data(runs: Sequence[RunTables]) -> dict[str, Any]:
-    """What the page's modules work on."""
+    """The page's data.
+
+    Args:
+        runs: at least one.
+    """
     runs = [replace(run, results=with_units(by_series(best_rates(run.results)))) for run in runs]
-    shelf = _Shelf()
+    structures = _Structures()
     names = _unique([run.name for run in runs])
     points: dict[str, list[Any]] = {"run": [], "structure": [], **{name: [] for name in SENT}}
     curves: list[dict[str, list[Any]] | None] = []
@@ -66,7 +70,7 @@ def page_data(runs: Sequence[RunTables]) -> dict[str, Any]:
         points["run"] += [index] * len(rows)
         for name in SENT:
             points[name] += _plain(rows[name])
-        points["structure"] += [shelf.put(text) for text in _plain(rows["structure"])]
+        points["structure"] += [structures.put(text) for text in _plain(rows["structure"])]
         trained = _training(run.curves)
         curves += [trained.get(point) for point in rows["point"]]
         described.append(_describe(run, names[index]))
@@ -84,16 +88,19 @@ def page_data(runs: Sequence[RunTables]) -> dict[str, Any]:
         "points": points,
         "groups": _groups(points, timings["bench"]),
         "curves": curves,
-        "shapes": shelf.shapes,
-        "structures": shelf.structures,
+        "shapes": structures.shapes,
+        "structures": structures.structures,
         **timings,
     }
 
 
 def _groups(points: dict[str, list[Any]], bench: list[list[Any]]) -> dict[str, Any]:
-    """Points that differ by their seed only: which they are, the best of them, means and standard errors of what is measured.
+    """Groups of points that differ only in their seed: their members, the best of them, means and standard errors.
 
-    The best is chosen by validation, so that the test split stays a test; by test only where nothing else is known.
+    The best is chosen by validation, so that the test split takes no part; by test only where validation is not known.
+
+    Args:
+        bench: (place of the point, place of the setting, a value per column of TIMINGS) per timing.
     """
     numbers = [column.name for column in COLUMNS]
     rows = pd.DataFrame({name: points[name] for name in ["status", *SEEDS]})
@@ -111,7 +118,7 @@ def _groups(points: dict[str, list[Any]], bench: list[list[Any]]) -> dict[str, A
     grouped = rows[rows["status"] == "ok"].groupby(SEEDS, sort=True, dropna=False)
     members = [group["place"].tolist() for _, group in grouped]
     best = [int(group["place"].iloc[int(group["judged"].to_numpy().argmax())]) for _, group in grouped]
-    order = sorted(range(len(members)), key=lambda i: members[i][0])  # as their points come, not by name
+    order = sorted(range(len(members)), key=lambda i: members[i][0])  # in the order of their points
     means = means.iloc[order]
     digits = {column.name: _sent_decimals(column) for column in (*COLUMNS, *TIMINGS)}
     columns = {
@@ -126,8 +133,8 @@ def _groups(points: dict[str, list[Any]], bench: list[list[Any]]) -> dict[str, A
     }
 
 
-class _Shelf:
-    """Structures and shapes, each kept once: seeds of a budget share theirs, all points of a run their shape."""
+class _Structures:
+    """Lists of structures and shapes, each once: the seeds of a budget share a structure, all points of a run a shape."""
 
     def __init__(self) -> None:
         self.shapes: list[dict[str, Any]] = []
@@ -136,13 +143,13 @@ class _Shelf:
         self._shape_places: dict[tuple[Any, ...], int] = {}
 
     def put(self, text: str | None) -> int | None:
-        """The place of a structure given as JSON; None where the row holds none, or none that can be read."""
+        """Add a structure (JSON) if it is new; returns its place, None where there is no structure or it cannot be read."""
         if text is None:
             return None
         if text not in self._places:
             try:
                 structure = Structure.from_json(text)
-            except ValueError:  # written by a version whose structures are gone: the page says so at the point
+            except ValueError:  # of a version of slimsweep with other structures; the page says so at the point
                 self._places[text] = None
             else:
                 self._places[text] = len(self.structures)
@@ -172,13 +179,13 @@ class _Shelf:
             "heads": [structure.attention_mask(i).sum(1).tolist() for i in layers],
             "units": [size[2] for size in sizes],
             "tokens": [size[3] for size in sizes],
-            # A token that is dropped does not come back: how many layers keep it says which layers do.
+            # A dropped token does not come back, so the number of layers that keep it says which layers do.
             "last": np.sum([mask.numpy() for mask in tokens], axis=0).tolist() if tokens else None,
         }
 
 
 def _describe(run: RunTables, name: str) -> dict[str, Any]:
-    """What the page says of one run beside its points."""
+    """What the page shows of one run besides its points."""
     rows = run.results
     config = {column: _first(rows[column]) for column in ("model", "data")}
     return {
@@ -196,7 +203,7 @@ def _describe(run: RunTables, name: str) -> dict[str, Any]:
 
 
 def _progress(status: Status) -> dict[str, Any]:
-    """How far a run is: counts of points, the lengths of a progress bar's pieces, what is under way and what comes next."""
+    """The progress of a run: counts of points, lengths of the progress bar's parts, trainings under way, what comes next."""
     planned = len(status.points) + status.later
     done, failed, running = status.count("done"), status.count("failed"), status.count("running")
     if planned:
@@ -214,25 +221,25 @@ def _progress(status: Status) -> dict[str, Any]:
         "finished": status.finished,
         "next": status.next,
         "bar": bar,
-        "under_way": [_part(part) for part in under_way],
+        "under_way": [_under_way(training) for training in under_way],
     }
 
 
-def _part(part: Part) -> dict[str, Any]:
+def _under_way(training: TrainingStatus) -> dict[str, Any]:
     return {
-        "name": part.name,
-        "state": part.state,
-        "epochs": part.epochs,
-        "epochs_total": part.epochs_total,
-        "val_top1": _number(part.val_top1, 3),
+        "name": training.name,
+        "state": training.state,
+        "epochs": training.epochs,
+        "epochs_total": training.epochs_total,
+        "val_top1": _number(training.val_top1, 3),
     }
 
 
 def _datasets(described: list[dict[str, Any]], runs: Sequence[RunTables]) -> list[dict[str, Any]]:
-    """Data sets and their runs; gives each run its data set, its place in it, and the hypervolumes of its methods.
+    """The data sets and their runs. Also adds to each run its data set and the hypervolumes of its methods.
 
-    The reference of a data set's hypervolumes is 0 % at the MACs of its largest dense model. Areas are divided by those
-    MACs, which makes them the test top-1 averaged over all limits on MACs.
+    The reference point of a data set's hypervolumes is 0 % at the MACs of its largest dense model. Areas are divided by those
+    MACs: then they are the test top-1 averaged over all limits on MACs.
     """
     found: dict[str, list[int]] = {}
     for index, run in enumerate(described):
@@ -268,9 +275,9 @@ def _training(curves: pd.DataFrame) -> dict[str, dict[str, list[Any]]]:
 
 
 def _search(curves: pd.DataFrame) -> dict[str, Any] | None:
-    """Accuracy and gates over the search's epochs; None before it began.
+    """Accuracy and gates over the epochs of the search; None before it has begun.
 
-    Of each family the mean gate and the share of gates below 0.01: per layer (a list of epochs each), and the mean over layers.
+    Per family the mean gate and the share of gates below 0.01, per epoch: for each layer, and as the mean over layers.
     """
     rows = curves[curves["stage"] == "search"].sort_values("epoch")
     if rows.empty:
@@ -297,12 +304,12 @@ def _search(curves: pd.DataFrame) -> dict[str, Any] | None:
 
 
 def _over_layers(layers: list[list[float | None]]) -> list[float | None]:
-    """The mean over layers at each epoch, of those that are known."""
+    """The mean over layers at each epoch; missing values are ignored."""
     return [_number(mean, 5) for mean in pd.DataFrame(layers, dtype="float64").mean().tolist()]
 
 
 def _histograms(gates: pd.DataFrame) -> dict[str, dict[str, list[float]]]:
-    """How the final gates of each family are spread: the edges of equal bins from 0, and the gates in each."""
+    """A histogram of the final gates of each family: edges of equal bins from 0, and the number of gates in each."""
     found = {}
     for family, rows in gates.groupby("family"):
         values = rows["value"].abs().dropna().to_numpy()
@@ -312,7 +319,7 @@ def _histograms(gates: pd.DataFrame) -> dict[str, dict[str, list[float]]]:
 
 
 def _pace(found: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The pace that was chosen, at which budget, and the validation top-1 (percent) of all tries that ended, the best first."""
+    """The chosen pace, the budget of the tries, and the validation top-1 (percent) of all tries that ended, best first."""
     if found is None:
         return None
     val = sorted((round(one["val_top1"], 2) for one in found["tried"] if not one["error"]), reverse=True)
@@ -321,11 +328,11 @@ def _pace(found: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _timings(runs: Sequence[RunTables]) -> dict[str, Any]:
-    """Timings by point and setting (all that a timing depends on beside the model), each a number per column of `TIMINGS`."""
+    """Timings by point and setting (`tables.SETTING` and batch size), with one number per column of TIMINGS."""
     places: dict[str, int] = {}
     timings: list[list[Any]] = []
     dense: dict[str, float | None] = {}
-    hardware: dict[str, set[str]] = {}  # of each kind of device: named where there are several
+    hardware: dict[str, set[str]] = {}  # per kind of device; settings contain it where there are several
     for run in runs:
         for device, name in zip(run.bench["device"], _plain(run.bench["hardware"]), strict=True):
             hardware.setdefault(device, set()).add(name or device)
@@ -347,7 +354,7 @@ def _timings(runs: Sequence[RunTables]) -> dict[str, Any]:
 
 
 def _unique(names: list[str]) -> list[str]:
-    """Names that tell runs apart, because the page remembers choices by name."""
+    """The names, with a number added where they repeat: the page remembers the reader's choices by name."""
     seen: dict[str, int] = {}
     unique = []
     for name in names:
@@ -357,13 +364,13 @@ def _unique(names: list[str]) -> list[str]:
 
 
 def _plain(column: pd.Series, decimals: int | None = None) -> list[Any]:
-    """A column as JSON values; what is missing or not finite is None."""
+    """A column as JSON values; missing and infinite values are None."""
     digits = SENT.get(str(column.name), 6) if decimals is None else decimals
     return [_number(value, digits) for value in column.tolist()]
 
 
 def _number(value: Any, digits: int = 0) -> Any:
-    """A cell as a JSON value: whole numbers as int, others rounded, missing and not finite ones None, text as it is."""
+    """A cell as a JSON value: whole numbers as int, others rounded, missing and infinite ones None, text unchanged."""
     if value is None or value is pd.NA or isinstance(value, str):
         return None if value is pd.NA else value
     number = float(value)

@@ -1,7 +1,7 @@
-"""Which points of a sweep are worth having: the Pareto front, its hypervolume and its knee, and means over seeds.
+"""The Pareto front of a sweep, its hypervolume and knee, and means over seeds: functions of tables.
 
-Everything here is arithmetic on tables: no files, no figures. The page computes front and knee a second time (`web/front.js`),
-because they change with what its reader shows; tests hold both to the cases in `tests/page/front_cases.json`.
+The page computes front and knee itself (`web/front.js`), since they depend on what its reader selects; tests check both
+versions with the cases of `tests/page/front_cases.json`.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import pandas as pd
 
 Numbers = np.ndarray  # of float64
 
-EQUAL_COMPUTE = ", equal compute"  # what a method's name ends with where its points trained longer (terms: compute)
+EQUAL_COMPUTE = ", equal compute"  # added to a method's name for points with terms "compute"
 
 
 def pareto_front(
@@ -35,21 +35,25 @@ def pareto_front(
     cost, quality = _oriented(known, x, y, maximize_x, maximize_y)
     order = np.lexsort((-quality, cost))
     cost, quality = cost[order], quality[order]
-    first = np.concatenate([[True], cost[1:] != cost[:-1]])  # the first of its cost, and so the best of its cost
+    first = np.concatenate([[True], cost[1:] != cost[:-1]])  # the first row of each cost is the best of that cost
     best_of_cost = np.maximum.accumulate(np.where(first, np.arange(len(cost)), 0))
-    cheaper = np.concatenate([[-np.inf], np.maximum.accumulate(quality)[:-1]])[best_of_cost]  # the best that costs less
+    cheaper = np.concatenate([[-np.inf], np.maximum.accumulate(quality)[:-1]])[best_of_cost]  # the best quality at a lower cost
     return known.iloc[order[(quality == quality[best_of_cost]) & (quality > cheaper)]]
 
 
 def hypervolume(points: Numbers, reference: tuple[float, float]) -> float:
-    """Area between a reference point and the stepped front of `points`, (n, 2): a cost to minimise, a quality to maximise.
+    """The area between the Pareto front of points, as a step function, and a reference point.
 
     Args:
-        reference: (largest cost, least quality) that count; a point beyond either adds nothing. Keep it fixed: areas against
-            different references do not compare.
+        points: (n, 2), cost (less is better) and quality (more is better).
+        reference: (largest cost, lowest quality); points beyond either add nothing. Areas with different references do not
+            compare.
+
+    Returns:
+        The area, in the unit of the cost times the unit of the quality.
     """
     points = np.asarray(points, dtype=np.float64).reshape(-1, 2)
-    inside = points[(points[:, 0] < reference[0]) & (points[:, 1] > reference[1])]  # NaN compares False and falls out
+    inside = points[(points[:, 0] < reference[0]) & (points[:, 1] > reference[1])]  # also drops NaN
     if len(inside) == 0:
         return 0.0
     inside = inside[np.argsort(inside[:, 0], kind="stable")]
@@ -61,7 +65,7 @@ def hypervolume(points: Numbers, reference: tuple[float, float]) -> float:
 def knee(
     front: pd.DataFrame, x: str = "macs", y: str = "test_top1", *, maximize_x: bool = False, maximize_y: bool = True
 ) -> pd.Series | None:
-    """The row of a front where it bends most: beyond it, accuracy costs more. None where the front has no bend.
+    """The row of a front where it bends most: beyond it, quality costs more. None where the front has no bend.
 
     It is the row farthest above the straight line between the front's two ends, both axes scaled to [0, 1] (the cheaper
     one of equals). A front of fewer than three different points, or one that lies on or below that line, has none.
@@ -90,7 +94,7 @@ def summarize(
 
     Returns:
         The columns of `by`, `count` (ok points), and METRIC_mean and METRIC_se for each metric. The standard error is NaN for
-        a group of one, for one number says nothing about spread.
+        a group of one.
     """
     ok = with_units(rows[rows["status"] == "ok"] if "status" in rows else rows)
     names = [name for name in by if name != "unit"]
@@ -105,10 +109,10 @@ def summarize(
 
 
 def best_rates(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of points that differ in their learning rate only, the one with the best top-1 on validation; failed ones all stay.
+    """Of points that differ only in learning rate, the one with the best validation top-1; failed points all stay.
 
     Args:
-        rows: of one run; without a column `lr` they are returned as they are.
+        rows: of one run; returned unchanged if they have no column `lr`.
     """
     if "lr" not in rows or rows.empty:
         return rows
@@ -119,12 +123,12 @@ def best_rates(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_units(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows that all say what their budget is a fraction of ("macs" or "params"); where nothing is written, it is the MACs."""
+    """The rows with a `unit` in each ("macs" or "params"); rows of earlier versions have none and mean MACs."""
     return rows.assign(unit=rows["unit"].fillna("macs") if "unit" in rows else "macs")
 
 
 def by_series(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows whose method's name includes the terms, so that "uniform, equal compute" is a method of its own beside "uniform"."""
+    """The rows with the terms in the method's name: "uniform, equal compute" is then a method of its own."""
     if "terms" not in rows:
         return rows
     longer = rows["terms"] == "compute"
@@ -136,8 +140,7 @@ def hypervolume_by_method(
 ) -> pd.DataFrame:
     """The hypervolume of each method of one run, mean and standard error over seeds.
 
-    Seeds are compared at the budgets that all seeds of their method have, so that a point that is not done yet, or has
-    failed, does not look like spread.
+    Only budgets that all seeds of a method have are used, so that a missing point does not look like variance.
 
     Args:
         rows: of one run.
@@ -152,7 +155,7 @@ def hypervolume_by_method(
         kept = group[group["asked"].isin(shared)]
         areas = np.array([hypervolume(g[[x, y]].to_numpy(), reference) for _, g in kept.groupby("seed")])
         if len(areas) == 0:
-            continue  # its seeds have no budget in common yet
+            continue  # its seeds have no common budget yet
         se = float(areas.std(ddof=1) / np.sqrt(len(areas))) if len(areas) > 1 else float("nan")
         found.append({"method": method, "budgets": len(shared), "seeds": len(areas), "mean": float(areas.mean()), "se": se})
     return pd.DataFrame(found, columns=["method", "budgets", "seeds", "mean", "se"])
@@ -193,13 +196,13 @@ def hypervolume_gains(
 
 
 def _with_budgets(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows with a column `asked` that tells budgets apart: the unit and the fraction."""
+    """The rows with a column `asked` that identifies the budget: its unit and fraction."""
     rows = with_units(rows)
     return rows.assign(asked=[f"{unit} {budget}" for unit, budget in zip(rows["unit"], rows["budget"], strict=True)])
 
 
 def _oriented(rows: pd.DataFrame, x: str, y: str, maximize_x: bool, maximize_y: bool) -> tuple[Numbers, Numbers]:
-    """Both columns as numbers, with signs such that less cost and more quality are better."""
+    """Both columns as numbers, with signs such that less cost is better and more quality is better."""
     cost = rows[x].to_numpy(dtype=np.float64)
     quality = rows[y].to_numpy(dtype=np.float64)
     return (-cost if maximize_x else cost), (quality if maximize_y else -quality)

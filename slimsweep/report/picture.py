@@ -17,10 +17,10 @@ INK, MUTED, GRID, BACKGROUND = "#1d2024", "#5c646e", "#e2e5e9", "#ffffff"  # the
 
 
 def write_picture(run: Run, tables: RunTables) -> str | None:
-    """Write report.svg and report.png through kaleido and the browser that it finds.
+    """Write report.svg and report.png to the run's folder, with kaleido and the browser that it finds.
 
     Returns:
-        None, or one sentence on why there is no picture.
+        One sentence that says why there is no picture; None where there is one.
     """
     if tables.results["test_top1"].notna().sum() == 0:
         return "no static picture was written: no point has a result"
@@ -33,19 +33,19 @@ def write_picture(run: Run, tables: RunTables) -> str | None:
             options = {"format": kind, "width": 900, "height": 520, "scale": scale}
             # Without mathjax: kaleido would fetch it from the network.
             run.write_report(kind, kaleido.calc_fig_sync(figure, opts=options, kopts={"mathjax": False}))
-    except Exception as problem:  # whatever kaleido or the browser raise: a picture is no reason to lose a finished sweep
+    except Exception as problem:  # anything that kaleido or the browser raise: a missing picture must not fail a finished sweep
         lines = str(problem).strip().splitlines() or [type(problem).__name__]
         return f"no static picture was written: {lines[0]}"
     return None
 
 
 def kaleido_here() -> bool:
-    """Whether kaleido is installed; it is no dependency, for it needs a browser too."""
+    """Whether kaleido is installed; it is optional, since it needs a browser too."""
     return importlib.util.find_spec("kaleido") is not None
 
 
 def front_figure(tables: RunTables) -> go.Figure:
-    """A run as a plotly figure: test top-1 (percent) against MACs, as means and standard errors over seeds, with the front."""
+    """Test top-1 (percent) against MACs as a plotly figure: means and standard errors over seeds, and the Pareto front."""
     by = ("method", "unit", "budget", "shares") if "shares" in tables.results else ("method", "unit", "budget")
     means = summarize(by_series(best_rates(tables.results)), by=by)
     means = means[means["test_top1_mean"].notna()]
@@ -124,5 +124,5 @@ def _first(column: pd.Series) -> Any:
 
 
 def _plotly_text(text: Any) -> str:
-    """Text that plotly shows as it is: it reads a little HTML in labels."""
+    """Text escaped for plotly, which reads some HTML in labels."""
     return str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,4 +1,4 @@
-"""What a report shows of one run, and reading it from the run's folder."""
+"""The tables of one run that a report shows, and reading them from the run's folder."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,24 +26,24 @@ class RunTables:
     curves: pd.DataFrame = field(default_factory=lambda: _empty(CURVES))
     gates: pd.DataFrame = field(default_factory=lambda: _empty(GATES))
     bench: pd.DataFrame = field(default_factory=lambda: _empty(BENCH))
-    status: Status | None = None  # without one the page says nothing of points to come and does not refresh
-    pace: dict[str, Any] | None = None  # of the families: what was chosen, and what was tried for it
+    status: Status | None = None  # without it the page shows no progress and does not refresh
+    pace: dict[str, Any] | None = None  # `Run.pace_choice`
 
     @property
     def live(self) -> bool:
-        """Whether a driver goes on with the run, so that the page is written again."""
+        """Whether a driver still works on the run, so that the page will be rewritten."""
         return self.status is not None and self.status.live
 
 
 def read_run(run: Run, status: Status | None = None) -> RunTables:
-    """The tables of a run; those that are not there yet are empty.
+    """The tables of a run; those that do not exist yet are empty.
 
     Args:
-        status: how far the run is.
+        status: the run's status, where the report is to show it.
     """
     written = run.rows["run"].dropna()
     return RunTables(
-        name=status.name if status is not None else written.iloc[0] if len(written) else run.uri.rsplit("/", 1)[-1],
+        name=status.name if status is not None else written.iloc[0] if len(written) else run.folder.name,
         uri=run.uri,
         results=run.rows,
         curves=run.curves(),

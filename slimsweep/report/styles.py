@@ -1,4 +1,4 @@
-"""How methods look in the page and in the picture: colours and markers from the table of methods, and those of unknown ones."""
+"""Colours and markers of methods in the page and the picture: from the table of methods, with defaults for unknown methods."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from slimsweep.methods import METHODS, Style
 from slimsweep.report.pareto import EQUAL_COMPUTE
 
-# Of methods that a run names and that this version does not know.
+# Of methods in a run's rows that this version does not know.
 UNKNOWN = (
     Style(light="#3d6b35", dark="#9bd18f", symbol="hexagon"),
     Style(light="#7a3b1d", dark="#d99a78", symbol="hourglass"),
@@ -20,11 +20,15 @@ class Look:
     light: str  # colour on a light background
     dark: str  # colour on a dark background
     symbol: str  # plotly's marker symbol
-    hollow: bool  # on equal compute: an outlined marker and a dashed line in the method's own colour
+    hollow: bool  # on equal compute: an outlined marker and a dashed line in the method's colour
 
 
 def looks(methods: Sequence[str]) -> dict[str, Look]:
-    """The look of each method, by its name; names may end with ", equal compute"."""
+    """The look of each method, by its name.
+
+    Args:
+        methods: names, which may end with ", equal compute".
+    """
     bases = [name.removesuffix(EQUAL_COMPUTE) for name in methods]
     unknown = list(dict.fromkeys(base for base in bases if base not in METHODS))
     found = {}
@@ -37,6 +41,6 @@ def looks(methods: Sequence[str]) -> dict[str, Look]:
 
 
 def run_colours() -> list[dict[str, str]]:
-    """Colours for runs, where a page of several gives each run its own: those of the methods, black and grey last."""
+    """Colours for runs in a page of several: those of the methods, with black and grey last."""
     names = sorted(METHODS, key=lambda name: name in ("dense", "random"))  # stable: the others keep their order
     return [{"light": METHODS[name].style.light, "dark": METHODS[name].style.dark} for name in names]

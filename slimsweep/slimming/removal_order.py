@@ -210,7 +210,7 @@ def _assemble(
 
 
 def _excess(size: int, multiple: int) -> int:
-    """How many leave first, so that all later sizes are multiples."""
+    """How many are removed first, so that all later sizes are multiples."""
     return size % multiple or multiple
 
 

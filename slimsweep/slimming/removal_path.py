@@ -26,7 +26,7 @@ FAST_SIZE_MULTIPLE, LEAST_HEAD_DIM_TO_ROUND = 16, 64
 
 
 def size_multiple(shape: Shape, round_to: int | None) -> int:
-    """`round_to`, or what is fast for a model where that is None: 16 where heads are at least 64 wide, 1 in smaller models."""
+    """`round_to`, or where it is None a multiple that is fast: 16 where heads are at least 64 wide, 1 in smaller models."""
     if round_to is not None:
         return round_to
     return FAST_SIZE_MULTIPLE if min(layer.head_dim for layer in shape.layers) >= LEAST_HEAD_DIM_TO_ROUND else 1
@@ -38,7 +38,7 @@ def equal_gates(shape: Shape) -> dict[str, list[torch.Tensor]]:
 
 
 class RemovalPath:
-    """The order in which gates leave, and what is left to pay after each step.
+    """The order in which gates are removed, and the cost of the model after each step.
 
     Args:
         shape: of the dense model.
@@ -112,7 +112,7 @@ class RemovalPath:
         return [LayerSizes(**{size: value[:, index] for size, value in left.items()}) for index in range(len(layers))]
 
     def cost(self, unit: str) -> np.ndarray:
-        """(length + 1,) int64: what is left to pay after each prefix, in a unit of COSTS."""
+        """(length + 1,) int64: the cost of the model after each prefix of the path, in a unit of COSTS."""
         if unit not in self._costs:
             self._costs[unit] = COSTS[unit].of_path(self)
         return self._costs[unit]
@@ -276,7 +276,7 @@ def solve(
         paces: how fast each family leaves ({"mlp": 1.4, "token": 0.7}). Default: all at one pace.
 
     Raises:
-        BudgetError: a budget that means nothing or cannot be reached; says the least that can.
+        BudgetError: `budget` is not a budget, or cannot be reached; the text names the smallest that can.
     """
     if (budget is None) == (per_family is None):
         raise ValueError("give either a budget or per_family shares")

@@ -1,7 +1,7 @@
-"""Latency, throughput and memory of cut models beside the dense one, in one process.
+"""Latency, throughput and memory of cut models and the dense one, timed in one process.
 
-The models take turns within every round, so that what slows the machine for a while slows all of them; figures from
-different runs of this program do not compare.
+In every round each model is timed once, so that a machine that is slow for a while is slow for all models. Times from different
+runs of this program do not compare.
 """
 
 import copy
@@ -22,7 +22,6 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from slimsweep.errors import RefusedInput
-from slimsweep.ledger.run import DENSE as DENSE_FOLDER
 from slimsweep.ledger.run import Run
 from slimsweep.ledger.tables import SETTING
 from slimsweep.saved_models import load
@@ -49,24 +48,24 @@ def bench(
     min_seconds: float = 0.2,
     progress: Callable[[str], None] = lambda what: None,
 ) -> list[Row]:
-    """Time models against each other.
+    """Time models in interleaved rounds.
 
     Args:
-        models: by name; the one called "dense" is what the others are compared with. Left alone: copies are timed.
-        batch_sizes: images a call.
-        threads: of the CPU; torch's own number where not given.
+        models: by name; the others are compared with "dense". They are not changed: copies are timed.
+        batch_sizes: images per call.
+        threads: CPU threads; torch's own number where not given.
         dtype: of weights and images.
-        device: "cpu" or "cuda"; a GPU where there is one.
-        compile: by torch.compile, a graph for each model and batch size.
-        repeats: rounds; in each, every model has its turn.
-        min_seconds: of one turn; at least one call is made.
-        progress: called with a line before each batch size.
+        device: "cpu" or "cuda"; by default a GPU where there is one.
+        compile: use torch.compile, with one graph per model and batch size.
+        repeats: rounds; each model is timed once per round.
+        min_seconds: calls are repeated for this long when a model is timed; at least one call is made.
+        progress: called with one line of text before each batch size.
 
     Returns:
-        A row of `slimsweep.ledger.tables.BENCH` for each model and batch size, without `run`.
+        One row of `slimsweep.ledger.tables.BENCH` per model and batch size, without `run`.
 
     Raises:
-        ValueError: an argument that means nothing, or a device that is not there.
+        RefusedInput: a ValueError: an argument is out of range, or there is no such device.
     """
     _check(models, batch_sizes, threads, dtype=dtype, device=device, repeats=repeats)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -115,11 +114,11 @@ def bench_run(run: Run, points: Sequence[str] | None = None, **options: Any) -> 
     """Time a run's dense model and its points, and write the rows to the run.
 
     Args:
-        points: names of models in the run; all of them where not given.
+        points: names of the points to time; all where not given.
         options: of `bench`.
 
     Raises:
-        ValueError: the run has no dense model yet, or no such point.
+        RefusedInput: a ValueError: the run has no dense model yet, or no such point.
     """
     there = run.models.list()
     if not run.dense_done:
@@ -127,18 +126,21 @@ def bench_run(run: Run, points: Sequence[str] | None = None, **options: Any) -> 
     for point in points or ():
         if point not in there:
             raise RefusedInput(f"{run.uri} has no model {point!r}; it has {', '.join(there) or 'none'}")
-    models: dict[str, nn.Module] = {DENSE: load(run.folder / DENSE_FOLDER)}
+    models: dict[str, nn.Module] = {DENSE: load(run.dense)}
     models |= {point: load(run.models / point) for point in points or there}
-    rows = [{"run": run.uri.rsplit("/", 1)[-1], **row} for row in bench(models, **options)]
+    rows = [{"run": run.folder.name, **row} for row in bench(models, **options)]
     run.write_bench(rows)
     return rows
 
 
 def bench_dir(path: str | os.PathLike[str], **options: Any) -> list[Row]:
-    """Time one saved model, and where it is a cut one its dense architecture too.
+    """Time one saved model; a cut one is compared with its dense architecture.
+
+    Args:
+        options: of `bench`.
 
     Raises:
-        ValueError: the folder is no saved model.
+        RefusedInput: a ValueError: the folder is not a saved model.
     """
     model = load(path)
     models = {DENSE: dense_like(model)} if hasattr(model, "structure") else {}
@@ -146,7 +148,7 @@ def bench_dir(path: str | os.PathLike[str], **options: Any) -> list[Row]:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The rows for a terminal: how many times fewer MACs, and how many times faster, than dense in the same measurement."""
+    """The rows as a table for a terminal, with the ratios of MACs and of p50 latency to dense."""
     about = {tuple(row[key] for key in SETTING) for row in rows}
     title = "; ".join(
         f"{hardware}, {f'{threads} threads, ' if device == 'cpu' else ''}{dtype}, {'compiled' if compiled else 'eager'}"
@@ -179,7 +181,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def hardware(device: torch.device) -> str:
-    """The name of a device's processor."""
+    """The name of a device's processor, such as a GPU's or a CPU's model name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
@@ -218,24 +220,24 @@ def _check(
 def _rounds(
     calls: Mapping[str, Call], place: torch.device, batch: int, repeats: int, min_seconds: float
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Seconds of every call, and images a second of every turn, by model."""
+    """Per model: the seconds of every call, and the images per second of every round."""
     latencies: dict[str, list[float]] = {name: [] for name in calls}
     throughputs: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
-    for turn in range(repeats):
+    for number in range(repeats):
         # Each round starts with another model: whoever comes first finds the caches of the last one.
-        first = turn % len(names)
+        first = number % len(names)
         for name in names[first:] + names[:first]:
-            calls[name]()  # the model's weights come back into the caches, untimed
-            took = _turn(calls[name], place, min_seconds)
+            calls[name]()  # untimed: brings the model's weights back into the caches
+            took = _timed_calls(calls[name], place, min_seconds)
             latencies[name] += took
             seconds = _seconds_without_pause(calls[name], len(took), place) if place.type == "cuda" else sum(took)
             throughputs[name].append(batch * len(took) / seconds)
     return latencies, throughputs
 
 
-def _turn(call: Call, place: torch.device, min_seconds: float) -> list[float]:
-    """Seconds of each of the calls that fill `min_seconds`."""
+def _timed_calls(call: Call, place: torch.device, min_seconds: float) -> list[float]:
+    """The seconds of each call, for as many calls as `min_seconds` has room for, and at least one."""
     took: list[float] = []
     end = time.perf_counter() + min_seconds
     while not took or time.perf_counter() < end:
@@ -249,7 +251,7 @@ def _turn(call: Call, place: torch.device, min_seconds: float) -> list[float]:
 
 
 def _seconds_without_pause(call: Call, count: int, place: torch.device) -> float:
-    """GPU seconds of calls that are queued one after the other."""
+    """GPU seconds of `count` calls that are queued without waiting in between."""
     start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda.synchronize(place)
     start.record()
@@ -261,7 +263,7 @@ def _seconds_without_pause(call: Call, count: int, place: torch.device) -> float
 
 
 def _peak_memory(model: nn.Module, call: Call, place: torch.device) -> int | None:
-    """Bytes of one model's weights and activations on a GPU, whatever else is on it."""
+    """Peak bytes of one model's weights and activations on a GPU, without what else is there; None on a CPU."""
     if place.type != "cuda":
         return None
     torch.cuda.synchronize(place)
@@ -275,7 +277,7 @@ def _peak_memory(model: nn.Module, call: Call, place: torch.device) -> int | Non
 
 @contextmanager
 def _threads(threads: int | None) -> Iterator[int]:
-    """Run on so many CPU threads."""
+    """Set the number of torch's CPU threads while the block runs; yields the number."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
@@ -286,7 +288,7 @@ def _threads(threads: int | None) -> Iterator[int]:
 
 @contextmanager
 def _room_for_graphs(graphs: int) -> Iterator[None]:
-    """Keep torch.compile from silently going back to eager: all models share timm's code, and each is a graph of its own."""
+    """Raise torch.compile's limit of graphs for the same code: models share timm's, and beyond the limit torch runs eager."""
     room = 8 * graphs
     limits = {"recompile_limit": room, "accumulated_recompile_limit": 8 * room, "fail_on_recompile_limit_hit": True}
     with torch._dynamo.config.patch(limits):

@@ -1,7 +1,7 @@
-"""What a person sees while a run goes on: a header per stage, progress bars or a live table, and the table at the end.
+"""What the driver prints: a header per stage, progress bars or a live table, and the table at the end.
 
-It watches the run's folder, not the workers, so it shows the same wherever the work happens; the report is rewritten from
-here as points land.
+Progress is read from the run's folder and not from the workers, so that it is the same on every cluster. The report is
+rewritten here whenever points end.
 """
 
 import json
@@ -18,8 +18,8 @@ from rich.progress import Progress as Bars
 
 from slimsweep.ledger.planning import distinct_paces
 from slimsweep.ledger.points import Plan
-from slimsweep.ledger.run import Run
-from slimsweep.ledger.status import Part, Status, read_status
+from slimsweep.ledger.run import DAMAGED_LOG, Run
+from slimsweep.ledger.status import Status, TrainingStatus, read_status
 from slimsweep.report.page import write_report
 from slimsweep.report.pareto import best_rates, by_series
 from slimsweep.terminal import plain_table
@@ -27,23 +27,23 @@ from slimsweep.tools.status import status_table
 
 log = logging.getLogger(__name__)
 
-EVERY_SECONDS = 1.0
-SHARE_OF_TIME = 0.05  # that is spent on looking, at most: where the driver trains too, it is taken from that
+UPDATE_SECONDS = 1.0  # between two updates of the display, at least
+UPDATE_SHARE = 0.05  # of the time may be spent on updates, which slow down training on the driver's machine
 
 
 class Progress:
-    """Shows a stage while the block runs: live in a terminal, a line for each change in a log.
+    """Shows progress while the block runs: live in a terminal, or one line per change in a log.
 
     Args:
-        run: the driver's run; it is looked at through an object of its own, for that happens in a thread.
-        sweep: whether points are trained, not the dense model and the search.
+        run: the driver's run; a thread reads it through a `Run` of its own.
+        sweep: whether points are trained, and not the dense model and the search.
     """
 
     def __init__(self, run: Run, console: Console, title: str, sweep: bool = False) -> None:
         self.run, self.console, self.title, self.sweep = Run(run.folder, run.config), console, title, sweep
         self.stop = threading.Event()
         self.written = False
-        began = read_status(self.run)  # what is done before is no news
+        began = read_status(self.run)  # points that are done already are not announced
         self.seen: dict[str, tuple[str, int]] = {
             p.name: (p.state, p.epochs) for p in began.points if sweep and p.state == "done"
         }
@@ -77,15 +77,15 @@ class Progress:
                 self.live.stop()
 
     def _watch(self) -> None:
-        pause = EVERY_SECONDS
+        pause = UPDATE_SECONDS
         while not self.stop.wait(pause):
             began = time.monotonic()
             self._show_if_readable()
-            # Looking takes the longer the more points there are, and a page of a thousand some seconds to write.
-            pause = max(EVERY_SECONDS, (time.monotonic() - began) / SHARE_OF_TIME)
+            # An update takes longer with more points: writing a page of a thousand takes some seconds.
+            pause = max(UPDATE_SECONDS, (time.monotonic() - began) / UPDATE_SHARE)
 
     def _show_if_readable(self) -> None:
-        """A store that is away for a moment must not end the display, much less the run."""
+        """Update the display; a store that fails for a moment must end neither the display nor the run."""
         try:
             self._show()
         except OSError as problem:
@@ -93,31 +93,35 @@ class Progress:
 
     def _show(self) -> None:
         status = read_status(self.run)
-        landed = False
-        for part in [*status.stages, *status.points] if self.sweep else status.stages:
-            before = self.seen.get(part.name)
-            self.seen[part.name] = (part.state, part.epochs)
-            landed |= part in status.points and part.state in ("done", "failed") and (before is None or before[0] != part.state)
-            if not self.console.is_terminal and before != self.seen[part.name] and self._worth_a_line(part, before):
-                top1 = "" if part.val_top1 is None else f", val top-1 {part.val_top1:.2f} %"
+        ended = False
+        for training in [*status.stages, *status.points] if self.sweep else status.stages:
+            before = self.seen.get(training.name)
+            self.seen[training.name] = (training.state, training.epochs)
+            ended |= (
+                training in status.points
+                and training.state in ("done", "failed")
+                and (before is None or before[0] != training.state)
+            )
+            if not self.console.is_terminal and before != self.seen[training.name] and self._worth_a_line(training, before):
+                top1 = "" if training.val_top1 is None else f", val top-1 {training.val_top1:.2f} %"
+                epochs = f"epoch {training.epochs}/{training.epochs_total}"
                 self.console.print(
-                    f"{time.strftime('%H:%M:%S')} {part.name}: {part.state}, epoch {part.epochs}/{part.epochs_total}{top1}",
-                    soft_wrap=True,
+                    f"{time.strftime('%H:%M:%S')} {training.name}: {training.state}, {epochs}{top1}", soft_wrap=True
                 )
         if self.console.is_terminal:
             self.live.update(self._picture(status))
-        # What an earlier start or round left is shown too; the finished page is written at the end, with its picture.
-        landed |= not self.written and status.count("done") > 0
-        if landed and not status.finished:
+        # The first page shows the results of earlier starts; `show_end` writes the finished page, with its picture.
+        ended |= not self.written and status.count("done") > 0
+        if ended and not status.finished:
             self.written = True
             write_report(self.run, status)
 
-    def _worth_a_line(self, part: Part, before: tuple[str, int] | None) -> bool:
-        """In a log: every change of state, and a few lines of progress per stage or point."""
-        if before is None or before[0] != part.state:
-            return part.state != "waiting" and not (self.sweep and before is None and part.name in ("dense", "search"))
-        step = max(1, part.epochs_total // (2 if self.sweep else 5))
-        return part.epochs // step != before[1] // step
+    def _worth_a_line(self, training: TrainingStatus, before: tuple[str, int] | None) -> bool:
+        """Whether a log gets a line: at each change of state, and a few times per stage or point in between."""
+        if before is None or before[0] != training.state:
+            return training.state != "waiting" and not (self.sweep and before is None and training.name in ("dense", "search"))
+        step = max(1, training.epochs_total // (2 if self.sweep else 5))
+        return training.epochs // step != before[1] // step
 
     def _picture(self, status: Status) -> RenderableType:
         if self.sweep:
@@ -129,23 +133,23 @@ class Progress:
         return Group(self.bars)
 
 
-# Sentences on the way.
+# Messages of the driver.
 
 
 def say(console: Console, text: str, style: str | None = None) -> None:
-    """One line that is not broken, of text that is shown as it is."""
+    """Print text on one line, without wrapping and without rich's markup."""
     console.print(text, style=style, soft_wrap=True, markup=False)
 
 
 def paces_to_try(run: Run) -> str:
-    """What is about to be tried, in one line."""
+    """One line that says which paces will be tried."""
     epochs = f"{run.config.search.recovery} epoch{'s' if run.config.search.recovery > 1 else ''}"
     tries = len(distinct_paces(run.config, run.shape.gate_shapes))
     return f"Pace of the families: trying {tries}, {epochs} each at the smallest budget"
 
 
 def pace_chosen(run: Run) -> str:
-    """What was chosen, in one line."""
+    """One line that says which pace was chosen."""
     found = run.pace_choice()
     assert found is not None
     pace = ", ".join(f"{family} {value:g}" for family, value in found["pace"].items())
@@ -157,7 +161,11 @@ def pace_chosen(run: Run) -> str:
 
 
 def hours_over(run: Run, console: Console, what: str) -> None:
-    """Say that the hours are over and what is left; that is what was asked for, and no failure."""
+    """Say that resources.max_hours are over, and what is left. This is no failure: the configuration asked for it.
+
+    Args:
+        what: what could not be finished.
+    """
     say(
         console,
         f"resources.max_hours ({run.config.resources.max_hours:g}) are over, and {what} could not be finished; what is done is "
@@ -170,12 +178,15 @@ def hours_over(run: Run, console: Console, what: str) -> None:
 
 
 def show_end(run: Run, plan: Plan, console: Console, seconds: float, until: float | None) -> int:
-    """Write the finished report, show what the run has made and what it has not; returns the exit code.
+    """Write the report, and print the results, and the points that failed or were not begun.
 
     Args:
-        plan: the last one.
+        plan: the driver's last plan.
         seconds: since the driver started.
-        until: when the run's hours were over, where it has any.
+        until: the end of resources.max_hours (time.time()), where it is set.
+
+    Returns:
+        The exit code: 1 where points failed, else 0.
     """
     no_picture = write_report(run, read_status(run))
     rows = run.rows
@@ -184,7 +195,7 @@ def show_end(run: Run, plan: Plan, console: Console, seconds: float, until: floa
         console.print(no_picture, style="dim", soft_wrap=True)
     if damaged := run.damaged_images():
         first = f"{len(damaged)} damaged images were" if len(damaged) > 1 else "One damaged image was"
-        say(console, f"{first} skipped; damaged.log in the run's folder says which", "yellow")
+        say(console, f"{first} skipped; {DAMAGED_LOG} in the run's folder says which", "yellow")
     done = set(rows.point[rows.status == "ok"])
     missing = [point for point in plan.points if point.name not in done]
     failed = [point for point in missing if (rows.point == point.name).any() or until is None]
@@ -202,7 +213,12 @@ def show_end(run: Run, plan: Plan, console: Console, seconds: float, until: floa
 
 
 def final_table(run: Run, rows: pd.DataFrame, seconds: float) -> Group:
-    """The points of a run as a short table, and where the report and the best models are."""
+    """The points of a run as a short table, and the paths of the report and of the models.
+
+    Args:
+        rows: `Run.rows`.
+        seconds: that the run took, for the title.
+    """
     config = run.config
     ok = by_series(best_rates(rows))
     ok = ok[ok.status == "ok"].sort_values(["budget", "method", "seed"], ascending=[False, True, True])

@@ -1,6 +1,6 @@
-"""A cut model for other programs: ONNX, a torch.export program, or a folder for the Hugging Face hub.
+"""Export of a saved model: to ONNX, to a torch.export program, or to a folder for the Hugging Face hub.
 
-Nothing is called done before the written file has been read back and computed what the model computes.
+Every written file is read back, and kept only if it computes the same as the model.
 """
 
 import importlib
@@ -20,33 +20,33 @@ import torch
 from torch import Tensor, nn
 
 from slimsweep.errors import ExportError, RefusedInput
-from slimsweep.slimming.hub import load
+from slimsweep.saved_models import load
 from slimsweep.slimming.structure import image_size, macs, params
 from slimsweep.storage import Folder, parted
 
 Format = Literal["onnx", "pt2", "timm"]
 
-TOLERANCE = 1e-4  # largest difference from the model, relative to its largest output where that is above 1
-EXPORTED_BATCH = 2  # torch.export would take a batch of 1 for a constant
+TOLERANCE = 1e-4  # largest difference of an output, relative to the model's largest output where that is above 1
+EXPORTED_BATCH = 2  # torch.export would make a batch of 1 a constant
 CHECKED_BATCHES = (1, 3)
-ONE_FILE_LIMIT = 2_000_000_000  # bytes of weights; protobuf holds no more than 2 GiB, so what is larger goes to a file beside
+ONE_FILE_LIMIT = 2_000_000_000  # bytes of weights; protobuf is limited to 2 GiB, so that larger weights go to a second file
 
 INSTALL = 'ONNX export needs packages that are not installed ({}): pip install "slimsweep[export]"'
 
 
 def export_model(model_dir: str | os.PathLike[str], format: Format, output: str | os.PathLike[str] | None = None) -> Path:
-    """Write a saved model in another format, check it, and return where it is.
+    """Write a saved model in another format, check the result, and return its path.
 
     Args:
-        model_dir: a folder that `slimsweep.save` wrote, here or on an object store.
+        model_dir: a folder that `slimsweep.save` wrote: a local path, or a URI of an object store.
         format: "onnx", "pt2" (torch.export, read by torch.export.load) or "timm" (a folder for the Hugging Face hub). The batch
             is dynamic; input "images" (batch, channels, height, width), output "logits" (batch, classes), float32.
-        output: the file, or for timm the folder; model.onnx or model.pt2 in `model_dir`, or `model_dir`-timm, where not given
-            (here, for a model on an object store).
+        output: the file, or the folder for timm. Default: model.onnx or model.pt2 in `model_dir`, or `model_dir`-timm; for a
+            model on an object store NAME.onnx, NAME.pt2 or NAME-timm in the current folder.
 
     Raises:
-        ValueError: `model_dir` is no saved model, the format is unknown, or packages are missing; says what to install.
-        ExportError: the result differs from the model by more than 1e-4; says by how much.
+        RefusedInput: a ValueError: `model_dir` is not a saved model, the format is unknown, or packages are missing.
+        ExportError: the model cannot be exported, or the result differs from it by more than 1e-4 (says by how much).
     """
     writers: dict[str, Callable[[nn.Module, Path, Path], None]] = {"onnx": _onnx, "pt2": _pt2, "timm": _timm}
     if format not in writers:
@@ -74,7 +74,7 @@ def export_model(model_dir: str | os.PathLike[str], format: Format, output: str 
 
 
 def _onnx(model: nn.Module, source: Path, target: Path) -> None:
-    onnxruntime = importlib.import_module("onnxruntime")  # comes with an extra
+    onnxruntime = importlib.import_module("onnxruntime")  # an optional dependency
     with _written(target) as temporary:
         with _exporting("ONNX"):
             program: Any = torch.onnx.export(
@@ -136,7 +136,7 @@ tags: [image-classification, timm, slimsweep]
 ---
 # {name}
 
-{dense}{cut}: {params:.2f} M parameters, {macs:.3f} G multiply-accumulates an image.
+{dense}{cut}: {params:.2f} M parameters, {macs:.3f} G multiply-accumulates per image.
 
 ```python
 import slimsweep, timm  # slimsweep registers the architecture of cut models
@@ -150,7 +150,7 @@ def _images(model: nn.Module, count: int) -> Tensor:
 
 
 def _description(source: Path) -> str:
-    """What a program needs to use the file (preprocessing, labels, metrics), without the masks."""
+    """The model's config.json as text (preprocessing, labels, metrics), without the structure's masks."""
     config = json.loads((source / "config.json").read_text())
     config.get("model_args", {}).pop("structure", None)
     return json.dumps(config)
@@ -173,7 +173,7 @@ def _check(model: nn.Module, what: str, compute: Callable[[Tensor], Tensor]) -> 
 
 @contextmanager
 def _written(target: Path) -> Iterator[Path]:
-    """A path to write to, moved to `target` if all goes well and removed if not, with the weights of large models beside it."""
+    """A temporary path that is moved to `target` on success and deleted on failure; so are files written beside it."""
     folder = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
     folder.mkdir()
     try:
@@ -186,7 +186,12 @@ def _written(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def _exporting(what: str) -> Iterator[None]:
-    """Hold back what torch's exporters say about themselves, and make one sentence of what they raise."""
+    """Silence the logs and warnings of torch's exporters, and raise their errors as one ExportError.
+
+    Raises:
+        OSError: as it is, since it says best what is wrong, such as a full disk.
+        ExportError: for any other error.
+    """
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     try:
@@ -196,7 +201,7 @@ def _exporting(what: str) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except OSError:
-        raise  # a full disk says best itself what is wrong
+        raise
     except Exception as problem:
         reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
         raise ExportError(

@@ -1,4 +1,4 @@
-"""The best model of a run under a limit, chosen by validation: the test split takes no part in the choice."""
+"""The best model of a run under a limit, chosen by validation; the test split is not used."""
 
 from collections.abc import Callable, Mapping
 
@@ -12,7 +12,7 @@ from slimsweep.slimming.cost import COSTS
 
 
 class NothingFits(RefusedInput):
-    """No point of the run keeps to the limits; the text names the nearest."""
+    """No point of the run is within the limits; the text names the nearest."""
 
 
 def pick(
@@ -24,20 +24,20 @@ def pick(
     max_latency_ms: float | None = None,
     batch_size: int | None = None,
 ) -> pd.Series:
-    """The row of the most accurate point that keeps to the limits; with only `min_top1`, of the cheapest.
+    """The row of the most accurate point within the limits; with only `min_top1`, of the cheapest point.
 
     Args:
         rows: `Run.rows`.
-        bench: `Run.bench()`; needed for a latency.
+        bench: `Run.bench()`; needed for `max_latency_ms`.
         limits: the most that a point may have of each cost (`slimsweep.slimming.cost.COSTS`), as a fraction of dense or
             absolute: {"macs": "1.2G", "params": 0.6}.
         min_top1: percent on validation.
-        max_latency_ms: median of one call at `batch_size`, as timed on the device and in the setting of the latest benchmark.
-        batch_size: of that benchmark; the smallest that was timed where not given.
+        max_latency_ms: median of one call at `batch_size` (ms), on the device and with the settings of the latest benchmark.
+        batch_size: images per call; the smallest that was timed where not given.
 
     Raises:
-        NothingFits: no ok point does; says what is nearest.
-        ValueError: no limit was given, or one that means nothing, or a latency without a benchmark.
+        NothingFits: no ok point is within the limits; says which is nearest.
+        RefusedInput: a ValueError: no limit was given, or a limit is not a number, or nothing was timed for `max_latency_ms`.
     """
     most_of = {unit: most for unit, most in (limits or {}).items() if most is not None}
     if not most_of and min_top1 is None and max_latency_ms is None:
@@ -46,7 +46,7 @@ def pick(
     ok = ok[ok.status == "ok"].copy()
     if ok.empty:
         raise NothingFits(
-            "no point of this run is done yet, so there is nothing to pick from; `slimsweep status` says where it stands"
+            "no point of this run is done yet, so there is nothing to pick from; `slimsweep status` shows how far it is"
         )
     ok["latency_ms"] = float("nan")
     # Each limit in words, and how far a row is above it.
@@ -74,10 +74,10 @@ def pick(
 
 
 def _cost_limit(unit: str, most: BudgetLike, dense: int) -> tuple[str, Callable[[pd.DataFrame], pd.Series]]:
-    """A limit on a cost in words, and how far each row is above it.
+    """A limit on a cost: in words, and as a function that says how far each row is above it.
 
     Raises:
-        RefusedInput: the limit means nothing, or counts something else.
+        RefusedInput: `most` is not a limit, or is in another unit.
     """
     budget = Budget.parse(most, unit)
     if budget.unit != unit:
@@ -87,13 +87,13 @@ def _cost_limit(unit: str, most: BudgetLike, dense: int) -> tuple[str, Callable[
 
 
 def describe(row: pd.Series) -> str:
-    """A point in a few words: name, cost, accuracy on validation."""
+    """A point in one line: name, MMACs, latency (ms) if it was timed, validation top-1 (percent)."""
     latency = f", {row.latency_ms:.2f} ms" if row.latency_ms == row.latency_ms else ""
     return f"{row.point} ({row.macs / 1e6:,.2f} MMACs{latency}, {row.val_top1:.2f} % on validation)"
 
 
 def _latencies(bench: pd.DataFrame | None, batch_size: int | None) -> dict[str, float]:
-    """Each point's median latency in ms at the batch size, in the setting that was timed last: others do not compare."""
+    """Median latency (ms) per point at a batch size, with the settings of the latest benchmark: others do not compare."""
     if bench is None or bench.empty:
         return {}
     size = batch_size or int(bench.batch_size.min())

@@ -1,7 +1,7 @@
 """What a configuration will cost, before any of it is run: `slimsweep plan`.
 
-Times are those of a few real training steps on the device at hand, of the dense model, of the gated one and of every
-structure, cut as gates that are all alike cut it where no search has been done. All else is arithmetic.
+A few real training steps of the dense model, of the gated model and of every structure are timed on this machine; the rest is
+arithmetic. Where no search has been done, structures are those of equal gates.
 """
 
 import functools
@@ -17,7 +17,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from slimsweep.checks import check_cuts
-from slimsweep.cluster.cluster import Cluster, check_placement, foreseen, trials_at_once
+from slimsweep.cluster.cluster import Cluster, check_placement, local_cluster, trials_at_once
 from slimsweep.cluster.worker import data_for, set_threads
 from slimsweep.config import Config, ConfigError, Distill, Recipe
 from slimsweep.data import check_batch, mixup_fn, train_loader
@@ -37,16 +37,16 @@ from slimsweep.training.evaluate import autocast
 from slimsweep.training.loop import State, as_network, backward, set_drop_path
 
 FLOAT = 4  # bytes of a weight
-TIMED_SECONDS = 1.0  # seconds that one model's training steps are timed for, at least two steps
-LONGEST_STEP = 6.0  # seconds that one step may take before a smaller batch is timed in its place
-# Beside what is trained: Ray's start, and the driver, the search and the first trials, each of which begins with a process that
-# imports torch, timm and Ray. Ray's own part was seen with the default job on 2 cores.
+TIMED_SECONDS = 1.0  # for which each model's training steps are timed, at least two steps
+LONGEST_STEP = 6.0  # seconds; where a step would take longer, a smaller batch is timed
+# Seconds outside training, measured with the default job on 2 cores: of Ray's start, and of the start of the driver, the search
+# and the first trials, apart from the imports of their processes.
 RAY_SECONDS, STAGE_SECONDS = 8.0, 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """How many images the splits have."""
+    """Number of images per split."""
 
     train: int
     val: int
@@ -54,53 +54,55 @@ class Images:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cost:
-    """What one worker needs for one image, in one kind of training."""
+class ImageCost:
+    """What one worker needs per image, in one kind of training."""
 
     train_seconds: float
     eval_seconds: float
     weight_bytes: int  # weights, gradients, the optimizer's state, a moving average and a teacher
-    image_bytes: int  # activations that wait for the backward pass
-    batch: int  # images of the step that was timed
-    scaled: bool  # whether a worker's real batch is larger
+    image_bytes: int  # activations kept for the backward pass
+    batch: int  # images in the step that was timed
+    scaled: bool  # whether a worker's real batch is larger than that
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """One training: the dense model, the search, or a point (then for all its seeds and learning rates)."""
+    """One training: of the dense model, of the search, of the tries of paces, or of a point with all its seeds and rates."""
 
     name: str
-    macs: int
+    macs: int  # per image
     params: int
     epochs: int
     step_seconds: float
-    seconds: float  # of one trial, evaluation included
-    workers: int
+    seconds: float  # of one trial, with its evaluations
+    workers: int  # per trial
     trials: int
-    worker_bytes: int
+    worker_bytes: int  # memory of one worker
 
     @property
     def worker_seconds(self) -> float:
+        """Of all trials and their workers."""
         return self.seconds * self.workers * self.trials
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Estimate:
     """What a configuration will cost."""
 
     trainings: list[Training]
     at_once: int  # points that train side by side
     wall_seconds: float
-    start_seconds: float  # of the wall time, what Ray and processes take to start
+    start_seconds: float  # part of wall_seconds: starts of Ray and of processes
     sweep_seconds: float
     disk_bytes: int
-    device: str  # that was timed, or what was assumed
+    device: str  # the device that was timed or assumed, in words
     gpus_per_worker: float
-    known: bool  # whether the times are those of the device that will be used
+    known: bool  # whether times are of the kind of device that will be used
     notes: list[str] = field(default_factory=list)
 
     @property
     def gpu_hours(self) -> float:
+        """Of all trainings; 0 without GPUs."""
         return sum(t.worker_seconds for t in self.trainings) * self.gpus_per_worker / 3600
 
 
@@ -111,18 +113,20 @@ def plan(
     cluster: Cluster | None = None,
     tflops: float | None = None,
     run: Run | None = None,
-) -> Plan:
-    """Cost a configuration; nothing is written and no Ray is started.
+) -> Estimate:
+    """Estimate what a configuration costs. Nothing is written, and Ray is not started.
 
     Args:
-        images: sizes of the splits, where the data set is not here; then no loading is timed.
-        cluster: what will run it; this machine, or for one that it cannot hold, as many workers as the search has.
-        tflops: what a GPU that is not here sustains in training, in 10^12 floating-point operations a second (two a
-            multiply-accumulate, three passes a training step): times are then computed and not measured.
-        run: a run whose search has ended: its gates give the structures. Else all gates are taken to be alike.
+        images: sizes of the splits, where the data set is not on this machine; loading is then not timed.
+        cluster: the cluster that will run it. Default: this machine, or if its workers do not fit here, one with just enough
+            room for the search and for one trial.
+        tflops: speed in training of a GPU that is not on this machine, in 10^12 floating-point operations per second (two per
+            multiply-accumulate, three passes per training step). Times are then computed and not measured.
+        run: a run whose search has ended: structures are those of its gates. Without it they are those of equal gates.
 
     Raises:
-        ConfigError: the data set is not here and `images` is not given, `run` has no search, or the cluster holds no worker.
+        ConfigError: the data set is not here and `images` is not given, `run` has no search, or workers do not fit.
+        BudgetError: a budget below the smallest model that can be cut.
     """
     notes: list[str] = []
     cluster = cluster or _cluster(config, notes)
@@ -135,7 +139,7 @@ def plan(
     gates: Scores = gated.gates
     if run is not None:
         if not run.search_done:
-            raise ConfigError(f"--run is {run.uri}, but no search has ended there: leave it out, and gates count as all alike")
+            raise ConfigError(f"--run is {run.uri}, but no search has ended there: leave it out to plan with equal gates")
         gates = run.gates
         notes.append(f"structures are those of the search in {run.uri}")
     pace = settings.paces[0].model_dump() if run is None else run.pace
@@ -143,17 +147,17 @@ def plan(
 
     cuda = config.resources.gpus_per_worker > 0 and torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
-    if tflops is None:  # what is timed has the threads of a worker
+    if tflops is None:  # time with as many threads as a worker has
         set_threads(config)
     known = cuda or config.resources.gpus_per_worker == 0
     if tflops is not None:
         name = f"a device of {tflops:g} TFLOP/s, computed"
     else:
-        name = torch.cuda.get_device_name() if cuda else f"this machine's CPU, {torch.get_num_threads()} threads a worker"
+        name = torch.cuda.get_device_name() if cuda else f"this machine's CPU, {torch.get_num_threads()} threads per worker"
     if not known and tflops is None:
-        notes.append("there is no GPU here: times are this CPU's; plan on a GPU, or say with --tflops what one sustains")
+        notes.append("this machine has no GPU, so times are those of its CPU; plan on a GPU, or give its speed with --tflops")
 
-    def cost(model: nn.Module, recipe: Recipe, workers: int, distill: Distill | None) -> Cost:
+    def cost(model: nn.Module, recipe: Recipe, workers: int, distill: Distill | None) -> ImageCost:
         batch = config.data.batch_size // workers // recipe.accumulate
         teacher = None if distill is None else Teacher.of(dense, distill)
         if tflops is not None:
@@ -178,7 +182,7 @@ def plan(
         found = cost(small, recipe, 1, config.retrain.distill)
         tries.append(_training("paces", small, config, recipe, found, sizes, load_seconds, 1, paces))
     retrained: list[Training] = []
-    costs: dict[str, Cost] = {}
+    costs: dict[str, ImageCost] = {}
     groups: dict[tuple[str, str, int], list[Point]] = {}  # seeds and learning rates cost the same
     for point in points:
         terms = "" if point.terms == "retraining" else f", {point.terms}"
@@ -196,7 +200,7 @@ def plan(
         some = next(c for c in costs.values() if c.scaled)
         notes.append(f"steps were timed with {some.batch} images and scaled to a worker's batch")
     if load_seconds and config.data.workers == 0:
-        notes.append(f"loading takes {1e3 * load_seconds:.2f} ms an image, in the training process (data.workers is 0)")
+        notes.append(f"loading takes {1e3 * load_seconds:.2f} ms per image, in the training process (data.workers is 0)")
 
     at_once = trials_at_once(config, cluster, len(points))
     side_by_side = min(config.resources.max_concurrent_trials or paces, cluster.workers(config))  # one worker tries a pace
@@ -206,7 +210,7 @@ def plan(
         chain = [t.seconds for t, group in zip(retrained, groups.values(), strict=True) if METHODS[group[0].method].chained]
         sweep = max(sweep, sum(chain))
     starting = RAY_SECONDS + 3 * (STAGE_SECONDS + import_seconds())
-    return Plan(
+    return Estimate(
         trainings=[*stages, *tries, *retrained],
         at_once=at_once,
         wall_seconds=starting + sum(t.seconds for t in stages) + trying + sweep,
@@ -227,12 +231,12 @@ def time_training(
     batch: int,
     device: torch.device,
     teacher: Teacher | None = None,
-) -> Cost:
-    """Time real training steps of a model by a recipe, and count the bytes that they need; images are random.
+) -> ImageCost:
+    """Time training steps of a model with random images, and count the bytes that they need.
 
     Args:
-        model: dense, gated or cut; it is trained by some steps.
-        batch: images of one forward pass of one worker. Where a step of so many takes too long, fewer are timed.
+        model: dense, gated or cut; its weights change.
+        batch: images per forward pass of one worker; fewer are timed where a step takes longer than LONGEST_STEP.
     """
     model.to(device).train()
     set_drop_path(model, recipe.drop_path)
@@ -257,7 +261,7 @@ def time_training(
     took = step(torch.randn(few, *size), torch.zeros(few, dtype=torch.long))
     timed = batch if took * batch / few <= LONGEST_STEP else few
     images, labels = torch.randn(timed, *size), torch.zeros(timed, dtype=torch.long)
-    step(images.clone(), labels)  # at another batch size than before: memory is found anew
+    step(images.clone(), labels)  # untimed: the first step at a batch size allocates memory
     seconds: list[float] = []
     while sum(seconds) < TIMED_SECONDS or len(seconds) < 2:
         seconds.append(step(images.clone(), labels))
@@ -268,7 +272,7 @@ def time_training(
             began = time.perf_counter()
             model(images.to(device)).sum().item()
             evaluated = time.perf_counter() - began
-    return Cost(
+    return ImageCost(
         train_seconds=sorted(seconds)[len(seconds) // 2] / timed,
         eval_seconds=evaluated / timed,
         weight_bytes=_weight_bytes(state, teacher),
@@ -279,7 +283,7 @@ def time_training(
 
 
 def makespan(seconds: Sequence[float], at_once: int) -> float:
-    """Seconds until the last of some trials has ended, each starting in its turn as soon as one of `at_once` places is free."""
+    """Seconds until all trials have ended, when `at_once` of them run at a time, in the order given."""
     free = [0.0] * max(1, at_once)
     for took in seconds:
         heapq.heappush(free, heapq.heappop(free) + took)
@@ -288,14 +292,18 @@ def makespan(seconds: Sequence[float], at_once: int) -> float:
 
 @functools.cache
 def import_seconds() -> float:
-    """Seconds that a fresh worker process takes to import what it needs, measured on one."""
+    """Seconds that a new worker process takes for its imports, measured once."""
     began = time.perf_counter()
     subprocess.run([sys.executable, "-c", "import slimsweep.cluster.retrain_job"], check=True, capture_output=True)
     return time.perf_counter() - began
 
 
-def show(found: Plan, console: Console, price: float | None = None) -> None:
-    """Print a plan: a line for each training, then what the whole costs."""
+def show(found: Estimate, console: Console, price: float | None = None) -> None:
+    """Print a plan: one line per training, then the totals.
+
+    Args:
+        price: of one GPU per hour, or of one worker per hour where there are no GPUs.
+    """
     columns = ["MMACs", "M params", "trials", "epochs", "step", "each", "hours", "GiB"]
     table = plain_table("", [("training", "left"), *((c, "right") for c in columns)])
     table.columns[0].no_wrap = True
@@ -312,9 +320,7 @@ def show(found: Plan, console: Console, price: float | None = None) -> None:
             f"{t.worker_bytes / 2**30:.2f}",
         )
     workers = sum(t.worker_seconds for t in found.trainings) / 3600
-    lines = [
-        f"Timed on {found.device}. Trials are x workers, GiB are of one worker, 'each' is a trial's time, hours are of all."
-    ]
+    lines = [f"Timed on {found.device}. GiB: memory of one worker; each: time of one trial; hours: of all trials and workers."]
     lines += [f"Note: {note}." for note in found.notes]
     lines += [
         f"The sweep trains {found.at_once} points at a time, for {_time(found.sweep_seconds)}.",
@@ -325,8 +331,8 @@ def show(found: Plan, console: Console, price: float | None = None) -> None:
         lines.append(f"GPU hours: {found.gpu_hours:,.1f}.")
     if price is not None:
         unit, hours = ("GPU", found.gpu_hours) if found.gpus_per_worker else ("worker", workers)
-        known = f"{price * hours:,.2f} at {price:g} an hour of one {unit}"
-        lines.append(f"Price: {known if found.known else 'not known, for its device was not timed'}.")
+        known = f"{price * hours:,.2f} at {price:g} per hour of one {unit}"
+        lines.append(f"Price: {known if found.known else 'unknown, since its device was not timed'}.")
     console.print(table)
     for line in lines:
         console.print(line, soft_wrap=True)
@@ -337,7 +343,7 @@ def _training(
     model: nn.Module,
     config: Config,
     recipe: Recipe,
-    cost: Cost,
+    cost: ImageCost,
     sizes: Images,
     load_seconds: float,
     workers: int,
@@ -363,8 +369,8 @@ def _training(
     )
 
 
-def _computed(model: nn.Module, recipe: Recipe, batch: int, tflops: float, teacher: Teacher | None) -> Cost:
-    """From multiply-accumulates alone: a backward pass costs two forward passes. Bytes are of a step on the CPU."""
+def _computed(model: nn.Module, recipe: Recipe, batch: int, tflops: float, teacher: Teacher | None) -> ImageCost:
+    """The cost computed from MACs: a backward pass counts as two forward passes. Bytes are those of a step on the CPU."""
     forward = 2 * macs(model) / (tflops * 1e12)
     taught = 2 * macs(teacher.model) / (tflops * 1e12) if teacher is not None else 0.0
     few = min(batch, 2)
@@ -377,7 +383,7 @@ def _computed(model: nn.Module, recipe: Recipe, batch: int, tflops: float, teach
         state.optimizer.zero_grad(set_to_none=True)
 
     saved = _saved_bytes(step, model)
-    return Cost(
+    return ImageCost(
         train_seconds=3 * forward + taught,
         eval_seconds=forward,
         weight_bytes=_weight_bytes(state, teacher),
@@ -388,14 +394,14 @@ def _computed(model: nn.Module, recipe: Recipe, batch: int, tflops: float, teach
 
 
 def _weight_bytes(state: State, teacher: Teacher | None) -> int:
-    """Weights, gradients and two moments, a moving average where there is one, and a teacher's weights."""
+    """Bytes of weights, gradients and two moments, of a moving average if there is one, and of a teacher."""
     copies = 4 + (state.ema is not None)
     held = [p.numel() * copies for p in state.model.parameters()]
     return FLOAT * (sum(held) + (params(teacher.model) if teacher is not None else 0))
 
 
 def _saved_bytes(step: Callable[[], object], model: nn.Module) -> int:
-    """Bytes of the tensors that a training step keeps for its backward pass, weights apart; each storage counts once."""
+    """Bytes of the tensors that a training step keeps for its backward pass, without the weights; each storage counts once."""
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -423,7 +429,7 @@ def _data(config: Config, images: Images | None, notes: list[str]) -> tuple[int,
     loader = train_loader(data.train, data.settings.model_copy(update={"workers": 0}), seed=config.seed)
     loader.set_epoch(0)
     batches = iter(loader)
-    next(batches)  # the first reads what is kept ready for the others
+    next(batches)  # untimed: the first batch also fills caches
     began, seen = time.perf_counter(), 0
     for some, _ in batches:
         seen += len(some)
@@ -434,23 +440,23 @@ def _data(config: Config, images: Images | None, notes: list[str]) -> tuple[int,
 
 
 def _cluster(config: Config, notes: list[str]) -> Cluster:
-    """This machine, or where it cannot hold the search, nodes that hold as many workers."""
-    here = foreseen() or Cluster([])
+    """This machine as a cluster, or if its workers do not fit here, nodes with just enough room for them."""
+    here = local_cluster() or Cluster([])
     per_search, per_trial = config.resources.search_workers, config.retrain.workers_per_trial
     if here.workers(config) >= max(per_search, per_trial):
         return here
     workers = max(per_search, per_trial)
-    notes.append(f"this machine does not hold {workers} workers: a cluster that just does is assumed")
+    notes.append(f"{workers} workers do not fit on this machine: a cluster with just enough room is assumed")
     each = {"CPU": config.resources.cpus_per_worker, "GPU": max(config.resources.gpus_per_worker, 0.0)}
     whole = {name: float(-(-amount // 1)) for name, amount in each.items()}
     return Cluster([whole] * workers)
 
 
 def _disk(config: Config, dense: nn.Module, gated: GatedModel, retrained: list[Training], at_once: int) -> int:
-    """Bytes of all models, and of the checkpoints that are there at the same time."""
+    """Bytes of all models, and of all checkpoints that exist at the same time."""
 
     def checkpoint(recipe: Recipe, parameters: int) -> int:
-        """Weights, two moments, a moving average where there is one."""
+        """Bytes of weights, two moments, and a moving average if there is one."""
         return FLOAT * (4 if recipe.ema_decay else 3) * parameters
 
     models = FLOAT * (2 * params(dense) + sum(t.params * t.trials for t in retrained))
@@ -460,7 +466,7 @@ def _disk(config: Config, dense: nn.Module, gated: GatedModel, retrained: list[T
 
 
 def _without_weights(config: Config) -> Config:
-    """The same model with fresh weights, which cost as much: nothing is downloaded."""
+    """The configuration with fresh weights, which cost the same and need no download."""
     return config.changed(
         **{"model.pretrained": False, "model.checkpoint": None, "dense.epochs": max(1, config.dense.epochs)}
         | ({"dense.warmup_epochs": 0} if config.dense.epochs == 0 else {})

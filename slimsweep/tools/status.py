@@ -9,19 +9,19 @@ COLOURS = {"done": "green", "running": "cyan", "failed": "red", "waiting": "dim"
 
 
 def status_table(status: Status) -> Table:
-    """The status for a terminal."""
+    """The status as a table for a terminal, with what comes next as its title."""
     table = plain_table(
         f"{status.name}: {status.next}",
         [("stage or point", "left"), ("state", "left"), ("epoch", "right"), ("val top-1 %", "right"), ("", "left")],
     )
-    for part in [*status.stages, *status.points]:
-        top1 = "" if part.val_top1 is None else f"{part.val_top1:.2f}"
-        colour = COLOURS[part.state]
+    for training in [*status.stages, *status.points]:
+        top1 = "" if training.val_top1 is None else f"{training.val_top1:.2f}"
+        colour = COLOURS[training.state]
         table.add_row(
-            part.name,
-            f"[{colour}]{part.state}[/{colour}]",
-            f"{part.epochs}/{part.epochs_total}",
+            training.name,
+            f"[{colour}]{training.state}[/{colour}]",
+            f"{training.epochs}/{training.epochs_total}",
             top1,
-            part.error[:100] or part.note,
+            training.error[:100] or training.note,
         )
     return table

@@ -170,7 +170,7 @@ class State:
             self.ema.module.load_state_dict(state["ema"])
 
     def anneal(self, progress: float) -> None:
-        """Move token gates as far as they should be at this share (0 to 1) of the search."""
+        """Set the annealing of token gates for this share (0 to 1) of the search."""
         if self.gates is not None:
             self.gates.anneal(progress)
 
