@@ -336,7 +336,7 @@ def test_a_budget_in_parameters_is_a_point_of_its_own(finished: Run) -> None:
     assert 0.49 * dense.params() < structure.params() <= 0.5 * dense.params()
     assert all(mask.all() for mask in structure.masks["token"])  # tokens cost no parameters
     (of_macs,) = (p for p in points if (p.method, p.budget, p.unit) == ("searched", 0.5, "macs"))
-    assert len({new.hash, of_macs.hash}) == len({new.place, of_macs.place}) == 2
+    assert len({new.hash, of_macs.hash}) == len({new.rate_group, of_macs.rate_group}) == 2
     assert expected(run) == points
     assert points_to_do(run, points) == [new]
 
