@@ -125,10 +125,13 @@ def known_checkpoint(run: Run) -> dict[str, str]:
         before = run.stored_config().model.checkpoint if run.is_begun else None
         if before is not None:
             there = Path(before).expanduser()
-            # If the earlier file is gone, only its name can be compared.
-            same = checkpoint_token(there) == content if there.is_file() else there.name == Path(path).name
-            if not same:
+            if there.is_file() and checkpoint_token(there) != content:
                 raise _other_weights(run, path, before)
+            if not there.is_file() and there.name != Path(path).name:  # its name is all that can be compared
+                raise ConfigError(
+                    f"model.checkpoint is {path}, but {run.uri} was begun with {before}, which is gone, so the two cannot be "
+                    f"compared: if it is the same file, name it {there.name} again, or else take another --name"
+                )
         return {"token": before or content, "content": content}
     if known["content"] != content:
         raise _other_weights(run, path, "the file of the first start")

@@ -170,6 +170,7 @@ def pick(chosen: argparse.Namespace, console: Console) -> None:
     from slimsweep.tools.pick import pick as best
 
     run = Run(chosen.run)
+    run.stored_config()  # refuses what is not a run
     limits = {name: getattr(chosen, f"max_{name}") for name in COSTS}
     others = {name: getattr(chosen, name) for name in ("min_top1", "max_latency_ms", "batch_size")}
     row = best(run.rows, run.bench(), limits=limits, **others)
@@ -185,7 +186,10 @@ def export(chosen: argparse.Namespace, console: Console) -> None:
 
 
 def _sizes(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} must be whole numbers with commas between them, such as 1,8") from None
 
 
 if __name__ == "__main__":

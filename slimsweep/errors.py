@@ -62,7 +62,9 @@ def wrapped(problem: BaseException) -> BaseException | None:
 
 
 def explain(problem: BaseException | str, stage: str | None = None) -> str:
-    """Why something failed, in one sentence: the worker's own error, without Ray's tracebacks.
+    """Why something failed, in one line: the worker's own error, without Ray's tracebacks.
+
+    What slimsweep or Ray says is a sentence of its own; any other error begins with its type, such as `KeyError: 'lr'`.
 
     Args:
         problem: an exception, or the text of one, such as the error in a point's row.
@@ -72,10 +74,36 @@ def explain(problem: BaseException | str, stage: str | None = None) -> str:
         return out_of_gpu_memory(said, stage)
     if isinstance(problem, str):
         return problem
+    problem = innermost(problem)
+    if type(problem).__module__.partition(".")[0] == "ray":
+        lines = str(problem).strip().splitlines() or [type(problem).__name__]
+        return lines[0] if len(lines) == 1 else f"{lines[0]} ... {lines[-1]}"
+    said = " ".join(str(problem).split())
+    return said if isinstance(problem, SlimsweepError) and said else f"{type(problem).__name__}: {said}".removesuffix(": ")
+
+
+def innermost(problem: BaseException) -> BaseException:
+    """The exception of a worker at the bottom of Ray's exceptions; an exception that carries none is its own."""
     while (inner := wrapped(problem)) is not None:
         problem = inner
-    lines = str(problem).strip().splitlines() or [type(problem).__name__]
-    return lines[0] if len(lines) == 1 else f"{lines[0]} ... {lines[-1]}"
+    return problem
+
+
+def is_foreseen(problem: BaseException) -> bool:
+    """Whether an error says by itself what to do, so that nobody needs its traceback."""
+    return isinstance(innermost(problem), SlimsweepError) or memory_of_gpu(problem) is not None
+
+
+def explain_and_log(problem: BaseException, stage: str | None, log: Callable[[str], str] | None) -> str:
+    """`explain`, and for an error that nobody foresaw the file that its traceback is written to.
+
+    Args:
+        log: writes a traceback to a file and returns its path; without it, or if it fails, a temporary file is written.
+    """
+    said = explain(problem, stage)
+    if is_foreseen(problem):
+        return said
+    return f"{said} (the whole traceback is in {written(''.join(traceback.format_exception(problem)), log)})"
 
 
 def memory_of_gpu(problem: BaseException | str) -> str | None:
@@ -131,16 +159,17 @@ def exit_code(
     try:
         return action() or 0
     except Exception as problem:
-        about_input = isinstance(problem, RefusedInput) or any(is_about(problem, path) for path in given)
+        about = next((path for path in given if is_about(problem, path)), None)
+        about_input = isinstance(problem, RefusedInput) or about is not None
         if verbose:
             console.print_exception()
-        if about_input or isinstance(problem, SlimsweepError) or memory_of_gpu(problem) is not None:
+        if about is not None:
+            reason = getattr(problem, "strerror", None) or explain(problem)
+            said = f"{about} cannot be read or written ({reason}): give another path"
+        elif verbose or about_input:
             said = explain(problem)
         else:
-            said = last_line(problem)
-            if not verbose:
-                where = written("".join(traceback.format_exception(problem)), log)
-                said += f" (the whole traceback is in {where}; --verbose shows it here)"
+            said = explain_and_log(problem, None, log).replace(".log)", ".log; --verbose shows it here)")
         console.print(f"slimsweep: {said}", style="red", soft_wrap=True, markup=False)
         return 2 if about_input else 1
 
@@ -150,13 +179,10 @@ def is_about(problem: Exception, path: str) -> bool:
     if not isinstance(problem, OSError):
         return False
     if isinstance(problem.filename, str):
-        return os.path.abspath(problem.filename).startswith(os.path.abspath(os.path.expanduser(path)))
+        here, asked = os.path.abspath(problem.filename), os.path.abspath(os.path.expanduser(path))
+        # A file appears under another name in its folder first.
+        return here == asked or here.startswith(f"{asked}/") or os.path.dirname(here) == os.path.dirname(asked)
     return path in str(problem)  # pyarrow has the path only in its message
-
-
-def last_line(problem: BaseException) -> str:
-    """The last line of an exception's traceback, such as `KeyError: 'lr'`."""
-    return traceback.format_exception_only(problem)[-1].strip()
 
 
 def written(text: str, log: Callable[[str], str] | None) -> str:

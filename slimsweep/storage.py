@@ -91,6 +91,11 @@ class Folder:
         # A name that starts with a dot is that of a file still being written.
         return sorted(info.base_name for info in found if not info.base_name.startswith("."))
 
+    @property
+    def is_folder(self) -> bool:
+        """Whether there is such a folder, and it is not a file."""
+        return self._fs.get_file_info(self._path).type == pafs.FileType.Directory
+
     def files(self, name: str) -> dict[str, tuple[int, int]]:
         """The files directly inside: (bytes, time of the last change in ns) by name, which change when a file is rewritten."""
         found = self._fs.get_file_info(pafs.FileSelector(self._full(name), allow_not_found=True))
@@ -126,13 +131,18 @@ class Folder:
             with self._fs.open_output_stream(full) as stream:
                 stream.write(data)
             return
-        temporary = _temporary(full)
+        try:
+            temporary = _temporary(full)
+        except OSError as problem:
+            raise OSError(problem.errno, problem.strerror, full) from problem
         try:
             with open(temporary, "wb") as stream:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(temporary, full)
+        except OSError as problem:  # under the name that people know
+            raise OSError(problem.errno, problem.strerror, full) from problem
         finally:
             if os.path.exists(temporary):
                 os.remove(temporary)

@@ -7,7 +7,7 @@ import ray
 from slimsweep import methods
 from slimsweep.cluster.worker import data_for, device_of, job_arguments, run_of, set_threads
 from slimsweep.data import training_images
-from slimsweep.errors import OutOfTime, StageFailed, TrainingDiverged, explain
+from slimsweep.errors import OutOfTime, StageFailed, TrainingDiverged, explain_and_log
 from slimsweep.ledger.checkpoints import Checkpoints
 from slimsweep.ledger.planning import baseline_targets, distinct_paces, pace_key, smallest_budget, target_of, to_choose
 from slimsweep.ledger.recorder import recorder_of
@@ -49,7 +49,7 @@ def choose_pace(run: Run, until: float | None = None) -> bool:
                 return False
             found += ended
     except ray.exceptions.RayError as problem:
-        raise StageFailed(f"the paces could not be tried: {explain(problem, 'retrain')}") from problem
+        raise StageFailed(f"the paces could not be tried: {explain_and_log(problem, 'retrain', run.log_error)}") from problem
     if all(one["error"] for one in found):
         raise StageFailed(f"no pace of the families could be retrained: {found[0]['error']}")
     best = max(found, key=lambda one: one["val_top1"])  # the first of equals
@@ -111,7 +111,9 @@ def choose_structures(run: Run) -> None:
     try:
         ray.get(tasks)
     except ray.exceptions.RayError as problem:
-        raise StageFailed(f"what the methods keep could not be chosen: {explain(problem, 'retrain')}") from problem
+        raise StageFailed(
+            f"what the methods keep could not be chosen: {explain_and_log(problem, 'retrain', run.log_error)}"
+        ) from problem
 
 
 def choose_structure(arguments: dict[str, Any]) -> None:

@@ -21,12 +21,13 @@ from slimsweep import methods
 from slimsweep.cluster.search_job import data_parallel, worker_resources
 from slimsweep.cluster.worker import check_shared, data_for, device_of, job_arguments, run_of, save_model, set_threads
 from slimsweep.data import data_name, images_seen
-from slimsweep.errors import OutOfTime, explain
+from slimsweep.errors import OutOfTime, explain_and_log
 from slimsweep.ledger.points import Point
 from slimsweep.ledger.recorder import recorder_of
 from slimsweep.ledger.run import Run
 from slimsweep.ledger.searched_model import load_searched
 from slimsweep.saved_models import load
+from slimsweep.slimming.budget import BudgetError
 from slimsweep.slimming.cost import COSTS
 from slimsweep.slimming.structure import Structure, macs, params
 from slimsweep.training.criterion import Teacher
@@ -107,7 +108,7 @@ def trial(parameters: dict[str, Any], arguments: dict[str, Any]) -> dict[str, st
     except Exception as problem:
         # A second try would fail in the same way: the row says why, and the other points go on.
         log.warning("%s failed:\n%s", point.name, traceback.format_exc())
-        error = explain(problem, "retrain")
+        error = explain_and_log(problem, "retrain", run.log_error)
         try:
             write_failed(run, point, error)
         except OSError as unwritten:  # perhaps a full disk; the driver tries again when the sweep ends
@@ -141,7 +142,7 @@ def retrain(run: Run, point: Point, device: torch.device, rank: int, until: floa
     """
     config, method = run.config, methods.METHODS[point.method]
     if not point.structure:
-        raise ValueError(run.choice_error(method.name, point.budget, point.unit, point.seed if method.draws else None))
+        raise BudgetError(run.choice_error(method.name, point.budget, point.unit, point.seed if method.draws else None))
     dense = load(run.dense)
     # The dense point starts from the dense weights: it shows what retraining alone gives.
     source = load_searched(run, dense) if method.from_searched else dense

@@ -13,7 +13,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from slimsweep.cluster.worker import check_shared, data_for, job_arguments, run_of, save_model, set_threads, wait_for_all_ranks
 from slimsweep.config import Config
-from slimsweep.errors import OutOfTime, StageFailed, explain
+from slimsweep.errors import OutOfTime, StageFailed, explain_and_log
 from slimsweep.ledger.recorder import recorder_of
 from slimsweep.ledger.run import DENSE, Run
 from slimsweep.ledger.searched_model import save_searched
@@ -44,7 +44,7 @@ def run_search(run: Run, attempt: str, until: float | None = None) -> None:
     except SystemExit:  # Ray Train raises it at Ctrl+C
         raise KeyboardInterrupt from None
     except TrainingFailedError as problem:
-        raise StageFailed(explain(problem, "search")) from problem
+        raise StageFailed(explain_and_log(problem, "search", run.log_error)) from problem
     finally:
         signal.signal(signal.SIGINT, on_interrupt)
 

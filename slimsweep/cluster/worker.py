@@ -17,6 +17,7 @@ from torch import nn
 from slimsweep import methods
 from slimsweep.config import Config
 from slimsweep.data import Data, ImageStream, load_data
+from slimsweep.errors import StageFailed
 from slimsweep.ledger.run import DRIVER, Run
 from slimsweep.slimming.hub import save
 from slimsweep.slimming.structure import image_size
@@ -116,10 +117,10 @@ def check_shared(run: Run) -> None:
     """Refuse to train where this node does not share the run's folder with the driver, which would never see the results.
 
     Raises:
-        RuntimeError: the heartbeat of the driver is not in the folder.
+        StageFailed: the heartbeat of the driver is not in the folder.
     """
     if run.folder.is_local and not run.folder.exists(DRIVER):
-        raise RuntimeError(
+        raise StageFailed(
             f"output: {run.uri} on {socket.gethostname()} is not the folder that the driver writes to: give a folder that "
             "all nodes share (NFS, a persistent volume), or an object store (s3://, gs://)"
         )

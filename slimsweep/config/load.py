@@ -212,10 +212,25 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any], section: type[Bas
             merged[key] = _merge(old if isinstance(old, Mapping) else {}, new, inner) if isinstance(new, Mapping) else new
         elif dict in kinds(annotation) and isinstance(value, Mapping) and isinstance(old, Mapping):
             # Single keys of a free mapping, from environment or command line: as a whole it would be text.
-            merged[key] = {**old, **{k: yaml.safe_load(v) if isinstance(v, str) else v for k, v in value.items()}}
+            merged[key] = {**old, **{k: _free_value(f"{key}.{k}", v) for k, v in value.items()}}
         else:
             merged[key] = value
     return merged
+
+
+def _free_value(name: str, value: Any) -> Any:
+    """The value of a key of a free mapping, which text gives as YAML.
+
+    Raises:
+        ConfigError: the text is not YAML.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as problem:
+        reason = " ".join(str(getattr(problem, "problem", None) or problem).split())
+        raise ConfigError(f"{name} is {value!r}, which is not YAML ({reason}): put text in quotes") from problem
 
 
 # Help.

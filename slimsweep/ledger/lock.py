@@ -35,8 +35,8 @@ def hold(run: Run) -> Iterator[None]:
     """
     token = uuid.uuid4().hex
     me = {"token": token, "host": socket.gethostname(), "pid": os.getpid()}
-    _refuse_if_alive(run)
     try:
+        _refuse_if_alive(run)
         run.folder.write_json(DRIVER, {**me, "time": time.time()})
     except OSError as problem:
         raise RefusedInput(f"output: nothing can be written to {run.uri} ({problem}); give a folder that can be") from problem

@@ -197,7 +197,7 @@ def _points(
     points: list[Point] = []
     # Dense and each larger budget: its structure, and its point per seed.
     larger: list[tuple[Structure, dict[int, Point]]] = []
-    for request in sorted(requests, key=lambda request: -request.budget):
+    for request in sorted(requests, key=lambda request: -_share_of_macs(request, seeds[0])):
         starts: dict[int, Point | None] = dict.fromkeys(seeds)
         chained = config.retrain.start == "larger" and METHODS[request.method].chained
         if chained:
@@ -216,6 +216,15 @@ def _points(
             if chained:
                 larger[-1][1].update(chosen)
     return points
+
+
+def _share_of_macs(request: Request, seed: int) -> float:
+    """What a request leaves of the dense model's MACs: its budget, or for another unit what its structure has."""
+    structure, _ = request.of_seed[seed]
+    if request.unit == "macs" or not structure:
+        return request.budget
+    cut = Structure.from_json(structure)
+    return cut.macs() / cut.shape.full().macs()
 
 
 def _requests(
@@ -270,8 +279,12 @@ def targets(config: Config, path: RemovalPath) -> Iterator[tuple[Target, Structu
     Raises:
         BudgetError: a budget or share that cannot be met.
     """
+    seen: set[tuple[str, str]] = set()
     for budget in config.sorted_budgets:
-        yield target_of(budget, path.shape), path.solve(budget)
+        target = target_of(budget, path.shape)
+        if target.key not in seen:  # 25% and the same amount in MACs are one target
+            yield target, path.solve(budget)
+        seen.add(target.key)
     dense = path.shape.full().macs()
     for shares in config.shares:
         structure = path.shares(shares)

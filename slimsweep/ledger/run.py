@@ -91,13 +91,21 @@ class Run:
         """The configuration that the run was last started with.
 
         Raises:
-            ConfigError: the folder is not a run.
+            ConfigError: the folder is not a run, or its configuration cannot be read.
         """
         if not self.is_begun:
-            runs = [name for name in self.folder.list() if self.folder.exists(f"{name}/{CONFIG}")]  # of several models
+            inside = self.folder.list() if self.folder.is_folder else []
+            runs = [name for name in inside if self.folder.exists(f"{name}/{CONFIG}")]  # of several models
             fix = f"give one of the runs in it: {', '.join(runs)}" if runs else "give the folder that --output and --name made"
             raise ConfigError(f"{self.uri} is not a run of slimsweep: it has no {CONFIG}; {fix}")
-        return Config(**yaml.safe_load(self.folder.read_bytes(CONFIG)))
+        try:
+            return Config(**yaml.safe_load(self.folder.read_bytes(CONFIG)))
+        except (yaml.YAMLError, TypeError, ConfigError) as problem:
+            reason = " ".join(str(problem).split())
+            raise ConfigError(
+                f"{(self.folder / CONFIG).uri} is not a configuration of this version of slimsweep ({reason}): a later version "
+                "may have written it, or it is damaged"
+            ) from problem
 
     def write_config(self) -> None:
         self.folder.write_bytes(CONFIG, self.config.to_yaml().encode())

@@ -80,7 +80,7 @@ class Status:
             if not self.later:
                 return f"all points are done; the report is {REPORT_PAGE}"
         if self.choosing:
-            return f"{' and '.join(self.choosing)} is to be chosen{again}"
+            return f"to be chosen: {' and '.join(self.choosing)}{again}"
         left = self.count("waiting") + self.count("running") + self.later
         return f"{left} points are to be done{again}"
 

@@ -76,7 +76,7 @@ class Budget:
             digits, exponent = match["digits"], int(match["exponent"] or 0)
             suffix, unit = match["suffix"].upper(), (match["unit"] or unit).lower()
         else:
-            raise BudgetError(f"budget {value!r} is neither {FORMS}")
+            raise BudgetError(f"budget {value!r} is neither {FORMS.replace(' or an', ' nor an')}")
         # The decimal point is moved in the text, so that 12.3% is 0.123 and not its neighbour.
         amount = float(digits) if not exponent and not EXPONENTS[suffix] else float(f"{digits}e{exponent + EXPONENTS[suffix]}")
         relative = suffix in ("", "%")

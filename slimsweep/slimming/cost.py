@@ -51,8 +51,9 @@ class Cost:
         return self.of(shape.full())
 
     def text(self, amount: int) -> str:
-        """An amount for people, in millions: "1,234.56 MMACs", "11.50 M params"."""
-        return self.quantity(f"{amount / 1e6:,.2f}", "M")
+        """An amount for people, in millions, or thousands where it is small: "1,234.56 MMACs", "11.50 M params"."""
+        prefix, size = ("M", 1e6) if amount >= 1e5 else ("K", 1e3)
+        return self.quantity(f"{amount / size:,.2f}", prefix)
 
     def quantity(self, number: str, prefix: str = "") -> str:
         """A number with its unit: "2.3 GMACs", "11.5 M params", "20 MACs"."""

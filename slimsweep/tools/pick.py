@@ -87,9 +87,10 @@ def _cost_limit(unit: str, most: BudgetLike, dense: int) -> tuple[str, Callable[
 
 
 def describe(row: pd.Series) -> str:
-    """A point in one line: name, MMACs, latency (ms) if it was timed, validation top-1 (percent)."""
+    """A point in one line: name, costs, latency (ms) if it was timed, validation top-1 (percent)."""
     latency = f", {row.latency_ms:.2f} ms" if row.latency_ms == row.latency_ms else ""
-    return f"{row.point} ({row.macs / 1e6:,.2f} MMACs{latency}, {row.val_top1:.2f} % on validation)"
+    costs = ", ".join(cost.text(row[name]) for name, cost in COSTS.items())
+    return f"{row.point} ({costs}{latency}, {row.val_top1:.2f} % on validation)"
 
 
 def _latencies(bench: pd.DataFrame | None, batch_size: int | None) -> dict[str, float]:
