@@ -151,9 +151,16 @@ def test_each_named_setting_exists() -> None:
 
 def test_other_reasons_are_the_worker_s_own_words() -> None:
     assert explain("disk full") == "disk full"
-    assert explain(ValueError("one\n  two\nthree")) == "one ... three"
-    assert explain(ray.exceptions.RayTaskError("f", "Traceback ...", KeyError("lr"))) == "'lr'"
-    assert explain(WorkerGroupError("1 worker failed", {1: RuntimeError("a link is down")})) == "a link is down"
+    assert explain(StageFailed("one\n  two\nthree")) == "one two three"
+    # What nobody foresaw begins with its type, on one line.
+    assert explain(ValueError("one\n  two\nthree")) == "ValueError: one two three"
+    assert explain(KeyError("lr")) == "KeyError: 'lr'"
+    noted = KeyError("lr")
+    noted.add_note("a note")
+    assert explain(noted) == "KeyError: 'lr'"
+    assert explain(ZeroDivisionError()) == "ZeroDivisionError"
+    assert explain(ray.exceptions.RayTaskError("f", "Traceback ...", KeyError("lr"))) == "KeyError: 'lr'"
+    assert explain(WorkerGroupError("1 worker failed", {1: RuntimeError("a link is down")})) == "RuntimeError: a link is down"
     assert explain(ray.exceptions.OutOfMemoryError("the node ran out of memory")) == "the node ran out of memory"
     assert explain(RuntimeError()) == "RuntimeError"
 

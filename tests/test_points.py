@@ -1,7 +1,8 @@
 """Points: what a configuration asks for, with budgets and with shares of the gates, on a finished run of digits."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,10 +10,11 @@ from conftest import changed
 from rich.console import Console
 
 from slimsweep.checks import begin, check_cuts, compare
-from slimsweep.cluster.retrain_job import retrain, write_failed
-from slimsweep.cluster.worker import data_for
+from slimsweep.cluster.retrain_job import retrain, trial, write_failed
+from slimsweep.cluster.worker import data_for, job_arguments
 from slimsweep.config import Config, ConfigError
 from slimsweep.data import TooManyDamaged
+from slimsweep.ledger.lock import hold
 from slimsweep.ledger.planning import (
     baseline_targets,
     exact_fraction,
@@ -33,6 +35,7 @@ from slimsweep.report.page import page_data, read_run
 from slimsweep.report.pareto import best_rates
 from slimsweep.saved_models import load
 from slimsweep.slimming.budget import Budget
+from slimsweep.slimming.cost import COSTS
 from slimsweep.slimming.cut import slim
 from slimsweep.slimming.structure import Structure, params
 from slimsweep.tools.display import final_table
@@ -450,3 +453,41 @@ def test_shares_that_the_model_cannot_have_are_refused_in_one_sentence(changes: 
     assert text.startswith("shares holds")
     for part in wanted:
         assert part in text
+
+
+def test_a_point_that_meets_a_bug_says_its_type_and_where_the_traceback_is(
+    finished: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise IndexError("list index out of range")
+
+    monkeypatch.setattr("slimsweep.cluster.retrain_job.retrain", broken)
+    run = changed(finished, budgets=[0.5, 0.25, 0.35])
+    with hold(run):
+        (point,) = points_to_do(run, plan_points(run))
+        error = trial({"point": asdict(point)}, job_arguments(run, attempt="now", until=None))["error"]
+    log = Path(run.uri) / "errors.log"
+    assert error == f"IndexError: list index out of range (the whole traceback is in {log})"
+    assert "in broken" in log.read_text()
+    (row,) = run.refresh().rows[run.rows.point == point.name].to_dict("records")
+    assert (row["status"], row["error"]) == ("failed", error)
+
+
+def test_a_budget_in_two_spellings_is_one_point(finished: Run) -> None:
+    macs, size = (cost.of_dense(finished.shape) for cost in (COSTS["macs"], COSTS["params"]))
+    assert macs % 2 == size % 2 == 0
+    spelled = [0.5, f"{macs // 2 / 1e3!r}K", "50% params", f"{size // 2 / 1e3!r}K params"]
+    run = changed(finished, budgets=spelled, baselines=["scratch"])
+    names = [point.name.rpartition("-")[0] for point in plan_points(run)]
+    assert sorted(names) == sorted(
+        ["dense-1.0000-s0", *(f"{m}-0.5000{u}-s0" for m in ("searched", "scratch") for u in ("", "-params"))]
+    )
+
+
+def test_points_that_start_from_larger_ones_go_by_what_is_left_of_the_macs(finished: Run) -> None:
+    """A budget in parameters has its place among budgets in MACs by the MACs of its structure."""
+    run = changed(finished, budgets=[0.5, 0.25, "30% params"], **{"retrain.start": "larger"})
+    points = expected_points(run.config, run.shape, run.gates, run.pace)
+    kept = [Structure.from_json(point.structure).macs() for point in points if point.method in ("dense", "searched")]
+    assert kept == sorted(kept, reverse=True)
+    assert len(kept) == 4

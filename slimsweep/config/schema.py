@@ -80,6 +80,9 @@ class Config(Section):
     @field_validator("budgets", mode="before")
     @classmethod
     def _one_budget(cls, value: Any) -> Any:
+        values = value if isinstance(value, list) else [value]
+        if any(isinstance(one, bool) for one in values):
+            raise ValueError("must be budgets, such as 0.5 or 2.3G, not true or false")  # pydantic would read true as 1
         return [value] if isinstance(value, (int, float)) else value
 
     @field_validator("budgets")
