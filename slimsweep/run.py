@@ -122,7 +122,8 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
                     return 0
                 plan_again()
             if planning.pace_is_open(run):
-                say(console, paces_to_try(run), "dim")
+                paces = planning.distinct_paces(config, run.shape.gate_shapes)
+                say(console, paces_to_try(len(paces), config.search.recovery), "dim")
                 if not choose_pace(run, until):
                     hours_over(run, console, "the choice of a pace")
                     return 0

@@ -199,3 +199,26 @@ def test_a_status_imports_no_solver_and_no_model_code(code: str, planned: bool, 
     done = subprocess.run(words, cwd=PACKAGE.parent, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_page_and_the_live_display_import_no_solver_and_no_model_code(folder: Path) -> None:
+    """They decode the structures that stand in the rows, which takes torch, and ask no gates and no path."""
+    code = """
+import sys
+from rich.console import Console
+from slimsweep.ledger.run import Run
+from slimsweep.ledger.status import read_status
+from slimsweep.report.page import write_report
+from slimsweep.tools.display import Progress
+run = Run(sys.argv[1])
+write_report(run, read_status(run))
+with Progress(run, Console(), "Sweep", sweep=True):
+    pass
+rooms = ("removal_path", "removal_order", "gates", "cut", "hub", "architectures")
+heavy = {"timm", "ray", *(f"slimsweep.slimming.{name}" for name in rooms)}
+print(sorted(heavy & set(sys.modules)))
+"""
+    words = [sys.executable, "-c", code, str(folder)]
+    done = subprocess.run(words, cwd=PACKAGE.parent, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -16,7 +16,6 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-from slimsweep.ledger.planning import distinct_paces
 from slimsweep.ledger.points import Plan
 from slimsweep.ledger.run import DAMAGED_LOG, Run
 from slimsweep.ledger.status import Status, TrainingStatus, read_status
@@ -141,11 +140,14 @@ def say(console: Console, text: str, style: str | None = None) -> None:
     console.print(text, style=style, soft_wrap=True, markup=False)
 
 
-def paces_to_try(run: Run) -> str:
-    """One line that says which paces will be tried."""
-    epochs = f"{run.config.search.recovery} epoch{'s' if run.config.search.recovery > 1 else ''}"
-    tries = len(distinct_paces(run.config, run.shape.gate_shapes))
-    return f"Pace of the families: trying {tries}, {epochs} each at the smallest budget"
+def paces_to_try(count: int, epochs: int) -> str:
+    """One line that says how many paces will be tried.
+
+    Args:
+        epochs: of the retraining that tries one.
+    """
+    each = f"{epochs} epoch{'s' if epochs > 1 else ''}"
+    return f"Pace of the families: trying {count}, {each} each at the smallest budget"
 
 
 def pace_chosen(run: Run) -> str:
