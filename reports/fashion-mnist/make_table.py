@@ -98,8 +98,8 @@ def _cell(row: pd.Series, mean: str, se: str, digits: int) -> str:
     return f"{row[mean]:.{digits}f}{spread}"
 
 
-def make_picture(rows: pd.DataFrame) -> None:
-    """Write PICTURE: the top of the page of the finished points of PICTURED, by Chromium (`pip install 'slimsweep[test]'`)."""
+def make_picture(rows: pd.DataFrame, picture: Path) -> None:
+    """Write a picture: the top of the page of the finished points of PICTURED, by Chromium (`pip install 'slimsweep[test]'`)."""
     from playwright.sync_api import sync_playwright
 
     shown = rows[(rows["status"] == "ok") & rows["method"].isin(PICTURED)].assign(unit="macs")
@@ -113,7 +113,7 @@ def make_picture(rows: pd.DataFrame) -> None:
         page.goto(file.as_uri())
         page.wait_for_selector(".main-svg")
         page.wait_for_timeout(500)  # until the figure has drawn its labels
-        page.screenshot(path=PICTURE)
+        page.screenshot(path=picture)
         browser.close()
 
 
@@ -122,10 +122,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; fail where the page has other tables")
     parser.add_argument("--run", help="a run's folder, whose rows are copied first")
     parser.add_argument("--two-sizes", help="the folder of a sweep over two models, whose rows are copied first")
-    parser.add_argument("--picture", action="store_true", help="make report.png in place of the tables")
+    parser.add_argument("--picture", nargs="?", const=PICTURE, help="make report.png, or this file, in place of the tables")
     options = parser.parse_args(argv)
     if options.picture:
-        make_picture(pd.read_parquet(ROWS))
+        make_picture(pd.read_parquet(ROWS), Path(options.picture))
         return 0
     if options.run:
         Run(options.run).rows.sort_values("point", ignore_index=True).to_parquet(ROWS)
