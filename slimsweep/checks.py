@@ -85,7 +85,7 @@ def check_cuts(config: Config, model: nn.Module) -> None:
         check_method(method, model, common, budgets)
 
 
-def begin(run: Run) -> None:
+def start_or_continue(run: Run) -> None:
     """Check that earlier results in the run's folder compare with new ones, and write the configuration there.
 
     Raises:
@@ -93,7 +93,7 @@ def begin(run: Run) -> None:
     """
     run.known_checkpoint = known_checkpoint(run)
     if run.is_begun:
-        compare(run.stored_config(), run)
+        refuse_incomparable(run.stored_config(), run)
     if run.dense_done:
         known, found = run.dense_description.get("label_names"), data_for(run.config).class_names
         if known and found and known != found:
@@ -145,7 +145,7 @@ def _other_weights(run: Run, path: str, before: str) -> ConfigError:
     )
 
 
-def compare(old: Config, run: Run) -> None:
+def refuse_incomparable(old: Config, run: Run) -> None:
     """Refuse a change of the configuration after which earlier and new results would not compare.
 
     Budgets, shares, seeds and resources may change. With retrain.start "larger", the points that done points started from may

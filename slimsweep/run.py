@@ -52,7 +52,7 @@ def run_all(words: Sequence[str], console: Console) -> int:
     from slimsweep.cluster import set_ray_defaults
 
     set_ray_defaults()
-    from slimsweep.checks import begin, check
+    from slimsweep.checks import check, start_or_continue
     from slimsweep.ledger.lock import hold
     from slimsweep.ledger.run import Run, group_report
     from slimsweep.report.page import write_page
@@ -66,7 +66,7 @@ def run_all(words: Sequence[str], console: Console) -> int:
     codes = []
     for run in runs:
         with hold(run):
-            begin(run)
+            start_or_continue(run)
             work = functools.partial(sweep, run, console, options.verbose, until)
             codes.append(exit_code(work, console, verbose=options.verbose, log=run.log_error))
     if len(runs) > 1 and 2 not in codes:
@@ -139,7 +139,10 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
                     run_sweep(run, left, attempt, name, trials_at_once(config, cluster, len(left)), until)
                 tried.update(point.name for point in left)
                 plan = plan_again()
-    return show_end(run, plan_again(over=True), console, time.time() - began, until)
+    plan = plan_again(over=True)
+    failed = planning.failed_points(run, list(plan.points), hours_over=until is not None)
+    show_end(run, plan, failed, console, time.time() - began)
+    return 1 if failed else 0
 
 
 def _interrupt(number: int, frame: Any) -> None:

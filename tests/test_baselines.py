@@ -15,7 +15,7 @@ from conftest import QUICK, changed
 from zoo import random_gates
 
 from slimsweep import add_gates, load, macs, solve
-from slimsweep.checks import compare
+from slimsweep.checks import refuse_incomparable
 from slimsweep.cluster.retrain_job import trial
 from slimsweep.cluster.worker import data_for, job_arguments
 from slimsweep.config import Config, ConfigError
@@ -136,10 +136,10 @@ def test_a_list_of_rates_may_grow_but_not_lose_what_was_trained(tmp_path: Path):
     run = searched_run(tmp_path, Config(**BASE, retrain={"lr": [1e-3, 3e-3]}))
     for point in plan_points(run):
         done(run, point, status="ok" if point.lr == 1e-3 else "failed")
-    compare(run.config, changed(run, **{"retrain.lr": [1e-3, 1e-2]}))
+    refuse_incomparable(run.config, changed(run, **{"retrain.lr": [1e-3, 1e-2]}))
     for other in ([3e-3, 1e-2], 1e-3):
         with pytest.raises(ConfigError, match=r"retrain\.lr changed"):
-            compare(run.config, changed(run, **{"retrain.lr": other}))
+            refuse_incomparable(run.config, changed(run, **{"retrain.lr": other}))
 
 
 def test_budgets_are_fixed_once_they_share_the_search(tmp_path: Path):
@@ -148,11 +148,11 @@ def test_budgets_are_fixed_once_they_share_the_search(tmp_path: Path):
     points = plan_points(run)
     more = {"budgets": [0.5, 0.25, 0.1]}
     done(run, points[0])
-    compare(run.config, changed(run, **more))
+    refuse_incomparable(run.config, changed(run, **more))
     done(run, next(p for p in points if p.terms == "compute"))
     with pytest.raises(ConfigError, match="budgets"):
-        compare(run.config, changed(run, **more))
-    compare(run.config, changed(run, budgets=[0.5, 0.3]))  # as many share it
+        refuse_incomparable(run.config, changed(run, **more))
+    refuse_incomparable(run.config, changed(run, budgets=[0.5, 0.3]))  # as many share it
 
 
 @pytest.mark.parametrize(

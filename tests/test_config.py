@@ -509,13 +509,17 @@ def test_a_renamed_field_and_one_that_is_gone_keep_the_names_of_points(monkeypat
     class Later(Config):
         data: Renamed = Renamed()
 
+    before, after = (config.fingerprint("dense") for config in (Config(), Config().changed(**{"data.batch_size": 32})))
     monkeypatch.setitem(identity.RENAMED, "data.images_per_step", "data.batch_size")
     del Renamed.model_fields["batch_size"]
-    before, after = Config(), Config().changed(**{"data.batch_size": 32})
-    assert identity.fingerprint(Later(), "dense") == before.fingerprint("dense")
+    assert identity.fingerprint(Later(), "dense") == before
     later = Later(data={"images_per_step": 32})
-    assert identity.fingerprint(later, "dense") == after.fingerprint("dense")
+    assert identity.fingerprint(later, "dense") == after
     assert changed_keys(identity.identity(Later(), "dense"), identity.identity(later, "dense")) == ["data.images_per_step"]
+    # Files and runs of before say it by its first name.
+    stored = {"data": {"batch_size": 32, "name": "digits"}}
+    assert Later(**stored) == later
+    assert stored == {"data": {"batch_size": 32, "name": "digits"}}
 
 
 def test_a_checkpoint_counts_by_its_content_and_not_by_its_path(tmp_path):

@@ -9,7 +9,7 @@ import torch
 from conftest import changed
 from rich.console import Console
 
-from slimsweep.checks import begin, check_cuts, compare
+from slimsweep.checks import check_cuts, refuse_incomparable, start_or_continue
 from slimsweep.cluster.retrain_job import retrain, trial, write_failed
 from slimsweep.cluster.worker import data_for, job_arguments
 from slimsweep.config import Config, ConfigError
@@ -181,13 +181,13 @@ def test_a_corrected_recipe_leaves_no_failed_rows_of_the_old_one(finished: Run) 
 
 
 def test_a_run_is_not_gone_on_with_on_other_classes(finished: Run) -> None:
-    begin(finished)
+    start_or_continue(finished)
     dense = finished.folder.read_json("dense/config.json")
     finished.folder.write_json("dense/config.json", {**dense, "label_names": ["ant", "bee", "cow", "dog"]})
     with pytest.raises(
         ConfigError, match=r"other classes \(ant, bee, cow and 1 more\) than digits now has \(0, 1, 2 and 7 more\)"
     ):
-        begin(finished)
+        start_or_continue(finished)
 
 
 def test_points_that_start_from_larger_ones_wait_for_them(finished: Run) -> None:
@@ -253,11 +253,11 @@ def test_no_change_gives_done_points_another_start(finished: Run, changes: dict,
     before = {p.name for p in plan_points(run)}
     asked = changed(run, **changes)
     if refused is None:
-        compare(run.config, asked)
+        refuse_incomparable(run.config, asked)
         assert before <= {p.name for p in plan_points(asked)}
         return
     with pytest.raises(ConfigError, match=refused):
-        compare(run.config, asked)
+        refuse_incomparable(run.config, asked)
 
 
 def test_an_image_that_could_not_be_read_once_ends_no_later_training(finished: Run) -> None:
@@ -299,13 +299,13 @@ def test_baselines_are_held_to_what_shares_leave(finished: Run) -> None:
 
 
 def test_shares_extend_a_finished_run_unless_the_search_is_shared_out_already(finished: Run) -> None:
-    compare(finished.config, changed(finished, shares=[BOTH]))
+    refuse_incomparable(finished.config, changed(finished, shares=[BOTH]))
     run = changed(finished, baselines=["uniform"], baseline_terms=["compute"])
     keep(run, "uniform")
     done(run, next(p for p in plan_points(run) if p.terms == "compute"))
     with pytest.raises(ConfigError, match="budgets and shares"):
-        compare(run.config, changed(run, shares=[BOTH]))
-    compare(run.config, changed(run, budgets=run.config.budgets[:1], shares=[BOTH]))  # as many share it
+        refuse_incomparable(run.config, changed(run, shares=[BOTH]))
+    refuse_incomparable(run.config, changed(run, budgets=run.config.budgets[:1], shares=[BOTH]))  # as many share it
 
 
 def test_status_table_and_report_tell_shares(finished: Run) -> None:
@@ -414,7 +414,7 @@ def test_points_in_two_units_are_told_apart_in_rows_tables_and_rates(finished: R
 def test_a_budget_in_parameters_extends_a_finished_run(finished: Run) -> None:
     """It is cut to that many parameters, trained, and its row says of which cost it is a fraction."""
     run = changed(finished, budgets=[0.5, 0.25, "50% params"])
-    begin(run)
+    start_or_continue(run)
     (point,) = points_to_do(run, plan_points(run))
     retrain(run, point, torch.device("cpu"), 0)
     (row,) = run.refresh().rows[run.rows.point == point.name].to_dict("records")

@@ -99,7 +99,7 @@ def _cell(row: pd.Series, mean: str, se: str, digits: int) -> str:
 
 
 def make_picture(rows: pd.DataFrame, picture: Path) -> None:
-    """Write a picture: the top of the page of the finished points of PICTURED, by Chromium (`pip install 'slimsweep[test]'`)."""
+    """Write a picture by Chromium: the top of the page of the finished points of PICTURED (needs `slimsweep[test]`)."""
     from playwright.sync_api import sync_playwright
 
     shown = rows[(rows["status"] == "ok") & rows["method"].isin(PICTURED)].assign(unit="macs")

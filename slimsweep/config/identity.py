@@ -62,6 +62,28 @@ def identity(config: BaseModel, stage: Stage, checkpoint: str | None = None) -> 
     return _nested(counted)
 
 
+def with_current_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration's values, of which an earlier version or an older file calls some by their first names (RENAMED)."""
+    found = dict(values)
+    for now, first in RENAMED.items():
+        *above, key = first.split(".")
+        section: Any = found
+        for name in above:  # copies, on the way: what was given stays as it is
+            if not isinstance(section.get(name), Mapping):
+                break
+            section[name] = dict(section[name])
+            section = section[name]
+        else:
+            if key in section:
+                value = section.pop(key)
+                *above, key = now.split(".")
+                section = found
+                for name in above:
+                    section = section.setdefault(name, {})
+                section.setdefault(key, value)
+    return found
+
+
 def fingerprint(config: BaseModel, stage: Stage, checkpoint: str | None = None) -> str:
     """A hash of an identity: ten hex digits, the same on every machine and in every version."""
     text = json.dumps(identity(config, stage, checkpoint), sort_keys=True)

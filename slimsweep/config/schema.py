@@ -57,7 +57,7 @@ class Config(Section):
 
     def __init__(self, **data: Any) -> None:
         try:
-            super().__init__(**data)
+            super().__init__(**identity.with_current_names(data))
         except ValidationError as problem:
             raise ConfigError(sentence(problem, type(self), {})) from problem
 

@@ -145,6 +145,16 @@ def points_to_do(run: Run, points: list[Point]) -> list[Point]:
     return [p for p in points if p.name not in done]
 
 
+def failed_points(run: Run, points: list[Point], hours_over: bool) -> list[Point]:
+    """The points that failed, once the sweep has ended.
+
+    Args:
+        hours_over: whether the run had an end (resources.max_hours): points without a row then ran out of time.
+    """
+    tried = set(run.rows.point)
+    return [point for point in points_to_do(run, points) if point.name in tried or not hours_over]
+
+
 def forget_failed(run: Run, points: list[Point]) -> None:
     """Delete the rows of failed points that are no longer in the plan: not asked for now, or renamed by a corrected recipe."""
     names = {p.name for p in points}

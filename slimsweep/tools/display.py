@@ -8,6 +8,7 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Collection
 from types import TracebackType
 
 import pandas as pd
@@ -16,7 +17,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-from slimsweep.ledger.points import Plan
+from slimsweep.ledger.points import Plan, Point
 from slimsweep.ledger.run import DAMAGED_LOG, Run
 from slimsweep.ledger.status import Status, TrainingStatus, read_status
 from slimsweep.report.page import write_report
@@ -179,16 +180,13 @@ def hours_over(run: Run, console: Console, what: str) -> None:
 # The end.
 
 
-def show_end(run: Run, plan: Plan, console: Console, seconds: float, until: float | None) -> int:
+def show_end(run: Run, plan: Plan, failed: Collection[Point], console: Console, seconds: float) -> None:
     """Write the report, and print the results, and the points that failed or were not begun.
 
     Args:
         plan: the driver's last plan.
+        failed: the points that failed.
         seconds: since the driver started.
-        until: the end of resources.max_hours (time.time()), where it is set.
-
-    Returns:
-        The exit code: 1 where points failed, else 0.
     """
     no_picture = write_report(run, read_status(run))
     rows = run.rows
@@ -200,7 +198,6 @@ def show_end(run: Run, plan: Plan, console: Console, seconds: float, until: floa
         say(console, f"{first} skipped; {DAMAGED_LOG} in the run's folder says which", "yellow")
     done = set(rows.point[rows.status == "ok"])
     missing = [point for point in plan.points if point.name not in done]
-    failed = [point for point in missing if (rows.point == point.name).any() or until is None]
     total = len(plan.points) + plan.later
     if len(missing) > len(failed):
         hours_over(run, console, f"{len(missing) - len(failed) + plan.later} of {total} points")
@@ -211,7 +208,6 @@ def show_end(run: Run, plan: Plan, console: Console, seconds: float, until: floa
             say(console, f"  {point.name}: {error.iloc[0] if len(error) else 'no row'}")
         if plan.later and len(missing) == len(failed):
             console.print(f"{plan.later} more wait for them and were not begun", style="red")
-    return 1 if failed else 0
 
 
 def final_table(run: Run, rows: pd.DataFrame, seconds: float) -> Group:
