@@ -10,7 +10,7 @@ from slimsweep.cluster.cluster import check_placement, local_cluster
 from slimsweep.cluster.worker import data_for
 from slimsweep.config import Config, ConfigError, changed_keys, checkpoint_token
 from slimsweep.data.sources import check_data, title
-from slimsweep.ledger.planning import exact_fraction, target_of
+from slimsweep.ledger.planning import exact_fraction, expected_points
 from slimsweep.ledger.run import Run
 from slimsweep.methods import check_method
 from slimsweep.methods.choice import Settings
@@ -101,8 +101,8 @@ def start_or_continue(run: Run) -> None:
                 f"{run.uri} was begun on other classes ({_few(known)}) than {title(run.config)} now has ({_few(found)}): "
                 "set data.root back, or take another --name"
             )
-    run.write_config()
     run.write_known_checkpoint()
+    run.write_config()
 
 
 def known_checkpoint(run: Run) -> dict[str, str]:
@@ -121,8 +121,10 @@ def known_checkpoint(run: Run) -> dict[str, str]:
         return {}
     content = checkpoint_token(path)
     known = run.known_checkpoint
+    if not (run.dense_done or run.curve("dense")):  # nothing was made from it yet
+        known = {}
     if not known:
-        before = run.stored_config().model.checkpoint if run.is_begun else None
+        before = run.stored_config().model.checkpoint if run.dense_done or run.curve("dense") else None
         if before is not None:
             there = Path(before).expanduser()
             if there.is_file() and checkpoint_token(there) != content:
@@ -185,11 +187,13 @@ def starts_changed(old: Config, run: Run, done: pd.DataFrame) -> list[str]:
     Args:
         done: the rows of the points that are done.
     """
-    new, least = run.config, done.budget[done.method == "searched"].min()
-    targets = ([target_of(budget, run.shape) for budget in config.budgets] for config in (old, new))
-    before, after = ({target.key for target in found if target.budget >= least} for found in targets)
+    new, searched = run.config, done[done.method == "searched"]
+    before, after = (starts_of(config, run) for config in (old, new))
+    columns = ("method", "terms", "budget", "unit", "shares", "seed")
+    made = {(m, t, f"{b:.9f}", u, s, seed) for m, t, b, u, s, seed in searched[list(columns)].itertuples(index=False)}
     changed = []
-    if before != after:
+    if any(before[group] != after[group] for group in made & before.keys() & after.keys()):
+        least = searched.budget.min()
         changed.append(f"budgets (each point starts from the next larger one: new budgets must be below {least:g})")
     if old.shares != new.shares:
         changed.append("shares (whose models others may start from)")
@@ -198,6 +202,16 @@ def starts_changed(old: Config, run: Run, done: pd.DataFrame) -> list[str]:
     if not set(new.retrain.rates) <= set(old.retrain.rates):
         changed.append("retrain.lr (whose best model others start from)")
     return changed
+
+
+def starts_of(config: Config, run: Run) -> dict[tuple[Any, ...], list[tuple[Any, ...]]]:
+    """For each searched point that a configuration asks for, by its `Point.rate_group`, those that it starts from in turn."""
+    points = {point.name: point for point in expected_points(config, run.shape, run.gates, run.pace, run)}
+    starts: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
+    for point in points.values():  # larger ones, which others start from, come first
+        start = points.get(point.start)
+        starts[point.rate_group] = [] if start is None else [start.rate_group, *starts[start.rate_group]]
+    return starts
 
 
 def _few(names: list[str]) -> str:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+REFUSED = 2  # the exit code of refused input
+
+
 class SlimsweepError(Exception):
     """Base class of slimsweep's errors; the text says what is wrong and what to do."""
 
@@ -171,7 +174,7 @@ def exit_code(
         else:
             said = explain_and_log(problem, None, log).replace(".log)", ".log; --verbose shows it here)")
         console.print(f"slimsweep: {said}", style="red", soft_wrap=True, markup=False)
-        return 2 if about_input else 1
+        return REFUSED if about_input else 1
 
 
 def is_about(problem: Exception, path: str) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from slimsweep.config import ConfigError, load_configs
-from slimsweep.errors import exit_code
+from slimsweep.errors import REFUSED, exit_code
 
 if TYPE_CHECKING:
     from slimsweep.ledger.run import Run
@@ -63,16 +63,20 @@ def run_all(words: Sequence[str], console: Console) -> int:
     hours = configs[0].resources.max_hours
     until = None if hours is None else time.time() + 3600 * hours
     runs = [Run(Folder(config.output) / config.name, config) for config in configs]
-    codes = []
-    for run in runs:
+
+    def drive(run: Run) -> int:
         with hold(run):
             start_or_continue(run)
-            work = functools.partial(sweep, run, console, options.verbose, until)
-            codes.append(exit_code(work, console, verbose=options.verbose, log=run.log_error))
-    if len(runs) > 1 and 2 not in codes:
+            return sweep(run, console, options.verbose, until)
+
+    codes = []
+    for run in runs:
+        codes.append(exit_code(functools.partial(drive, run), console, verbose=options.verbose, log=run.log_error))
+    swept = [run for run, code in zip(runs, codes, strict=True) if code != REFUSED]
+    if len(runs) > 1 and swept:
         page = group_report(Folder(configs[0].output))
-        write_page(runs, page)
-        console.print(f"All {len(runs)} models on one page: {page}", soft_wrap=True)
+        write_page(swept, page)
+        console.print(f"All {len(swept)} models on one page: {page}", soft_wrap=True, markup=False)
     return max(codes)
 
 
@@ -128,6 +132,7 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
                     hours_over(run, console, "the choice of a pace")
                     return 0
                 say(console, pace_chosen(run), "dim")
+                plan_again()
             run.write_path()
             choose_structures(run)
             plan = plan_again()

@@ -3,6 +3,7 @@
 Runs are read and written through `Folder`. Each file appears whole or not at all.
 """
 
+import copy
 import json
 import os
 import posixpath
@@ -62,8 +63,9 @@ class Folder:
         return f"Folder({self.uri!r})"
 
     def __truediv__(self, name: str) -> "Folder":
-        self._full(name)
-        return Folder(joined(self.uri, name))
+        inner = copy.copy(self)  # on the same file system, which takes a while to find on some object stores
+        inner._path, inner.uri = self._full(name), joined(self.uri, name)
+        return inner
 
     @property
     def name(self) -> str:
@@ -151,15 +153,21 @@ class Folder:
         """Write a JSON file, whole or not at all."""
         self.write_bytes(name, json.dumps(value, indent=1).encode())
 
-    def append_line(self, name: str, line: str) -> None:
-        """Add one line to a log, in a single write, so that lines of several processes do not mix."""
+    def append_line(self, name: str, line: str) -> str:
+        """Add one line to a log, in a single write, so that lines of several processes do not mix.
+
+        Returns:
+            The path or URI of the file that holds it.
+        """
         if self.is_local:
             full = self._full(name)
             os.makedirs(os.path.dirname(full), exist_ok=True)
             with open(full, "ab", buffering=0) as stream:
                 stream.write((line + "\n").encode())
         else:  # objects cannot grow: one object per line, in a folder with the log's name
-            self.write_bytes(f"{name}.d/{uuid.uuid4().hex}", (line + "\n").encode())
+            name = f"{name}.d/{uuid.uuid4().hex}"
+            self.write_bytes(name, (line + "\n").encode())
+        return joined(self.uri, name)
 
     def read_lines(self, name: str) -> Sequence[str]:
         """The lines of a log that `append_line` wrote; empty where there is no log. On an object store they are in no order."""

@@ -1,5 +1,6 @@
 """The commands beside the sweep, on a real run."""
 
+import io
 import shutil
 from pathlib import Path
 
@@ -7,9 +8,12 @@ import pandas as pd
 import pytest
 import timm
 import torch
+from rich.console import Console
 
 from slimsweep.cli import main
+from slimsweep.ledger.status import Status, TrainingStatus
 from slimsweep.saved_models import load
+from slimsweep.tools.status import status_table
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +68,12 @@ def test_one_page_of_two_runs(run: Path, small_run: Path, tmp_path: Path) -> Non
     page = tmp_path / "page.html"
     assert main(["report", str(run), str(small_run), "--output", str(page)]) == 0
     assert page.stat().st_size > 1_000_000
+
+
+def test_what_a_worker_raised_is_shown_as_it_is() -> None:
+    """rich would read [/data/x] as markup, and fail."""
+    error = "RuntimeError: cannot open [/data/x], in [dense, search]"
+    part = TrainingStatus(name="searched-0.5000-s0-ab12", state="failed", epochs=0, epochs_total=1, error=error)
+    console = Console(record=True, width=200, file=io.StringIO())
+    console.print(status_table(Status(name="x", alive=False, stages=[], points=[part])))
+    assert error in console.export_text()

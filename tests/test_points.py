@@ -491,3 +491,23 @@ def test_points_that_start_from_larger_ones_go_by_what_is_left_of_the_macs(finis
     kept = [Structure.from_json(point.structure).macs() for point in points if point.method in ("dense", "searched")]
     assert kept == sorted(kept, reverse=True)
     assert len(kept) == 4
+
+
+def test_a_budget_between_that_would_change_a_start_is_refused_in_either_unit(finished: Run) -> None:
+    """A budget in parameters stands among the others by its MACs, and so does what may be added beside it."""
+
+    def run_with(*budgets: float | str) -> Run:
+        run = changed(finished, budgets=list(budgets), **{"retrain.start": "larger"})
+        del run.gates["token"]  # as if the search had left tokens alone: then structures of both units are nested
+        return run
+
+    run = run_with(0.5, "30% params")
+    for _ in range(3):  # the dense point, then the larger one, then what starts from it
+        for point in points_to_do(run, plan_points(run)):
+            done(run, point)
+    larger, of_params = (next(p for p in plan_points(run) if p.budget == budget) for budget in (0.5, 0.3))
+    assert of_params.start == larger.name
+    share = Structure.from_json(of_params.structure).macs() / run.shape.full().macs()
+    refuse_incomparable(run.config, run_with(0.5, "30% params", 0.9 * share))
+    with pytest.raises(ConfigError, match="budgets"):
+        refuse_incomparable(run.config, run_with(0.5, "30% params", (share + 0.5) / 2))

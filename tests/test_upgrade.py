@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 import slimsweep
+from slimsweep.checks import start_or_continue
 from slimsweep.ledger.lock import hold
 from slimsweep.ledger.planning import make_plan, plan_points, points_to_do
 from slimsweep.ledger.run import Run
@@ -66,7 +67,8 @@ def test_an_earlier_run_is_read_without_its_plan(finished: Path) -> None:
     status = read_status(run)
     assert {part.name.rpartition("-")[0] for part in status.points} == POINTS
     assert status.count("done") == len(POINTS)
-    assert not status.planned
+    assert status.unplanned
+    assert status.finished  # nothing waits, as far as can be said
     assert "7 points are done" in status.next
     assert "the next start of the same command adds" in status.next
     write_report(run, status)
@@ -180,3 +182,32 @@ def test_a_driver_that_has_ended_its_work_is_not_at_work(finished: Path) -> None
         assert read_status(run).alive
         run.write_plan(replace(plan, over=True))
         assert not read_status(run).alive
+
+
+def test_between_the_search_and_its_plan_the_points_are_said_to_be_planned_next(finished: Path) -> None:
+    run = Run(finished)
+    with hold(run):
+        run.write_plan(replace(make_plan(run, "a-start"), points=()))
+        status = read_status(run)
+        assert status.live
+        assert "planned next" in status.next
+
+
+def test_a_checkpoint_may_be_corrected_before_anything_was_made_from_it(finished: Path) -> None:
+    for name in ("dense", "search", "results", "curves", "models", "baselines"):
+        shutil.rmtree(finished / name)
+    right, wrong = (finished.parent / f"{name}.safetensors" for name in ("right", "wrong"))
+    right.write_bytes((DATA / "start.safetensors").read_bytes())
+    wrong.write_bytes(b"something else")
+    config = Run(finished).config
+
+    def begun_with(checkpoint: Path) -> Run:
+        run = Run(finished, config.changed(**{"model.checkpoint": str(checkpoint)}))
+        start_or_continue(run)
+        return run
+
+    first = begun_with(wrong).identity("dense")["model"]["checkpoint"]
+    second = begun_with(right).identity("dense")["model"]["checkpoint"]
+    assert first.startswith("sha256:")
+    assert second.startswith("sha256:")
+    assert first != second

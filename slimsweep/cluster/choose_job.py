@@ -111,9 +111,8 @@ def choose_structures(run: Run) -> None:
     try:
         ray.get(tasks)
     except ray.exceptions.RayError as problem:
-        raise StageFailed(
-            f"what the methods keep could not be chosen: {explain_and_log(problem, 'retrain', run.log_error)}"
-        ) from problem
+        reason = explain_and_log(problem, None, run.log_error)
+        raise StageFailed(f"what the methods keep could not be chosen: {reason}") from problem
 
 
 def choose_structure(arguments: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import ray
 import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from slimsweep.cluster import set_ray_defaults
 from slimsweep.config import Config, ConfigError
 from slimsweep.ledger.run import DRIVER, Run
 from slimsweep.storage import Folder
@@ -54,6 +55,7 @@ def connected(verbose: bool = False) -> Iterator[Cluster]:
     Raises:
         ConfigError: RAY_ADDRESS names a cluster that cannot be reached.
     """
+    set_ray_defaults()
     if not verbose:
         for name, level in QUIET.items():
             logging.getLogger(name).setLevel(level)

@@ -15,6 +15,7 @@ import ray.train.torch
 import ray.tune
 import timm
 import torch
+from torch import nn
 
 import slimsweep
 from slimsweep import methods
@@ -68,7 +69,9 @@ def run_sweep(run: Run, points: list[Point], attempt: str, name: str, concurrent
     )
     results = tuner.fit()
     for result in (results[index] for index in range(len(results))):
-        point = Point(**(result.config or {})["point"])
+        if not result.config:  # lost with its cluster: the point has no row, which the driver says
+            continue
+        point = Point(**result.config["point"])
         error = (result.metrics or {}).get("error", "")
         if result.error is not None:  # its process died more than max_failures times
             error = f"the trial's process died: {str(result.error).strip().splitlines()[-1]}"
@@ -95,7 +98,10 @@ def trial(parameters: dict[str, Any], arguments: dict[str, Any]) -> dict[str, st
     run.delete_row(point.name)  # the row of an earlier try that failed
     try:
         check_shared(run)
-        run.begin(point.name, arguments["attempt"])
+        try:
+            run.begin(point.name, arguments["attempt"])
+        except OSError as problem:  # the status shows the point as waiting then
+            log.warning("%s: it could not be noted that it has begun (%s)", point.name, problem)
         if run.config.retrain.workers_per_trial == 1:
             set_threads(run.config)
             retrain(run, point, device_of(run.config), 0, arguments["until"])
@@ -145,9 +151,11 @@ def retrain(run: Run, point: Point, device: torch.device, rank: int, until: floa
         raise BudgetError(run.choice_error(method.name, point.budget, point.unit, point.seed if method.draws else None))
     dense = load(run.dense)
     # The dense point starts from the dense weights: it shows what retraining alone gives.
-    source = load_searched(run, dense) if method.from_searched else dense
+    source: nn.Module = dense
     if point.start:
         source = load(run.models / point.start)
+    elif method.from_searched:
+        source = load_searched(run, dense)
     small = methods.starting_model(method.name, source, Structure.from_json(point.structure), point.seed)
     recipe = config.retrain.at(point.lr, point.epochs)
     data = data_for(config, dense)
@@ -161,6 +169,7 @@ def retrain(run: Run, point: Point, device: torch.device, rank: int, until: floa
     recorder.damaged(data.test.damaged)
     path = run.model_path(point.name)
     described_by = {"val_top1": val.top1, "test_top1": test.top1, "budget": point.budget, "method": point.method}
+    described_by |= {"unit": point.unit} if point.unit != "macs" else {}
     size = save_model(run, path, small, data, described_by)
     curve = run.curve(point.name)
     row = {

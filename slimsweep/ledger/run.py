@@ -64,6 +64,8 @@ class Run:
         self._config = config
         self._rows: dict[str, tuple[tuple[int, int], Any]] = {}  # per file: (bytes, mtime), and its table
         self._snapshot: pd.DataFrame | None = None
+        self._cut_keys: dict[str, str] = {}  # per token of the checkpoint
+        self._choices: dict[str, str | None] = {}  # structures that were read, as text, per file; None: not there yet
 
     def __repr__(self) -> str:
         return f"Run({self.uri!r})"
@@ -119,6 +121,8 @@ class Run:
         """Write `known_checkpoint` for later starts and for workers."""
         if self.known_checkpoint:
             self.folder.write_json(IDENTITY, self.known_checkpoint)
+        else:
+            self.folder.delete(IDENTITY)
 
     def identity(self, stage: Stage, **changes: Any) -> dict[str, Any]:
         """All settings that change the result of a stage (`Config.identity`), with this run's token for the checkpoint.
@@ -254,7 +258,9 @@ class Run:
     def choice(self, method: str, budget: float, unit: str, seed: int | None) -> str | None:
         """A method's structure as JSON text; empty where it cannot meet the budget, None where it was not tried yet."""
         path = self.choice_file(method, budget, unit, seed)
-        return str(self.folder.read_json(path)["structure"]) if self.folder.exists(path) else None
+        if self._choices.get(path) is None:
+            self._choices[path] = str(self.folder.read_json(path)["structure"]) if self.folder.exists(path) else None
+        return self._choices[path]
 
     def choice_error(self, method: str, budget: float, unit: str, seed: int | None) -> str:
         """Why a method cannot meet a budget."""
@@ -262,12 +268,18 @@ class Run:
 
     def write_choice(self, method: str, budget: float, unit: str, seed: int | None, *, structure: str, error: str) -> None:
         """Write a method's structure (JSON), or the error where it cannot meet the budget; the other one is empty."""
-        self.folder.write_json(self.choice_file(method, budget, unit, seed), {"structure": structure, "error": error})
+        path = self.choice_file(method, budget, unit, seed)
+        self.folder.write_json(path, {"structure": structure, "error": error})
+        self._choices.pop(path, None)
 
     def _cut_key(self) -> str:
         """A hash of all settings that decide how budgets become structures: eight hex digits."""
-        identity = self.identity("retrain")
-        return hashlib.sha256(json.dumps([identity["search"], identity["cut"]], sort_keys=True).encode()).hexdigest()[:8]
+        token = self.known_checkpoint.get("token", "")
+        if token not in self._cut_keys:
+            identity = self.identity("retrain")
+            text = json.dumps([identity["search"], identity["cut"]], sort_keys=True)
+            self._cut_keys[token] = hashlib.sha256(text.encode()).hexdigest()[:8]
+        return self._cut_keys[token]
 
     # Rows: a point is done when it has an ok row.
 
@@ -281,15 +293,19 @@ class Run:
 
     def refresh(self) -> "Run":
         """Update `rows`; only files that are new or have changed are read. Returns this run."""
+        # A budget that a method could not meet is tried again, so that only what it found stays.
+        self._choices = {path: text for path, text in self._choices.items() if text}
         files = {name: state for name, state in self.folder.files(RESULTS).items() if name.endswith(".parquet")}
-        for name, state in files.items():
-            if name not in self._rows or self._rows[name][0] != state:
-                try:
-                    self._rows[name] = state, tables.read_table(self.folder, f"{RESULTS}/{name}", tables.RESULTS)
-                except FileNotFoundError:  # a point that is tried again has just deleted its failed row
-                    continue
-        self._rows = {name: known for name, known in self._rows.items() if name in files}
-        self._snapshot = tables.results_of([known[1] for _, known in sorted(self._rows.items())])
+        known = {name: table for name, table in self._rows.items() if files.get(name) == table[0]}
+        if self._snapshot is not None and len(known) == len(files) == len(self._rows):
+            return self
+        for name in files.keys() - known.keys():
+            try:
+                known[name] = files[name], tables.read_table(self.folder, f"{RESULTS}/{name}", tables.RESULTS)
+            except FileNotFoundError:  # a point that is tried again has just deleted its failed row
+                continue
+        self._rows = known
+        self._snapshot = tables.results_of([table for _, (_, table) in sorted(known.items())])
         return self
 
     def write_row(self, row: dict[str, Any]) -> None:
@@ -351,9 +367,16 @@ class Run:
         """The plan that the driver wrote; None where there is none: earlier versions of slimsweep wrote none.
 
         Raises:
-            ValueError: the file is not a plan.
+            ConfigError: the file is not a plan.
         """
-        return Plan.from_json(self.folder.read_json(PLAN)) if self.folder.exists(PLAN) else None
+        if not self.folder.exists(PLAN):
+            return None
+        try:
+            return Plan.from_json(self.folder.read_json(PLAN))
+        except ValueError as problem:
+            raise ConfigError(
+                f"{(self.folder / PLAN).uri} is damaged ({problem}): start the same command again, which writes it anew"
+            ) from problem
 
     def begin(self, name: str, attempt: str) -> None:
         """Note that a point has begun in a start of the driver (`attempt`)."""
@@ -422,8 +445,7 @@ class Run:
 
     def log_error(self, text: str) -> str:
         """Add a traceback to the run's log of errors; returns the log's path or URI."""
-        self.folder.append_line(ERRORS_LOG, text)
-        return (self.folder / ERRORS_LOG).uri
+        return self.folder.append_line(ERRORS_LOG, text)
 
     def write_report(self, ending: str, content: bytes) -> None:
         """Write report.html, report.svg or report.png."""

@@ -11,6 +11,11 @@ from slimsweep.ledger.lock import driver_alive
 from slimsweep.ledger.points import Plan
 from slimsweep.ledger.run import REPORT_PAGE, Run
 
+EARLIER_VERSION = (
+    "an earlier version of slimsweep wrote this run without its plan, which the next start of the same command adds"
+)
+NOT_YET = "the points are planned next"
+
 State = Literal["done", "running", "failed", "waiting"]
 
 
@@ -37,9 +42,7 @@ class Status:
     points: list[TrainingStatus] = field(default_factory=list)  # empty before the search has ended
     choosing: list[str] = field(default_factory=list)  # what is still to be chosen before further points can be planned
     later: int = 0  # number of points that can be planned only when others have ended
-    planned: bool = (
-        True  # whether there is a plan; without one (earlier versions wrote none) only points that have begun are known
-    )
+    unplanned: str = ""  # why there is no plan, where there is none: only points that have begun are known then
 
     def count(self, state: State) -> int:
         """How many points are in a state."""
@@ -53,7 +56,7 @@ class Status:
     @property
     def finished(self) -> bool:
         """Whether all points have ended, and none is still to be planned."""
-        return self.planned and self.tried and not self.later
+        return self.tried and not self.later and not (self.unplanned and self.alive)
 
     @property
     def live(self) -> bool:
@@ -67,11 +70,9 @@ class Status:
         for stage in self.stages:
             if stage.state != "done":
                 return f"{stage.name} is at epoch {stage.epochs} of {stage.epochs_total}{again}"
-        if not self.planned:
-            return (
-                f"{self.count('done')} points are done; an earlier version of slimsweep wrote this run without its plan, "
-                "which the next start of the same command adds"
-            )
+        if self.unplanned:
+            also = f", {self.count('failed')} failed" if self.count("failed") else ""
+            return f"{self.count('done')} points are done{also}; {self.unplanned}"
         if self.tried:
             failed = self.count("failed")
             more = f", and {self.later} that wait for them begin" if self.later else ""
@@ -90,7 +91,6 @@ def read_status(run: Run) -> Status:
 
     Raises:
         ConfigError: the folder is not a run.
-        ValueError: the plan in the folder is not a plan.
     """
     config, plan = run.config, run.plan()
     # A driver that has ended its work keeps its heartbeat for a moment longer.
@@ -98,9 +98,11 @@ def read_status(run: Run) -> Status:
     dense = _stage(run, "dense", run.dense_done, config.dense.epochs, alive)
     search = _stage(run, "search", run.search_done, config.search.epochs, alive and dense.state == "done")
     points: list[TrainingStatus] = []
+    unplanned = ""
     if search.state == "done":
+        unplanned = EARLIER_VERSION if plan is None else "" if plan.points else NOT_YET
         rows: dict[str, Any] = {row["point"]: row for row in run.refresh().rows.to_dict("records")}
-        points = _planned(run, plan, rows, alive) if plan is not None and plan.points else _known(run, rows, alive)
+        points = _planned(run, plan, rows, alive) if plan is not None and not unplanned else _known(run, rows, alive)
     return Status(
         name=config.name,
         alive=alive,
@@ -108,7 +110,7 @@ def read_status(run: Run) -> Status:
         points=points,
         choosing=list(plan.choosing) if plan is not None and search.state == "done" else [],
         later=plan.later if plan is not None else 0,
-        planned=plan is not None or search.state != "done",
+        unplanned=unplanned,
     )
 
 
@@ -154,7 +156,8 @@ def _known(run: Run, rows: Mapping[str, Any], alive: bool) -> list[TrainingStatu
         curve = run.curve(name) if row["status"] != "ok" else []
         total = int(row["epochs"]) if row["status"] == "ok" else run.config.retrain.epochs
         found.append(_done(name, row, total, "") if row["status"] == "ok" else _not_done(name, row, curve, total, False))
-    for name in sorted(run.curve_names() - set(rows) - {"dense", "search"}):
+    tries_of_paces = {name for name in run.curve_names() if name.startswith("pace-")}
+    for name in sorted(run.curve_names() - set(rows) - tries_of_paces - {"dense", "search"}):
         curve = run.curve(name)
         found.append(_not_done(name, None, curve, run.config.retrain.epochs, alive and bool(curve)))
     return found

@@ -57,7 +57,8 @@ class Progress:
         )
         shown = [] if sweep else began.stages
         self.tasks = {s.name: self.bars.add_task(s.name, total=max(s.epochs_total, 1), top1="") for s in shown}
-        self.live = Live(console=console, refresh_per_second=4, transient=sweep)
+        # Drawn when something was read anew and not in between: a table of a thousand points takes a quarter of a second.
+        self.live = Live(console=console, auto_refresh=False, transient=sweep)
         self.thread = threading.Thread(target=self._watch, daemon=True, name="progress")
 
     def __enter__(self) -> "Progress":
@@ -85,31 +86,31 @@ class Progress:
             pause = max(UPDATE_SECONDS, (time.monotonic() - began) / UPDATE_SHARE)
 
     def _show_if_readable(self) -> None:
-        """Update the display; a store that fails for a moment must end neither the display nor the run."""
+        """Update the display; neither a store that fails for a moment nor a bug in the display must end the run."""
         try:
             self._show()
         except OSError as problem:
             log.warning("the run's folder could not be read or written just now (%s)", problem)
+        except Exception:
+            log.exception("the display could not be updated; the run goes on")
 
     def _show(self) -> None:
         status = read_status(self.run)
-        ended = False
+        ended, stages = False, {stage.name for stage in status.stages}
         for training in [*status.stages, *status.points] if self.sweep else status.stages:
             before = self.seen.get(training.name)
             self.seen[training.name] = (training.state, training.epochs)
             ended |= (
-                training in status.points
+                training.name not in stages
                 and training.state in ("done", "failed")
                 and (before is None or before[0] != training.state)
             )
             if not self.console.is_terminal and before != self.seen[training.name] and self._worth_a_line(training, before):
                 top1 = "" if training.val_top1 is None else f", val top-1 {training.val_top1:.2f} %"
                 epochs = f"epoch {training.epochs}/{training.epochs_total}"
-                self.console.print(
-                    f"{time.strftime('%H:%M:%S')} {training.name}: {training.state}, {epochs}{top1}", soft_wrap=True
-                )
+                say(self.console, f"{time.strftime('%H:%M:%S')} {training.name}: {training.state}, {epochs}{top1}")
         if self.console.is_terminal:
-            self.live.update(self._picture(status))
+            self.live.update(self._picture(status), refresh=True)
         # The first page shows the results of earlier starts; `show_end` writes the finished page, with its picture.
         ended |= not self.written and status.count("done") > 0
         if ended and not status.finished:
@@ -192,7 +193,7 @@ def show_end(run: Run, plan: Plan, failed: Collection[Point], console: Console, 
     rows = run.rows
     console.print(final_table(run, rows, seconds))
     if no_picture:
-        console.print(no_picture, style="dim", soft_wrap=True)
+        say(console, no_picture, "dim")
     if damaged := run.damaged_images():
         first = f"{len(damaged)} damaged images were" if len(damaged) > 1 else "One damaged image was"
         say(console, f"{first} skipped; {DAMAGED_LOG} in the run's folder says which", "yellow")

@@ -1,6 +1,7 @@
 """`slimsweep status`: the stages and points of a run as a table."""
 
 from rich.table import Table
+from rich.text import Text
 
 from slimsweep.ledger.status import Status
 from slimsweep.terminal import plain_table
@@ -18,10 +19,10 @@ def status_table(status: Status) -> Table:
         top1 = "" if training.val_top1 is None else f"{training.val_top1:.2f}"
         colour = COLOURS[training.state]
         table.add_row(
-            training.name,
+            Text(training.name),
             f"[{colour}]{training.state}[/{colour}]",
             f"{training.epochs}/{training.epochs_total}",
             top1,
-            training.error[:100] or training.note,
+            Text(training.error[:100] or training.note),  # what a worker raised may look like rich's markup
         )
     return table
