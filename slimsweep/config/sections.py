@@ -334,8 +334,8 @@ class Retrain(Recipe):
     """Seeds of the retraining, one point per seed: a list, or how many (3 is 0,1,2)."""
     start: Literal["search", "larger"] = "search"
     """What the retraining of a searched point starts from. search: the search's weights. larger: the trained model of the next
-    larger budget, for which it waits; the largest budget starts from the trained dense point. Each structure is then part of the
-    next larger one."""
+    larger budget, for which it waits; the largest budget starts from the trained dense point. Each budget's structure is then
+    part of the next larger one's."""
     distill: Distill = Distill()
     """Learning from the dense model's answers."""
     workers_per_trial: int = Field(1, ge=1)
