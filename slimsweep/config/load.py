@@ -139,7 +139,7 @@ def _read_file(source: str) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ConfigError(f"{source} must hold keys and values such as 'budgets: [0.5]', not a {type(content).__name__}")
+        raise ConfigError(f"{source} must hold fields and values such as 'budgets: [0.5]', not a {type(content).__name__}")
     return {str(key): value for key, value in content.items()}
 
 
@@ -208,7 +208,7 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any], section: type[Bas
                 said = ", ".join(f"{key}.{k}" for k in new)
                 raise ConfigError(f"{key} is a list, and {said} does not say of which entry: write it in the list")
             if new is None and type(None) not in kinds(annotation):
-                continue  # 'search:' with all its keys commented out
+                continue  # 'search:' with all its fields commented out
             merged[key] = _merge(old if isinstance(old, Mapping) else {}, new, inner) if isinstance(new, Mapping) else new
         elif dict in kinds(annotation) and isinstance(value, Mapping) and isinstance(old, Mapping):
             # Single keys of a free mapping, from environment or command line: as a whole it would be text.
