@@ -11,6 +11,8 @@ from slimsweep.slimming.cost import COSTS
 
 # Each command imports what it needs, so that --help and wrong arguments are answered without loading torch.
 
+RUN = "the run's folder, such as runs/digits or s3://bucket/sweeps/digits"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand.
@@ -45,48 +47,67 @@ def parser() -> argparse.ArgumentParser:
         added.add_argument("--verbose", action="store_true", help="show the whole traceback of an error")
         return added
 
-    command("run", None, "run a sweep: the same as python -m slimsweep.run, whose --help lists every key")
+    command("run", None, "run a sweep: the same as python -m slimsweep.run, whose --help lists every field")
 
     add = command("plan", plan, "what a configuration would do and cost, without a cluster")
     add.add_argument(
         "--images",
         type=_sizes,
         metavar="TRAIN,VAL,TEST",
-        help="images per split, where the data is not on this machine",
+        help="images per split, where the data are not on this machine",
     )
     add.add_argument("--nodes", type=int, help="nodes of the cluster that will run it (default: this machine)")
-    add.add_argument("--node-cpus", type=float, metavar="N", help="CPUs of each node")
+    add.add_argument("--node-cpus", type=float, metavar="N", help="CPUs of each node; needed with --nodes")
     add.add_argument("--node-gpus", type=float, default=0.0, metavar="N", help="GPUs of each node (default: 0)")
     add.add_argument(
-        "--tflops", type=float, help="speed in training of a GPU that is not on this machine, in 10^12 operations per second"
+        "--tflops",
+        type=float,
+        metavar="X",
+        help="speed that a GPU which is not on this machine sustains in training, in 10^12 floating-point operations per "
+        "second; 2 operations are one multiply-accumulate",
     )
-    add.add_argument("--price", type=float, help="of one GPU per hour, or of one worker per hour where there are no GPUs")
+    add.add_argument(
+        "--price", type=float, metavar="X", help="of one GPU per hour, or of one worker per hour where there are no GPUs"
+    )
     add.add_argument("--run", metavar="RUN", help="a run whose search has ended: structures are those of its gates")
     add.allow_abbrev = False  # --name is an option of the configuration and no short form of --nodes
-    add.epilog = "Takes all options of `slimsweep run` too: --config, --smoke, --FIELD VALUE."
-
-    add = command("status", status, "stages and points of a run: done, running, failed, what comes next")
-    add.add_argument("run", metavar="RUN", help="the run's folder: a local path or a URI")
-
-    add = command("report", report, "write the page of one run, or of several on one page")
-    add.add_argument("runs", nargs="+", metavar="RUN")
-    add.add_argument(
-        "--output", metavar="FILE", help="default: report.html in the run's folder; of several runs, in the current one"
+    add.epilog = (
+        "Takes all options of `slimsweep run` too: --config, --smoke, --FIELD VALUE. "
+        "Example: slimsweep plan --config sweep.yaml --images 45000,5000,10000 --nodes 4 --node-cpus 32 --node-gpus 8 "
+        "--tflops 35"
     )
 
+    add = command("status", status, "stages and points of a run: done, running, failed, what comes next")
+    add.add_argument("run", metavar="RUN", help=RUN)
+
+    add = command("report", report, "write the page of one run, or of several on one page")
+    add.add_argument("runs", nargs="+", metavar="RUN", help=f"{RUN}; several are shown side by side")
+    add.add_argument(
+        "--output",
+        metavar="FILE",
+        help="where the page is written (default: report.html in the run's folder; of several runs, in the current folder)",
+    )
+    add.epilog = "Example: slimsweep report runs/small runs/base --output both.html"
+
     add = command("bench", bench, "latency, throughput and memory of each point and of dense, timed in interleaved rounds")
-    add.add_argument("path", metavar="RUN_OR_MODEL_DIR")
+    add.add_argument("path", metavar="RUN_OR_MODEL_DIR", help=f"{RUN}; or one model, such as RUN/models/POINT")
     add.add_argument("--batch-sizes", type=_sizes, default=(1, 8), metavar="N,N", help="images per call (default: 1,8)")
     add.add_argument("--threads", type=int, help="CPU threads (default: torch's own number)")
-    add.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    add.add_argument("--device", choices=("cpu", "cuda"), help="(default: a GPU where there is one)")
+    add.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="of weights and images (default: float32)"
+    )
+    add.add_argument("--device", choices=("cpu", "cuda"), help="where to time (default: cuda where there is a GPU)")
     add.add_argument("--compile", action="store_true", help="compile the models by torch.compile")
     add.add_argument("--repeats", type=int, default=10, help="interleaved rounds (default: 10)")
+    add.epilog = (
+        "The times are printed; those of a run are also kept in its folder, in bench/, where the report and "
+        "`slimsweep pick --max-latency-ms` read them. Example: slimsweep bench runs/digits --batch-sizes 1,32 --threads 1"
+    )
 
     add = command("pick", pick, "print the folder of the best model under a limit, chosen by validation")
-    add.add_argument("run", metavar="RUN")
+    add.add_argument("run", metavar="RUN", help=RUN)
     for cost in COSTS.values():
-        most = f"most {cost.label} of the model: a fraction of the dense model's (0.5, 50%%) or an amount (1.2G, 11.5M)"
+        most = f"most {cost.title} of the model: a fraction of the dense model's (0.5, 50%%) or an amount ({cost.example})"
         add.add_argument(f"--max-{cost.name}", metavar="BUDGET", help=most)
     add.add_argument(
         "--min-top1",
@@ -101,11 +122,24 @@ def parser() -> argparse.ArgumentParser:
         help="highest median time of one call, measured by `slimsweep bench RUN`",
     )
     add.add_argument("--batch-size", type=int, help="batch size of the latencies (default: the smallest that was timed)")
+    add.epilog = "Example: slimsweep pick runs/my-sweep --max-macs 1.2G"
 
     add = command("export", export, "write a model for other tools, and check that it computes the same")
-    add.add_argument("model", metavar="MODEL_DIR")
-    add.add_argument("--format", choices=("onnx", "pt2", "timm"), required=True)
-    add.add_argument("--output", metavar="PATH")
+    add.add_argument("model", metavar="MODEL_DIR", help="a saved model, such as RUN/models/POINT (`slimsweep pick` prints one)")
+    add.add_argument(
+        "--format",
+        choices=("onnx", "pt2", "timm"),
+        required=True,
+        help="onnx: a file for ONNX runtimes; pt2: a program for torch.export.load; timm: a folder for timm and the Hugging "
+        "Face Hub",
+    )
+    add.add_argument(
+        "--output",
+        metavar="PATH",
+        help="the file or folder (default: model.onnx or model.pt2 in MODEL_DIR, or MODEL_DIR-timm; in the current folder "
+        "where MODEL_DIR is on an object store)",
+    )
+    add.epilog = "Example: slimsweep export runs/digits/models/POINT --format onnx"
     return top
 
 
@@ -121,8 +155,13 @@ def plan(chosen: argparse.Namespace, console: Console) -> None:
 
     cluster, images = None, None
     if chosen.nodes is not None:
-        if chosen.nodes < 1 or not chosen.node_cpus:
-            raise ConfigError(f"--nodes is {chosen.nodes}: give one or more, and --node-cpus with it")
+        if chosen.nodes < 1:
+            raise ConfigError(f"--nodes is {chosen.nodes}: give one node or more")
+        if not chosen.node_cpus:
+            example = f"--nodes {chosen.nodes} --node-cpus 32"
+            raise ConfigError(
+                f"--nodes is {chosen.nodes}, and --node-cpus does not say what a node has: give it, as in {example}"
+            )
         cluster = Cluster([{"CPU": chosen.node_cpus, "GPU": chosen.node_gpus}] * chosen.nodes)
     if chosen.images is not None:
         if len(chosen.images) != 3:

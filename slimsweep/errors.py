@@ -5,6 +5,7 @@
 | 0 | success | |
 | 1 | something failed: training, an export, a bug | one line; for a bug also the file that holds the whole traceback |
 | 2 | the input was refused | one sentence that names the field, its value and the way out |
+| 130 | a run was stopped (Ctrl-C, SIGTERM; `slimsweep.run`) | one line that says how to go on |
 
 Every module may import this one: it loads neither torch nor Ray.
 """

@@ -19,7 +19,7 @@ from slimsweep.errors import REFUSED, exit_code
 if TYPE_CHECKING:
     from slimsweep.ledger.run import Run
 
-# Modules that load torch or Ray are imported after the input has been read, so that a refused key is answered at once.
+# Modules that load torch or Ray are imported after the input has been read, so that a refused field is answered at once.
 
 
 def main(argv: Sequence[str] | None = None) -> int:

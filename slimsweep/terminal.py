@@ -1,9 +1,14 @@
-"""Tables for a terminal or a log."""
+"""Tables and words for a terminal or a log."""
 
 from collections.abc import Sequence
 
 from rich.console import JustifyMethod
 from rich.table import Table
+
+
+def counted(number: int, thing: str) -> str:
+    """A number of things: "1 thread", "2 threads"."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def plain_table(title: str, columns: Sequence[tuple[str, JustifyMethod]]) -> Table:

@@ -77,3 +77,17 @@ def test_what_a_worker_raised_is_shown_as_it_is() -> None:
     console = Console(record=True, width=200, file=io.StringIO())
     console.print(status_table(Status(name="x", alive=False, stages=[], points=[part])))
     assert error in console.export_text()
+
+
+def test_nodes_without_their_cpus_are_refused(capsys: pytest.CaptureFixture) -> None:
+    assert main(["plan", "--nodes", "2"]) == 2
+    said = " ".join(capsys.readouterr().out.split())
+    assert "--nodes is 2" in said
+    assert "--nodes 2 --node-cpus 32" in said
+    assert main(["plan", "--nodes", "0", "--node-cpus", "4"]) == 2
+    assert "--nodes is 0: give one node or more" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_folder_that_holds_no_model_is_refused_with_the_way_out(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["export", str(tmp_path), "--format", "pt2"]) == 2
+    assert "give a folder such as RUN/models/POINT" in " ".join(capsys.readouterr().out.split())

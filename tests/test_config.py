@@ -233,7 +233,7 @@ def test_bad_arguments_are_refused_in_one_sentence(argv, wanted):
         ("- a", ["list"]),
         ("a: [", ["YAML", "line 1"]),
         ("name: !!python/object/apply:os.system ['true']", ["YAML"]),
-        ("1: 2", ["unknown key 1"]),
+        ("1: 2", ["unknown field 1"]),
     ],
 )
 def test_bad_files_are_refused_in_one_sentence(write, yaml, wanted):

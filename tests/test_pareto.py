@@ -1,4 +1,4 @@
-"""Frontier, hypervolume, knee and means, against what their definitions say when followed literally."""
+"""Front, hypervolume, knee and means, against what their definitions say when followed literally."""
 
 import json
 import shutil

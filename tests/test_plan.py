@@ -96,6 +96,16 @@ def test_the_papers_search_takes_its_43_gpu_hours_on_gpus_of_its_speed() -> None
     assert found.gpu_hours > 6 * 0.4 * 43  # six times as many epochs, for the dense model and the one at half
 
 
+@pytest.mark.usefixtures("in_short")
+def test_times_are_said_to_be_computed_where_none_were_taken(digits: Config, capsys: pytest.CaptureFixture) -> None:
+    for tflops, wanted in (
+        (35.0, "Computed for a device of 35 TFLOP/s."),
+        (None, "Timed on this machine's CPU, 1 thread per worker."),
+    ):
+        show(plan(digits, images=Images(train=100, val=10, test=10), tflops=tflops), Console(width=200), None)
+        assert wanted in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_a_larger_cluster_trains_more_points_at_a_time() -> None:
     config, _ = load_config(["--config", "deit-tiny-imagenet-best", "--budgets", "0.7,0.5,0.45", *FLOAT])

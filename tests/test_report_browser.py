@@ -143,14 +143,14 @@ def title(page: "sync_api.Page") -> str:
 
 def markers(page: "sync_api.Page") -> "sync_api.Locator":
     """Every marker of a point or a seed."""
-    return page.locator("#frontier-figure .scatterlayer .trace .points path")
+    return page.locator("#front-figure .scatterlayer .trace .points path")
 
 
 def centre_of(page: "sync_api.Page", method: str, budget: float, kept: str = "") -> tuple[float, float]:
     """Where in the window the marker of a method and budget is; `kept` is what its label has of shares."""
     place = page.evaluate(
         """([label]) => {
-            const node = document.getElementById("frontier-figure");
+            const node = document.getElementById("front-figure");
             const traces = node.querySelectorAll(".scatterlayer .trace");
             for (const trace of traces)
                 for (const path of trace.querySelectorAll(".points path")) {
@@ -186,9 +186,9 @@ def number(text: str) -> float:
 
 def test_it_opens_from_disk_without_a_request_or_a_complaint(opened: Opened):
     page = opened("one")
-    assert page.locator("#frontier-figure svg.main-svg").count() > 0
+    assert page.locator("#front-figure svg.main-svg").count() > 0
     assert page.inner_text("h1") == "digits"
-    assert "FLOPs" in page.inner_text("#frontier-caption")
+    assert "FLOPs" in page.inner_text("#front-caption")
     for section in ("#search", "#methods", "#table"):  # figures below are drawn when they come into sight
         page.locator(section).scroll_into_view_if_needed()
     page.wait_for_selector("#gates-figure svg.main-svg")
@@ -203,7 +203,7 @@ def test_text_from_data_is_shown_and_not_run(opened: Opened):
     assert EVIL in page.inner_text("h1")
     x, y = centre_of(page, "searched", 0.35)
     page.mouse.move(x, y)
-    page.wait_for_selector("#frontier-figure .hoverlayer .hovertext")
+    page.wait_for_selector("#front-figure .hoverlayer .hovertext")
     page.mouse.click(x, y)
     assert EVIL in page.inner_text("#failed")
     assert page.evaluate("window.hacked") is None
@@ -266,7 +266,7 @@ def test_points_of_shares_say_so_and_are_no_seeds_of_a_budget(opened: Opened):
 def test_budgets_of_parameters_are_shown_as_such_and_are_the_axis(opened: Opened):
     page = opened("params")
     assert page.input_value("#x") == "params"
-    assert page.evaluate("document.getElementById('frontier-figure').layout.xaxis.title.text") == "thousand parameters"
+    assert page.evaluate("document.getElementById('front-figure').layout.xaxis.title.text") == "thousand parameters"
     assert "70 % of params" in column(page, "budget")
     page.mouse.click(*centre_of(page, "searched", 0.25, " of params"))
     assert title(page) == "searched at 25 % of params"
@@ -317,7 +317,7 @@ def test_a_point_tells_how_to_load_it_how_it_trained_and_what_comes_next(opened:
 
 def test_points_open_by_keyboard_from_the_figure_and_the_table(opened: Opened):
     page = opened("one")
-    page.focus("#frontier-figure")
+    page.focus("#front-figure")
     front = pareto_front(summarize(one().results), "macs_mean", "test_top1_mean")
     for key, place in (("Home", 0), ("ArrowRight", 1), ("End", -1), ("ArrowLeft", -2)):
         page.keyboard.press(key)
@@ -388,7 +388,7 @@ def test_what_cannot_be_answered_is_said(opened: Opened):
 def test_the_answer_is_marked_in_the_figure_and_choices_survive_a_reload(opened: Opened):
     page = opened("one")
     ask(page, "at most 1.8 MMACs")
-    assert page.locator("#frontier-figure .annotation-text", has_text="at most 1.8 MMACs").count() == 1
+    assert page.locator("#front-figure .annotation-text", has_text="at most 1.8 MMACs").count() == 1
     before = title(page)
     page.reload()
     page.wait_for_selector("html[data-ready]")
@@ -403,8 +403,8 @@ def test_the_answer_is_marked_in_the_figure_and_choices_survive_a_reload(opened:
 
 def test_axes_and_switches_change_what_is_drawn(opened: Opened):
     page = opened("one")
-    layout = "document.getElementById('frontier-figure').layout"
-    traces = page.evaluate("document.getElementById('frontier-figure').data.map(t => [t.type, t.mode, t.line?.shape ?? ''])")
+    layout = "document.getElementById('front-figure').layout"
+    traces = page.evaluate("document.getElementById('front-figure').data.map(t => [t.type, t.mode, t.line?.shape ?? ''])")
     assert {kind for kind, _, _ in traces} == {"scatter"}  # WebGL's scattergl would need eval
     assert {shape for _, mode, shape in traces if mode == "lines"} == {"hv"}
     all_points = markers(page).count()
@@ -456,9 +456,9 @@ def test_downloads_hold_what_is_shown(opened: Opened, tmp_path: Path):
         assert float(row["test_top1"]) == pytest.approx(table.loc[point, "test_top1"], abs=1e-3)
     for kind, start in (("svg", b"<svg"), ("png", b"\x89PNG")):
         with page.expect_download() as download:
-            page.click(f"#frontier button[data-format={kind}]")
-        download.value.save_as(tmp_path / f"frontier.{kind}")
-        assert (tmp_path / f"frontier.{kind}").read_bytes().startswith(start)
+            page.click(f"#front button[data-format={kind}]")
+        download.value.save_as(tmp_path / f"front.{kind}")
+        assert (tmp_path / f"front.{kind}").read_bytes().startswith(start)
 
 
 def test_a_spreadsheet_runs_no_cell(opened: Opened, tmp_path: Path):
@@ -514,7 +514,7 @@ def test_data_sets_do_not_share_an_axis_unless_asked_to(opened: Opened):
     assert set(column(page, "data")) == {"torch/fashion_mnist"}
     page.select_option("#data", "all")
     assert set(column(page, "data")) == {"digits", "torch/fashion_mnist"}
-    assert "do not compare" in page.inner_text("#frontier-figure")
+    assert "do not compare" in page.inner_text("#front-figure")
     assert "Choose one data set" in ask(page, "at most 2 MMACs")
 
 
@@ -538,12 +538,10 @@ def test_the_theme_is_the_systems_and_text_can_be_read(opened: Opened):
     page = opened("one", color_scheme="light")
     for scheme, figure in (("light", "#ffffff"), ("dark", "#15181c")):
         page.emulate_media(color_scheme=scheme)
-        page.wait_for_function(
-            "colour => document.getElementById('frontier-figure').layout.paper_bgcolor === colour", arg=figure
-        )
+        page.wait_for_function("colour => document.getElementById('front-figure').layout.paper_bgcolor === colour", arg=figure)
         back = luminance(page.eval_on_selector("body", "e => getComputedStyle(e).backgroundColor"))
         assert (back < 0.1) == (scheme == "dark")
-        for selector in ("body", "#subtitle", "#frontier-caption", ".facts dt", "#points td", "#points tr.dominated td"):
+        for selector in ("body", "#subtitle", "#front-caption", ".facts dt", "#points td", "#points tr.dominated td"):
             text = luminance(page.eval_on_selector(selector, "e => getComputedStyle(e).color"))
             contrast = (max(text, back) + 0.05) / (min(text, back) + 0.05)
             assert contrast >= 4.5, (scheme, selector)
@@ -554,7 +552,7 @@ def test_a_phone_shows_it_without_scrolling_sideways(opened: Opened, name: str):
     page = opened(name, viewport={"width": 360, "height": 740}, has_touch=True)
     page.locator("#search").scroll_into_view_if_needed()
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
-    assert page.evaluate("document.getElementById('frontier-figure').getBoundingClientRect().width") > 320
+    assert page.evaluate("document.getElementById('front-figure').getBoundingClientRect().width") > 320
 
 
 def test_a_thousand_points_open_and_answer_quickly(opened: Opened):

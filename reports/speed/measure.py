@@ -53,8 +53,13 @@ def table(rows: pandas.DataFrame) -> str:
             row = group[group.batch_size == batch].iloc[0]
             fewer, faster = dense.macs / row.macs, dense.latency_p50_ms / row.latency_p50_ms
             cells.append(f"{row.latency_p50_ms:.2f} | {faster:.2f} | {faster / fewer:.2f} |")
-        lines.append(f"| {point} | {row.macs / 1e9:.3f} | {fewer:.2f} | {' '.join(cells)}")
+        lines.append(f"| {in_words(point)} | {row.macs / 1e9:.3f} | {fewer:.2f} | {' '.join(cells)}")
     return "\n".join(lines)
+
+
+def in_words(point: str) -> str:
+    """A model's name in the table: "0.5: whole heads, few tokens lost, multiples of 16"."""
+    return point.replace("whole heads ", "whole heads, ").replace(" multiples", ", multiples")
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Section(BaseModel):
-    """Some fields of the configuration: keyword-only, frozen, no unknown keys."""
+    """Some fields of the configuration: keyword-only, frozen, no unknown fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 

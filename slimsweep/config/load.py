@@ -96,7 +96,7 @@ def _bases(merged: dict[str, Any], ending: str) -> list[dict[str, Any]]:
 
 
 def presets() -> list[str]:
-    """Names of the configurations that come with slimsweep."""
+    """Names of the presets: the configurations that come with slimsweep."""
     return sorted(f.name.removesuffix(".yaml") for f in files("slimsweep.config.presets").iterdir() if f.name.endswith(".yaml"))
 
 
@@ -139,7 +139,7 @@ def _read_file(source: str) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ConfigError(f"{source} must hold keys and values such as 'budgets: [0.5]', not a {type(content).__name__}")
+        raise ConfigError(f"{source} must hold fields and values such as 'budgets: [0.5]', not a {type(content).__name__}")
     return {str(key): value for key, value in content.items()}
 
 
@@ -208,7 +208,7 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any], section: type[Bas
                 said = ", ".join(f"{key}.{k}" for k in new)
                 raise ConfigError(f"{key} is a list, and {said} does not say of which entry: write it in the list")
             if new is None and type(None) not in kinds(annotation):
-                continue  # 'search:' with all its keys commented out
+                continue  # 'search:' with all its fields commented out
             merged[key] = _merge(old if isinstance(old, Mapping) else {}, new, inner) if isinstance(new, Mapping) else new
         elif dict in kinds(annotation) and isinstance(value, Mapping) and isinstance(old, Mapping):
             # Single keys of a free mapping, from environment or command line: as a whole it would be text.
@@ -261,7 +261,9 @@ def _help(prog: str) -> str:
         prog=prog,
         usage=f"{prog} [--config FILE_OR_PRESET] [--smoke] [--verbose] [--FIELD VALUE ...]",
         description="Search a vision transformer once, cut and retrain it at every budget. "
-        "Values come from the configuration file, then the environment (SLIMSWEEP_SEARCH__EPOCHS=50), then this command line.",
+        "Values come from the configuration file, then the environment (SLIMSWEEP_SEARCH__EPOCHS=50), then this command line; "
+        "a later one replaces an earlier one. A default holds where none of them sets the field. Without --config the file is "
+        "the preset digits, which sets many.",
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=42, width=120),
     )
     parser.add_argument(
@@ -270,7 +272,7 @@ def _help(prog: str) -> str:
         help=f"YAML file, which may start from a preset (extends: NAME), or a preset: {', '.join(presets())} (default: digits)",
     )
     parser.add_argument("--smoke", action="store_true", help="shrink the run to about a minute")
-    parser.add_argument("--verbose", action="store_true", help="show all that Ray says")
+    parser.add_argument("--verbose", action="store_true", help="show Ray's own log, and whole tracebacks")
     groups: dict[str, Any] = {"": parser.add_argument_group("the run")}
     for name, field in all_fields(Config):
         text = (field.description or "").replace("%", "%%")

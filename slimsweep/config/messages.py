@@ -67,7 +67,7 @@ def sentence(problem: ValidationError, root: type[BaseModel], layers: Mapping[st
         near = did_you_mean(path[-1], list(section.model_fields))
         near = near.replace("mean ", f"mean {above}.", 1) if near and above else near
         takes = f"{above or 'the configuration'} takes {', '.join(section.model_fields)}"
-        return f"unknown key {name}{origin}; {near or did_you_mean(path[-1], known, takes)}"
+        return f"unknown field {name}{origin}; {near or did_you_mean(path[-1], known, takes)}"
     if error["type"] == "value_error" and section_of(annotation) and isinstance(error["input"], (Mapping, BaseModel)):
         return error["msg"].removeprefix("Value error, ")  # about several fields: a sentence of its own
     return f"{name} is {_value(path, layers, error['input'])!r}{origin}: {_complaint(error, annotation)}"
@@ -83,7 +83,7 @@ def _complaint(error: Any, annotation: Any) -> str:
         entry, key = listed_section(annotation), str(error["loc"][-1])
         takes = list(entry.model_fields) if entry else []
         near = did_you_mean(key, takes, f"they take {', '.join(takes)}")
-        return f"its entries have no key {key!r}; {near}"
+        return f"its entries have no field {key!r}; {near}"
     if kind in LIMITS:
         limit, words_of_limit = LIMITS[kind]
         return f"it {words_of_limit} {error['ctx'][limit]:g}"

@@ -49,9 +49,12 @@ class Config(Section):
     retrain: Retrain = Retrain()
     """Training of each point after the cut, and of the dense model for comparison."""
     baselines: list[Annotated[str, OneOf(known_baselines)]] = []
-    """Other ways to reach the same budgets, to compare with, cut and retrained alike."""
+    """Other methods at the same budgets, to compare with. uniform: the same share of every layer. taylor: gate x gradient on
+    the dense model. random: drawn by the seed. scratch: what the search keeps, with fresh weights. small: a smaller timm model
+    with fresh weights. torch-pruning: what that package keeps. docs/baselines.md says more."""
     baseline_terms: list[Terms] = ["retraining"]
-    """Retrain them as long as searched points, or longer by the search's compute, spread over the budgets; or both."""
+    """How long baselines are retrained. retraining: as many epochs as searched points. compute: longer, by the compute of the
+    search spread over the budgets. Both may be named."""
     resources: Resources = Resources()
     """What of the cluster is used."""
 

@@ -86,7 +86,7 @@ class DataConfig(Section):
     name: str = "digits"
     """digits, a data set of timm (folder, torch/NAME, hfds/NAME, hfids/NAME, wds/NAME), or package.module:function."""
     root: str | None = None
-    """Where the data set lies."""
+    """Folder of the data set (of wds/NAME also a URL); for hfds/NAME and hfids/NAME where downloads are kept, or null."""
     train_split: str = "train"
     """Name of the training split."""
     val_split: str | None = None
@@ -95,8 +95,9 @@ class DataConfig(Section):
     val_share: float = Field(0.1, gt=0, lt=1)
     """Share of the training images kept for validation: the same ones in every run."""
     test_split: str | None = None
-    """Name of the split that is read once, at the end of each point; null takes test of an image folder that has it, of
-    torch/NAME, and where val_split is named; else validation."""
+    """Name of the split that is read once, at the end of each point. null takes test where an image folder has it, of CIFAR
+    and the MNIST kinds of torch/NAME, and of hfds, hfids and wds where val_split is val, valid, validation, eval or
+    evaluation; else validation."""
     num_classes: int | None = Field(None, ge=2)
     """Classes; null finds out."""
     batch_size: int = Field(256, ge=1)
@@ -248,7 +249,7 @@ class PerFamily(Section):
 
 
 class L1(PerFamily, of="On", default=0.05, ge=0):
-    """Pressure on the gates of each family."""
+    """L1 penalty on the gates of each family."""
 
 
 class Floors(PerFamily, default=0.1, ge=0, lt=1):
@@ -256,7 +257,7 @@ class Floors(PerFamily, default=0.1, ge=0, lt=1):
 
 
 class Pace(PerFamily, default=1.0, gt=0, le=10):
-    """How fast each family's gates leave: where the path keeps a share s, a family keeps s to the power of its pace."""
+    """How fast each family's gates are removed: where pace 1 keeps a share s, pace p keeps s to the power of p."""
 
 
 class Search(Recipe):
@@ -275,15 +276,19 @@ class Search(Recipe):
     penalty: Literal["l1", "macs"] = "l1"
     """What a gate costs: the same for all of a family (l1), or in proportion to its multiply-accumulates (macs)."""
     l1: L1 = L1()
-    """Pressure on the gates of each family."""
+    """L1 penalty on the gates of each family. With gate_optimizer proximal it is relative to the rms of the gradients of the
+    family's gates: at 0.05 a gate goes towards 0 unless the loss pulls it up with a twentieth of that rms. With adam, the
+    paper's way, it is the factor of the sum of |gate| in the loss: the paper has 2e-4, 5e-5 and 1e-4 for attention, mlp and
+    token."""
     granularity: Literal["dim", "head", "uniform"] = "dim"
-    """One attention gate per head and dim (dim), per head (head), or per dim of all heads together (uniform)."""
+    """Attention gates: one per head and dim (dim), one per head (head), or one per dim that all heads share (uniform)."""
     families: list[Family] | None = None
-    """What has gates: attention, mlp, token or some of them; null is all of which this model can be cut exactly."""
+    """What has gates, and so may be cut: attention, mlp, token or some of them; null takes all that can be cut exactly out of
+    this model."""
     token_gate: Literal["linear", "tanh"] = "linear"
     """Token gates as they are, or as the tanh of a parameter."""
     token_anneal: float = Field(0.3, ge=0, le=1)
-    """Last share of the search, during which the token gates that stay move to 1."""
+    """Last part of the search (0.3 is the last 30 %), in which the token gates that are kept move to 1."""
     distill: Distill = Distill()
     """Learning from the dense model's answers."""
     floors: Floors = Floors()
@@ -291,10 +296,10 @@ class Search(Recipe):
     paces: list[Pace] = [
         Pace.model_construct(attention=1.0, mlp=mlp, token=token) for token in (1.0, 0.7, 0.5) for mlp in (1.0, 1.4)
     ]
-    """How fast each family's gates leave; several are tried by a short retraining at the smallest budget, and the best on
-    validation holds for all budgets."""
+    """How fast each family's gates are removed (above 1 faster, below 1 slower); several are tried by a short retraining at the
+    smallest budget, and the best on validation holds for all budgets."""
     recovery: int = Field(1, ge=1)
-    """Epochs of that short retraining."""
+    """Epochs of the short retraining by which each of paces is tried."""
     round_to: int | None = Field(None, ge=1)
     """Sizes of heads and MLPs, and numbers of tokens with the class token, are multiples of this; null takes 16, for speed,
     where heads have 64 dims or more, and else 1."""
@@ -328,8 +333,9 @@ class Retrain(Recipe):
     seeds: list[int] = [0]
     """Seeds of the retraining, one point per seed: a list, or how many (3 is 0,1,2)."""
     start: Literal["search", "larger"] = "search"
-    """What a searched point starts from: the search's weights, or the trained model of the next larger budget, which it waits
-    for; the largest budget's then starts from the dense point's. The structures of all budgets are cut from one another."""
+    """What the retraining of a searched point starts from. search: the search's weights. larger: the trained model of the next
+    larger budget, for which it waits; the largest budget starts from the trained dense point. Each budget's structure is then
+    part of the next larger one's."""
     distill: Distill = Distill()
     """Learning from the dense model's answers."""
     workers_per_trial: int = Field(1, ge=1)

@@ -60,5 +60,5 @@ class RunRecorder:
 
 
 def recorder_of(run: Run, stage: str, point: str = "") -> Recorder:
-    """Where a training of a run is recorded: in the run itself. Trackers join it here, by `Recorders`."""
+    """Where a training of a run is recorded: in the run itself. Trackers join it here, by `Recorders`. Called on every rank."""
     return RunRecorder(run, stage, point)

@@ -18,6 +18,7 @@ from slimsweep.ledger.tables import BENCH, RESULTS
 from slimsweep.report.pareto import best_rates, by_series, hypervolume_by_method, summarize, with_units
 from slimsweep.report.run_tables import RunTables
 from slimsweep.report.styles import looks, run_colours
+from slimsweep.slimming.cost import COSTS
 from slimsweep.slimming.structure import Structure
 
 HISTOGRAM_BINS = 40
@@ -41,8 +42,7 @@ SENT: dict[str, int] = {
     "shares": 0,
     "status": 0,
     "error": 0,
-    "macs_dense": 0,
-    "params_dense": 0,
+    **{f"{name}_dense": 0 for name in COSTS},
     "val_top1_cut": 4,
     "lr": 9,
     "epochs": 0,

@@ -28,6 +28,7 @@ class Cost:
         families: the gate families whose removal lowers it; the others stay whole under a budget in this unit.
         formula: (shape of the dense model, sizes that each layer keeps) to the cost, of the sizes' kind: int or int64 array.
         prefix_joins_label: whether a prefix is written onto the label ("GMACs") and not before it ("M params").
+        example: an amount as a budget writes it, for help texts.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Cost:
     families: tuple[str, ...]
     formula: Callable[[Shape, Sequence[LayerSizes]], Any]
     prefix_joins_label: bool = False
+    example: str = "10M"
 
     def of(self, structure: Structure) -> int:
         """The cost of the model that a structure describes."""
@@ -81,7 +83,7 @@ def params_formula(shape: Shape, kept: Sequence[LayerSizes]) -> Any:
 COSTS: dict[str, Cost] = {
     cost.name: cost
     for cost in (
-        Cost("macs", "MACs", "MACs", ("attention", "mlp", "token"), macs_formula, prefix_joins_label=True),
-        Cost("params", "params", "parameters", ("attention", "mlp"), params_formula),
+        Cost("macs", "MACs", "MACs", ("attention", "mlp", "token"), macs_formula, prefix_joins_label=True, example="1.2G"),
+        Cost("params", "params", "parameters", ("attention", "mlp"), params_formula, example="11.5M"),
     )
 }

@@ -127,7 +127,9 @@ def load(folder: str | os.PathLike[str]) -> nn.Module:
     path = Path(folder)
     for name in ("config.json", "model.safetensors"):
         if not (path / name).is_file():
-            raise RefusedInput(f"{path} is not a model that slimsweep saved: it has no {name}")
+            raise RefusedInput(
+                f"{path} is not a model that slimsweep saved: it has no {name}; give a folder such as RUN/models/POINT"
+            )
     try:
         architecture = str(json.loads((path / "config.json").read_bytes())["architecture"])
     except (ValueError, KeyError, TypeError) as problem:
@@ -135,7 +137,10 @@ def load(folder: str | os.PathLike[str]) -> nn.Module:
             f"{path}/config.json does not describe a model ({problem!r}); save it again, or restore it from a copy"
         ) from problem
     if not timm.is_model(architecture):
-        raise RefusedInput(f"{path} holds a {architecture!r}, which timm {timm.__version__} does not know")
+        raise RefusedInput(
+            f"{path} holds a {architecture!r}, which timm {timm.__version__} does not know: "
+            "give a folder such as RUN/models/POINT, or install the timm that saved it"
+        )
     try:
         model = timm.create_model(f"local-dir:{path}", pretrained=True)
     except Exception as problem:

@@ -27,6 +27,7 @@ from slimsweep.ledger.tables import SETTING
 from slimsweep.saved_models import load
 from slimsweep.slimming.hub import dense_like
 from slimsweep.slimming.structure import image_size, macs
+from slimsweep.terminal import counted
 
 DENSE = "dense"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -151,7 +152,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The rows as a table for a terminal, with the ratios of MACs and of p50 latency to dense."""
     about = {tuple(row[key] for key in SETTING) for row in rows}
     title = "; ".join(
-        f"{hardware}, {f'{threads} threads, ' if device == 'cpu' else ''}{dtype}, {'compiled' if compiled else 'eager'}"
+        f"{hardware}, {counted(threads, 'thread') + ', ' if device == 'cpu' else ''}{dtype}, "
+        f"{'compiled' if compiled else 'eager'}"
         for device, hardware, threads, dtype, compiled in sorted(about)
     )
     shown = Table(title=title)

@@ -30,7 +30,7 @@ from slimsweep.slimming.cut import slim
 from slimsweep.slimming.gates import GatedModel, add_gates
 from slimsweep.slimming.removal_path import RemovalPath, Scores
 from slimsweep.slimming.structure import Structure, image_size, macs, params
-from slimsweep.terminal import plain_table
+from slimsweep.terminal import counted, plain_table
 from slimsweep.training.criterion import Criterion, Teacher
 from slimsweep.training.dense_model import build_dense
 from slimsweep.training.evaluate import autocast
@@ -96,6 +96,7 @@ class Estimate:
     sweep_seconds: float
     disk_bytes: int
     device: str  # the device that was timed or assumed, in words
+    timed: bool  # whether steps were timed; else times are computed from the device's speed
     gpus_per_worker: float
     known: bool  # whether times are of the kind of device that will be used
     notes: list[str] = field(default_factory=list)
@@ -153,9 +154,11 @@ def plan(
         set_threads(config)
     known = cuda or config.resources.gpus_per_worker == 0
     if tflops is not None:
-        name = f"a device of {tflops:g} TFLOP/s, computed"
+        name = f"a device of {tflops:g} TFLOP/s"
+    elif cuda:
+        name = torch.cuda.get_device_name()
     else:
-        name = torch.cuda.get_device_name() if cuda else f"this machine's CPU, {torch.get_num_threads()} threads per worker"
+        name = f"this machine's CPU, {counted(torch.get_num_threads(), 'thread')} per worker"
     if not known and tflops is None:
         notes.append("this machine has no GPU, so times are those of its CPU; plan on a GPU, or give its speed with --tflops")
 
@@ -220,6 +223,7 @@ def plan(
         sweep_seconds=sweep,
         disk_bytes=_disk(config, dense, gated, retrained, at_once),
         device=name,
+        timed=tflops is None,
         gpus_per_worker=config.resources.gpus_per_worker,
         known=known or tflops is not None,
         notes=notes,
@@ -322,7 +326,8 @@ def show(found: Estimate, console: Console, price: float | None = None) -> None:
             f"{t.worker_bytes / 2**30:.2f}",
         )
     workers = sum(t.worker_seconds for t in found.trainings) / 3600
-    lines = [f"Timed on {found.device}. GiB: memory of one worker; each: time of one trial; hours: of all trials and workers."]
+    how = f"{'Timed on' if found.timed else 'Computed for'} {found.device}"
+    lines = [f"{how}. GiB: memory of one worker; each: time of one trial; hours: of all trials and workers."]
     lines += [f"Note: {note}." for note in found.notes]
     lines += [
         f"The sweep trains {found.at_once} points at a time, for {_time(found.sweep_seconds)}.",

@@ -85,7 +85,7 @@ export function drawControls(view) {
     controls.push(check("single seeds", "seeds", state.seeds, (v) => (state.seeds = v)));
   byId("controls").replaceChildren(...(page.points.length ? controls : []));
   byId("question").hidden = !page.points.length;
-  find("#frontier .downloads").hidden = !view.groups.length;
+  find("#front .downloads").hidden = !view.groups.length;
 }
 
 /** @param {View} view */

@@ -1,20 +1,20 @@
-// The frontier figure: drawing it, its caption, and downloads of figures.
+// The front figure: drawing it, its caption, and downloads of figures.
 
 import { actions } from "./actions.js";
 import { axisScale } from "./axes.js";
 import { byId, el } from "./dom.js";
 import { count } from "./format.js";
-import { frontierLayout } from "./layout.js";
+import { frontLayout } from "./layout.js";
 import { askedOf } from "./metrics.js";
 import { theme } from "./styles.js";
-import { answerTrace, frontierTraces, ring } from "./traces.js";
+import { answerTrace, frontTraces, ring } from "./traces.js";
 import { plotly } from "./plotly.js";
 
 /** @import { View } from "./types.js" */
 
 /** @param {View} view */
-export function drawFrontier(view) {
-  const node = byId("frontier-figure");
+export function drawFront(view) {
+  const node = byId("front-figure");
   if (!plotly()) return; // not unpacked yet: drawn when it is
   if (!view.groups.length) {
     plotly().purge(node);
@@ -39,8 +39,8 @@ export function drawFrontier(view) {
     view.y,
     view.groups.map((g) => g.y),
   );
-  const traces = [...frontierTraces(view, colours, sx, sy), answerTrace(view, colours, sx, sy)];
-  const layout = frontierLayout(view, colours, sx, sy);
+  const traces = [...frontTraces(view, colours, sx, sy), answerTrace(view, colours, sx, sy)];
+  const layout = frontLayout(view, colours, sx, sy);
   view.scales = [sx, sy];
   view.shapes = layout.shapes;
   layout.shapes = [...view.shapes, ...ring(view, colours, sx, sy)];
@@ -65,11 +65,11 @@ export function drawFrontier(view) {
  */
 export function moveRing(view) {
   if (view.shapes)
-    plotly().relayout(byId("frontier-figure"), { shapes: [...view.shapes, ...ring(view, theme(), ...view.scales)] });
+    plotly().relayout(byId("front-figure"), { shapes: [...view.shapes, ...ring(view, theme(), ...view.scales)] });
 }
 
 /** @param {View} view */
-export function frontierCaption(view) {
+export function frontCaption(view) {
   const { page } = view;
   const said = [];
   if (view.front.length) {

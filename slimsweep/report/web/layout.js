@@ -52,8 +52,8 @@ function guides(view, sx, sy, colours) {
 }
 
 /** @param {View} view */
-export function frontierLayout(view, colours, sx, sy) {
-  const narrow = byId("frontier-figure").clientWidth < 520;
+export function frontLayout(view, colours, sx, sy) {
+  const narrow = byId("front-figure").clientWidth < 520;
   const drawn = view.groups.filter((g) => state.dominated || view.front.includes(g));
   const members = state.seeds ? drawn.flatMap((g) => g.members) : [];
   const xs = [...drawn.map((g) => g.x), ...members.map(view.x.of)].map((v) => v / sx.size);
@@ -108,7 +108,7 @@ export function frontierLayout(view, colours, sx, sy) {
   const ranges = [rangeOf(xs, view.logx), rangeOf(ys, view.logy)];
   const height = narrow ? 380 : 460;
   if (untouchedLabel) {
-    const size = [byId("frontier-figure").clientWidth - marginLeft - marginRight, height - 64];
+    const size = [byId("front-figure").clientWidth - marginLeft - marginRight, height - 64];
     const at = (value, axis, log) =>
       ((log ? Math.log10(value) : value) - ranges[axis][0]) / (ranges[axis][1] - ranges[axis][0]);
     /** @type {[number, number][]} */

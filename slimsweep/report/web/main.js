@@ -4,7 +4,7 @@ import { actions } from "./actions.js";
 import { drawAnswer, drawExamples } from "./answer.js";
 import { drawChips, drawControls, drawMixing } from "./controls.js";
 import { byId, find } from "./dom.js";
-import { downloadFigure, drawFrontier, frontierCaption, moveRing } from "./figure.js";
+import { downloadFigure, drawFront, frontCaption, moveRing } from "./figure.js";
 import { count } from "./format.js";
 import { kneeOf, paretoFront } from "./front.js";
 import { drawHeadline } from "./headline.js";
@@ -88,11 +88,11 @@ function update() {
   drawChips(view);
   drawExamples(view);
   drawAnswer(view);
-  drawFrontier(view);
-  byId("frontier-caption").textContent = frontierCaption(view);
-  byId("frontier-figure").setAttribute(
+  drawFront(view);
+  byId("front-caption").textContent = frontCaption(view);
+  byId("front-figure").setAttribute(
     "aria-label",
-    `Frontier: ${view.y.label} against ${view.x.label}, ${count(view.groups.length, "model")}, ${view.front.length} on the front. Left and right arrow keys open the models of the front, up and down all of them.`,
+    `Pareto front: ${view.y.label} against ${view.x.label}, ${count(view.groups.length, "model")}, ${view.front.length} on the front. Left and right arrow keys open the models of the front, up and down all of them.`,
   );
   drawPoint(view);
   drawMethods(view);
@@ -149,7 +149,7 @@ function listen() {
     ask("");
     box.focus();
   });
-  byId("frontier-figure").addEventListener("keydown", (event) => {
+  byId("front-figure").addEventListener("keydown", (event) => {
     const cost = (g) => (view.x.more ? -g.x : g.x);
     const all = event.key === "ArrowUp" || event.key === "ArrowDown";
     const order = all ? [...view.groups].sort((a, b) => cost(a) - cost(b) || a.y - b.y) : view.front;
@@ -181,7 +181,7 @@ function listen() {
   addEventListener("resize", () => {
     if (innerWidth === width) return; // a phone's address bar
     width = innerWidth;
-    drawFrontier(view);
+    drawFront(view);
   });
 }
 
@@ -198,7 +198,7 @@ async function main() {
   update(); // tables and text at once, figures when their library is unpacked
   listen();
   await unpackPlotly();
-  drawFrontier(view);
+  drawFront(view);
   drawPoint(view);
   drawSearch(view);
   if (history.state?.scroll) scrollTo(0, history.state.scroll);

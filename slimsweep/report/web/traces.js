@@ -39,7 +39,7 @@ function seedHover(view, p) {
 }
 
 /** @param {View} view */
-export function frontierTraces(view, colours, sx, sy) {
+export function frontTraces(view, colours, sx, sy) {
   const { page } = view;
   const shape = view.x.more ? "vh" : "hv";
   const onFront = new Set(view.front);
