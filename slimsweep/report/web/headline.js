@@ -2,8 +2,8 @@
 
 import { actions } from "./actions.js";
 import { byId, el } from "./dom.js";
-import { known, percent, percentPoints, scaled, share, show, withSpread } from "./format.js";
-import { askedOf, judged, placedGroups } from "./metrics.js";
+import { known, percent, percentPoints, share, show, withSpread } from "./format.js";
+import { askedOf, costName, judged, placedGroups } from "./metrics.js";
 
 /** @import { View } from "./types.js" */
 
@@ -15,11 +15,11 @@ export function drawHeadline(view) {
   if (node.hidden) return undefined;
   const run = 0;
   const dense = view.dense[run];
-  // Sizes are in MACs, or in parameters where those are the axis.
-  const inParams = view.x.key === "params";
-  const sizeOf = (p) => (inParams ? scaled(p.params, "parameters") : scaled(p.macs, "MACs"));
-  const shareOf = (p) => (inParams ? `${share(p.params, p.params_dense)} of params` : `${share(p.macs, p.macs_dense)} of MACs`);
-  const bySize = view.metrics.x.find((m) => m.key === (inParams ? "params" : "macs")) ?? view.x;
+  // Sizes are in the cost that is the axis, or in MACs where something else is, such as a time.
+  const isCost = view.shown.some((p) => known(p[`${view.x.key}_dense`]));
+  const bySize = isCost ? view.x : (view.metrics.x.find((m) => m.key === "macs") ?? view.x);
+  const sizeOf = (p) => show(bySize, p[bySize.key]);
+  const shareOf = (p) => `${share(p[bySize.key], p[`${bySize.key}_dense`])} of ${costName(bySize.key)}`;
   const byTest = view.metrics.y.find((m) => m.key === "test_top1") ?? view.y;
   const groups = placedGroups(page, new Set(view.shown), bySize, byTest);
   if (!groups.length) return node.replaceChildren();

@@ -58,13 +58,19 @@ export const metricOr = (metrics, chosen, otherwise) =>
   metrics.find((m) => m.key === chosen) ?? metrics.find((m) => m.key === otherwise) ?? metrics[0];
 
 /**
- * The cost that belongs on the x axis: parameters where every budget shown is one of parameters, else MACs.
+ * The cost that belongs on the x axis: the one that all budgets shown count, else MACs.
  * @param {Point[]} points
  */
 export function defaultCost(points) {
-  const cut = points.filter((p) => p.method !== "dense");
-  return cut.length && cut.every((p) => p.unit === "params") ? "params" : "macs";
+  const units = new Set(points.filter((p) => p.method !== "dense").map((p) => p.unit));
+  return units.size === 1 ? [...units][0] : "macs";
 }
+
+/**
+ * What a share is of, in words: "MACs", or another cost by its name.
+ * @param {string} unit
+ */
+export const costName = (unit) => (unit === "macs" ? "MACs" : unit);
 
 /**
  * The share of its gates that each family keeps, where that was asked for: "attention 0.7, mlp 0.6".
@@ -76,7 +82,8 @@ export const sharesOf = ({ shares }) => (shares ?? "").replace(/[{}"]/g, "").rep
  * A budget: "50 %" of the MACs, which goes without saying, or "60 % of params".
  * @param {{ budget: number | null, unit: string }} asked
  */
-export const budgetOf = ({ budget, unit }) => share(budget, 1) + (unit === "params" && known(budget) ? " of params" : "");
+export const budgetOf = ({ budget, unit }) =>
+  share(budget, 1) + (unit !== "macs" && known(budget) ? ` of ${costName(unit)}` : "");
 
 /**
  * What was asked of a point or group: its budget, and where shares of gates were asked for, those.

@@ -62,7 +62,7 @@ function pointHead(view, p, group) {
       "h2",
       { id: "point-title" },
       markerIcon(page, p.method, seriesStyle(page, p.run, p.method).colour),
-      ` ${p.method} at ${budgetOf(p)}${p.unit === "params" ? "" : " of the MACs"}${p.shares ? `: ${sharesOf(p)}` : ""}`,
+      ` ${p.method} at ${budgetOf(p)}${p.unit === "macs" ? " of the MACs" : ""}${p.shares ? `: ${sharesOf(p)}` : ""}`,
     ),
     el(
       "span",

@@ -78,7 +78,7 @@ function paceSentence({ chosen, budget, unit, val }) {
       : val.length > 1
         ? `, the other ${percent(val[1])}`
         : "";
-  return `Pace at which the families' gates are removed: ${paces.join(", ")}. Where pace 1 keeps a share s, pace p keeps s to the power of p. After a short retraining at ${(100 * budget).toPrecision(2)} % of ${unit === "params" ? "params" : "the MACs"}, this pace was the best on validation: ${percent(val[0])}${others}.`;
+  return `Pace at which the families' gates are removed: ${paces.join(", ")}. Where pace 1 keeps a share s, pace p keeps s to the power of p. After a short retraining at ${(100 * budget).toPrecision(2)} % of ${unit === "macs" ? "the MACs" : unit}, this pace was the best on validation: ${percent(val[0])}${others}.`;
 }
 
 const familyStyle = (family) => FAMILY_STYLE[family] ?? OTHER_FAMILY;

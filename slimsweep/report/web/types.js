@@ -25,7 +25,7 @@
  * @property {string} method
  * @property {number | null} seed
  * @property {number | null} budget a fraction of the dense model's cost
- * @property {"macs" | "params"} unit the cost that the budget counts
+ * @property {string} unit the cost that the budget counts: macs, params
  * @property {string | null} shares JSON: the share of its gates that each family keeps, where that was asked for
  * @property {"ok" | "failed"} status
  * @property {string | null} error
@@ -54,7 +54,7 @@
  * @typedef {object} Group
  * @property {number} run
  * @property {string} method
- * @property {"macs" | "params"} unit
+ * @property {string} unit
  * @property {number | null} budget
  * @property {string} shares
  * @property {Point[]} members
