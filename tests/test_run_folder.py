@@ -35,8 +35,10 @@ ELSEWHERE = {
     ("ledger/tables.py", ".parquet"),  # which files of a folder are tables
     ("report/page.py", "report.html.j2"),  # the page's template
     # Help, which is printed without loading the ledger.
-    ("cli.py", "default: report.html in the run's folder; of several runs, in the current one"),
+    ("cli.py", "where the page is written (default: report.html in the run's folder; of several runs, in the current folder)"),
 }
+# What help and messages tell people to give.
+EXAMPLE = re.compile(r"(RUN|runs/digits)/models/POINT")
 
 
 def defined_names() -> tuple[set[str], set[str]]:
@@ -67,9 +69,10 @@ def names_in_the_run_folder(source: str) -> list[str]:
     methods = {name for name, value in vars(Folder).items() if callable(value) and not name.startswith("_")}
     found = []
     for text, around in literals(ast.parse(source)):
+        value = EXAMPLE.sub("", text.value)
         joins = isinstance(around, ast.BinOp) and isinstance(around.op, ast.Div)
         calls = isinstance(around, ast.Call) and isinstance(around.func, ast.Attribute) and around.func.attr in methods
-        if a_file.search(text.value) or in_a_path.search(text.value) or ((joins or calls) and text.value in folders):
+        if a_file.search(value) or in_a_path.search(value) or ((joins or calls) and value in folders):
             found.append(text.value)
     return found
 
