@@ -120,11 +120,10 @@ def known_checkpoint(run: Run) -> dict[str, str]:
     if path is None:
         return {}
     content = checkpoint_token(path)
-    known = run.known_checkpoint
-    if not (run.dense_done or run.curve("dense")):  # nothing was made from it yet
-        known = {}
+    used = run.dense_done or bool(run.curve("dense"))  # until something was made from it, another file may take its place
+    known = run.known_checkpoint if used else {}
     if not known:
-        before = run.stored_config().model.checkpoint if run.dense_done or run.curve("dense") else None
+        before = run.stored_config().model.checkpoint if used else None
         if before is not None:
             there = Path(before).expanduser()
             if there.is_file() and checkpoint_token(there) != content:
@@ -157,7 +156,7 @@ def refuse_incomparable(old: Config, run: Run) -> None:
         old: the configuration of the run's earlier start.
 
     Raises:
-        ConfigError: names the keys that changed.
+        ConfigError: names the fields that changed.
     """
     new = run.config
     begun = [stage for stage, done in (("dense", run.dense_done), ("search", run.search_done)) if done or run.curve(stage)]

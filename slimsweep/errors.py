@@ -98,16 +98,17 @@ def is_foreseen(problem: BaseException) -> bool:
     return isinstance(innermost(problem), SlimsweepError) or memory_of_gpu(problem) is not None
 
 
-def explain_and_log(problem: BaseException, stage: str | None, log: Callable[[str], str] | None) -> str:
+def explain_and_log(problem: BaseException, stage: str | None, log: Callable[[str], str] | None, hint: str = "") -> str:
     """`explain`, and for an error that nobody foresaw the file that its traceback is written to.
 
     Args:
         log: writes a traceback to a file and returns its path; without it, or if it fails, a temporary file is written.
+        hint: said behind the file.
     """
     said = explain(problem, stage)
     if is_foreseen(problem):
         return said
-    return f"{said} (the whole traceback is in {written(''.join(traceback.format_exception(problem)), log)})"
+    return f"{said} (the whole traceback is in {written(''.join(traceback.format_exception(problem)), log)}{hint})"
 
 
 def memory_of_gpu(problem: BaseException | str) -> str | None:
@@ -173,7 +174,7 @@ def exit_code(
         elif verbose or about_input:
             said = explain(problem)
         else:
-            said = explain_and_log(problem, None, log).replace(".log)", ".log; --verbose shows it here)")
+            said = explain_and_log(problem, None, log, hint="; --verbose shows it here")
         console.print(f"slimsweep: {said}", style="red", soft_wrap=True, markup=False)
         return REFUSED if about_input else 1
 
@@ -184,8 +185,9 @@ def is_about(problem: Exception, path: str) -> bool:
         return False
     if isinstance(problem.filename, str):
         here, asked = os.path.abspath(problem.filename), os.path.abspath(os.path.expanduser(path))
-        # A file appears under another name in its folder first.
-        return here == asked or here.startswith(f"{asked}/") or os.path.dirname(here) == os.path.dirname(asked)
+        folder, name = os.path.split(asked)
+        unfinished = os.path.join(folder, f".{name}.")  # a file is written under another name beside its own first
+        return here == asked or here.startswith((f"{asked}/", unfinished))
     return path in str(problem)  # pyarrow has the path only in its message
 
 
