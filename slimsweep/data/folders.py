@@ -351,14 +351,15 @@ def _classify(found: _Found, split: Split, classes: list[str] | None, order: Cal
     skipped = Counter(reason for _, reason in found.skipped)
     also = f" that can be used ({counted(skipped)} skipped)" if skipped else ""
     if not found.images:
-        folders = len({folder.partition("/")[0] for folder in found.folders})
-        way_out = "put images into a folder per class" if folders else "give it a folder of images per class"
+        way_out = "put images into a folder per class" if found.folders else "give it a folder of images per class"
         raise ConfigError(f"{split.called} ({split.place}) holds no images{also}: {way_out}{split.advice}")
-    above = _common_folder(found, classes)
+    # Tar files need not list their folders.
+    named = {path.rpartition("/")[0] for path in [*found.images, *(path for path, _ in found.skipped)]}
+    folders = {folder for folder in found.folders | named if folder}
+    above = _common_folder(found.images, folders, classes)
     start = len(above)
     tops = [path[start:].partition("/") for path in found.images]
-    inside = {folder[start:].partition("/")[0] for folder in found.folders if folder.startswith(above) and folder != above[:-1]}
-    inside |= {top for top, slash, _ in tops if slash}
+    inside = _first_folders(folders, above)
     _refuse_unlabelled([path for path, (_, slash, _) in zip(found.images, tops, strict=True) if not slash], split, inside)
     names = sorted(inside, key=order)  # type: ignore[arg-type]
     filled = {top for top, _, _ in tops}
@@ -385,25 +386,27 @@ def _classify(found: _Found, split: Split, classes: list[str] | None, order: Cal
     return ImageFiles([found.images[index] for index in at], labels[at], classes, skipped, notes)
 
 
-def _common_folder(found: _Found, classes: list[str] | None) -> str:
+def _common_folder(images: Sequence[str], folders: set[str], classes: list[str] | None) -> str:
     """The folders around all class folders, as in a tar file that holds train/cat/1.png; with "/" at the end, or "".
 
     A folder that is alone is no class: a training split of one class would teach nothing.
     """
     above = ""
-    # Tar files need not list their folders.
-    folders = found.folders | {path.rpartition("/")[0] for path in found.images if "/" in path}
     while True:
-        start = len(above)
-        inside = {path[start:].partition("/")[0] for path in folders if path.startswith(above) and path != above[:-1]}
+        inside = _first_folders(folders, above)
         if classes is not None and inside & set(classes):
             return above
-        flat = any("/" not in path[start:] for path in found.images)
+        flat = any("/" not in path[len(above) :] for path in images)
         if flat or not inside:
             return ""
         if len(inside) > 1:
             return above if classes is None else ""
         above += f"{inside.pop()}/"
+
+
+def _first_folders(folders: set[str], above: str) -> set[str]:
+    """The names of the folders that lie directly in the folder `above`, which ends with "/", or is ""."""
+    return {path[len(above) :].partition("/")[0] for path in folders if path.startswith(above)}
 
 
 def _refuse_unlabelled(flat: list[str], split: Split, folders: set[str]) -> None:
