@@ -339,6 +339,20 @@ def check_columns(features: Mapping[str, Any], image_key: str, label_key: str, c
             raise ConfigError(
                 f"{called} has no column {key!r} for the {of}, it has {', '.join(features)}: set {field} to one of them"
             )
+    import datasets
+
+    kinds = features[image_key], features[label_key]
+    stored = isinstance(kinds[0], datasets.Value) and kinds[0].dtype in ("string", "large_string", "binary", "large_binary")
+    if kinds[0] is not None and not isinstance(kinds[0], datasets.Image | dict) and not stored:
+        raise ConfigError(
+            f"the column {image_key!r} holds no images in {called}, which has {', '.join(features)}: set data.image_key to "
+            "another"
+        )
+    if kinds[1] is not None and not isinstance(kinds[1], datasets.ClassLabel | datasets.Value):
+        raise ConfigError(
+            f"the column {label_key!r} holds more than one number per image in {called}, which has {', '.join(features)}: set "
+            "data.label_key to another"
+        )
 
 
 def label_names(features: Mapping[str, Any], label_key: str) -> list[str] | None:
