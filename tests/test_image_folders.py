@@ -170,9 +170,10 @@ def test_the_order_does_not_depend_on_how_python_hashes_names(tmp_path):
         f"import tests.test_image_folders as t, pathlib; print([t.order_of(pathlib.Path(p)) for p in {list(map(str, places))}])"
     )
     seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
+    root = Path(__file__).parents[1]
     environment = os.environ | {
         "PYTHONHASHSEED": seed,
-        "PYTHONPATH": os.pathsep.join(["."] + [path for path in sys.path if path]),
+        "PYTHONPATH": os.pathsep.join([str(root)] + [path for path in sys.path if path]),
     }
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
     assert found.stdout.strip() == str([order_of(place) for place in places])
@@ -196,6 +197,22 @@ def test_torchvisions_image_folder_numbers_classes_as_torchvision_does(tmp_path)
     assert {Path(source.name(i)): int(source.labels[i]) for i in range(len(source))} == {Path(p): y for p, y in theirs.samples}
     assert sorted(set(data.test.source.labels.tolist())) == [1, 3]  # a, class10
     assert loaded(root).class_names == ["a", "class1", "class2", "class10", "Z"]
+
+
+def test_images_of_inaturalist_have_one_order_wherever_they_lie(tmp_path, monkeypatch):
+    kinds = ["00000_Plantae_a_b_c_d_e_f", "00001_Animalia_a_b_c_d_e_f"]
+    files = pictures(*(f"{kind}/{name}.jpg" for kind in kinds for name in ("x", "X", "10", "2")))
+    written(tmp_path, **{"2021_train": files, "2021_valid": files})
+
+    def names() -> list[Any]:
+        data = loaded(tmp_path, name="torch/inaturalist", num_classes=2)
+        return data.train.source.dataset.index
+
+    listing = os.listdir
+    first = names()
+    monkeypatch.setattr("os.listdir", lambda path: sorted(listing(path), reverse=True))
+    assert names() == first
+    assert len(first) == 8
 
 
 # Classes.

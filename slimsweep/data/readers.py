@@ -5,7 +5,7 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, cast
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -122,27 +122,33 @@ class FolderImages(StoredImages):
 
     def __init__(self, root: str, found: ImageFiles, called: str, mode: str) -> None:
         super().__init__(called, mode)
+        self.dataset = self  # it holds its images itself
         self.root = root
-        self.files: Any = found.files
+        self.found = found
         self.class_names = found.class_names
         self.labels: np.ndarray = found.labels
         self.notes = found.notes
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.labels)
+
+    @property
+    def files(self) -> list[str]:
+        """The whole path of each image."""
+        return [self.name(index) for index in range(len(self))]
 
     def open(self, index: int) -> tuple[BinaryIO, Any]:
         return open(self.name(index), "rb"), self.labels[index]
 
     def name(self, index: int) -> str:
-        return f"{self.root}/{self.files[index]}"
+        return f"{self.root}/{self.found.files[index]}"
 
 
 class TarImages(FolderImages):
     """Images in a tar file with a folder per class, or in a folder of tar files: one per class, or with such folders."""
 
     def open(self, index: int) -> tuple[BinaryIO, Any]:
-        member: TarMember = self.files[index]
+        member = cast(TarMember, self.found.files[index])
         # A tar file that stays open would be shared, and its position with it, by loading processes.
         with open(os.path.join(self.root, member.tar) if member.tar else self.root, "rb") as tar:
             tar.seek(member.offset)
@@ -152,7 +158,7 @@ class TarImages(FolderImages):
         return io.BytesIO(content), self.labels[index]
 
     def name(self, index: int) -> str:
-        member: TarMember = self.files[index]
+        member = cast(TarMember, self.found.files[index])
         return "/".join([self.root, *(part for part in (member.tar, member.inner, member.name) if part)])
 
 

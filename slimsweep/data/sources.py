@@ -260,6 +260,8 @@ def _one_from_timm(config: Config, name: str, split: str, mode: str) -> Any:
         raise ConfigError(
             f"the {name} split of {title(config)} cannot be opened{where} ({why}): {_way_out(config)}"
         ) from problem
+    if hasattr(dataset, "all_categories"):  # torchvision's iNaturalist takes files as the file system lists them
+        dataset.index.sort()
     return IndexedImages(dataset, called)
 
 
