@@ -6,7 +6,7 @@ dense/, search/, baselines/        the models that points are cut from, and what
 results/, curves/, models/         one row, one curve and one model per point
 checkpoints/, epochs.log, ray/     what is needed to resume
 bench/, errors.log                 timings, tracebacks
-data.log, damaged.log              what of the data is not used, images that could not be read and were skipped
+data-notes.log, damaged.log              what of the data is not used, images that could not be read and were skipped
 report.html, report.svg, report.png
 """
 
@@ -39,7 +39,7 @@ DENSE, SEARCH, CHOICES = "dense", "search", "baselines"
 RESULTS, CURVES, MODELS, BENCH = "results", "curves", "models", "bench"
 CHECKPOINTS, RAY = "checkpoints", "ray"
 EPOCHS_LOG, DAMAGED_LOG, ERRORS_LOG = "epochs.log", "damaged.log", "errors.log"
-DATA_LOG = "data.log"
+DATA_NOTES = "data-notes.log"
 REPORT = "report"  # .svg, .png
 REPORT_PAGE = f"{REPORT}.html"
 SEARCH_SHAPE, SEARCH_MODEL = f"{SEARCH}/search.json", f"{SEARCH}/model.safetensors"
@@ -439,9 +439,9 @@ class Run:
     def write_data_notes(self, notes: Sequence[str]) -> None:
         """Write what the driver found in the data at this start: files that are not used, classes that a split lacks."""
         if notes:
-            self.folder.write_bytes(DATA_LOG, "".join(f"{note}\n" for note in notes).encode(errors="backslashreplace"))
+            self.folder.write_bytes(DATA_NOTES, "".join(f"{note}\n" for note in notes).encode(errors="backslashreplace"))
         else:
-            self.folder.delete(DATA_LOG)
+            self.folder.delete(DATA_NOTES)
 
     def damaged_images(self) -> dict[str, str]:
         """The images that were skipped in any stage or point so far, and why each could not be read."""
