@@ -106,6 +106,18 @@ def test_a_column_that_is_missing_or_of_another_kind_is_refused_with_those_there
     assert "'boxes' holds more than one number per image" in refusal(of_hub(flowers, kind, image_key="img", label_key="boxes"))
 
 
+def test_folders_that_hugging_face_makes_one_class_of_are_said(tmp_path):
+    for split in SPLITS:
+        for number, name in enumerate(("cat/indoor", "dog/indoor", "dog/outdoor")):
+            (tmp_path / split / name).mkdir(parents=True)
+            for image in range(3):
+                (tmp_path / split / name / f"{image}.png").write_bytes(picture(10 * number))
+    (tmp_path / "cache").mkdir()
+    data = load_data(of_hub(tmp_path, "hfds"), (1, 8, 8))
+    assert data.class_names == ["indoor", "outdoor"]
+    assert [note for note in data.notes if "(indoor): where the first folder is the class, set data.name to folder" in note]
+
+
 def shards(root: Path, **endings: Any) -> str:
     """WebDataset shards; each sample holds what `endings` says of a label."""
     for split, count in SPLITS.items():

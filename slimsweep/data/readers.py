@@ -4,6 +4,7 @@ import io
 import json
 import os
 import tarfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, Protocol, cast
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from slimsweep.config import ConfigError
 from slimsweep.data.damaged import UNREADABLE, DamagedImage, reason_of
-from slimsweep.data.folders import ImageFiles, TarMember, image_endings
+from slimsweep.data.folders import ImageFiles, TarMember, few, image_endings
 
 
 class Source(Protocol):
@@ -185,6 +186,7 @@ class HubImages(StoredImages):
         self.labels = None
         if self.class_names:
             self.labels = np.asarray(dataset.select_columns([label_key]).with_format("numpy")[:][label_key])
+        self.notes = self._merged_folders() if dataset.info.builder_name == "imagefolder" and self.class_names else []
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -192,6 +194,18 @@ class HubImages(StoredImages):
     def open(self, index: int) -> tuple[BinaryIO, Any]:
         row = self.dataset[index]
         return open_hub_image(row[self.image_key]), row[self.label_key]
+
+    def _merged_folders(self) -> list[str]:
+        """What to say where Hugging Face's reader, which takes the last folder for the class, makes one class of several."""
+        images = self.dataset.select_columns([self.image_key]).with_format("arrow")[:][self.image_key].combine_chunks()
+        folders = {os.path.dirname(path) for path in images.field("path").to_pylist() if path}
+        merged = sorted(name for name, times in Counter(os.path.basename(folder) for folder in folders).items() if times > 1)
+        if not merged:
+            return []
+        return [
+            f"{self.called}: Hugging Face takes the last folder for the class, so folders of one name become one class "
+            f"({few(merged)}): where the first folder is the class, set data.name to folder"
+        ]
 
     def name(self, index: int) -> str:
         path = (self.dataset[index][self.image_key] or {}).get("path")

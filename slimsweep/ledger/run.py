@@ -5,8 +5,8 @@ plan.json, begun/, driver.json     what the driver has planned, which points hav
 dense/, search/, baselines/        the models that points are cut from, and what each method keeps
 results/, curves/, models/         one row, one curve and one model per point
 checkpoints/, epochs.log, ray/     what is needed to resume
+data-notes.log, damaged.log        what of the data is not used, images that could not be read and were skipped
 bench/, errors.log                 timings, tracebacks
-data-notes.log, damaged.log              what of the data is not used, images that could not be read and were skipped
 report.html, report.svg, report.png
 """
 
