@@ -230,6 +230,8 @@ def test_folders_of_equal_names_in_different_classes_do_not_merge(form, tmp_path
     data = loaded(root)
     assert data.class_names == ["airport", "market"]
     assert len(data.train) + len(data.val) == 16
+    (note,) = data.notes
+    assert "the classes are its 2 first folders (airport, market)" in note
     images, labels = zip(*eval_loader(data.test, data.settings), strict=True)
     assert sum(len(some) for some in images) == 16
     assert np.bincount(np.concatenate([some.numpy() for some in labels])).tolist() == [8, 8]

@@ -364,7 +364,9 @@ def _classify(found: _Found, split: Split, classes: list[str] | None, order: Cal
     names = sorted(inside, key=order)  # type: ignore[arg-type]
     filled = {top for top, _, _ in tops}
     _refuse_lost(found, above, [name for name in names if name not in filled], split, classes)
+    notes = list(found.notes)
     if classes is None:
+        notes += _what_classes(found, above, tops, names)
         classes = names
     elif more := [name for name in names if name in filled and name not in set(classes)]:
         raise ConfigError(
@@ -373,10 +375,10 @@ def _classify(found: _Found, split: Split, classes: list[str] | None, order: Cal
         )
     numbers = {name: number for number, name in enumerate(classes)}
     labels = np.array([numbers[top] for top, _, _ in tops], dtype=np.int64)
-    notes = [f"{split.name}: {note}" for note in [*found.notes, *_what_classes(found, above, tops, names)]]
     if skipped:
         total = sum(skipped.values())
-        notes.append(f"{split.name}: {total} file{'s' * (total > 1)} skipped: {counted(skipped)}")
+        notes.append(f"{total} file{'s' * (total > 1)} skipped: {counted(skipped)}")
+    notes = [f"{split.name}: {note}" for note in notes]
     # The order of images decides which of them a share for validation takes, so it stays as it is, for torch/image_folder too.
     if found.members:
         at = sorted(range(len(labels)), key=lambda index: found.members[index])
