@@ -62,7 +62,7 @@ class Split:
         place: its folder or tar file.
         name: as the configuration or the folder calls it.
         called: with the data set's name.
-        advice: what else may be done where its images have no labels; begins with a comma, or is empty.
+        advice: what else may be done where its images have no labels, with "; " before it; or empty.
     """
 
     place: Path
