@@ -21,8 +21,11 @@ from slimsweep.slimming.removal_path import RemovalPath, equal_gates, size_multi
 from slimsweep.training.dense_model import check_model, head_is_new
 
 
-def check(config: Config) -> None:
+def check(config: Config) -> list[str]:
     """Refuse a model, a data set, budgets or workers that cannot work together.
+
+    Returns:
+        What whoever starts the run should read: files of the data set that are not used, classes that a split lacks.
 
     Raises:
         ConfigError: says in one sentence which setting is wrong.
@@ -30,7 +33,8 @@ def check(config: Config) -> None:
     """
     model = check_model(config)
     check_data(config)
-    classes = data_for(config, model).num_classes
+    data = data_for(config, model)
+    classes = data.num_classes
     if config.dense.epochs == 0 and head_is_new(config, classes):
         raise ConfigError(
             f"dense.epochs is 0, but the weights of model.{'checkpoint' if config.model.checkpoint else 'pretrained'} have no "
@@ -39,6 +43,7 @@ def check(config: Config) -> None:
     check_cuts(config, model)
     if (cluster := local_cluster()) is not None:
         check_placement(config, cluster)
+    return data.notes
 
 
 def check_cuts(config: Config, model: nn.Module) -> None:

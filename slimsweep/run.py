@@ -57,9 +57,13 @@ def run_all(words: Sequence[str], console: Console) -> int:
     from slimsweep.ledger.run import Run, group_report
     from slimsweep.report.page import write_page
     from slimsweep.storage import Folder
+    from slimsweep.tools.display import say
 
-    for config in configs:
-        check(config)
+    notes: list[str] = []
+    for config in configs:  # models of one sweep share their data
+        notes = list(dict.fromkeys([*notes, *check(config)]))
+    for note in notes:
+        say(console, note, "yellow")
     hours = configs[0].resources.max_hours
     until = None if hours is None else time.time() + 3600 * hours
     runs = [Run(Folder(config.output) / config.name, config) for config in configs]
@@ -67,6 +71,7 @@ def run_all(words: Sequence[str], console: Console) -> int:
     def drive(run: Run) -> int:
         with hold(run):
             start_or_continue(run)
+            run.write_data_notes(notes)
             return sweep(run, console, options.verbose, until)
 
     codes = []

@@ -100,6 +100,12 @@ class DataConfig(Section):
     evaluation; else validation."""
     num_classes: int | None = Field(None, ge=2)
     """Classes; null finds out."""
+    image_key: str | None = Field(None, min_length=1)
+    """Column of the images in hfds/NAME and hfids/NAME (null takes image), such as img, or the ending of their files in
+    wds/NAME (null takes the types that Pillow reads)."""
+    label_key: str | None = Field(None, min_length=1)
+    """Column of the labels in hfds/NAME and hfids/NAME (null takes label), such as fine_label; in wds/NAME the ending of their
+    files, or a field of the sample's JSON (null takes cls, or what _info.json says)."""
     batch_size: int = Field(256, ge=1)
     """Images per step over all workers together: results do not depend on the number of workers."""
     eval_batch_size: int | None = Field(None, ge=1)

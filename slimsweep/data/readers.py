@@ -4,16 +4,17 @@ import io
 import json
 import os
 import tarfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, cast
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from torch import Tensor
 
 from slimsweep.config import ConfigError
 from slimsweep.data.damaged import UNREADABLE, DamagedImage, reason_of
+from slimsweep.data.folders import ImageFiles, TarMember, few, image_endings
 
 
 class Source(Protocol):
@@ -82,89 +83,154 @@ class IndexedImages:
         return image, int(label)
 
 
-class TimmImages(IndexedImages):
-    """What a reader of timm finds, without timm's ImageDataset, which would take the next image in place of a damaged one.
+class StoredImages(IndexedImages):
+    """Images that are stored as files, of some kind.
 
     Args:
-        reader: of timm.
         called: what messages call it.
         mode: Pillow's mode of the images, L or RGB.
     """
 
-    def __init__(self, reader: Any, called: str, mode: str) -> None:
-        self.dataset = reader
+    def __init__(self, called: str, mode: str) -> None:
         self.called = called
         self.mode = mode
-        self.class_names = self._known_classes()
-        self.labels = self._known_labels() if self.class_names else None
+
+    def open(self, index: int) -> tuple[BinaryIO, Any]:
+        """An image's file and its label; raises one of UNREADABLE."""
+        raise NotImplementedError
+
+    def name(self, index: int) -> str:
+        """What an image is called in a message."""
+        raise NotImplementedError
 
     def image(self, index: int) -> tuple[Image.Image | Tensor, int]:
         try:
-            stored, label = self.dataset[index][:2]
+            stored, label = self.open(index)
             with stored:
                 image = decode(stored, self.mode)
         except UNREADABLE as problem:
             raise DamagedImage(self.name(index), reason_of(problem)) from problem
         return image, label_number(label, self.called)
 
+
+class FolderImages(StoredImages):
+    """Images in a folder with a folder per class.
+
+    Args:
+        root: the split's folder.
+        found: what it holds.
+    """
+
+    def __init__(self, root: str, found: ImageFiles, called: str, mode: str) -> None:
+        super().__init__(called, mode)
+        self.dataset = self  # it holds its images itself
+        self.root = root
+        self.found = found
+        self.class_names = found.class_names
+        self.labels: np.ndarray = found.labels
+        self.notes = found.notes
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def files(self) -> list[str]:
+        """The whole path of each image."""
+        return [self.name(index) for index in range(len(self))]
+
+    def open(self, index: int) -> tuple[BinaryIO, Any]:
+        return open(self.name(index), "rb"), self.labels[index]
+
     def name(self, index: int) -> str:
-        """What an image is called in a message."""
-        return str(self.dataset.filename(index, absolute=True))
-
-    def _known_classes(self) -> list[str] | None:
-        return classes_by_index(self.dataset.class_to_idx)
-
-    def _known_labels(self) -> np.ndarray:
-        return np.array([label for _, label in self.dataset.samples])
+        return f"{self.root}/{self.found.files[index]}"
 
 
-class TarImages(TimmImages):
-    """Images in a tar file with one folder per class, or in a folder of tar files: one per class, or with such folders."""
+class TarImages(FolderImages):
+    """Images in a tar file with a folder per class, or in a folder of tar files: one per class, or with such folders."""
 
-    def __init__(self, root: str, called: str, mode: str) -> None:
+    def open(self, index: int) -> tuple[BinaryIO, Any]:
+        member = cast(TarMember, self.found.files[index])
         # A tar file that stays open would be shared, and its position with it, by loading processes.
-        reader = ReaderImageInTar(root, cache_tarfiles=False)
-        # Files of the same name in several tar files: timm's order is the one in which the file system lists those.
-        order = sorted(range(len(reader)), key=lambda index: self._place(*reader.samples[index]))
-        reader.samples, reader.targets = reader.samples[order], reader.targets[order]
-        super().__init__(reader, called, mode)
+        with open(os.path.join(self.root, member.tar) if member.tar else self.root, "rb") as tar:
+            tar.seek(member.offset)
+            content = tar.read(member.size)
+        if len(content) < member.size:
+            raise OSError(f"{os.path.basename(member.tar or self.root)} ends in the middle of it")
+        return io.BytesIO(content), self.labels[index]
 
     def name(self, index: int) -> str:
-        return "/".join([self.dataset.root, *(part for part in self._place(*self.dataset.samples[index]) if part)])
-
-    def _known_classes(self) -> list[str] | None:
-        return classes_by_index(self.dataset.class_name_to_idx)
-
-    def _known_labels(self) -> np.ndarray:
-        return self.dataset.targets
-
-    @staticmethod
-    def _place(image: tarfile.TarInfo, tar: str | None, inner: tarfile.TarInfo | None) -> tuple[str, ...]:
-        """(its tar file, the tar file inside that, its own name)."""
-        return tar or "", inner.name if inner else "", image.name
+        member = cast(TarMember, self.found.files[index])
+        return "/".join([self.root, *(part for part in (member.tar, member.inner, member.name) if part)])
 
 
-class HubImages(TimmImages):
-    """Images of a Hugging Face data set on this machine."""
+class HubImages(StoredImages):
+    """Images of a Hugging Face data set on this machine.
+
+    Args:
+        dataset: one of `datasets`.
+        image_key: its column of images.
+        label_key: its column of labels.
+
+    Raises:
+        ConfigError: it has no such columns.
+    """
+
+    def __init__(self, dataset: Any, image_key: str, label_key: str, called: str, mode: str) -> None:
+        import datasets
+
+        super().__init__(called, mode)
+        check_columns(dataset.features, image_key, label_key, called)
+        self.image_key, self.label_key = image_key, label_key
+        self.dataset = dataset.select_columns([image_key, label_key]).cast_column(image_key, datasets.Image(decode=False))
+        self.class_names = label_names(dataset.features, label_key)
+        self.labels = None
+        if self.class_names:
+            self.labels = np.asarray(dataset.select_columns([label_key]).with_format("numpy")[:][label_key])
+        self.notes = self._merged_folders() if dataset.info.builder_name == "imagefolder" and self.class_names else []
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def open(self, index: int) -> tuple[BinaryIO, Any]:
+        row = self.dataset[index]
+        return open_hub_image(row[self.image_key]), row[self.label_key]
+
+    def _merged_folders(self) -> list[str]:
+        """What to say where Hugging Face's reader, which takes the last folder for the class, makes one class of several."""
+        images = self.dataset.select_columns([self.image_key]).with_format("arrow")[:][self.image_key].combine_chunks()
+        folders = {os.path.dirname(path) for path in images.field("path").to_pylist() if path}
+        merged = sorted(name for name, times in Counter(os.path.basename(folder) for folder in folders).items() if times > 1)
+        if not merged:
+            return []
+        return [
+            f"{self.called}: Hugging Face takes the last folder for the class, so folders of one name become one class "
+            f"({few(merged)}): where the first folder is the class, set data.name to folder"
+        ]
 
     def name(self, index: int) -> str:
-        return f"{self.dataset.filename(index) or index} (number {index} of {self.called})"
-
-    def _known_labels(self) -> np.ndarray:
-        column = self.dataset.dataset.select_columns([self.dataset.label_key]).with_format("numpy")
-        return np.asarray(column[:][self.dataset.label_key])
+        path = (self.dataset[index][self.image_key] or {}).get("path")
+        return f"{path or index} (number {index} of {self.called})"
 
 
 class WebDatasetShards:
-    """The shards of a WebDataset, as timm's reader finds them."""
+    """The shards of a WebDataset, as timm's reader finds them.
+
+    Args:
+        reader: of timm.
+        called: what messages call it.
+        image_key: the ending of the images in a sample, such as left.png; None takes any type that Pillow reads.
+        label_key: the ending of the labels, or their field in the JSON; None takes cls, or what _info.json says.
+    """
 
     class_names = None  # it has none
 
-    def __init__(self, reader: Any, called: str) -> None:
+    def __init__(self, reader: Any, called: str, image_key: str | None = None, label_key: str | None = None) -> None:
         split = reader.split_info
         self.urls = [os.path.join(reader.root, name) for name in split.filenames]
         self.lengths = split.shard_lengths if len(split.shard_lengths) == len(self.urls) else ()
-        self.label_key = split.alt_label  # in the JSON, in place of .cls
+        self.image_key = image_key.lower().lstrip(".") if image_key else None
+        self.asked_label = bool(label_key)
+        self.label_key = (label_key or "").lstrip(".") or split.alt_label  # an ending, or a field of the JSON, in place of .cls
         self.images = int(reader.num_samples or 0)
         self.shards = len(self.urls)
         if not self.images:
@@ -192,30 +258,74 @@ class WebDatasetShards:
 
     def _labelled(self, sample: Mapping[str, Any], url: str) -> Iterator[tuple[str, bytes, int]]:
         name = f"{url}/{sample['__key__']}"
-        kind = next((key for key in ("jpg", "jpeg", "png", "webp") if key in sample), None)
-        labels = "json" if self.label_key else "cls"
-        if kind is None or labels not in sample:
-            there = ", ".join(key for key in sample if not key.startswith("__"))
+        there = [key for key in sample if not key.startswith("__")]
+        kind = self.image_key if self.image_key in sample else None
+        if self.image_key is None:
+            usual = [key for key in ("jpg", "jpeg", "png", "webp") if key in sample]
+            kind = next(iter([*usual, *(key for key in there if f".{key}" in image_endings())]), None)
+        stored: Any = None
+        of_json = self.label_key not in sample and self.label_key != ""
+        labelled = "json" in sample if of_json else (self.label_key or "cls") in sample
+        if kind is None or not labelled:
+            image = self.image_key or "an image (jpg, png, webp or another type that Pillow reads)"
             raise ConfigError(
-                f"the sample {name} holds {there}, but must hold an image (jpg, jpeg, png or webp) and {labels}: write it again"
+                f"the sample {name} holds {', '.join(there)}, but must hold {image} and {self._label_place()}: write it again, "
+                "or set data.image_key and data.label_key to what it holds"
             )
-        label = label_number(json.loads(sample["json"]).get(self.label_key) if self.label_key else sample["cls"], name)
-        if label >= 0 or not self.label_key:  # in the JSON, -1 is for images that another set of classes leaves out
+        if of_json:
+            try:
+                fields = json.loads(sample["json"])
+            except ValueError as problem:
+                raise ConfigError(f"the JSON of {name} cannot be read ({reason_of(problem)}): write it again") from problem
+            if not isinstance(fields, dict):
+                raise ConfigError(f"the JSON of {name} holds {type(fields).__name__}, not fields by name: write it again")
+            if self.label_key not in fields and self.asked_label:
+                raise ConfigError(
+                    f"the sample {name} has no label {self.label_key!r}: it holds {', '.join(there)}, and its JSON "
+                    f"{', '.join(fields)}: set data.label_key to one of them"
+                )
+            stored = fields.get(self.label_key)
+        else:
+            stored = sample[self.label_key or "cls"]
+        label = label_number(stored, name)
+        if label >= 0 or not of_json:  # in the JSON, -1 is for images that another set of classes leaves out
             yield f"{name}.{kind}", sample[kind], label
+
+    def _label_place(self) -> str:
+        return f"json with {self.label_key!r}" if self.label_key else "cls"
 
 
 class HubShards:
-    """The shards of a Hugging Face data set that is streamed, as timm's reader finds it."""
+    """The shards of a Hugging Face data set that is streamed.
 
-    def __init__(self, reader: Any, called: str) -> None:
+    Args:
+        builder: of `datasets`.
+        split: its name.
+        image_key: the column of images.
+        label_key: the column of labels.
+
+    Raises:
+        ConfigError: it has no such columns, or does not say how many images it has.
+    """
+
+    def __init__(self, builder: Any, split: str, image_key: str, label_key: str, called: str) -> None:
         import datasets
 
         self.called = called
-        stream = reader.builder.as_streaming_dataset(split=reader.split)
-        self.dataset = stream.cast_column(reader.input_key, datasets.Image(decode=False))
-        self.columns = reader.input_key, reader.target_key
-        self.class_names = classes_by_index(reader.class_to_idx)
-        self.images = int(reader.num_samples)
+        sizes = builder.info.splits or {}
+        self.images = int((sizes[split].num_examples if split in sizes else 0) or 0)
+        if not self.images:
+            known = f"; it tells those of {', '.join(sizes)}" if sizes else ""
+            raise ConfigError(
+                f"{called} is a stream whose length is unknown, as its card does not say how many images the split has{known}: "
+                "name a split that it tells, add dataset_info to its README.md, or give hfds/ in place of hfids/"
+            )
+        stream = builder.as_streaming_dataset(split=split)
+        features = builder.info.features or stream.features or {name: None for name in stream.column_names or ()}
+        check_columns(features, image_key, label_key, called)
+        self.dataset = stream.cast_column(image_key, datasets.Image(decode=False))
+        self.columns = image_key, label_key
+        self.class_names = label_names(features, label_key)
         self.shards = int(self.dataset.num_shards)
 
     def read(self, shard: int) -> Iterator[tuple[str, dict[str, Any], int]]:
@@ -235,14 +345,49 @@ class HubShards:
             ) from problem
 
     def open(self, stored: dict[str, Any]) -> BinaryIO:
-        import fsspec
-
-        return io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else fsspec.open(stored["path"], "rb").open()
+        return open_hub_image(stored)
 
 
-def classes_by_index(classes: Mapping[str, int]) -> list[str] | None:
-    """The names of the classes in the order of their numbers; None where there are none."""
-    return sorted(classes, key=classes.__getitem__) or None
+def check_columns(features: Mapping[str, Any], image_key: str, label_key: str, called: str) -> None:
+    """Refuse columns that a Hugging Face data set does not have.
+
+    Raises:
+        ConfigError: names the columns that it has.
+    """
+    for key, field, of in ((image_key, "data.image_key", "images"), (label_key, "data.label_key", "labels")):
+        if key not in features:
+            raise ConfigError(
+                f"{called} has no column {key!r} for the {of}, it has {', '.join(features)}: set {field} to one of them"
+            )
+    import datasets
+
+    kinds = features[image_key], features[label_key]
+    stored = isinstance(kinds[0], datasets.Value) and kinds[0].dtype in ("string", "large_string", "binary", "large_binary")
+    if kinds[0] is not None and not isinstance(kinds[0], datasets.Image | dict) and not stored:
+        raise ConfigError(
+            f"the column {image_key!r} holds no images in {called}, which has {', '.join(features)}: set data.image_key to "
+            "another"
+        )
+    if kinds[1] is not None and not isinstance(kinds[1], datasets.ClassLabel | datasets.Value):
+        raise ConfigError(
+            f"the column {label_key!r} holds more than one number per image in {called}, which has {', '.join(features)}: set "
+            "data.label_key to another"
+        )
+
+
+def label_names(features: Mapping[str, Any], label_key: str) -> list[str] | None:
+    """The names of the classes in the order of their numbers; None where the column holds plain numbers."""
+    names = getattr(features[label_key], "names", None)
+    return [str(name) for name in names] if names else None
+
+
+def open_hub_image(stored: dict[str, Any] | None) -> BinaryIO:
+    """The file of an image as `datasets` gives it undecoded; raises OSError where it is not there."""
+    import fsspec
+
+    if stored is None:
+        raise OSError("the row has no image")
+    return io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else fsspec.open(stored["path"], "rb").open()
 
 
 def label_number(stored: Any, name: str) -> int:

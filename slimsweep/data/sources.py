@@ -1,6 +1,7 @@
 """Data sets by their names: where their images are stored, and under which names their splits are found.
 
-`digits` comes with scikit-learn; all others through timm's create_dataset or the user's own function.
+`digits` comes with scikit-learn, folders and tar files are listed by folders.py, data sets of the Hugging Face Hub come through
+the package datasets, and all others through timm's create_dataset or the user's own function.
 """
 
 import importlib
@@ -9,7 +10,6 @@ import importlib.util
 import inspect
 import os
 import sys
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from PIL import Image
 
 from slimsweep.config import Config, ConfigError, did_you_mean
 from slimsweep.data.damaged import reason_of
-from slimsweep.data.readers import HubImages, HubShards, IndexedImages, TarImages, TimmImages, WebDatasetShards
+from slimsweep.data.folders import Split, holds_tars, is_hidden, list_images, natural_order, plain_order
+from slimsweep.data.readers import FolderImages, HubImages, HubShards, IndexedImages, TarImages, WebDatasetShards
 
 SPLIT_SEED = 20_210  # not the run's seed: all runs on a data set share its splits, so that they can be compared
 TRAIN_NAMES = ("train", "training")
@@ -40,7 +41,14 @@ def check_data(config: Config) -> None:
     name, root = config.data.name, config.data.root
     prefix, slash, rest = name.partition("/")
     prefix = prefix.lower()
-    if name == "digits" or (":" in name and not slash):
+    function = ":" in name and not slash
+    for field in ("image_key", "label_key"):
+        if getattr(config.data, field) is not None and prefix not in PACKAGES and not function:
+            raise ConfigError(
+                f"data.{field} is {getattr(config.data, field)!r}, but {title(config)} has no columns to choose from: leave it "
+                "out, as it is for hfds/NAME, hfids/NAME and wds/NAME"
+            )
+    if name == "digits" or function:
         return
     if prefix == "tfds":  # its reader repeats images in evaluation, so that each worker has as many
         raise ConfigError(
@@ -168,9 +176,14 @@ def _from_timm(config: Config, mode: str) -> dict[str, Any]:
         if one in same_as and same_as[one] == same_as[other]:
             way_out = "leave data.val_split out to take a share of the training images" if one == "val" else "name another"
             raise ConfigError(f"the {one} and {other} splits of {title(config)} are the same one, {names[other]!r}: {way_out}")
-    return {
-        split: _one_from_timm(config, names[split], split, mode, folder) for split in ("train", "val", "test") if split in names
-    }
+    sources: dict[str, Any] = {}
+    for split in [split for split in ("train", "val", "test") if split in names]:
+        if folder:
+            classes = sources["train"].class_names if sources else None
+            sources[split] = _one_folder(config, names[split], split, mode, classes)
+        else:
+            sources[split] = _one_from_timm(config, names[split], split, mode)
+    return sources
 
 
 def _has_split(config: Config, *names: str) -> bool:
@@ -189,28 +202,47 @@ def _usual_test_split(config: Config, folder: bool) -> str:
     return "test" if config.data.val_split in VAL_NAMES else "validation"
 
 
-def _one_from_timm(config: Config, name: str, split: str, mode: str, folder: bool) -> Any:
+def _one_folder(config: Config, name: str, split: str, mode: str, classes: list[str] | None) -> FolderImages:
+    """A split of an image folder.
+
+    Args:
+        name: of the split, as a folder or a tar file has it.
+        split: train, val or test.
+        classes: those of train, for the others.
+    """
+    assert config.data.root is not None  # check_data refuses it
+    place = _split_folder(Path(config.data.root).expanduser(), name)
+    called = f"{title(config)} {name}"
+    advice = ""
+    if split == "test" and name not in VAL_NAMES:
+        such_as = ", such as validation" if _has_split(config, *VAL_NAMES) and config.data.val_split is None else ""
+        advice = f"; or, if {name} has no labels, set data.test_split to a split that has{such_as}"
+    order = plain_order if config.data.name.startswith("torch/") else natural_order  # of torchvision, or of timm
+    try:
+        found = list_images(Split(place=place, name=name, called=called, advice=advice), classes, order)
+        kind = TarImages if holds_tars(place) else FolderImages
+    except OSError as problem:
+        raise ConfigError(
+            f"{called} cannot be listed ({reason_of(problem)}): make {place} readable, or fix data.root"
+        ) from problem
+    return kind(str(place), found, called, mode)
+
+
+def _one_from_timm(config: Config, name: str, split: str, mode: str) -> Any:
     prefix = config.data.name.partition("/")[0].lower()
     called = f"{title(config)} {name}"
     root = None if config.data.root is None else os.path.expanduser(config.data.root)  # a stream's may be a URL
-    if folder:
-        assert root is not None
-        root = str(_split_folder(Path(root), name))
-    streamed: dict[str, Any] = {}
-    if prefix in STREAMS:
-        if config.data.val_split is None:
-            raise ConfigError(
-                f"data.val_split is not set, but {title(config)} is a stream, which cannot be divided: name a split"
-            )
-        streamed = {"is_training": split == "train"}
+    if prefix in STREAMS and config.data.val_split is None:
+        raise ConfigError(f"data.val_split is not set, but {title(config)} is a stream, which cannot be divided: name a split")
     package = PACKAGES.get(prefix)
     if package is not None and importlib.util.find_spec(package) is None:  # timm's readers print and raise, each its own way
         raise ConfigError(f"{title(config)} needs the package {package}: pip install {package}")
+    streamed: dict[str, Any] = {"is_training": split == "train"} if prefix == "wds" else {}
     try:
-        if folder and root is not None and _holds_tars(Path(root)):
-            return TarImages(root, called, mode)
+        if prefix in ("hfds", "hfids"):
+            return _from_hub(config, name, called, root, mode)
         dataset = timm.data.create_dataset(
-            "" if folder else config.data.name,
+            config.data.name,
             root=root,
             split=name,
             search_split=False,
@@ -219,20 +251,29 @@ def _one_from_timm(config: Config, name: str, split: str, mode: str, folder: boo
             **streamed,
         )
         if prefix == "wds":
-            return WebDatasetShards(dataset.reader, called)
-        if prefix == "hfids":
-            return HubShards(dataset.reader, called)
+            return WebDatasetShards(dataset.reader, called, config.data.image_key, config.data.label_key)
     except ConfigError:
         raise
-    except (ImportError, RuntimeError, AssertionError, OSError, ValueError, KeyError, tarfile.TarError) as problem:
+    except (ImportError, RuntimeError, AssertionError, OSError, ValueError, KeyError) as problem:
         where = f" under {root!r}" if root else ""
         why = reason_of(problem).replace("You can use download=True to download it", "").strip(" .")
         raise ConfigError(
             f"the {name} split of {title(config)} cannot be opened{where} ({why}): {_way_out(config)}"
         ) from problem
-    if prefix == "hfds":
-        return HubImages(dataset.reader, called, mode)
-    return TimmImages(dataset.reader, called, mode) if hasattr(dataset, "reader") else IndexedImages(dataset, called)
+    if hasattr(dataset, "all_categories"):  # torchvision's iNaturalist takes files as the file system lists them
+        dataset.index.sort()
+    return IndexedImages(dataset, called)
+
+
+def _from_hub(config: Config, name: str, called: str, root: str | None, mode: str) -> HubImages | HubShards:
+    """A split of a data set of the Hugging Face Hub, or of a folder like one."""
+    import datasets
+
+    prefix, _, place = config.data.name.partition("/")
+    keys = config.data.image_key or "image", config.data.label_key or "label"
+    if prefix.lower() == "hfids":
+        return HubShards(datasets.load_dataset_builder(place, cache_dir=root), name, *keys, called)
+    return HubImages(datasets.load_dataset(place, split=name, cache_dir=root), *keys, called, mode)
 
 
 def _way_out(config: Config) -> str:
@@ -254,15 +295,11 @@ def _split_folder(root: Path, name: str) -> Path:
             return root / candidate
         if (root / f"{candidate}.tar").is_file():
             return root / f"{candidate}.tar"
-    there = ", ".join(sorted(p.name for p in root.iterdir() if p.is_dir() or p.suffix == ".tar")[:8]) or "no folders"
+    places = sorted(p.name for p in root.iterdir() if not is_hidden(p.name) and (p.is_dir() or p.suffix == ".tar"))
+    there = ", ".join(places[:8]) or "no folders"
     raise ConfigError(
         f"data.root {str(root)!r} has no folder for the split {name!r}, it has {there}: name the split, or fix data.root"
     )
-
-
-def _holds_tars(split: Path) -> bool:
-    """Whether a split is a tar file, or a folder of nothing else."""
-    return split.is_file() or (any(split.glob("*.tar")) and not any(path.is_dir() for path in split.iterdir()))
 
 
 def title(config: Config) -> str:

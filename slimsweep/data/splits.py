@@ -10,6 +10,7 @@ from torch import Tensor
 
 from slimsweep.config import Config, ConfigError, DataConfig
 from slimsweep.data.damaged import Damaged, DamagedImage
+from slimsweep.data.folders import few
 from slimsweep.data.images import ImageSet, ImageStream
 from slimsweep.data.readers import IndexedImages, Source
 from slimsweep.data.sources import check_data, sources_of, split_off, title
@@ -28,6 +29,7 @@ class Data:
     # What a saved model needs: mean, std, input_size, interpolation, crop_pct, crop_mode, num_classes.
     preprocessing: dict[str, Any]
     settings: DataConfig  # batch sizes, loading processes and augmentation, for loaders
+    notes: list[str]  # what whoever starts a run should read: what is not used, what is missing
 
 
 def load_data(config: Config, input_size: tuple[int, int, int], model_cfg: Mapping[str, Any] | None = None) -> Data:
@@ -61,7 +63,14 @@ def load_data(config: Config, input_size: tuple[int, int, int], model_cfg: Mappi
             for split, source in sources.items()
         }
         check_batch(config, len(streams["train"]))
-        return Data(**streams, num_classes=num_classes, class_names=class_names, preprocessing=preprocessing, settings=settings)
+        return Data(
+            **streams,
+            num_classes=num_classes,
+            class_names=class_names,
+            preprocessing=preprocessing,
+            settings=settings,
+            notes=[],
+        )
 
     for split, source in sources.items():
         _check_channels(source, split, config, input_size[0])
@@ -74,9 +83,12 @@ def load_data(config: Config, input_size: tuple[int, int, int], model_cfg: Mappi
             )
         indices["train"], indices["val"] = split_off(train.labels, len(train), count)
         sources["val"] = train
+    notes = [note for source in dict.fromkeys(sources.values()) for note in getattr(source, "notes", ())]
     sets = {}
     for split in ("train", "val", "test"):
         chosen, source = indices[split], sources[split]
+        if source.labels is not None:
+            notes += _absent_classes(split, source.labels[chosen], num_classes, class_names)
         if settings.limit is not None and settings.limit < len(chosen):
             labels = None if source.labels is None else source.labels[chosen]
             chosen = chosen[split_off(labels, len(chosen), settings.limit)[1]]
@@ -84,7 +96,14 @@ def load_data(config: Config, input_size: tuple[int, int, int], model_cfg: Mappi
         damaged = Damaged(split, settings.max_damaged)
         sets[split] = ImageSet(source, chosen, view, num_classes, cache=settings.workers == 0, damaged=damaged)
     check_batch(config, len(sets["train"]))
-    return Data(**sets, num_classes=num_classes, class_names=class_names, preprocessing=preprocessing, settings=settings)
+    return Data(
+        **sets,
+        num_classes=num_classes,
+        class_names=class_names,
+        preprocessing=preprocessing,
+        settings=settings,
+        notes=notes,
+    )
 
 
 def _classes(config: Config, sources: Mapping[str, Any]) -> tuple[int, list[str] | None]:
@@ -106,6 +125,16 @@ def _classes(config: Config, sources: Mapping[str, Any]) -> tuple[int, list[str]
     if asked is not None and found is not None and (asked < found or (names and asked != found)):
         raise ConfigError(f"data.num_classes is {asked}, but {title(config)} has {found} classes: set {found} or leave it out")
     return asked or found or 0, names
+
+
+def _absent_classes(split: str, labels: np.ndarray, num_classes: int, names: list[str] | None) -> list[str]:
+    """One sentence on the classes that a split has no images of; none where it has all."""
+    there = set(np.unique(labels).tolist())
+    absent = [names[number] if names else str(number) for number in range(num_classes) if number not in there]
+    if not absent:
+        return []
+    what = "they are not learned" if split == "train" else "it is evaluated on the others"
+    return [f"{split}: no images of {len(absent)} of the {num_classes} classes ({few(absent)}): {what}"]
 
 
 def _check_channels(source: Source, split: str, config: Config, channels: int) -> None:

@@ -5,7 +5,8 @@ plan.json, begun/, driver.json     what the driver has planned, which points hav
 dense/, search/, baselines/        the models that points are cut from, and what each method keeps
 results/, curves/, models/         one row, one curve and one model per point
 checkpoints/, epochs.log, ray/     what is needed to resume
-bench/, damaged.log, errors.log    timings, images that were skipped, tracebacks
+data-notes.log, damaged.log        what of the data is not used, images that could not be read and were skipped
+bench/, errors.log                 timings, tracebacks
 report.html, report.svg, report.png
 """
 
@@ -38,6 +39,7 @@ DENSE, SEARCH, CHOICES = "dense", "search", "baselines"
 RESULTS, CURVES, MODELS, BENCH = "results", "curves", "models", "bench"
 CHECKPOINTS, RAY = "checkpoints", "ray"
 EPOCHS_LOG, DAMAGED_LOG, ERRORS_LOG = "epochs.log", "damaged.log", "errors.log"
+DATA_NOTES = "data-notes.log"
 REPORT = "report"  # .svg, .png
 REPORT_PAGE = f"{REPORT}.html"
 SEARCH_SHAPE, SEARCH_MODEL = f"{SEARCH}/search.json", f"{SEARCH}/model.safetensors"
@@ -433,6 +435,13 @@ class Run:
     def log_epoch(self, entry: Mapping[str, Any]) -> None:
         """Add a trained epoch to the log of epochs, as one line of JSON."""
         self.folder.append_line(EPOCHS_LOG, json.dumps(dict(entry)))
+
+    def write_data_notes(self, notes: Sequence[str]) -> None:
+        """Write what the driver found in the data at this start: files that are not used, classes that a split lacks."""
+        if notes:
+            self.folder.write_bytes(DATA_NOTES, "".join(f"{note}\n" for note in notes).encode(errors="backslashreplace"))
+        else:
+            self.folder.delete(DATA_NOTES)
 
     def damaged_images(self) -> dict[str, str]:
         """The images that were skipped in any stage or point so far, and why each could not be read."""

@@ -279,7 +279,7 @@ def _search(curves: pd.DataFrame) -> dict[str, Any] | None:
 
     Per family the mean gate and the share of gates below 0.01, per epoch: for each layer, and as the mean over layers.
     """
-    rows = curves[curves["stage"] == "search"].sort_values("epoch")
+    rows = curves[curves["stage"] == "search"].sort_values("epoch", kind="stable")
     if rows.empty:
         return None
     gated = rows[rows["gates"].notna()]

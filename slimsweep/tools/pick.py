@@ -98,7 +98,7 @@ def _latencies(bench: pd.DataFrame | None, batch_size: int | None) -> dict[str, 
     if bench is None or bench.empty:
         return {}
     size = batch_size or int(bench.batch_size.min())
-    chosen = bench[bench.batch_size == size].sort_values("created_at")
+    chosen = bench[bench.batch_size == size].sort_values("created_at", kind="stable")
     setting = chosen[SETTING].astype(str)
     chosen = chosen[(setting == setting.iloc[-1]).all(axis=1)] if len(chosen) else chosen
     return dict(zip(chosen.point, chosen.latency_p50_ms, strict=True))

@@ -433,6 +433,7 @@ def _data(config: Config, images: Images | None, notes: list[str]) -> tuple[int,
         data = data_for(config)
     except ConfigError as problem:
         raise ConfigError(f"{problem}; to plan without the images, say how many they are: --images TRAIN,VAL,TEST") from problem
+    notes += data.notes
     loader = train_loader(data.train, data.settings.model_copy(update={"workers": 0}), seed=config.seed)
     loader.set_epoch(0)
     batches = iter(loader)
