@@ -80,7 +80,7 @@ def moments_of(model: Timm, attentions: list[Timm], images: Tensor | Iterable[Te
         if len(sums[place]) <= first:
             sums[place] += [torch.zeros_like(value) for value in values]
         for total, value in zip(sums[place][first:], values, strict=False):
-            total += value
+            total.add_(value)
 
     def watch(place: int, attention: Timm) -> list[torch.utils.hooks.RemovableHandle]:
         def at_input(module: nn.Module, args: tuple[Tensor, ...]) -> None:

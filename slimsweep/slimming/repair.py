@@ -50,7 +50,9 @@ def repair(small: Timm, dense: Timm, images: Tensor | Iterable[Tensor], ridge: f
     with torch.no_grad(), evaluating(repaired), evaluating(dense):
         streams, calls = before_the_blocks(repaired, architecture.blocks(repaired), given)
         dense_streams, dense_calls = before_the_blocks(dense, architecture.blocks(dense), given)
-        for index, (block, dense_block) in enumerate(zip(architecture.blocks(repaired), architecture.blocks(dense), strict=True)):
+        for index, (block, dense_block) in enumerate(
+            zip(architecture.blocks(repaired), architecture.blocks(dense), strict=True)
+        ):
             kept = kept_tokens(structure, index)
             branches, dense_branches = last_layers(block), last_layers(dense_block)
             targets: list[list[Tensor]] = [[] for _ in branches]
@@ -80,27 +82,28 @@ class LeastSquares:
 
     def __init__(self, layer: Timm) -> None:
         self.layer = layer
-        self.second: Tensor | None = None  # (inputs, inputs), inputs with a 1 for the bias: their second moments, summed
-        self.cross: Tensor | None = None  # (inputs, outputs): of inputs and what the outputs lack
+        self.second = torch.zeros((), dtype=torch.float64)  # (inputs, inputs), a 1 for the bias: second moments, summed
+        self.cross = torch.zeros((), dtype=torch.float64)  # (inputs, outputs): of inputs and what the outputs lack
 
     def add(self, inputs: Tensor, outputs: Tensor, targets: Tensor) -> None:
         """Add a batch: the layer's inputs (..., in), its outputs as it is and as they should be (..., out)."""
-        x = inputs.flatten(0, -2).double()
+        x = inputs.flatten(0, -2).float()
         if isinstance(self.layer, RemovedBranch):
             x = x[:, :0]
         if self.layer.bias is not None:
             x = torch.cat([x, x.new_ones(len(x), 1)], 1)
-        lacking = (targets.double() - outputs.double()).flatten(0, -2)
-        second, cross = x.T @ x / len(x), x.T @ lacking / len(x)
-        self.second = second if self.second is None else self.second + second
-        self.cross = cross if self.cross is None else self.cross + cross
+        lacking = (targets.float() - outputs.float()).flatten(0, -2)
+        # Products of one batch in float32, twice as fast as in float64: what they round is far below the ridge.
+        self.second = self.second.to(x.device) + (x.T @ x).double()
+        self.cross = self.cross.to(x.device) + (x.T @ lacking).double()
 
     def solve(self, ridge: float) -> None:
         """Change the layer in place, by ridge regression towards its weights as they are."""
-        assert self.second is not None and self.cross is not None
         if not len(self.second):
             return
-        held = ridge * self.second.diagonal().mean() * torch.eye(len(self.second), dtype=torch.float64, device=self.second.device)
+        held = (
+            ridge * self.second.diagonal().mean() * torch.eye(len(self.second), dtype=torch.float64, device=self.second.device)
+        )
         change = torch.linalg.solve(self.second + held, self.cross)
         if self.layer.bias is not None:
             self.layer.bias += change[-1].to(self.layer.bias.dtype)
