@@ -11,16 +11,30 @@ from slimsweep.slimming.timm_entry import register_with_timm
 
 if TYPE_CHECKING:
     from slimsweep.saved_models import load
+    from slimsweep.slimming.axes import principal_axes
     from slimsweep.slimming.budget import BudgetError
     from slimsweep.slimming.cut import slim
     from slimsweep.slimming.gates import add_gates
     from slimsweep.slimming.hub import save
     from slimsweep.slimming.removal_path import solve
+    from slimsweep.slimming.repair import repair
     from slimsweep.slimming.structure import Structure, macs, params
 
 __version__ = "0.1.0"
 
-__all__ = ["BudgetError", "Structure", "add_gates", "load", "macs", "params", "save", "slim", "solve"]
+__all__ = [
+    "BudgetError",
+    "Structure",
+    "add_gates",
+    "load",
+    "macs",
+    "params",
+    "principal_axes",
+    "repair",
+    "save",
+    "slim",
+    "solve",
+]
 
 _HOME = {
     "BudgetError": "slimming.budget",
@@ -29,6 +43,8 @@ _HOME = {
     "load": "saved_models",
     "macs": "slimming.structure",
     "params": "slimming.structure",
+    "principal_axes": "slimming.axes",
+    "repair": "slimming.repair",
     "save": "slimming.hub",
     "slim": "slimming.cut",
     "solve": "slimming.removal_path",

@@ -10,13 +10,15 @@ The names below are what other rooms and users need; each is imported when it is
 | `architectures.py`, `eva_attention.py`, `dense_shape.py` | the timm models that can be cut, one entry each, and their sizes |
 | `gates.py`, `gate_families.py`, `gate_modules.py`, `gate_optimizer.py` | gates, their families, modules and training |
 | `removal_order.py`, `removal_path.py` | the order in which gates leave, and the structure that a budget leaves |
-| `cut.py`, `hub.py` | the smaller model, and its folder on disk |
+| `axes.py` | attention heads turned into their principal axes, before gates are put on |
+| `cut.py`, `repair.py`, `hub.py` | the smaller model, what its linear layers can make up for, and its folder on disk |
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from slimsweep.slimming.axes import principal_axes
     from slimsweep.slimming.budget import Budget, BudgetError
     from slimsweep.slimming.cost import COSTS
     from slimsweep.slimming.cut import slim
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from slimsweep.slimming.gates import GatedModel, add_gates
     from slimsweep.slimming.hub import load, save
     from slimsweep.slimming.removal_path import RemovalPath, solve
+    from slimsweep.slimming.repair import repair
     from slimsweep.slimming.structure import Shape, Structure, macs, params
 
 __all__ = [
@@ -40,6 +43,8 @@ __all__ = [
     "load",
     "macs",
     "params",
+    "principal_axes",
+    "repair",
     "save",
     "slim",
     "solve",
@@ -59,6 +64,8 @@ _MODULES = {
     "load": "hub",
     "macs": "structure",
     "params": "structure",
+    "principal_axes": "axes",
+    "repair": "repair",
     "save": "hub",
     "slim": "cut",
     "solve": "removal_path",

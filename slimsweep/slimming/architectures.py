@@ -48,6 +48,7 @@ class Architecture:
         attention: the classes that its blocks' attention may have, each with what completes a cut: a function that takes the
             attention, whose tensors and sizes are cut already, and returns the module that takes its place.
         blocks: (model) to its blocks, in order.
+        before: (model, index of a block) to what its input passes through on the way from the block before.
         refused_blocks: block classes that cannot be cut exactly, and why.
         whole_heads: why attention can only lose whole heads; "" where single dims can leave.
         no_tokens: why tokens cannot leave; "" where they can.
@@ -60,6 +61,7 @@ class Architecture:
     block: type[nn.Module]
     attention: Mapping[type[nn.Module], Callable[[Timm], nn.Module]]
     blocks: Callable[[Timm], list[Timm]] = lambda model: list(model.blocks)
+    before: Callable[[Timm, int], nn.Module] = lambda model, index: nn.Identity()
     refused_blocks: Mapping[type[nn.Module], str] = field(default_factory=dict)
     whole_heads: str = ""
     no_tokens: str = ""
@@ -81,6 +83,15 @@ def tokens_in_windows(model: Timm, block: Timm) -> BlockTokens:
         -(-size // window) * window for size, window in zip(block.input_resolution, block.window_size, strict=True)
     )
     return BlockTokens(math.prod(block.input_resolution), prefix=0, window=block.window_area, padded=rows * columns)
+
+
+def merging_before(model: Timm, index: int) -> nn.Module:
+    """What merges the patches in front of a Swin block: the first block of each stage but the first one has it."""
+    for stage in model.layers:
+        if index == 0:
+            return stage.downsample
+        index -= len(stage.blocks)
+    return nn.Identity()
 
 
 POST_NORM = "its post-norm blocks normalise each branch's output after the cut"
@@ -112,6 +123,7 @@ ARCHITECTURES = (
         block=SwinTransformerBlock,
         attention={WindowAttention: as_it_is},
         blocks=lambda model: [block for stage in model.layers for block in stage.blocks],
+        before=merging_before,
         no_tokens="its windows and patch merging need every position",
         tokens=tokens_in_windows,
     ),

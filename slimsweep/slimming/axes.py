@@ -1,0 +1,211 @@
+"""Principal axes: each attention head turned into the axes in which its dims are ordered by what they do on images.
+
+A head computes the same after its query/key space is changed by an invertible matrix (queries by A, keys by its inverse
+transpose), and its value space by another one (values by B, the projection's columns by its inverse). A gate on a dim of a
+trained network removes a bit of everything; a gate on a principal axis removes one direction, and the last ones hardly matter.
+The axes are those of the singular value decomposition of what the two sides do together on images (balanced truncation:
+B. C. Moore, "Principal component analysis in linear systems", 1981): for queries and keys of the logits, for values and
+projection of what the head adds to the output.
+"""
+
+import copy
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from slimsweep.errors import RefusedInput
+from slimsweep.slimming.architectures import Timm, architecture_of, attention_rows, tensor_at
+from slimsweep.slimming.gates import GatedModel
+
+JITTER = 1e-6  # of the mean of second moments, added to each: directions that no image has stay finite
+BATCH = 64  # images per forward pass where they are given as one tensor
+
+
+def principal_axes(model: Timm, images: Tensor | Iterable[Tensor]) -> nn.Module:
+    """A copy of a model that computes the same, with each head's dims turned into its principal axes, strongest first.
+
+    The two sides of an axis (rows of query and key; row of value and column of the projection) get weights of one norm, as
+    training leaves them. A head's output gets the mean 0 on the images, which the projection's bias adds instead. Queries and
+    keys stay as they are where rotary embeddings or norms act on them, values and projection where a gate of the attention's
+    own acts between them.
+
+    Args:
+        model: a timm model that can be cut; left alone. It may have been cut already.
+        images: (N, C, H, W), or batches of such, as the model takes them; no labels. Some hundred are enough.
+
+    Raises:
+        RefusedInput: a ValueError: the model has gates, or is of a kind that cannot be cut; or there are no images.
+    """
+    if isinstance(model, GatedModel):
+        raise RefusedInput("this model has gates, which would be turned along: take the axes first, then add gates")
+    architecture = architecture_of(model)
+    turned: Timm = copy.deepcopy(model)
+    attentions = [block.attn for block in architecture.blocks(turned) if hasattr(block.attn, "proj")]
+    with torch.no_grad():
+        for attention, moments in zip(attentions, moments_of(turned, attentions, images), strict=True):
+            if not architecture.whole_heads and is_plain(attention, "q_norm", "k_norm"):
+                turn_queries_and_keys(attention, moments)
+            if is_plain(attention, "norm", "gate"):
+                turn_values(attention, moments)
+    return turned
+
+
+def is_plain(attention: Timm, *names: str) -> bool:
+    """Whether an attention has none of these modules, or only identities."""
+    return all(isinstance(getattr(attention, name, None), nn.Identity | None) for name in names)
+
+
+def batches_of(images: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
+    """Batches (B, C, H, W) of images that are given as one tensor or as batches."""
+    return iter(images.split(BATCH)) if isinstance(images, Tensor) else iter(images)
+
+
+class Moments(NamedTuple):
+    """Second moments of one attention, means over all tokens of all images, in float64."""
+
+    inputs: Tensor  # (embed_dim + 1, embed_dim + 1): of its inputs, a 1 appended as the input of the bias
+    within: Tensor  # the same, of the inputs less their mean over the tokens that attend to each other
+    outputs: Tensor  # (heads, head_dim, head_dim): of each head's output less its mean
+    mean: Tensor  # (heads, head_dim): of each head's output
+
+
+def moments_of(model: Timm, attentions: list[Timm], images: Tensor | Iterable[Tensor]) -> list[Moments]:
+    """The second moments of each attention on images. Memory does not depend on the number of images."""
+    sums: list[list[Tensor]] = [[] for _ in attentions]
+    tokens = [0] * len(attentions)
+
+    def add(place: int, first: int, values: list[Tensor]) -> None:
+        if len(sums[place]) <= first:
+            sums[place] += [torch.zeros_like(value) for value in values]
+        for total, value in zip(sums[place][first:], values, strict=False):
+            total.add_(value)
+
+    def watch(place: int, attention: Timm) -> list[torch.utils.hooks.RemovableHandle]:
+        def at_input(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            x = args[0].double()  # (batch, tokens, embed_dim)
+            x = torch.cat([x, x.new_ones(*x.shape[:-1], 1)], -1)
+            centred = (x - x.mean(1, keepdim=True)).flatten(0, 1)
+            x = x.flatten(0, 1)
+            tokens[place] += len(x)
+            add(place, 0, [x.T @ x, centred.T @ centred])
+
+        def at_projection(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            z = args[0].double().flatten(0, -2).unflatten(1, (attention.num_heads, -1))
+            add(place, 2, [torch.einsum("nhi,nhj->hij", z, z), z.sum(0)])
+
+        return [attention.register_forward_pre_hook(at_input), attention.proj.register_forward_pre_hook(at_projection)]
+
+    hooks = [hook for place, attention in enumerate(attentions) for hook in watch(place, attention)]
+    training, device = model.training, next(model.parameters()).device
+    model.eval()
+    with torch.no_grad():
+        for batch in batches_of(images):
+            model(batch.to(device))
+    model.train(training)
+    for hook in hooks:
+        hook.remove()
+    if not all(tokens):
+        raise RefusedInput("there are no images to take the axes from: give some hundred")
+    found = []
+    for (inputs, within, outputs, total), count in zip(sums, tokens, strict=True):
+        mean = total / count
+        found.append(Moments(inputs / count, within / count, outputs / count - mean[:, :, None] * mean[:, None], mean))
+    return found
+
+
+def turn_queries_and_keys(attention: Timm, moments: Moments) -> None:
+    """Turn the query/key space of each head, in place.
+
+    With second moments Lq Lq^T of the queries and Lk Lk^T of the keys, and U S V^T = Lq^T Lk, queries are multiplied by
+    S U^T Lq^-1 and keys by V^T Lk^-1. Keys count less their mean over an image, which adds the same to all of a query's logits.
+    """
+    query, key = Rows(attention, 0), Rows(attention, 1)
+    for head in range(attention.num_heads):
+        q, k = query.of(head), key.of(head)
+        lq, lk = factor(q @ moments.inputs @ q.T), factor(k @ moments.within @ k.T)
+        u, s, vt = torch.linalg.svd(lq.T @ lk)
+        q, k = s[:, None] * (u.T @ divided(lq, q)), vt @ divided(lk, k)
+        share = balance(q[:, :-1], k[:, :-1])
+        query.set(head, q * share)
+        key.set(head, k / share)
+
+
+def turn_values(attention: Timm, moments: Moments) -> None:
+    """Turn the value space of each head, in place, and move its mean output into the projection's bias.
+
+    With second moments L L^T of the head's output and its columns P of the projection, and U S V^T = L^T P^T, values are
+    multiplied by U^T L^-1, columns become P L U.
+    """
+    value, projection = Rows(attention, 2), attention.proj
+    columns = projection.weight.double().unflatten(1, (attention.num_heads, -1))  # (embed_dim, heads, head_dim), a copy
+    centred = value.bias is not None and projection.bias is not None
+    if centred:  # the weights of the values sum to 1 for each query, so that a bias of the values is one of the output
+        projection.bias += torch.einsum("ohd,hd->o", columns, moments.mean).to(projection.bias.dtype)
+    for head in range(attention.num_heads):
+        v = value.of(head)
+        second = moments.outputs[head]
+        if centred:
+            v[:, -1] -= moments.mean[head]
+        else:
+            second = second + torch.outer(moments.mean[head], moments.mean[head])
+        lower = factor(second)
+        u, _, _ = torch.linalg.svd(lower.T @ columns[:, head].T)
+        v, column = u.T @ divided(lower, v), columns[:, head] @ lower @ u
+        share = balance(v[:, :-1], column.T)
+        value.set(head, v * share)
+        columns[:, head] = column / share.T
+    projection.weight.copy_(columns.flatten(1))
+
+
+class Rows:
+    """The rows of one of an attention's projections: queries (0), keys (1) or values (2), head by head.
+
+    Attributes:
+        weight: (heads, head_dim, embed_dim), a view of the attention's.
+        bias: (heads, head_dim), a view, or None.
+    """
+
+    def __init__(self, attention: Timm, which: int) -> None:
+        letter, have = "qkv"[which], attention_rows(attention)
+        own = f"{letter}_proj.weight" in have
+        weight = tensor_at(attention, f"{letter}_proj.weight" if own else "qkv.weight")
+        assert weight is not None
+        names = [name for name in (f"{letter}_proj.bias", f"{letter}_bias", f"qkv.{letter}_bias") if name in have]
+        bias = tensor_at(attention, names[0]) if names else None
+        if not own:
+            weight = weight.chunk(3)[which]
+            if bias is None and (stacked := tensor_at(attention, "qkv.bias")) is not None:
+                bias = stacked.chunk(3)[which]
+        self.weight = weight.unflatten(0, (attention.num_heads, -1))
+        self.bias = None if bias is None else bias.unflatten(0, (attention.num_heads, -1))
+
+    def of(self, head: int) -> Tensor:
+        """(head_dim, embed_dim + 1) in float64: weight and bias."""
+        weight = self.weight[head]
+        bias = weight.new_zeros(len(weight)) if self.bias is None else self.bias[head]
+        return torch.cat([weight, bias[:, None]], 1).double()
+
+    def set(self, head: int, rows: Tensor) -> None:
+        """Write what `of` gives."""
+        self.weight[head] = rows[:, :-1].to(self.weight.dtype)
+        if self.bias is not None:
+            self.bias[head] = rows[:, -1].to(self.bias.dtype)
+
+
+def factor(moments: Tensor) -> Tensor:
+    """The Cholesky factor of second moments (D, D), made positive definite by JITTER."""
+    level = moments.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
+    return torch.linalg.cholesky(moments + JITTER * level * torch.eye(len(moments), dtype=moments.dtype, device=moments.device))
+
+
+def divided(lower: Tensor, rows: Tensor) -> Tensor:
+    """L^-1 rows, of a lower triangular (D, D) and (D, M)."""
+    return torch.linalg.solve_triangular(lower, rows, upper=False)
+
+
+def balance(one: Tensor, other: Tensor) -> Tensor:
+    """(D, 1): what the rows of one side, (D, M), are multiplied by, and those of the other divided by, to get equal norms."""
+    tiny = torch.finfo(torch.float32).tiny
+    return (other.norm(dim=1, keepdim=True).clamp(min=tiny) / one.norm(dim=1, keepdim=True).clamp(min=tiny)).sqrt()
