@@ -1,5 +1,6 @@
 """Checks before any cluster time is spent: that the settings work together, and that an earlier run can go on with them."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from slimsweep.slimming.budget import Budget, BudgetError
 from slimsweep.slimming.cost import COSTS
 from slimsweep.slimming.gates import add_gates
 from slimsweep.slimming.removal_path import RemovalPath, equal_gates, size_multiple
-from slimsweep.training.dense_model import check_model, head_is_new
+from slimsweep.training.dense_model import check_model, start_of
+
+log = logging.getLogger(__name__)
 
 
 def check(config: Config) -> None:
@@ -30,12 +33,15 @@ def check(config: Config) -> None:
     """
     model = check_model(config)
     check_data(config)
-    classes = data_for(config, model).num_classes
-    if config.dense.epochs == 0 and head_is_new(config, classes):
+    data = data_for(config, model)
+    start = start_of(config, data.num_classes, data.class_names)
+    if config.dense.epochs == 0 and start.new_head:
         raise ConfigError(
-            f"dense.epochs is 0, but the weights of model.{'checkpoint' if config.model.checkpoint else 'pretrained'} have no "
-            f"head for the {classes} classes of {title(config)}: set dense.epochs, such as 30, to train the dense model on them"
+            f"dense.epochs is 0, but the weights of model.{'checkpoint' if config.model.checkpoint else 'pretrained'} "
+            f"{start.new_head} of {title(config)}: set dense.epochs, such as 30, to train the dense model on them"
         )
+    for note in start.notes:
+        log.warning("%s", note)
     check_cuts(config, model)
     if (cluster := local_cluster()) is not None:
         check_placement(config, cluster)

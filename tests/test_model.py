@@ -138,7 +138,7 @@ def test_another_head_is_replaced_and_said(config, trained, tmp_path, caplog):
     ("changes", "wanted"),
     [
         ({"model.kwargs.embed_dim": 32}, ["cls_token", "(1, 1, 64)", "(1, 1, 32)"]),
-        ({"model.kwargs.img_size": 16}, ["pos_embed", "(1, 17, 64)", "(1, 65, 64)"]),
+        ({"model.kwargs.reg_tokens": 1}, ["reg_token", "(1, 1, 64)"]),
         ({"model.kwargs.depth": 3}, ["blocks.3", "does not have"]),
         ({"model.kwargs.depth": 5}, ["blocks.4", "lacks"]),
     ],
