@@ -26,6 +26,7 @@ from slimsweep.slimming.gate_modules import subclass
 from slimsweep.slimming.gates import GatedModel, fold_gates
 from slimsweep.slimming.structure import Structure
 from slimsweep.slimming.timm_arguments import arguments_of, set_arguments
+from slimsweep.slimming.wrapped_models import check_layers, unwrapped
 
 CUT_ARCHITECTURE = "slimmed_vit"  # timm's name of all cut models
 
@@ -40,6 +41,9 @@ def slim(gated: nn.Module, structure: Structure) -> nn.Module:
     Raises:
         ValueError: the structure is of another model, or keeps what has been cut already.
     """
+    gated = unwrapped(gated)
+    if not isinstance(gated, GatedModel) and not hasattr(gated, "structure"):
+        check_layers(gated)
     model: Timm = fold_gates(gated) if isinstance(gated, GatedModel) else copy.deepcopy(gated)
     model.zero_grad(set_to_none=True)  # a deep copy takes the last gradients along
     base, args = model_name(model), arguments_of(model)

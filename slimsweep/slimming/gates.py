@@ -16,6 +16,7 @@ from slimsweep.slimming.dense_shape import refused_families, shape_of, whole_hea
 from slimsweep.slimming.gate_families import GATE_FAMILIES, Granularity, TokenGate
 from slimsweep.slimming.gate_modules import subclass, unparametrize
 from slimsweep.slimming.structure import Shape, check_families, macs, params
+from slimsweep.slimming.wrapped_models import check_layers, unwrapped
 
 Gates = dict[str, list[Tensor]]
 
@@ -29,7 +30,8 @@ def add_gates(
     """A copy of `model` with a gate on everything that can be cut; the given model is left alone.
 
     Args:
-        model: a timm VisionTransformer (DeiT, CLIP, SigLIP, DINOv2, ...), Eva (EVA-02, DINOv3) or SwinTransformer.
+        model: a timm VisionTransformer (DeiT, CLIP, SigLIP, DINOv2, ...), Eva (EVA-02, DINOv3) or SwinTransformer; also inside
+            DistributedDataParallel, DataParallel or torch.compile, which the copy is without.
         granularity: of attention gates: "dim" one per head and dim, "head" one per head, "uniform" one per dim, shared by the
             layer's heads. Models that can only lose whole heads (rotary embeddings, qk-norm) get "head" in place of "dim".
         families: which gates: "attention", "mlp", "token". Default: all that this model can lose exactly.
@@ -39,7 +41,9 @@ def add_gates(
     Raises:
         RefusedInput: a ValueError: the model, or a family asked for by name, cannot be cut exactly; says why.
     """
+    model = unwrapped(model)
     chosen, finest = _what_to_gate(model, granularity, families)
+    check_layers(model)
     shape = shape_of(model, finest, chosen)
     gated: Timm = copy.deepcopy(model)
     weight = next(gated.parameters())
@@ -58,6 +62,8 @@ def add_gates(
 
 def _what_to_gate(model: Timm, granularity: str, families: Sequence[str] | None) -> tuple[tuple[str, ...], str]:
     """The families that get gates and the granularity that this model allows; raises RefusedInput as `add_gates` says."""
+    if isinstance(model, GatedModel):
+        raise RefusedInput(f"this {model_name(model)} has gates already: use it as it is, or add gates to its dense model")
     if hasattr(model, "structure"):
         raise RefusedInput(
             f"this {model_name(model)} has been cut already; add gates to its dense model, and solve for a smaller budget"
