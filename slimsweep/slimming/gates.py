@@ -15,6 +15,7 @@ from slimsweep.slimming.architectures import Timm, architecture_of, model_name
 from slimsweep.slimming.dense_shape import refused_families, shape_of, whole_heads_reason
 from slimsweep.slimming.gate_families import GATE_FAMILIES, Granularity, TokenGate
 from slimsweep.slimming.gate_modules import subclass, unparametrize
+from slimsweep.slimming.gate_values import GateValues
 from slimsweep.slimming.structure import Shape, check_families, macs, params
 from slimsweep.slimming.wrapped_models import check_layers, unwrapped
 
@@ -106,9 +107,19 @@ class GatedModel(nn.Module):
 
     @property
     def gates(self) -> Gates:
-        """Effective gates, copied: attention (heads, head_dim), (heads, 1) or (1, head_dim); mlp (units,); token (patches,)."""
+        """Copies of the gates as they act, for reading and for `set_gates`; nothing trains through them.
+
+        A penalty over them would do nothing, so a loss that holds them is refused: `gate_parameters()` gives what is trained.
+
+        Returns:
+            For each family a list, in the order of the layers: attention (heads, head_dim), (heads, 1) or (1, head_dim);
+            mlp (units,); token (patches,).
+        """
         with torch.no_grad():
-            return {f: [effective_gates(b, f).detach().clone() for b in self.gated_blocks()] for f in self.shape.gate_shapes}
+            return {
+                family: [effective_gates(b, family).detach().clone().as_subclass(GateValues) for b in self.gated_blocks()]
+                for family in self.shape.gate_shapes
+            }
 
     def set_gates(self, gates: Mapping[str, Sequence[Tensor]]) -> None:
         """Set effective gates, in the shapes of `gates`; a family that is not given stays.
@@ -137,7 +148,10 @@ class GatedModel(nn.Module):
                     parameter.copy_(value)
 
     def gate_parameters(self) -> dict[str, list[nn.Parameter]]:
-        """The parameters behind the gates: for each family a list, in the order of the layers."""
+        """The parameters behind the gates, which optimizers and penalties take: for each family a list, in the order of layers.
+
+        They are the gates themselves, but for token gates of kind "tanh", whose gates are the tanh of the parameters.
+        """
         return {f: [getattr(b, f"{f}_gate") for b in self.gated_blocks()] for f in self.shape.gate_shapes}
 
     def set_token_power(self, power: float) -> None:
