@@ -46,11 +46,23 @@ DESCRIPTIONS = ("meta", "dataset_meta", "hyper_parameters", "hparams", "args", "
 WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")  # of timm's folders
 PREPROCESSING = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 
+
+class Settings:
+    """Stands for a container of a settings package while a file is read: makes an OrderedDict, and runs nothing.
+
+    It is no dictionary itself, since torch's reader fills only plain ones.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "Settings":
+        content = args[0] if args and isinstance(args[0], Mapping) else {}
+        return collections.OrderedDict(content)  # type: ignore[return-value]
+
+
 # Plain data, whose construction runs no code of the file's author.
 PLAIN_DATA: list[Any] = [
     argparse.Namespace,
     types.SimpleNamespace,
-    collections.defaultdict,
+    (Settings, "collections.defaultdict"),
     datetime.date,
     datetime.datetime,
     datetime.time,
@@ -90,17 +102,6 @@ SETTINGS_PACKAGES = (
     "pytorch_lightning",
     "typing",
 )
-
-
-class Settings(dict[Any, Any]):
-    """What a container of a settings package is read as: its items, and nothing of its behaviour."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__()
-
-    def __setstate__(self, state: Any) -> None:
-        if isinstance(state, Mapping):
-            self.update(state)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +208,11 @@ def _dtype(file: Any, key: str) -> torch.dtype:
 
 def _plain_content(path: Path, device: str) -> Any:
     """A file of torch.save, read with weights_only: weights and plain data. Containers of settings become dictionaries."""
+    if _is_script(path):
+        raise ConfigError(
+            f"model.checkpoint {str(path)!r} is a TorchScript program, not weights: save the state_dict() of the model it was "
+            "made from, best as .safetensors"
+        )
     allowed = list(PLAIN_DATA)
     while True:
         try:
@@ -220,11 +226,6 @@ def _plain_content(path: Path, device: str) -> Any:
             if name.partition(".")[0] in SETTINGS_PACKAGES and (Settings, name) not in allowed:
                 allowed.append((Settings, name))
                 continue
-            if _is_script(path):
-                raise ConfigError(
-                    f"model.checkpoint {str(path)!r} is a TorchScript program, not weights: save the state_dict() of the model "
-                    "it was made from, best as .safetensors"
-                ) from problem
             holds = f": it holds {name}" if name else ""
             raise ConfigError(
                 f"model.checkpoint {str(path)!r} is not plain weights of torch.save, and code in it is not run{holds}; "
