@@ -270,16 +270,19 @@ def test_weights_of_any_precision_become_float32(load, trained, dtype):
     assert same(model, {key: value.float() for key, value in state.items()})
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor", "ignore:TypedStorage")
 def test_weights_that_cannot_be_what_the_model_needs_are_refused(config, trained, tmp_path):
     state = trained.state_dict()
     adapters = {k.replace("attn.qkv.", "attn.qkv.base_layer."): v for k, v in state.items()}
     adapters["blocks.0.attn.qkv.lora_A.default.weight"] = torch.zeros(2, 32)
     masked = {("blocks.0.mlp.fc1.weight_orig" if k == "blocks.0.mlp.fc1.weight" else k): v for k, v in state.items()}
+    quantized = torch.quantize_per_tensor(state["norm.weight"], 0.1, 0, torch.qint8)
     whole = {k: (v.to(torch.int8) if k == "blocks.0.mlp.fc1.weight" else v) for k, v in state.items()}
     for name, content, wanted in (
         ("lora", adapters, "merge_and_unload"),
         ("masked", masked, "prune.remove"),
         ("whole", whole, "torch.int8"),
+        ("quantized", {**state, "norm.weight": quantized}, "quantized"),
     ):
         torch.save(content, tmp_path / f"{name}.pth")
         assert wanted in refused(config, tmp_path / f"{name}.pth")

@@ -101,6 +101,13 @@ def test_the_same_order_and_unknown_names_change_nothing_and_say_nothing(config,
     assert not caplog.records
 
 
+def test_numbers_in_the_order_of_their_digits_are_put_into_order_too(config, trained, tmp_path):
+    numbers = [str(number) for number in range(12)]
+    torch.save({"model": trained.state_dict(), "classes": sorted(numbers)}, tmp_path / "weights.pth")
+    model = build_dense(config.changed(**{"model.checkpoint": str(tmp_path / "weights.pth")}), 12, numbers)
+    assert by_name(model, numbers) == by_name(trained, sorted(numbers))
+
+
 def test_other_classes_get_a_fresh_head_where_it_is_trained(config, trained, tmp_path, caplog):
     save(trained, tmp_path, labels=OF_TORCHVISION)
     asked = config.changed(**{"model.checkpoint": str(tmp_path)})

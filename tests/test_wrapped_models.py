@@ -123,6 +123,13 @@ def test_a_layer_that_no_cut_touches_may_be_anything():
     assert difference(slim(gated, solve(gated, 0.5)), gated) > 0
 
 
+def test_a_layer_that_was_replaced_after_gates_were_added_is_refused_by_the_cut():
+    gated = add_gates(small_vit())
+    gated.blocks[1].attn.proj = Adapter(gated.blocks[1].attn.proj)
+    with pytest.raises(RefusedInput, match=r"blocks\.1\.attn\.proj is a .*Adapter with LoRA adapters: merge"):
+        slim(gated, solve(gated, 0.5))
+
+
 def test_adapters_around_a_whole_model_are_refused():
     with pytest.raises(RefusedInput, match=r"PeftModel has adapters beside its weights.*merge_and_unload"):
         add_gates(PeftModel(changed("blocks.0.attn.qkv", Adapter)))

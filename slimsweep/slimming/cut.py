@@ -42,9 +42,9 @@ def slim(gated: nn.Module, structure: Structure) -> nn.Module:
         ValueError: the structure is of another model, or keeps what has been cut already.
     """
     gated = unwrapped(gated)
-    if not isinstance(gated, GatedModel) and not hasattr(gated, "structure"):
-        check_layers(gated)
     model: Timm = fold_gates(gated) if isinstance(gated, GatedModel) else copy.deepcopy(gated)
+    if not hasattr(model, "structure"):
+        check_layers(model)  # of a gated model too: its layers may have been replaced since gates were added
     model.zero_grad(set_to_none=True)  # a deep copy takes the last gradients along
     base, args = model_name(model), arguments_of(model)
     cut_before = hasattr(model, "structure")

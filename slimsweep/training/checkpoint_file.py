@@ -146,7 +146,7 @@ def _of_folder(folder: Path, device: str) -> Stored:
     if file is None or not (folder / "config.json").is_file():
         raise ConfigError(
             f"model.checkpoint is {str(folder)!r}, a folder without {' or '.join(WEIGHTS_FILES)} and config.json: "
-            "give a file of weights, or a folder that slimsweep or timm saved, such as RUN/dense"
+            "give a file of weights, or a folder that slimsweep or timm saved"
         )
     return read_checkpoint(file, device)
 
@@ -161,7 +161,7 @@ def _description(file: Path) -> dict[str, Any]:
         return {}
     if "structure" in (config.get("model_args") or {}):
         raise ConfigError(
-            f"model.checkpoint {str(file.parent)!r} is a model that was cut already: give the dense model, such as RUN/dense"
+            f"model.checkpoint {str(file.parent)!r} is a model that was cut already: give the dense model of its run"
         )
     usual = config.get("pretrained_cfg") or config  # the oldest folders have all in one
     names = config.get("label_names") or usual.get("label_names")
@@ -190,13 +190,23 @@ def _of_file(path: Path, device: str) -> Stored:
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, TypeError) as problem:
         if isinstance(problem, ConfigError):
             raise
+        if "quantized" in str(problem):  # the meta device has no such tensors
+            raise _quantized(path) from problem
         raise ConfigError(f"model.checkpoint {str(path)!r} cannot be read ({_short(problem)}): give another file") from problem
     states = {where: state for where, state in _states(content) if state}
     if not states:
         raise ConfigError(
             f"model.checkpoint {str(path)!r} holds no state dict, by itself or under {', '.join(WRAPPERS)}: give one"
         )
+    if any(value.is_quantized for state in states.values() for value in state.values()):
+        raise _quantized(path)
     return Stored(states=dict(sorted(states.items(), key=lambda item: _preference(item[0]))), class_names=_class_names(content))
+
+
+def _quantized(path: Path) -> ConfigError:
+    return ConfigError(
+        f"model.checkpoint {str(path)!r} holds quantized tensors: give the weights from before they were quantized"
+    )
 
 
 def _dtype(file: Any, key: str) -> torch.dtype:

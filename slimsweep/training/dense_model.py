@@ -147,8 +147,8 @@ def _start_of_checkpoint(
         said = f"the head of {path} is not one for {classes} classes: training starts from a new head"
         return Start(new_head=f"have no head for the {classes} classes", notes=(*notes, said))
     names = stored.class_names
-    if not names or not class_names or len(names) != classes or are_numbers(names):
-        return Start(notes=notes)
+    if not names or not class_names or len(names) != classes or (are_numbers(names) and not are_numbers(class_names)):
+        return Start(notes=notes)  # nothing is known of the order
     rows = rows_by_name(class_names, [[name] for name in names])
     if rows is None:
         differ = f"are for other classes ({_difference(names, class_names)}) than the {classes}"
