@@ -24,9 +24,10 @@ from slimsweep.slimming.architectures import (
 )
 from slimsweep.slimming.gate_modules import subclass
 from slimsweep.slimming.gates import GatedModel, fold_gates
+from slimsweep.slimming.plain_layers import check_layers
 from slimsweep.slimming.structure import Structure
 from slimsweep.slimming.timm_arguments import arguments_of, set_arguments
-from slimsweep.slimming.wrapped_models import check_layers, unwrapped
+from slimsweep.slimming.wrapped_models import unwrapped
 
 CUT_ARCHITECTURE = "slimmed_vit"  # timm's name of all cut models
 

@@ -16,8 +16,9 @@ from slimsweep.slimming.dense_shape import refused_families, shape_of, whole_hea
 from slimsweep.slimming.gate_families import GATE_FAMILIES, Granularity, TokenGate
 from slimsweep.slimming.gate_modules import subclass, unparametrize
 from slimsweep.slimming.gate_values import GateValues
+from slimsweep.slimming.plain_layers import check_layers
 from slimsweep.slimming.structure import Shape, check_families, macs, params
-from slimsweep.slimming.wrapped_models import check_layers, unwrapped
+from slimsweep.slimming.wrapped_models import unwrapped
 
 Gates = dict[str, list[Tensor]]
 
