@@ -13,7 +13,7 @@ from slimsweep import save
 from slimsweep.checks import check
 from slimsweep.config import ConfigError, load_config
 from slimsweep.training.dense_model import build_dense, head_is_new, start_of
-from slimsweep.training.label_order import imagenet_names, rows_by_name
+from slimsweep.training.label_order import also_called, imagenet_names, rows_by_name
 
 NAMES = [f"class{number}" for number in range(12)]  # as people count
 OF_TORCHVISION = sorted(NAMES)  # class0, class1, class10, class11, class2, ...
@@ -169,6 +169,8 @@ def test_rows_of_imagenet_are_known_by_synset_and_by_description():
     shuffled = sorted(synsets, reverse=True)
     assert [synsets[row] for row in rows_by_name(shuffled, known)] == shuffled
     assert imagenet_names(12) is None
+    assert also_called(synsets) == list(known)  # so of a file that carries synsets
+    assert also_called(NAMES) == [(name,) for name in NAMES]
     unique = [name for name in described if described.count(name) == 1]
     assert len(unique) > 990
 

@@ -106,6 +106,23 @@ def test_layers_that_are_not_plain_are_refused_when_gates_are_added(kind, path):
     assert "\n" not in str(caught.value)
 
 
+class Packed(torch.Tensor):
+    """A weight of another kind, as torchao's quantized tensors and FSDP's DTensor are."""
+
+
+class Params4bit(nn.Parameter):
+    """A parameter of another kind, as bitsandbytes has."""
+
+
+@pytest.mark.parametrize("kind", [Packed, Params4bit])
+def test_weights_that_are_no_plain_tensors_are_refused(kind):
+    model = small_vit()
+    weight = model.blocks[1].mlp.fc1.weight.detach()
+    model.blocks[1].mlp.fc1.weight = Params4bit(weight) if kind is Params4bit else nn.Parameter(weight.as_subclass(Packed))
+    with pytest.raises(RefusedInput, match=rf"blocks\.1\.mlp\.fc1\.weight is a {kind.__name__}.*cut the plain model first"):
+        add_gates(model)
+
+
 def test_a_forward_of_ones_own_is_refused():
     with pytest.raises(RefusedInput, match=r"blocks\.0\.attn is a OwnAttention with a forward of its own.*timm's Attention"):
         add_gates(changed("blocks.0.attn", own_attention))

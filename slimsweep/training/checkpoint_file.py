@@ -166,7 +166,7 @@ def _description(file: Path) -> dict[str, Any]:
     usual = config.get("pretrained_cfg") or config  # the oldest folders have all in one
     names = config.get("label_names") or usual.get("label_names")
     return {
-        "class_names": _names_in_order(names),
+        "class_names": names_in_order(names),
         "preprocessing": {key: usual[key] for key in PREPROCESSING if usual.get(key) is not None},
         "architecture": str(config["architecture"]),
     }
@@ -283,7 +283,7 @@ def _class_names(content: Any) -> list[str] | None:
     places = [content, *(_as_mapping(content.get(key)) for key in DESCRIPTIONS)]
     for place in places:
         for key in CLASS_KEYS:
-            if (names := _names_in_order(place.get(key))) is not None:
+            if (names := names_in_order(place.get(key))) is not None:
                 return names
     return None
 
@@ -294,7 +294,7 @@ def _as_mapping(value: Any) -> Mapping[Any, Any]:
     return vars(value) if isinstance(value, argparse.Namespace | types.SimpleNamespace) else {}
 
 
-def _names_in_order(names: Any) -> list[str] | None:
+def names_in_order(names: Any) -> list[str] | None:
     """Names of classes by their rows, from a list, {name: row} or {row: name}; None where it is neither."""
     if isinstance(names, np.ndarray):
         names = names.tolist()

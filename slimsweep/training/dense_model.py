@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from slimsweep.config import Config, ConfigError, did_you_mean
-from slimsweep.training.checkpoint_file import Stored, read_checkpoint
+from slimsweep.training.checkpoint_file import Stored, names_in_order, read_checkpoint
 from slimsweep.training.fit_weights import Fitted, fit, heads_of
-from slimsweep.training.label_order import are_numbers, imagenet_names, places_by_name, rows_by_name
+from slimsweep.training.label_order import also_called, are_numbers, imagenet_names, places_by_name, rows_by_name
 from slimsweep.training.optimizer import check_optimizer
 
 log = logging.getLogger(__name__)
@@ -149,7 +149,7 @@ def _start_of_checkpoint(
     names = stored.class_names
     if not names or not class_names or len(names) != classes or (are_numbers(names) and not are_numbers(class_names)):
         return Start(notes=notes)  # nothing is known of the order
-    rows = rows_by_name(class_names, [[name] for name in names])
+    rows = rows_by_name(class_names, also_called(names))
     if rows is None:
         differ = f"are for other classes ({_difference(names, class_names)}) than the {classes}"
         said = f"the head of {path} is for other classes than the data's: training starts from a new head"
@@ -161,8 +161,8 @@ def _start_of_pretrained(config: Config, model: nn.Module, num_classes: int, cla
     usual = _standard(model)
     if not config.model.pretrained or usual.get("num_classes") != num_classes:
         return Start(new_head=f"have no head for the {num_classes} classes")
-    own = usual.get("label_names")
-    known: Sequence[Sequence[str]] | None = [[str(name)] for name in own] if own else imagenet_names(num_classes)
+    own = names_in_order(usual.get("label_names"))
+    known: Sequence[Sequence[str]] | None = also_called(own) if own else imagenet_names(num_classes)
     if not class_names or known is None or len(known) != num_classes:
         return Start()
     rows = rows_by_name(class_names, known)

@@ -66,6 +66,12 @@ def imagenet_names(num_classes: int) -> tuple[tuple[str, ...], ...] | None:
     return tuple((synset, text, text.split(",")[0]) for synset, text in zip(info.label_names(), described, strict=True))
 
 
+def also_called(names: Sequence[str]) -> list[Sequence[str]]:
+    """Per name all that its class goes by: a synset of ImageNet by its descriptions too."""
+    synsets = {one[0]: one for one in imagenet_names(len(names)) or ()}
+    return [synsets.get(name, (name,)) for name in names]
+
+
 def _letters(name: str) -> str:
     """Letters and digits alone, in lower case; the name itself where it has none, as "+" and "-"."""
     return "".join(letter for letter in name.casefold() if letter.isalnum()) or name
