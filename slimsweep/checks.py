@@ -18,14 +18,15 @@ from slimsweep.slimming.budget import Budget, BudgetError
 from slimsweep.slimming.cost import COSTS
 from slimsweep.slimming.gates import add_gates
 from slimsweep.slimming.removal_path import RemovalPath, equal_gates, size_multiple
-from slimsweep.training.dense_model import check_model, head_is_new
+from slimsweep.training.dense_model import check_model, start_of
 
 
 def check(config: Config) -> list[str]:
     """Refuse a model, a data set, budgets or workers that cannot work together.
 
     Returns:
-        What whoever starts the run should read: files of the data set that are not used, classes that a split lacks.
+        What whoever starts the run should read: files of the data set that are not used, classes that a split lacks,
+        what is done to a checkpoint's weights.
 
     Raises:
         ConfigError: says in one sentence which setting is wrong.
@@ -34,16 +35,16 @@ def check(config: Config) -> list[str]:
     model = check_model(config)
     check_data(config)
     data = data_for(config, model)
-    classes = data.num_classes
-    if config.dense.epochs == 0 and head_is_new(config, classes):
+    start = start_of(config, data.num_classes, data.class_names)
+    if config.dense.epochs == 0 and start.new_head:
         raise ConfigError(
-            f"dense.epochs is 0, but the weights of model.{'checkpoint' if config.model.checkpoint else 'pretrained'} have no "
-            f"head for the {classes} classes of {title(config)}: set dense.epochs, such as 30, to train the dense model on them"
+            f"dense.epochs is 0, but the weights of model.{'checkpoint' if config.model.checkpoint else 'pretrained'} "
+            f"{start.new_head} of {title(config)}: set dense.epochs, such as 30, to train the dense model on them"
         )
     check_cuts(config, model)
     if (cluster := local_cluster()) is not None:
         check_placement(config, cluster)
-    return data.notes
+    return [*data.notes, *start.notes]
 
 
 def check_cuts(config: Config, model: nn.Module) -> None:

@@ -71,7 +71,7 @@ def run_all(words: Sequence[str], console: Console) -> int:
     def drive(run: Run) -> int:
         with hold(run):
             start_or_continue(run)
-            run.write_data_notes(notes)
+            run.write_notes(notes)
             return sweep(run, console, options.verbose, until)
 
     codes = []

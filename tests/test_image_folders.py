@@ -465,7 +465,7 @@ def test_a_run_says_once_what_is_not_used_and_keeps_it(tmp_path, monkeypatch, ca
     words += ["--data.batch_size", "4", "--budgets", "0.5"]
     assert main(words) == 0
     assert capsys.readouterr().out.count("train: 1 file skipped: .txt 1") == 1
-    log = tmp_path / "runs" / "pets" / "data-notes.log"
+    log = tmp_path / "runs" / "pets" / "notes.log"
     assert log.read_text() == "train: 1 file skipped: .txt 1\n"
     (root / "train" / "cat" / "notes.txt").unlink()
     from slimsweep.cluster import worker

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from slimsweep.checks import check
 from slimsweep.config import ConfigError, load_config
 from slimsweep.slimming.structure import image_size
-from slimsweep.training.dense_model import build_dense, check_model, head_is_new
+from slimsweep.training.dense_model import build_dense, check_model, start_of
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_another_head_is_replaced_and_said(config, trained, tmp_path, caplog):
     ("changes", "wanted"),
     [
         ({"model.kwargs.embed_dim": 32}, ["cls_token", "(1, 1, 64)", "(1, 1, 32)"]),
-        ({"model.kwargs.img_size": 16}, ["pos_embed", "(1, 17, 64)", "(1, 65, 64)"]),
+        ({"model.kwargs.reg_tokens": 1}, ["reg_token", "(1, 1, 64)"]),
         ({"model.kwargs.depth": 3}, ["blocks.3", "does not have"]),
         ({"model.kwargs.depth": 5}, ["blocks.4", "lacks"]),
     ],
@@ -177,9 +177,9 @@ def test_weights_without_a_head_for_the_data_are_no_dense_model(config, tmp_path
     asked = config.changed(
         **{"model.checkpoint": str(tmp_path / "seven.safetensors"), "dense.epochs": 0, "dense.warmup_epochs": 0}
     )
-    assert not head_is_new(asked, 7)
+    assert not start_of(asked, 7).new_head
     with pytest.raises(ConfigError, match=r"dense\.epochs is 0, but .* no head for the 10 classes of digits: set"):
         check(asked)
     check(asked.changed(**{"dense.epochs": 1}))
     pretrained = config.changed(**{"model.kwargs": {}, "model.pretrained": True})
-    assert [head_is_new(pretrained, classes) for classes in (10, 1000)] == [True, False]
+    assert [bool(start_of(pretrained, classes).new_head) for classes in (10, 1000)] == [True, False]

@@ -113,7 +113,7 @@ def train_dense(run: Run, device: torch.device, rank: int, until: float | None =
     torch.manual_seed(config.seed)
     data = data_for(config)
     recorder = recorder_of(run, "dense")
-    model = build_dense(config, data.num_classes)
+    model = build_dense(config, data.num_classes, data.class_names)
     model = train(model, data, config.dense, recorder, seed=config.seed, device=device, until=until)
     val = evaluate_split(model, data, "val", device, config.dense)
     test = evaluate_split(model, data, "test", device, config.dense)  # the only time that this model sees the test split

@@ -104,12 +104,15 @@ def changed_keys(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 def checkpoint_token(path: str | os.PathLike[str]) -> str:
     """The token of a checkpoint in an identity: `sha256:` and 16 hex digits of the file's content, wherever the file lies.
 
-    A file is read once for as long as its size and time of change stay as they are.
+    Of a folder in timm's hub format it is that of its weights. A file is read once for as long as its size and time of change
+    stay as they are.
 
     Raises:
         ConfigError: the file cannot be read.
     """
     local = Path(path).expanduser()
+    if local.is_dir():
+        local = next((local / name for name in ("model.safetensors", "pytorch_model.bin") if (local / name).is_file()), local)
     try:
         known = local.stat()
         return _content_token(str(local.resolve()), known.st_mtime_ns, known.st_size)

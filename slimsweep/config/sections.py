@@ -154,7 +154,7 @@ class ModelConfig(Section):
     pretrained: bool = False
     """Start from timm's pretrained weights (downloads them)."""
     checkpoint: str | None = None
-    """Start from these weights: a .safetensors file, or a file of torch.save."""
+    """Start from these weights: a .safetensors file, a file of torch.save, or a folder that slimsweep or timm saved."""
     kwargs: dict[str, Any] = {}
     """Arguments of timm.create_model, such as {"img_size": 160}; --model.kwargs.depth 6 changes one of the file's."""
 

@@ -5,7 +5,7 @@ plan.json, begun/, driver.json     what the driver has planned, which points hav
 dense/, search/, baselines/        the models that points are cut from, and what each method keeps
 results/, curves/, models/         one row, one curve and one model per point
 checkpoints/, epochs.log, ray/     what is needed to resume
-data-notes.log, damaged.log        what of the data is not used, images that could not be read and were skipped
+notes.log, damaged.log             what was said at the start (files that are not used), images that could not be read and were skipped
 bench/, errors.log                 timings, tracebacks
 report.html, report.svg, report.png
 """
@@ -39,7 +39,7 @@ DENSE, SEARCH, CHOICES = "dense", "search", "baselines"
 RESULTS, CURVES, MODELS, BENCH = "results", "curves", "models", "bench"
 CHECKPOINTS, RAY = "checkpoints", "ray"
 EPOCHS_LOG, DAMAGED_LOG, ERRORS_LOG = "epochs.log", "damaged.log", "errors.log"
-DATA_NOTES = "data-notes.log"
+NOTES = "notes.log"
 REPORT = "report"  # .svg, .png
 REPORT_PAGE = f"{REPORT}.html"
 SEARCH_SHAPE, SEARCH_MODEL = f"{SEARCH}/search.json", f"{SEARCH}/model.safetensors"
@@ -436,12 +436,12 @@ class Run:
         """Add a trained epoch to the log of epochs, as one line of JSON."""
         self.folder.append_line(EPOCHS_LOG, json.dumps(dict(entry)))
 
-    def write_data_notes(self, notes: Sequence[str]) -> None:
-        """Write what the driver found in the data at this start: files that are not used, classes that a split lacks."""
+    def write_notes(self, notes: Sequence[str]) -> None:
+        """Write what was said at this start: files that are not used, classes that a split lacks, how weights were fitted."""
         if notes:
-            self.folder.write_bytes(DATA_NOTES, "".join(f"{note}\n" for note in notes).encode(errors="backslashreplace"))
+            self.folder.write_bytes(NOTES, "".join(f"{note}\n" for note in notes).encode(errors="backslashreplace"))
         else:
-            self.folder.delete(DATA_NOTES)
+            self.folder.delete(NOTES)
 
     def damaged_images(self) -> dict[str, str]:
         """The images that were skipped in any stage or point so far, and why each could not be read."""

@@ -9,6 +9,8 @@ The names below are what other rooms and users need; each is imported when it is
 | `cost.py`, `budget.py` | what that costs (MACs, parameters), and how a budget is written |
 | `architectures.py`, `eva_attention.py`, `dense_shape.py` | the timm models that can be cut, one entry each, and their sizes |
 | `gates.py`, `gate_families.py`, `gate_modules.py`, `gate_optimizer.py` | gates, their families, modules and training |
+| `gate_values.py` | gates as they are read |
+| `wrapped_models.py`, `plain_layers.py` | what may be around a model, and what its layers must be |
 | `removal_order.py`, `removal_path.py` | the order in which gates leave, and the structure that a budget leaves |
 | `axes.py` | attention heads turned into their principal axes, before gates are put on |
 | `cut.py`, `repair.py`, `hub.py` | the smaller model, what its linear layers can make up for, and its folder on disk |

@@ -172,7 +172,12 @@ def architecture_of(model: Timm) -> Architecture:
     architecture = next((a for a in ARCHITECTURES if isinstance(model, a.model)), None)
     if architecture is None:
         known = ", ".join(a.model.__name__ for a in ARCHITECTURES)
-        raise RefusedInput(f"{name} is a {type(model).__name__}, which slimsweep cannot cut; it cuts timm's {known} models")
+        kinds = tuple(a.model for a in ARCHITECTURES)
+        inside = next((path for path, module in model.named_modules() if isinstance(module, kinds)), "")
+        hint = f"; its {inside} is one: give model.{inside}" if inside else ""
+        raise RefusedInput(
+            f"{name} is a {type(model).__name__}, which slimsweep cannot cut; it cuts timm's {known} models{hint}"
+        )
     if hasattr(model, "structure"):  # its blocks were looked at before the cut, which may have taken branches out of them
         return architecture
     for block in architecture.blocks(model):

@@ -24,8 +24,10 @@ from slimsweep.slimming.architectures import (
 )
 from slimsweep.slimming.gate_modules import subclass
 from slimsweep.slimming.gates import GatedModel, fold_gates
+from slimsweep.slimming.plain_layers import check_layers
 from slimsweep.slimming.structure import Structure
 from slimsweep.slimming.timm_arguments import arguments_of, set_arguments
+from slimsweep.slimming.wrapped_models import unwrapped
 
 CUT_ARCHITECTURE = "slimmed_vit"  # timm's name of all cut models
 
@@ -40,7 +42,10 @@ def slim(gated: nn.Module, structure: Structure) -> nn.Module:
     Raises:
         ValueError: the structure is of another model, or keeps what has been cut already.
     """
+    gated = unwrapped(gated)
     model: Timm = fold_gates(gated) if isinstance(gated, GatedModel) else copy.deepcopy(gated)
+    if not hasattr(model, "structure"):
+        check_layers(model)  # of a gated model too: its layers may have been replaced since gates were added
     model.zero_grad(set_to_none=True)  # a deep copy takes the last gradients along
     base, args = model_name(model), arguments_of(model)
     cut_before = hasattr(model, "structure")

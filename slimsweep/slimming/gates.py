@@ -15,7 +15,10 @@ from slimsweep.slimming.architectures import Timm, architecture_of, model_name
 from slimsweep.slimming.dense_shape import refused_families, shape_of, whole_heads_reason
 from slimsweep.slimming.gate_families import GATE_FAMILIES, Granularity, TokenGate
 from slimsweep.slimming.gate_modules import subclass, unparametrize
+from slimsweep.slimming.gate_values import GateValues
+from slimsweep.slimming.plain_layers import check_layers
 from slimsweep.slimming.structure import Shape, check_families, macs, params
+from slimsweep.slimming.wrapped_models import unwrapped
 
 Gates = dict[str, list[Tensor]]
 
@@ -29,7 +32,8 @@ def add_gates(
     """A copy of `model` with a gate on everything that can be cut; the given model is left alone.
 
     Args:
-        model: a timm VisionTransformer (DeiT, CLIP, SigLIP, DINOv2, ...), Eva (EVA-02, DINOv3) or SwinTransformer.
+        model: a timm VisionTransformer (DeiT, CLIP, SigLIP, DINOv2, ...), Eva (EVA-02, DINOv3) or SwinTransformer; also inside
+            DistributedDataParallel, DataParallel or torch.compile, which the copy is without.
         granularity: of attention gates: "dim" one per head and dim, "head" one per head, "uniform" one per dim, shared by the
             layer's heads. Models that can only lose whole heads (rotary embeddings, qk-norm) get "head" in place of "dim".
         families: which gates: "attention", "mlp", "token". Default: all that this model can lose exactly.
@@ -39,7 +43,9 @@ def add_gates(
     Raises:
         RefusedInput: a ValueError: the model, or a family asked for by name, cannot be cut exactly; says why.
     """
+    model = unwrapped(model)
     chosen, finest = _what_to_gate(model, granularity, families)
+    check_layers(model)
     shape = shape_of(model, finest, chosen)
     gated: Timm = copy.deepcopy(model)
     weight = next(gated.parameters())
@@ -58,6 +64,8 @@ def add_gates(
 
 def _what_to_gate(model: Timm, granularity: str, families: Sequence[str] | None) -> tuple[tuple[str, ...], str]:
     """The families that get gates and the granularity that this model allows; raises RefusedInput as `add_gates` says."""
+    if isinstance(model, GatedModel):
+        raise RefusedInput(f"this {model_name(model)} has gates already: use it as it is, or add gates to its dense model")
     if hasattr(model, "structure"):
         raise RefusedInput(
             f"this {model_name(model)} has been cut already; add gates to its dense model, and solve for a smaller budget"
@@ -100,9 +108,19 @@ class GatedModel(nn.Module):
 
     @property
     def gates(self) -> Gates:
-        """Effective gates, copied: attention (heads, head_dim), (heads, 1) or (1, head_dim); mlp (units,); token (patches,)."""
+        """Copies of the gates as they act, for reading and for `set_gates`; nothing trains through them.
+
+        A penalty over them would do nothing, so a loss that holds them is refused: `gate_parameters()` gives what is trained.
+
+        Returns:
+            For each family a list, in the order of the layers: attention (heads, head_dim), (heads, 1) or (1, head_dim);
+            mlp (units,); token (patches,).
+        """
         with torch.no_grad():
-            return {f: [effective_gates(b, f).detach().clone() for b in self.gated_blocks()] for f in self.shape.gate_shapes}
+            return {
+                family: [effective_gates(b, family).detach().clone().as_subclass(GateValues) for b in self.gated_blocks()]
+                for family in self.shape.gate_shapes
+            }
 
     def set_gates(self, gates: Mapping[str, Sequence[Tensor]]) -> None:
         """Set effective gates, in the shapes of `gates`; a family that is not given stays.
@@ -131,7 +149,10 @@ class GatedModel(nn.Module):
                     parameter.copy_(value)
 
     def gate_parameters(self) -> dict[str, list[nn.Parameter]]:
-        """The parameters behind the gates: for each family a list, in the order of the layers."""
+        """The parameters behind the gates, which optimizers and penalties take: for each family a list, in the order of layers.
+
+        They are the gates themselves, but for token gates of kind "tanh", whose gates are the tanh of the parameters.
+        """
         return {f: [getattr(b, f"{f}_gate") for b in self.gated_blocks()] for f in self.shape.gate_shapes}
 
     def set_token_power(self, power: float) -> None:

@@ -21,6 +21,7 @@ from slimsweep.slimming.cut import CUT_ARCHITECTURE, cut
 from slimsweep.slimming.gates import GatedModel
 from slimsweep.slimming.structure import Structure
 from slimsweep.slimming.timm_arguments import arguments_of, has_arguments, set_arguments
+from slimsweep.slimming.wrapped_models import unwrapped
 
 
 def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
@@ -92,6 +93,7 @@ def save(
         ValueError: timm did not make the model, so its architecture has no name and arguments to build it again; the model
             still has gates; or preprocessing, labels or metrics are not JSON. What was in the folder is left alone.
     """
+    small = unwrapped(small)
     if isinstance(small, GatedModel):
         raise ValueError("this model has gates, which no saved model has: cut it with slim first")
     if not has_arguments(small):

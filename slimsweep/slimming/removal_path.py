@@ -18,6 +18,7 @@ from slimsweep.slimming.cost import COSTS
 from slimsweep.slimming.gate_families import GATE_FAMILIES
 from slimsweep.slimming.removal_order import Steps
 from slimsweep.slimming.structure import LayerSizes, Shape, Structure, check_families
+from slimsweep.slimming.wrapped_models import unwrapped
 
 Scores = Mapping[str, Sequence[Any]]
 # Matrix products and attention are fastest on sizes that are multiples of 16 (measured in reports/speed). Heads narrower than
@@ -73,7 +74,8 @@ class RemovalPath:
         for given in (scores, floors or {}, paces or {}):
             check_families(given)
         for family in (f for f in GATE_FAMILIES if f in scores):
-            values = [np.abs(np.asarray(torch.as_tensor(s).detach().cpu(), dtype=np.float64)) for s in scores[family]]
+            # float64 holds every float16, bfloat16 and float32 exactly; numpy has no bfloat16.
+            values = [torch.as_tensor(s).detach().cpu().double().abs().numpy() for s in scores[family]]
             if not all(np.isfinite(v).all() for v in values):
                 raise ValueError(f"{family} gates hold values that are not finite; the search that made them went wrong")
             got, wanted = tuple(v.shape for v in values), shape.gate_shapes.get(family, ())
@@ -282,6 +284,7 @@ def solve(
         raise ValueError("give either a budget or per_family shares")
     if per_family is not None and metric not in (None, "macs"):
         raise ValueError("metric says what a budget counts, and shares count gates: leave it out beside per_family")
+    gated = unwrapped(gated)
     path = RemovalPath(gated.shape, gated.gates if scores is None else scores, floors, round_to, paces)
     if per_family is not None:
         return path.shares(per_family)

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from slimsweep.errors import RefusedInput
 from slimsweep.slimming.cost import COSTS
+from slimsweep.slimming.wrapped_models import inner_model
 
 FAMILIES = ("attention", "mlp", "token")  # of gates; what differs between them is in gate_families.py
 
@@ -281,6 +282,8 @@ def _(what: Structure) -> int:
 
 @macs.register
 def _(what: nn.Module) -> int:
+    if (inside := inner_model(what)) is not what:
+        return macs(inside)
     # A copy without weights: counting needs shapes only, costs no memory, and cannot touch the model.
     meta = torch.device("meta")
     weightless: dict[int, Any] = {id(b): torch.empty_like(b, device=meta) for b in what.buffers()}

@@ -2,7 +2,7 @@
 
 from slimsweep.errors import OutOfTime, TrainingDiverged
 from slimsweep.training.criterion import Criterion, Teacher
-from slimsweep.training.dense_model import build_dense, check_model, head_is_new
+from slimsweep.training.dense_model import build_dense, check_model, start_of
 from slimsweep.training.evaluate import Metrics, evaluate, evaluate_split
 from slimsweep.training.loop import State, train
 from slimsweep.training.recorder import MemoryRecorder, Recorder, Recorders, Tracker
@@ -22,6 +22,6 @@ __all__ = [
     "check_model",
     "evaluate",
     "evaluate_split",
-    "head_is_new",
+    "start_of",
     "train",
 ]

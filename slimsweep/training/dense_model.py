@@ -3,45 +3,76 @@
 import difflib
 import inspect
 import logging
-import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from slimsweep.config import Config, ConfigError, did_you_mean
+from slimsweep.training.checkpoint_file import Stored, names_in_order, read_checkpoint
+from slimsweep.training.fit_weights import Fitted, fit, heads_of
+from slimsweep.training.label_order import also_called, are_numbers, imagenet_names, places_by_name, rows_by_name
 from slimsweep.training.optimizer import check_optimizer
 
 log = logging.getLogger(__name__)
 
-# Keys under which training scripts save a state dict; averaged weights first, as in timm.
-WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "model_state_dict")
-PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """How the weights to start from fit the data's classes.
+
+    Attributes:
+        new_head: why training starts from a fresh head; "" where the weights have one for these classes.
+        rows: for each of the data's classes the row of the weights' head that is its own; None where the order is the same,
+            or nothing is known about it.
+        notes: what is done to the weights, in words.
+    """
+
+    new_head: str = ""
+    rows: list[int] | None = None
+    notes: tuple[str, ...] = ()
 
 
-def build_dense(config: Config, num_classes: int) -> nn.Module:
+def build_dense(config: Config, num_classes: int, class_names: Sequence[str] | None = None) -> nn.Module:
     """The model that `config.model` names, with a head of `num_classes`, on the CPU.
 
     Its weights are timm's pretrained ones, or the checkpoint's, or drawn from torch's global generator. Where a checkpoint's
-    head has other classes, a fresh head takes its place, with a warning.
+    head has other classes, a fresh head takes its place, with a warning. Where it has the same ones by name in another order,
+    its rows are put into the data's. What else is done to the weights is said too.
+
+    Args:
+        config: the configuration.
+        num_classes: of the data.
+        class_names: of the data, in the order of its labels; None where they are not known.
 
     Raises:
         ConfigError: an unknown model, arguments or an image size that it does not take, weights that are missing or do not fit.
     """
     model = _create(config, num_classes, pretrained=config.model.pretrained)
-    if config.model.checkpoint is not None:
-        path = Path(config.model.checkpoint).expanduser()
-        state = _state(path, "cpu")
-        fresh = _fit(model, state, path)
-        if fresh:
-            log.warning("the head of %s is not one for %d classes: training starts from a new head", path, num_classes)
-        model.load_state_dict({**model.state_dict(), **{k: v for k, v in state.items() if k not in fresh}})
+    if (path := _path(config)) is None:
+        start = _start_of_pretrained(config, model, num_classes, class_names)
+    else:
+        stored = read_checkpoint(path, "cpu")
+        fitted = fit(model, stored, path)
+        check_finite(fitted, path)
+        start = _start_of_checkpoint(model, stored, fitted, path, class_names)
+        drawn = {name: tensor.clone() for name, tensor in model.state_dict().items() if _of_head(name, model)}
+        model.load_state_dict({**model.state_dict(), **fitted.state})
+        if start.new_head:
+            model.load_state_dict({**model.state_dict(), **drawn})
+        _take_preprocessing(model, stored)
+    if config.model.pretrained and path is None and start.new_head and _standard(model).get("num_classes") == num_classes:
+        model.reset_classifier(num_classes)  # type: ignore[operator]  # timm kept the pretrained one
+    if start.rows is not None:
+        state = model.state_dict()
+        model.load_state_dict({**state, **{name: state[name][start.rows] for name in state if _of_head(name, model)}})
+    for note in start.notes:
+        log.warning("%s", note)
     return model
 
 
@@ -65,24 +96,123 @@ def check_model(config: Config, num_classes: int | None = None) -> nn.Module:
         raise ConfigError(
             f"model.pretrained is set, but timm has no weights for {config.model.name}: leave it out, or give model.checkpoint"
         )
-    if config.model.checkpoint is not None:
-        path = Path(config.model.checkpoint).expanduser()
-        _fit(model, _state(path, "meta"), path)
+    if (path := _path(config)) is not None:
+        stored, _ = _fit_on_meta(model, path)
+        _take_preprocessing(model, stored)
     return model
 
 
-def head_is_new(config: Config, num_classes: int) -> bool:
-    """Whether the weights to start from have no head for `num_classes` classes, so that training starts from a fresh head.
+def start_of(config: Config, num_classes: int, class_names: Sequence[str] | None = None) -> Start:
+    """How the weights to start from fit the data's classes; arguments are those of `build_dense`.
 
     Raises:
         ConfigError: as `check_model`.
     """
     with torch.device("meta"):
         model = _create(config, num_classes, pretrained=False)
-    if config.model.checkpoint is not None:
-        path = Path(config.model.checkpoint).expanduser()
-        return bool(_fit(model, _state(path, "meta"), path))
-    return not config.model.pretrained or _standard(model).get("num_classes") != num_classes
+    if (path := _path(config)) is not None:
+        return _start_of_checkpoint(model, *_fit_on_meta(model, path), path, class_names)
+    return _start_of_pretrained(config, model, num_classes, class_names)
+
+
+def _path(config: Config) -> Path | None:
+    return None if config.model.checkpoint is None else Path(config.model.checkpoint).expanduser()
+
+
+def _fit_on_meta(model: nn.Module, path: Path) -> tuple[Stored, Fitted]:
+    """A checkpoint, fitted to a model on the meta device: by names and shapes, or where that fails by its values."""
+    stored = read_checkpoint(path, "meta")
+    try:
+        return stored, fit(model, stored, path)
+    except ConfigError:  # some of timm's filters compute with the values
+        stored = read_checkpoint(path, "cpu")
+        return stored, fit(model, stored, path)
+
+
+def _start_of_checkpoint(
+    model: nn.Module, stored: Stored, fitted: Fitted, path: Path, class_names: Sequence[str] | None
+) -> Start:
+    notes = (f"model.checkpoint {path}: {'; '.join(fitted.notes)}",) if fitted.notes else ()
+    classes = int(getattr(model, "num_classes", 0))
+    if fitted.fresh:
+        said = f"the head of {path} is not one for {classes} classes: training starts from a new head"
+        return Start(new_head=f"have no head for the {classes} classes", notes=(*notes, said))
+    names = stored.class_names
+    if not names or not class_names or len(names) != classes or (are_numbers(names) and not are_numbers(class_names)):
+        return Start(notes=notes)  # nothing is known of the order
+    rows = rows_by_name(class_names, also_called(names))
+    if rows is None:
+        differ = f"are for other classes ({_difference(names, class_names)}) than the {classes}"
+        said = f"the head of {path} is for other classes than the data's: training starts from a new head"
+        return Start(new_head=differ, notes=(*notes, said))
+    return _in_order(rows, f"model.checkpoint {path}", notes)
+
+
+def _start_of_pretrained(config: Config, model: nn.Module, num_classes: int, class_names: Sequence[str] | None) -> Start:
+    usual = _standard(model)
+    if not config.model.pretrained or usual.get("num_classes") != num_classes:
+        return Start(new_head=f"have no head for the {num_classes} classes")
+    own = names_in_order(usual.get("label_names"))
+    known: Sequence[Sequence[str]] | None = also_called(own) if own else imagenet_names(num_classes)
+    if not class_names or known is None or len(known) != num_classes:
+        return Start()
+    rows = rows_by_name(class_names, known)
+    if rows is not None:
+        return _in_order(rows, f"the pretrained weights of {config.model.name}", ())
+    matched, in_place = places_by_name(class_names, known)
+    if matched >= num_classes / 2:  # a few are spelled in other ways
+        if in_place > matched / 2:
+            return Start()
+        reason = "have a head whose classes come in another order than"
+        said = f"the pretrained head of {config.model.name} has its classes in another order, and not all are known by name"
+        return Start(new_head=f"{reason} the {num_classes} classes", notes=(f"{said}: training starts from a new head",))
+    said = (
+        f"the classes of the data are not those of the pretrained head of {config.model.name} by name "
+        f"({_difference([names[0] for names in known], class_names)}): its rows are taken in their order"
+    )
+    return Start(notes=(said,))
+
+
+def _in_order(rows: list[int], weights: str, notes: tuple[str, ...]) -> Start:
+    if rows == list(range(len(rows))):
+        return Start(notes=notes)
+    said = f"{weights}: the head's rows are put into the order of the data's classes, by their names"
+    return Start(rows=rows, notes=(*notes, said))
+
+
+def _difference(known: Sequence[str], wanted: Sequence[str]) -> str:
+    """Names that only one of two lists has, at most two of each."""
+    first, second = ([n for n in one if n not in set(other)] for one, other in ((known, wanted), (wanted, known)))
+    parts = [
+        f"only {who} {', '.join(map(repr, names[:2]))}" for who, names in (("it has", first), ("data has", second)) if names
+    ]
+    return "; ".join(parts) or "in another number"
+
+
+def _of_head(name: str, model: nn.Module) -> bool:
+    return any(name.startswith(f"{head}.") for head in heads_of(model))
+
+
+def check_finite(fitted: Fitted, path: Path) -> None:
+    """Refuse weights that are NaN or infinite: nothing could be trained from them.
+
+    Raises:
+        ConfigError: names the first such tensor.
+    """
+    broken = next((k for k, v in fitted.state.items() if v.is_floating_point() and not bool(torch.isfinite(v).all())), None)
+    if broken is not None:
+        raise ConfigError(
+            f"model.checkpoint {str(path)!r} has values in {broken} that are not finite: the training that made it went wrong, "
+            "give an earlier checkpoint"
+        )
+
+
+def _take_preprocessing(model: nn.Module, stored: Stored) -> None:
+    """Let the model say how the images of its weights were prepared, as it does of timm's own weights."""
+    if stored.preprocessing:
+        cfg: Any = model
+        cfg.pretrained_cfg = {**_standard(model), **stored.preprocessing}
+        cfg.default_cfg = cfg.pretrained_cfg
 
 
 def _standard(model: nn.Module) -> Mapping[str, Any]:
@@ -152,71 +282,3 @@ def _check_patches(model: nn.Module, name: str) -> None:
             f"the image size {size[0]} x {size[1]} does not divide by the patches of {name}, {patch[0]} x {patch[1]}: "
             f"set model.kwargs.img_size to {nearest}, or another patch_size"
         )
-
-
-def _state(path: Path, device: str) -> dict[str, Tensor]:
-    """A checkpoint's tensors by name; on the meta device only names and shapes."""
-    if not path.is_file():
-        raise ConfigError(f"model.checkpoint is {str(path)!r}, but there is no such file: fix the path")
-    try:
-        if path.suffix == ".safetensors":
-            if device != "meta":
-                return _bare(load_file(path))
-            with safe_open(path, framework="pt") as file:
-                return _bare({key: torch.empty(file.get_slice(key).get_shape(), device="meta") for key in file.keys()})  # noqa: SIM118
-        content = torch.load(path, map_location=device, weights_only=True)
-    except pickle.UnpicklingError as problem:
-        raise ConfigError(
-            f"model.checkpoint {str(path)!r} is not plain weights of torch.save, and code in it is not run: "
-            "save the model's state_dict() alone, best as .safetensors"
-        ) from problem
-    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as problem:
-        raise ConfigError(f"model.checkpoint {str(path)!r} cannot be read ({_short(problem)}): give another file") from problem
-    for wrapper in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-            break
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise ConfigError(
-            f"model.checkpoint {str(path)!r} holds no state dict, by itself or under {', '.join(WRAPPERS)}: give one"
-        )
-    return _bare(content)
-
-
-def _bare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in state)), None):
-        state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return dict(state)
-
-
-def _fit(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> set[str]:
-    """The names of the head's tensors that do not fit and so start fresh; any other tensor that does not fit is refused."""
-    heads = _standard(model).get("classifier") or ()
-    heads = (heads,) if isinstance(heads, str) else tuple(heads)
-    wanted = model.state_dict()
-    fresh = set()
-    for key in [*wanted, *(k for k in state if k not in wanted)]:
-        has = tuple(state[key].shape) if key in state else None
-        takes = tuple(wanted[key].shape) if key in wanted else None
-        if has == takes:
-            continue
-        if any(key.startswith(f"{head}.") for head in heads):
-            fresh.add(key)
-            continue
-        what = (
-            f"lacks {key}, which the model has as {takes}"
-            if has is None
-            else f"has {key} of shape {has}, which the model does not have"
-            if takes is None
-            else f"has {key} of shape {has}, the model {takes}"
-        )
-        raise ConfigError(
-            f"model.checkpoint {str(path)!r} does not fit: it {what}; give the model.name and model.kwargs it was made with"
-        )
-    # A head fits as a whole or not at all.
-    return {key for key in (*wanted, *state) if any(f.rpartition(".")[0] == key.rpartition(".")[0] for f in fresh)}
-
-
-def _short(problem: Exception) -> str:
-    text = str(problem).strip().splitlines()
-    return (text[0] if text else type(problem).__name__)[:160]
