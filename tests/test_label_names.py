@@ -112,7 +112,7 @@ def test_other_classes_get_a_fresh_head_where_it_is_trained(config, trained, tmp
     save(trained, tmp_path, labels=OF_TORCHVISION)
     asked = config.changed(**{"model.checkpoint": str(tmp_path)})
     others = [*NAMES[:11], "something else"]
-    assert head_is_new(asked, 12, others)
+    assert start_of(asked, 12, others).new_head
     assert "it has 'class11'; only data has 'something else'" in start_of(asked, 12, others).new_head
     with caplog.at_level(logging.WARNING):
         model = build_dense(asked, 12, others)
@@ -188,4 +188,4 @@ def test_pretrained_heads_follow_the_datas_names(config):
     assert "another order" in start_of(asked, 1000, by_word).new_head  # two are called crane
     assert "are not those of the pretrained head" in start_of(asked, 1000, [f"own {n}" for n in range(1000)]).notes[0]
     assert start_of(asked, 1000).notes == ()
-    assert head_is_new(asked, 12, NAMES)
+    assert start_of(asked, 12, NAMES).new_head

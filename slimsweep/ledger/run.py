@@ -5,7 +5,7 @@ plan.json, begun/, driver.json     what the driver has planned, which points hav
 dense/, search/, baselines/        the models that points are cut from, and what each method keeps
 results/, curves/, models/         one row, one curve and one model per point
 checkpoints/, epochs.log, ray/     what is needed to resume
-notes.log, damaged.log             what was said at the start (files that are not used), images that could not be read and were skipped
+notes.log, damaged.log             what was said at the start, images that could not be read and were skipped
 bench/, errors.log                 timings, tracebacks
 report.html, report.svg, report.png
 """
