@@ -29,6 +29,7 @@ from slimsweep.slimming.gate_modules import subclass
 from slimsweep.slimming.gates import GatedModel, fold_gates
 from slimsweep.slimming.structure import Structure
 from slimsweep.slimming.timm_arguments import arguments_of, set_arguments
+from slimsweep.slimming.wrappers import unwrapped
 
 CUT_ARCHITECTURE = "slimmed_vit"  # timm's name of all cut models
 
@@ -43,6 +44,7 @@ def slim(gated: nn.Module, structure: Structure) -> nn.Module:
     Raises:
         ValueError: the structure is of another model, or keeps what has been cut already.
     """
+    gated = unwrapped(gated)
     model: Timm = fold_gates(gated) if isinstance(gated, GatedModel) else copy.deepcopy(gated)
     model.zero_grad(set_to_none=True)  # a deep copy takes the last gradients along
     base, args = model_name(model), arguments_of(model)
@@ -126,8 +128,8 @@ def check_sizes(model: Timm, structure: Structure) -> None:
         return
     if (grid := tuple(model.patch_embed.grid_size)) != structure.shape.grid:
         raise ValueError(
-            f"the structure chooses among {len(last)} patches ({words(structure.shape.grid)}), this model has {math.prod(grid)} "
-            f"({words(grid)}); keep its image size"
+            f"the structure chooses among {len(last)} patches ({words(structure.shape.grid)}), "
+            f"this model has {math.prod(grid)} ({words(grid)}); keep its image size"
         )
     if reason := token_refusal(model, architecture):
         raise ValueError(f"the structure drops tokens, which this {model_name(model)} cannot lose: {reason}")

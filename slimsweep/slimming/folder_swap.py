@@ -20,9 +20,9 @@ REPLACED = ".replaced"  # the folder inside a model's folder that has the old fi
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """An empty folder on the same file system, whose config.json and model.safetensors replace those of `folder` at the end.
+    """An empty folder on the same file system, whose files replace those of `folder` at the end.
 
-    Where the body raises, `folder` stays as it was. Other files in it are left alone in any case.
+    Where the body raises, `folder` stays as it was. Files of other names in it are left alone in any case.
 
     Raises:
         RefusedInput: a ValueError: `folder` is a file.
@@ -73,6 +73,8 @@ def _move_in(beside: Path, folder: Path) -> None:
             (folder / WEIGHTS).unlink(missing_ok=True)
         _settle(folder)
         raise
+    for file in beside.iterdir():  # others that were written along
+        os.replace(file, folder / file.name)
     shutil.rmtree(old, ignore_errors=True)
 
 
