@@ -7,6 +7,7 @@ config.json, without which nobody takes the folder for a model, leaves first and
 import contextlib
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ from slimsweep.errors import RefusedInput
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 REPLACED = ".replaced"  # the folder inside a model's folder that has the old files until the new ones are complete
+SAVING = ".saving."  # begins the names of the folders in which new files are written
+OLD = 24 * 3600  # seconds after which nobody writes to such a folder any more
 
 
 @contextmanager
@@ -30,8 +33,11 @@ def replacing(folder: Path) -> Iterator[Path]:
     if folder.exists() and not folder.is_dir():
         raise RefusedInput(f"{folder} is a file, so no model can be saved to it: give a folder")
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    for left in folder.glob(f"{SAVING}*"):  # of a process that was killed
+        if time.time() - left.stat().st_mtime > OLD:
+            shutil.rmtree(left, ignore_errors=True)
     mark = uuid.uuid4().hex[:8]
-    beside = folder.parent / f".{folder.name}.{mark}" if missing else folder / f".saving.{mark}"
+    beside = folder.parent / f".{folder.name}.{mark}" if missing else folder / f"{SAVING}{mark}"
     beside.mkdir(parents=True)
     try:
         yield beside
