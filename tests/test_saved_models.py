@@ -238,9 +238,14 @@ class Stop(BaseException):
     """An interruption, such as Ctrl-C."""
 
 
+@pytest.fixture(scope="module")
+def old_and_new():
+    return cut(small_vit()), cut(small_vit(), 0.4)
+
+
 @pytest.mark.parametrize("moment", range(7))
-def test_a_save_that_is_interrupted_leaves_the_old_model(moment, tmp_path, monkeypatch):
-    old, new = cut(small_vit()), cut(small_vit(), 0.4)
+def test_a_save_that_is_interrupted_leaves_the_old_model(moment, old_and_new, tmp_path, monkeypatch):
+    old, new = old_and_new
     save(old, tmp_path)
     (tmp_path / "notes.txt").write_text("mine")
     before = content(tmp_path)
@@ -269,9 +274,9 @@ def test_a_save_that_is_interrupted_leaves_the_old_model(moment, tmp_path, monke
 
 
 @pytest.mark.parametrize("moment", range(8))
-def test_a_save_that_is_killed_leaves_one_whole_model(moment, tmp_path, monkeypatch):
+def test_a_save_that_is_killed_leaves_one_whole_model(moment, old_and_new, tmp_path, monkeypatch):
     """After the moment nothing more is done to the folder, as nothing is by a process that was killed."""
-    old, new = cut(small_vit()), cut(small_vit(), 0.4)
+    old, new = old_and_new
     save(old, tmp_path)
     calls = 0
 
