@@ -10,7 +10,8 @@ The names below are what other rooms and users need; each is imported when it is
 | `architectures.py`, `eva_attention.py`, `dense_shape.py` | the timm models that can be cut, one entry each, and their sizes |
 | `gates.py`, `gate_families.py`, `gate_modules.py`, `gate_optimizer.py` | gates, their families, modules and training |
 | `removal_order.py`, `removal_path.py` | the order in which gates leave, and the structure that a budget leaves |
-| `cut.py`, `hub.py` | the smaller model, and its folder on disk |
+| `cut.py`, `hub.py`, `read_back.py`, `folder_swap.py` | the smaller model; its folder on disk, checked and replaced whole |
+| `argument_values.py`, `wrappers.py`, `timm_*.py` | arguments as JSON, wrappers around models, what timm keeps and does at loading |
 """
 
 import importlib
