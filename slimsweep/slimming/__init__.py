@@ -11,7 +11,7 @@ The names below are what other rooms and users need; each is imported when it is
 | `gates.py`, `gate_families.py`, `gate_modules.py`, `gate_optimizer.py` | gates, their families, modules and training |
 | `removal_order.py`, `removal_path.py` | the order in which gates leave, and the structure that a budget leaves |
 | `cut.py`, `hub.py`, `read_back.py`, `folder_swap.py` | the smaller model; its folder on disk, checked and replaced whole |
-| `argument_values.py`, `wrappers.py`, `timm_*.py` | arguments as JSON, wrappers around models, what timm keeps and does at loading |
+| `argument_values.py`, `wrappers.py`, `timm_*.py` | arguments as JSON, wrappers around models, what timm does at loading |
 """
 
 import importlib
