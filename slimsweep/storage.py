@@ -186,22 +186,38 @@ class Folder:
     def upload(self, local: Path, name: str, *, last: str) -> None:
         """Copy the files of a local folder to the folder `name`, which is replaced.
 
-        On a local path the folder appears as a whole; on an object store its files appear one by one.
+        On a local path the folder appears as a whole, and where that fails, the one that was there stays. On an object store
+        its files appear one by one; `last` leaves first, so that it is never there beside files of another model.
 
         Args:
             last: the file that is copied last: where it is, all files are.
+
+        Raises:
+            OSError: it cannot be written.
         """
         full = self._full(name)
-        if self.is_local:
-            temporary = _temporary(full)
+        if not self.is_local:
+            self.delete(f"{name}/{last}")
+            for file in sorted(local.iterdir(), key=lambda f: (f.name == last, f.name)):
+                self.write_bytes(f"{name}/{file.name}", file.read_bytes())
+            return
+        temporary, old = _temporary(full), _temporary(full)
+        try:
             os.mkdir(temporary)  # not by tempfile, whose folders only their owner may read
             for file in local.iterdir():
                 shutil.copyfile(file, f"{temporary}/{file.name}")
-            shutil.rmtree(full, ignore_errors=True)
-            os.replace(temporary, full)
-        else:
-            for file in sorted(local.iterdir(), key=lambda f: (f.name == last, f.name)):
-                self.write_bytes(f"{name}/{file.name}", file.read_bytes())
+                _sync(f"{temporary}/{file.name}")
+            if os.path.exists(full):
+                os.replace(full, old)
+            try:
+                os.replace(temporary, full)
+            except BaseException:
+                if os.path.exists(old):
+                    os.replace(old, full)
+                raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
     @contextmanager
     def local(self) -> Iterator[Path]:
@@ -213,6 +229,12 @@ class Folder:
             for file in self.list():
                 Path(folder, file).write_bytes(self.read_bytes(file))
             yield Path(folder)
+
+
+def _sync(full: str) -> None:
+    """Have a file on the disk before its name counts."""
+    with open(full, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def _temporary(full: str) -> str:

@@ -13,7 +13,9 @@ The names below are what other rooms and users need; each is imported when it is
 | `wrapped_models.py`, `plain_layers.py` | what may be around a model, and what its layers must be |
 | `removal_order.py`, `removal_path.py` | the order in which gates leave, and the structure that a budget leaves |
 | `axes.py` | attention heads turned into their principal axes, before gates are put on |
-| `cut.py`, `repair.py`, `hub.py` | the smaller model, what its linear layers can make up for, and its folder on disk |
+| `cut.py`, `repair.py` | the smaller model, and what its linear layers can make up for |
+| `hub.py`, `read_back.py`, `folder_swap.py` | a model's folder on disk, checked and replaced whole |
+| `argument_values.py`, `timm_*.py` | arguments as JSON, what timm does at loading |
 """
 
 import importlib

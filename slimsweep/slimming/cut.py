@@ -5,10 +5,12 @@ The blocks stay timm's own, with smaller linear layers. `hub.py` saves and loads
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers import to_2tuple
 from torch import Tensor, nn
 
 from slimsweep.slimming.architectures import (
@@ -22,6 +24,7 @@ from slimsweep.slimming.architectures import (
     model_name,
     tensor_at,
 )
+from slimsweep.slimming.gate_families import token_refusal
 from slimsweep.slimming.gate_modules import subclass
 from slimsweep.slimming.gates import GatedModel, fold_gates
 from slimsweep.slimming.plain_layers import check_layers
@@ -83,9 +86,10 @@ def cut(model: Timm, structure: Structure) -> None:
                 arriving = torch.ones_like(tokens)
             cut_attention(block, architecture, remaining_dims(attention, before.attention_mask(index)))
             cut_mlp(block, structure.mlp_mask(index)[before.mlp_mask(index)])
+            lost = not tokens.all()
             heads = attention.any(1).nonzero().flatten()
             own_embedding = rotary == "per head" and 0 < len(heads) < len(attention)
-            if not torch.equal(tokens, arriving) or own_embedding or (rotary != "none" and not tokens.all()):
+            if not torch.equal(tokens, arriving) or own_embedding or (rotary != "none" and lost):
                 subclass(block, SelectingBlock)
             if isinstance(block, SelectingBlock):
                 block.select(arriving, tokens, model.num_prefix_tokens, heads if own_embedding else None)
@@ -119,13 +123,40 @@ def check_sizes(model: Timm, structure: Structure) -> None:
         sizes = attention.proj.out_features, attention.num_heads, attention.proj.in_features, block.mlp.fc2.in_features
         if sizes != (layer.embed_dim, layer.heads, layer.heads * layer.head_dim, layer.hidden):
             raise ValueError(f"the structure is of another model: its {layer.name} does not have the sizes of this one's")
-    tokens, wanted = architecture.tokens(model, blocks[0]), structure.token_mask(0)
+    tokens = architecture.tokens(model, blocks[0])
     if layers[0].prefix != tokens.prefix:
         raise ValueError(f"the structure is of a model of {layers[0].prefix} prefix tokens, this one has {tokens.prefix}")
-    if not wanted.all() and len(wanted) != tokens.patches:
+    last = structure.token_mask(len(layers) - 1)
+    if last.all():
+        return
+    if (grid := tuple(model.patch_embed.grid_size)) != structure.shape.grid:
         raise ValueError(
-            f"the structure chooses among {len(wanted)} patches, this model has {tokens.patches}; keep its image size"
+            f"the structure chooses among {len(last)} patches ({words(structure.shape.grid)}), "
+            f"this model has {math.prod(grid)} ({words(grid)}); keep its image size"
         )
+    if reason := token_refusal(model, architecture):
+        raise ValueError(f"the structure drops tokens, which this {model_name(model)} cannot lose: {reason}")
+    if not last.any() and needs_patches(model):
+        raise ValueError(
+            f"the structure keeps no patch in the last layer, so global_pool={model.global_pool!r} has none to pool; "
+            "keep its pooling"
+        )
+
+
+def words(grid: Sequence[int]) -> str:
+    """A grid of patches in words."""
+    return " x ".join(str(side) for side in grid)
+
+
+def needs_patches(model: Timm, pool: str | None = None) -> bool:
+    """Whether a model has no output without a patch token, under its own pooling or another.
+
+    Args:
+        model: one whose tokens can leave.
+        pool: timm's name of a pooling.
+    """
+    kind = model.global_pool if pool is None else pool
+    return kind not in ("token", "") and not (model.num_prefix_tokens and architecture_of(model).pools_prefix(model))
 
 
 def cut_attention(block: Timm, architecture: Architecture, mask: Tensor) -> None:
@@ -227,6 +258,7 @@ class SelectingBlock(nn.Module):
     token_index: Tensor
     patch_index: Tensor
     head_index: Tensor | None
+    expected: int | None
 
     def select(self, arriving: Tensor, kept: Tensor, prefix: int, heads: Tensor | None) -> None:
         """Set what stays.
@@ -241,15 +273,24 @@ class SelectingBlock(nn.Module):
         device = next(self.parameters()).device
         index = torch.cat([torch.arange(prefix), among + prefix]) if not torch.equal(arriving, kept) else torch.arange(0)
         self.register_buffer("token_index", index.to(device), persistent=False)
-        self.register_buffer("patch_index", kept.nonzero().flatten().to(device), persistent=False)
+        # Where all are there, none are chosen: the model may go on to other image sizes.
+        self.register_buffer(
+            "patch_index", (torch.arange(0) if kept.all() else kept.nonzero().flatten()).to(device), persistent=False
+        )
+        self.expected = None if kept.all() else prefix + int(arriving.sum())
         self.register_buffer("head_index", None if heads is None else heads.to(device), persistent=False)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if self.expected is not None and x.shape[1] != self.expected:
+            raise ValueError(
+                f"this block drops tokens by their position among {self.expected}, and got {x.shape[1]}: "
+                "keep the image size that the model was cut for, and drop no other tokens"
+            )
         if len(self.token_index):
             x = x.index_select(1, self.token_index)
         rope = kwargs.get("rope")
         if rope is not None:  # (patches, dims), or (heads, patches, dims) where each head has its own
-            if len(self.patch_index) < rope.shape[-2]:
+            if len(self.patch_index):
                 rope = rope.index_select(-2, self.patch_index)
             if self.head_index is not None:
                 rope = rope.index_select(0, self.head_index)
@@ -258,9 +299,53 @@ class SelectingBlock(nn.Module):
 
 
 class FewerTokens(nn.Module):
-    """Mixed in before timm's model class: says what a model that lost tokens can no longer give."""
+    """Mixed in before timm's model class: says what a model that lost tokens can no longer do."""
+
+    structure: Structure
+    patch_embed: Timm
+    global_pool: str
+
+    def _keep_grid(self, grid: Sequence[int], size: Sequence[int]) -> None:
+        wanted = self.structure.shape.grid
+        if tuple(grid) != wanted:
+            raise ValueError(
+                f"this model lost some of its {words(wanted)} patches, so it cannot take images of {words(size)} pixels, which "
+                f"have {words(grid)}: cut its dense model again at that size, or keep all tokens "
+                "(add_gates(model, families=['attention', 'mlp']))"
+            )
+
+    def set_input_size(self, img_size: Any = None, patch_size: Any = None, **kwargs: Any) -> None:
+        """timm's, where the grid of patches stays.
+
+        Raises:
+            ValueError: it would change.
+        """
+        embed = self.patch_embed
+        size = tuple(embed.img_size) if img_size is None else to_2tuple(img_size)
+        patch = tuple(embed.patch_size) if patch_size is None else to_2tuple(patch_size)
+        if (size, patch) != (tuple(embed.img_size), tuple(embed.patch_size)):
+            self._keep_grid([pixels // side for pixels, side in zip(size, patch, strict=True)], size)
+        super().set_input_size(img_size, patch_size, **kwargs)  # type: ignore[misc]  # timm's class comes next
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """timm's.
+
+        Raises:
+            ValueError: the new pooling needs patch tokens, and none is left.
+        """
+        if global_pool and needs_patches(self, global_pool) and not self.structure.token_mask(-1).any():
+            raise ValueError(
+                f"no patch token is left in this model's last layer, so global_pool={global_pool!r} has none to pool: "
+                "keep its pooling"
+            )
+        super().reset_classifier(num_classes, global_pool)  # type: ignore[misc]
+
+    def forward_features(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        self._keep_grid(self.patch_embed.dynamic_feat_size(x.shape[-2:]), x.shape[-2:])
+        return super().forward_features(x, *args, **kwargs)  # type: ignore[misc]
 
     def forward_intermediates(self, x: Tensor, *args: Any, output_fmt: str = "NCHW", **kwargs: Any) -> Any:
         if output_fmt == "NCHW":
             raise ValueError("this model lost tokens, so its features are no full grid: ask for output_fmt='NLC'")
+        self._keep_grid(self.patch_embed.dynamic_feat_size(x.shape[-2:]), x.shape[-2:])
         return super().forward_intermediates(x, *args, output_fmt=output_fmt, **kwargs)  # type: ignore[misc]

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from slimsweep.slimming.architectures import Architecture, Timm, attention_rows
 from slimsweep.slimming.gate_modules import (
@@ -89,7 +88,7 @@ def attach_attention(block: Timm, gate: nn.Parameter, shape: Shape, index: int, 
 
 
 def attach_mlp(block: Timm, gate: nn.Parameter, shape: Shape, index: int, token_gate: str) -> None:
-    parametrize.register_parametrization(block.mlp.fc2, "weight", ColumnGate(gate))
+    parametrize_rows(block.mlp, "fc2.weight", ColumnGate(gate))
 
 
 def attach_token(block: Timm, gate: nn.Parameter, shape: Shape, index: int, token_gate: str) -> None:

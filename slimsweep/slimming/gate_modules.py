@@ -6,6 +6,8 @@ at z = 0 the token is exactly absent, and the cut model computes the same. ViT-S
 multiplies features instead, which leaves a zero token in the softmax.
 """
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,11 +22,62 @@ def subclass(module: Timm, mixin: type[nn.Module]) -> None:
 
     A module that has them already is left as it is.
     """
-    if isinstance(module, mixin):
-        return
-    base = type(module)
-    body = {"__module__": mixin.__module__, "timm_class": base}
-    module.__class__ = type(f"{mixin.__name__}[{base.__name__}]", (mixin, base), body)
+    if not isinstance(module, mixin):
+        module.__class__ = mixed_class(mixin, type(module))
+
+
+_mixed: dict[tuple[type[nn.Module], type[nn.Module]], type[nn.Module]] = {}
+
+
+def mixed_class(mixin: type[nn.Module], base: type[nn.Module]) -> type[nn.Module]:
+    """The subclass of both, made once. It has no name in any file, so its instances are pickled by what it is made of."""
+    if (mixin, base) not in _mixed:
+        body = {"__module__": mixin.__module__, "timm_class": base, "__reduce_ex__": _reduce_mixed}
+        _mixed[mixin, base] = type(f"{mixin.__name__}[{base.__name__}]", (mixin, base), body)
+    return _mixed[mixin, base]
+
+
+def new_module(classes: Sequence[type[nn.Module]], parametrized: Sequence[str] = ()) -> nn.Module:
+    """An instance of a class that is made at run time, whose attributes pickle (or copy) sets next.
+
+    Files of torch.save name this function, so its name and arguments have to stay.
+
+    Args:
+        classes: timm's class, then the classes that were mixed in before it, the first of them first.
+        parametrized: the tensors that have a parametrization.
+    """
+    made = functools.reduce(lambda base, mixin: mixed_class(mixin, base), classes[1:], classes[0])
+    module = made.__new__(made)
+    if parametrized:
+        # torch makes one more class, with a property per tensor. What is registered here is replaced with the attributes.
+        nn.Module.__init__(module)
+        for name in parametrized:
+            module.register_parameter(name, nn.Parameter(torch.empty(0)))
+            parametrize.register_parametrization(module, name, nn.Identity(), unsafe=True)
+        _pickle_parametrized(module)
+    return module
+
+
+def _classes(made: type[nn.Module]) -> tuple[type[nn.Module], ...]:
+    """What `new_module` makes this class from."""
+    base = vars(made).get("timm_class")
+    return (made,) if base is None else (*_classes(base), made.__bases__[0])
+
+
+def _reduce_mixed(module: Timm, protocol: Any) -> tuple[Any, ...]:
+    """`__reduce_ex__` of a mixed class."""
+    return new_module, (_classes(type(module)),), module.__getstate__()
+
+
+def _reduce_parametrized(module: Timm, protocol: Any) -> tuple[Any, ...]:
+    """`__reduce_ex__` of a parametrized class: torch refuses to pickle one, since it cannot know its parametrizations."""
+    base = type(module).__bases__[0]
+    return new_module, (_classes(base), tuple(module.parametrizations)), nn.Module.__getstate__(module)
+
+
+def _pickle_parametrized(module: Timm) -> None:
+    """Let a parametrized module be pickled; torch has made a class for it alone."""
+    type(module).__reduce_ex__ = _reduce_parametrized  # type: ignore[assignment]
 
 
 def parametrize_rows(module: Timm, name: str, gate: nn.Module) -> None:
@@ -33,6 +86,7 @@ def parametrize_rows(module: Timm, name: str, gate: nn.Module) -> None:
     for part in path:
         module = getattr(module, part)
     parametrize.register_parametrization(module, tensor, gate)
+    _pickle_parametrized(module)
 
 
 def unparametrize(module: Timm) -> None:

@@ -12,12 +12,14 @@ from torch.nn.utils import parametrize
 
 from slimsweep.errors import RefusedInput
 from slimsweep.slimming.architectures import Timm, architecture_of, model_name
+from slimsweep.slimming.argument_values import encoded
 from slimsweep.slimming.dense_shape import refused_families, shape_of, whole_heads_reason
 from slimsweep.slimming.gate_families import GATE_FAMILIES, Granularity, TokenGate
 from slimsweep.slimming.gate_modules import subclass, unparametrize
 from slimsweep.slimming.gate_values import GateValues
 from slimsweep.slimming.plain_layers import check_layers
 from slimsweep.slimming.structure import Shape, check_families, macs, params
+from slimsweep.slimming.timm_arguments import arguments_of
 from slimsweep.slimming.wrapped_models import unwrapped
 
 Gates = dict[str, list[Tensor]]
@@ -41,7 +43,8 @@ def add_gates(
             at 3, as in ViT-Slim (arXiv 2201.00814, section 3).
 
     Raises:
-        RefusedInput: a ValueError: the model, or a family asked for by name, cannot be cut exactly; says why.
+        RefusedInput: a ValueError: the model, or a family asked for by name, cannot be cut exactly, or was made with arguments
+            that no saved model can hold; says why.
     """
     model = unwrapped(model)
     chosen, finest = _what_to_gate(model, granularity, families)
@@ -70,6 +73,7 @@ def _what_to_gate(model: Timm, granularity: str, families: Sequence[str] | None)
         raise RefusedInput(
             f"this {model_name(model)} has been cut already; add gates to its dense model, and solve for a smaller budget"
         )
+    encoded(arguments_of(model), model_name(model))  # what no saved model can hold is refused now, not after training
     if granularity not in ("dim", "head", "uniform"):
         raise RefusedInput(f"granularity is {granularity!r}; it can be 'dim', 'head' or 'uniform'")
     reasons = refused_families(model)

@@ -5,71 +5,110 @@ The folder is in timm's hub format (model.safetensors and config.json), so that 
 structure.
 """
 
+import copy
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
-from timm.models import build_model_with_cfg, save_for_hf
-from torch import nn
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from timm.models import build_model_with_cfg, get_model_args
+from timm.models._hub import save_config_for_hf
+from torch import Tensor, nn
 
 from slimsweep.errors import RefusedInput
-from slimsweep.slimming.architectures import Timm
+from slimsweep.slimming.architectures import Timm, model_name
+from slimsweep.slimming.argument_values import decode, encode, encoded, is_plain
 from slimsweep.slimming.cut import CUT_ARCHITECTURE, cut
+from slimsweep.slimming.folder_swap import CONFIG, WEIGHTS, complete_folder, replacing
 from slimsweep.slimming.gates import GatedModel
+from slimsweep.slimming.read_back import check_read_back
 from slimsweep.slimming.structure import Structure
 from slimsweep.slimming.timm_arguments import arguments_of, has_arguments, set_arguments
-from slimsweep.slimming.wrapped_models import unwrapped
+from slimsweep.slimming.timm_loading import loading_of
+from slimsweep.slimming.wrapped_models import plain_name, unwrapped
+
+WHOLE = "whole"  # in place of a structure: a dense model whose arguments timm cannot read from a file
+STORED_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """What timm's entry point `slimmed_vit` makes: the dense architecture, cut to the structure in its arguments.
 
+    Arguments beside those of the saved model act as they do for the dense architecture: `img_size` resamples positions,
+    `features_only` returns features.
+
     Raises:
-        ValueError: the arguments lack the structure or the dense architecture, or these do not fit each other.
+        ValueError: the arguments lack the structure or the dense architecture, or these do not fit each other; or the model
+            lost tokens and is asked for what needs all of them.
     """
-    return build_model_with_cfg(_build, CUT_ARCHITECTURE, pretrained, **kwargs)
-
-
-def _build(
-    base: str = "", base_args: Mapping[str, Any] | None = None, structure: Mapping[str, Any] | None = None, **kwargs: Any
-) -> nn.Module:
+    base, structure = kwargs.get("base", ""), kwargs.get("structure")
     if not timm.is_model(base) or structure is None:
         raise ValueError(
             f"{CUT_ARCHITECTURE} needs a structure and the name of timm's dense model: "
             "load a folder that has them with timm.create_model('local-dir:PATH', pretrained=True)"
         )
+    loading = loading_of(base, {**kwargs.get("base_args", {}), **kwargs})
+    features = dict(loading.features)
+    if "out_indices" in kwargs:
+        features["out_indices"] = kwargs.pop("out_indices")
+    if kwargs.get("features_only") and _loses_tokens(structure):
+        raise ValueError(
+            "this model lost tokens, so its features are no full grid and features_only cannot give them: "
+            "call forward_intermediates(images, output_fmt='NLC')"
+        )
+    # What tells the size of the images that the saved positions are for.
+    source = {**kwargs.get("base_args", {}), **(kwargs.pop("pretrained_model_args", None) or {})}
+    return build_model_with_cfg(
+        _build,
+        CUT_ARCHITECTURE,
+        pretrained,
+        pretrained_filter_fn=partial(_fitted, loading.fit),
+        pretrained_strict=loading.strict,
+        feature_cfg=features,
+        pretrained_model_args=source,
+        **kwargs,
+    )
+
+
+def _build(base: str, structure: Any, base_args: Mapping[str, Any] | None = None, **kwargs: Any) -> nn.Module:
     arguments = {**(base_args or {}), **kwargs}
-    model: Timm = timm.create_model(base, pretrained=False, **{k: _decode(v) for k, v in arguments.items()})
+    model: Timm = timm.create_model(base, pretrained=False, **{k: decode(v) for k, v in arguments.items()})
     model_args = {k: v for k, v in arguments_of(model).items() if k not in kwargs}
-    cut(model, Structure.from_json(json.dumps(structure)))
-    set_arguments(model, {"base": base, "base_args": {k: _encode(v) for k, v in model_args.items()}})
+    if structure != WHOLE:
+        cut(model, Structure.from_json(json.dumps(structure)))
+    set_arguments(model, {"base": base, "base_args": {k: encode(v) for k, v in model_args.items()}})
     return model
+
+
+def _loses_tokens(structure: Any) -> bool:
+    return structure != WHOLE and not all(
+        bool(mask.all()) for mask in Structure.from_json(json.dumps(structure)).masks.get("token", [])
+    )
+
+
+def _fitted(fit: Callable[..., dict[str, Tensor]], stored: dict[str, Tensor], model: Timm) -> dict[str, Tensor]:
+    """Stored weights, fitted to the model's image and patch size as timm fits those of the dense architecture.
+
+    Raises:
+        ValueError: weights of a block are missing. timm says nothing where the number of classes is another than the stored.
+    """
+    fitted = fit(stored, model)
+    missing = [n for n in model.state_dict() if n not in fitted and n.startswith(("blocks.", "layers."))]
+    if missing:
+        raise ValueError(f"the saved weights lack {missing[0]}{f' and {len(missing) - 1} more' if missing[1:] else ''}")
+    return fitted
 
 
 def dense_like(small: Timm) -> nn.Module:
     """The dense architecture that a cut model came from, with random weights."""
     args = arguments_of(small)
-    return timm.create_model(args["base"], pretrained=False, **{k: _decode(v) for k, v in args["base_args"].items()})
-
-
-def _encode(value: Any) -> Any:
-    """A model argument as JSON: timm's layer classes by their name."""
-    if isinstance(value, type) and value.__module__.startswith("timm.layers"):
-        return {"timm.layers": value.__name__}
-    return value
-
-
-def _decode(value: Any) -> Any:
-    """A model argument from what `_encode` made of it."""
-    if isinstance(value, dict) and set(value) == {"timm.layers"}:
-        found = getattr(timm.layers, str(value["timm.layers"]), None)
-        if not isinstance(found, type):
-            raise ValueError(f"timm has no layer {value['timm.layers']!r}")
-        return found
-    return value
+    return timm.create_model(args["base"], pretrained=False, **{k: decode(v) for k, v in args["base_args"].items()})
 
 
 def save(
@@ -89,35 +128,84 @@ def save(
         labels: class names, in the order of the outputs.
         metrics: numbers to keep beside it, such as top-1 in percent.
 
+    What is written is read back before it replaces a model that is there: the folder is replaced whole or not at all.
+    Other files in it stay. torch.compile and (Distributed)DataParallel around the model are taken off.
+
     Raises:
-        ValueError: timm did not make the model, so its architecture has no name and arguments to build it again; the model
-            still has gates; or preprocessing, labels or metrics are not JSON. What was in the folder is left alone.
+        ValueError: timm did not make the model, so its architecture has no name and arguments to build it again; it was changed
+            since, so that they do not describe it; the model still has gates, or has no weights; preprocessing, labels or
+            metrics are not JSON; or `folder` is a file. What was in the folder is left as it was.
     """
-    small = unwrapped(small)
-    if isinstance(small, GatedModel):
+    model: Timm = unwrapped(small)
+    if isinstance(model, GatedModel):
         raise ValueError("this model has gates, which no saved model has: cut it with slim first")
-    if not has_arguments(small):
+    if not has_arguments(model):
         raise ValueError(
-            f"this {type(small).__name__} was not made by timm.create_model, so nothing names its architecture; "
+            f"this {type(model).__name__} was not made by timm.create_model, so nothing names its architecture; "
             "make it with timm.create_model(name, **arguments)"
         )
-    structure = getattr(small, "structure", None)
-    arguments = arguments_of(small)
-    if structure is not None:
-        arguments["base_args"] = {k: _encode(v) for k, v in arguments["base_args"].items()}
-        arguments["structure"] = json.loads(structure.to_json())
-    else:
-        arguments = {k: _encode(v) for k, v in arguments.items()}
-    config: dict[str, Any] = {"model_args": arguments}
-    if labels:
-        config["label_names"] = list(labels)
+    if any(tensor.is_meta for tensor in model.state_dict().values()):
+        raise ValueError(f"this {model_name(model)} is on the meta device, so it has no weights to save: give it weights first")
+    config = {**_description(model), **({"label_names": list(labels)} if labels else {})}
     if metrics:
         config["metrics"] = dict(metrics)
     try:
-        json.dumps([config, dict(preprocessing or {})])  # before anything is written over a model that is there
+        json.dumps([config, dict(preprocessing or {})])  # before anything is written
     except (TypeError, ValueError) as problem:
         raise ValueError(f"metrics, preprocessing and labels must be plain numbers, text and lists ({problem})") from problem
-    save_for_hf(small, str(folder), model_config=config, safe_serialization=True, data_config=dict(preprocessing or {}) or None)
+    described = _with_arguments(model, {})  # they are in `config`, as JSON
+    with replacing(Path(folder)) as beside:
+        save_file(_plain_tensors(model), beside / WEIGHTS)
+        save_config_for_hf(described, str(beside / CONFIG), model_config=config, data_config=dict(preprocessing or {}) or None)
+        check_read_back(model, lambda: load(beside), lambda: _without_weights(beside))
+
+
+def _description(model: Timm) -> dict[str, Any]:
+    """What config.json needs to build the model again.
+
+    Raises:
+        RefusedInput: a ValueError: it was made with arguments that no saved model can hold.
+    """
+    name, arguments = model_name(model), arguments_of(model)
+    structure = getattr(model, "structure", None)
+    if structure is not None:
+        arguments["base_args"] = encoded(arguments["base_args"], arguments["base"])
+        arguments["structure"] = json.loads(structure.to_json())
+    described: dict[str, Any] = {}
+    if structure is None and not all(is_plain(value) for value in arguments.values()):
+        # timm does not read our names of classes, so our entry point builds the model.
+        arguments = {"base": name, "base_args": encoded(arguments, name), "structure": WHOLE}
+        described["pretrained_cfg"] = {"architecture": CUT_ARCHITECTURE}
+    else:
+        arguments = encoded(arguments, name)
+    # timm adds those that its own methods change, such as reset_classifier: as they are now.
+    current = get_model_args(_with_arguments(model, {}))
+    described["model_args"] = {k: v for k, v in arguments.items() if k not in current}
+    return described
+
+
+def _with_arguments(model: Timm, arguments: Mapping[str, Any]) -> Timm:
+    """The same module under other arguments."""
+    described = copy.copy(model)
+    set_arguments(described, arguments)
+    return described
+
+
+def _plain_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The weights as safetensors takes them: contiguous, each with memory of its own, under names without torch.compile."""
+    found: dict[str, Tensor] = {}
+    memory: set[int] = set()
+    for name, tensor in model.state_dict().items():
+        value = tensor.detach().cpu().contiguous()
+        start = value.untyped_storage().data_ptr()
+        found[plain_name(name)] = value.clone() if start in memory else value
+        memory.add(start)
+    return found
+
+
+def _without_weights(folder: Path) -> nn.Module:
+    """The model that a folder describes, with random weights."""
+    return timm.create_model(f"local-dir:{folder}", pretrained=False)
 
 
 def load(folder: str | os.PathLike[str]) -> nn.Module:
@@ -126,14 +214,14 @@ def load(folder: str | os.PathLike[str]) -> nn.Module:
     Raises:
         RefusedInput: a ValueError: the folder is missing, damaged, or of something else; says what is wrong.
     """
-    path = Path(folder)
-    for name in ("config.json", "model.safetensors"):
+    path = complete_folder(Path(folder))
+    for name in (CONFIG, WEIGHTS):
         if not (path / name).is_file():
             raise RefusedInput(
                 f"{path} is not a model that slimsweep saved: it has no {name}; give a folder such as RUN/models/POINT"
             )
     try:
-        architecture = str(json.loads((path / "config.json").read_bytes())["architecture"])
+        architecture = str(json.loads((path / CONFIG).read_bytes())["architecture"])
     except (ValueError, KeyError, TypeError) as problem:
         raise RefusedInput(
             f"{path}/config.json does not describe a model ({problem!r}); save it again, or restore it from a copy"
@@ -144,10 +232,30 @@ def load(folder: str | os.PathLike[str]) -> nn.Module:
             "give a folder such as RUN/models/POINT, or install the timm that saved it"
         )
     try:
-        model = timm.create_model(f"local-dir:{path}", pretrained=True)
+        with torch.device("cpu"):
+            model: Timm = timm.create_model(f"local-dir:{path}", pretrained=True)
+        _as_stored(model, path / WEIGHTS)
     except Exception as problem:
         reason = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
         raise RefusedInput(
             f"{path} cannot be loaded, its weights and its config.json do not go together or are damaged: {reason}"
         ) from problem
+    arguments = arguments_of(model)
+    if arguments.get("structure") == WHOLE:  # timm's own model again
+        own = {k: v for k, v in arguments.items() if k not in ("base", "base_args", "structure")}
+        set_arguments(model, {**{k: decode(v) for k, v in arguments["base_args"].items()}, **own})
+        model.pretrained_cfg = model.default_cfg = {**model.pretrained_cfg, "architecture": arguments["base"]}
     return model.eval()
+
+
+def _as_stored(model: nn.Module, weights: Path) -> None:
+    """Give a model the precision of its stored weights; timm builds it in float32."""
+    with safe_open(weights, framework="pt") as file:
+        stored = {name: STORED_DTYPES.get(file.get_slice(name).get_dtype()) for name in file.keys()}  # noqa: SIM118
+    kinds = set(stored.values()) - {None}
+    if len(kinds) == 1:  # buffers that are not stored follow
+        model.to(kinds.pop())
+    else:
+        for name, parameter in model.named_parameters():
+            if (kind := stored.get(name)) is not None:
+                parameter.data = parameter.data.to(kind)

@@ -8,9 +8,10 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from slimsweep.errors import RefusedInput
 
+COMPILED = "_orig_mod"  # the name that torch.compile gives to what it wraps
 # Wrappers that compute what the model inside does, with the attribute that holds it; by name, since importing them is slow.
 TRANSPARENT = {
-    "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
+    "torch._dynamo.eval_frame.OptimizedModule": COMPILED,
     "torch.optim.swa_utils.AveragedModel": "module",
     "timm.utils.model_ema.ModelEma": "ema",
     "timm.utils.model_ema.ModelEmaV2": "module",
@@ -40,6 +41,16 @@ def inner_model(model: nn.Module) -> Any:
         if inner is None:
             return model
         model = getattr(model, inner)
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether torch.compile wraps this module, a whole model or a part of one."""
+    return COMPILED in getattr(module, "_modules", {})
+
+
+def plain_name(name: str) -> str:
+    """The name of a parameter or module as it is without torch.compile around some of the parts."""
+    return ".".join(part for part in name.split(".") if part != COMPILED)
 
 
 def _refused_kind(model: nn.Module) -> str:

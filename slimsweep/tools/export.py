@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from slimsweep.errors import ExportError, RefusedInput
 from slimsweep.saved_models import load
+from slimsweep.slimming.folder_swap import CONFIG, WEIGHTS, replacing
 from slimsweep.slimming.structure import image_size, macs, params
 from slimsweep.storage import Folder, parted
 
@@ -107,27 +108,20 @@ def _timm(model: nn.Module, source: Path, target: Path) -> None:
     there = {file.name for file in target.iterdir()} if target.exists() else set()
     if there and there != {"model.safetensors", "config.json", "README.md"}:
         raise RefusedInput(f"{target} holds something else than an earlier export: give an empty folder, or a new one")
-    made = not target.exists()
-    target.mkdir(exist_ok=True)
-    try:
-        with _written(target / "model.safetensors") as temporary:
-            folder = temporary.parent
-            for name in ("model.safetensors", "config.json"):
-                shutil.copyfile(source / name, folder / name)
-            config = json.loads((source / "config.json").read_text())
-            base = config.get("model_args", {}).get("base")
-            card = CARD.format(
-                name=target.resolve().name,
-                dense=base or config["architecture"],
-                cut=", cut by slimsweep" if base else "",
-                params=params(model) / 1e6,
-                macs=macs(model) / 1e9,
-            )
-            (folder / "README.md").write_text(card)
-            _check(model, "timm", load(folder))
-    finally:
-        if made and not any(target.iterdir()):
-            target.rmdir()
+    with replacing(target) as folder:
+        for name in (WEIGHTS, CONFIG):
+            shutil.copyfile(source / name, folder / name)
+        config = json.loads((source / CONFIG).read_text())
+        base = config.get("model_args", {}).get("base")
+        card = CARD.format(
+            name=target.resolve().name,
+            dense=base or config["architecture"],
+            cut=", cut by slimsweep" if getattr(model, "structure", None) else "",
+            params=params(model) / 1e6,
+            macs=macs(model) / 1e9,
+        )
+        (folder / "README.md").write_text(card)
+        _check(model, "timm", load(folder))
 
 
 CARD = """---
@@ -178,7 +172,7 @@ def _written(target: Path) -> Iterator[Path]:
     folder.mkdir()
     try:
         yield folder / target.name
-        for file in folder.iterdir():
+        for file in sorted(folder.iterdir(), key=lambda file: file.name == target.name):  # weights beside it first
             os.replace(file, target.parent / file.name)
     finally:
         shutil.rmtree(folder)
