@@ -1,12 +1,13 @@
 """Data sets: where images are stored, the three splits as a network sees them, and loaders of their batches."""
 
 from slimsweep.data.damaged import Damaged, DamagedImage, TooManyDamaged
+from slimsweep.data.fingerprint import difference
 from slimsweep.data.images import ImageSet, ImageStream
 from slimsweep.data.loaders import Loader, TrainLoader, eval_loader, images_seen, train_loader
 from slimsweep.data.readers import Shards, Source
 from slimsweep.data.sample import training_images
 from slimsweep.data.sources import check_data, data_name, split_off, title
-from slimsweep.data.splits import Data, check_batch, load_data
+from slimsweep.data.splits import Data, check_batch, check_classes, check_more_labels, load_data
 from slimsweep.data.transforms import View, affine_warp, mixup_fn, uniforms
 
 __all__ = [
@@ -23,8 +24,11 @@ __all__ = [
     "View",
     "affine_warp",
     "check_batch",
+    "check_classes",
     "check_data",
+    "check_more_labels",
     "data_name",
+    "difference",
     "eval_loader",
     "images_seen",
     "load_data",

@@ -5,6 +5,7 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
@@ -14,13 +15,27 @@ from torch import Tensor
 
 from slimsweep.config import ConfigError
 from slimsweep.data.damaged import UNREADABLE, DamagedImage, reason_of
+from slimsweep.data.labels import NO_CLASS, class_number, class_numbers, image_and_label, label_groups, spread, verified_labels
+from slimsweep.data.looks import looks_drawn
+
+PROBED = 4  # images that are read to see whether a data set draws random numbers
 
 
 class Source(Protocol):
     """A split as it is stored, with random access to its images, which are not transformed yet."""
 
     class_names: list[str] | None
-    labels: np.ndarray | None  # (images,), where they are known without reading the images
+    labels: np.ndarray | None  # (images,): what validation is split off by, so that each class keeps its share
+
+    @property
+    def draws(self) -> bool:
+        """Whether it draws random numbers for its images."""
+        ...
+
+    @property
+    def known_labels(self) -> np.ndarray | None:
+        """(images,): the class numbers, where they are known without reading all images."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -66,20 +81,40 @@ class IndexedImages:
         self.called = called
         names = getattr(dataset, "classes", None)
         self.class_names: list[str] | None = [str(n) for n in names] if names is not None else None
-        labels = getattr(dataset, "targets", None)
-        self.labels: np.ndarray | None = np.asarray(labels).astype(np.int64) if labels is not None else None
+        self.labels: np.ndarray | None = label_groups(dataset)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def image(self, index: int) -> tuple[Image.Image | Tensor, int]:
         try:
-            image, label = self.dataset[index]
+            item = self.dataset[index]
         except OSError as problem:
             files = getattr(self.dataset, "samples", None)
             name = files[index][0] if files else f"{index} of {self.called}"
             raise DamagedImage(name, reason_of(problem)) from problem
-        return image, int(label)
+        image, label = image_and_label(item, f"image {index} of {self.called}")
+        return image, class_number(label, f"image {index} of {self.called}", self.class_names)
+
+    @cached_property
+    def known_labels(self) -> np.ndarray | None:
+        """(images,): the class numbers, where they are known without reading all images.
+
+        Raises:
+            ConfigError: a label that is no whole number.
+        """
+        return verified_labels(self.dataset, self.called, self.class_names)
+
+    @cached_property
+    def draws(self) -> bool:
+        """Whether the data set draws random numbers for its images, as one with an augmentation of its own does."""
+        for index in spread(len(self), PROBED):
+            try:
+                if looks_drawn(lambda place=index: self.image(place)[0])[1]:  # type: ignore[misc]
+                    return True
+            except DamagedImage:  # counted and named where it is used
+                continue
+        return False
 
 
 class TimmImages(IndexedImages):
@@ -98,6 +133,8 @@ class TimmImages(IndexedImages):
         self.class_names = self._known_classes()
         self.labels = self._known_labels() if self.class_names else None
 
+    draws = False
+
     def image(self, index: int) -> tuple[Image.Image | Tensor, int]:
         try:
             stored, label = self.dataset[index][:2]
@@ -110,6 +147,21 @@ class TimmImages(IndexedImages):
     def name(self, index: int) -> str:
         """What an image is called in a message."""
         return str(self.dataset.filename(index, absolute=True))
+
+    @cached_property
+    def known_labels(self) -> np.ndarray | None:
+        """(images,): the class numbers, where they are known without reading all images.
+
+        Raises:
+            ConfigError: a label that is no whole number.
+        """
+        if self.labels is None:
+            return None
+        numbers = class_numbers(self.labels)
+        for index in np.flatnonzero(numbers == NO_CLASS)[:1].tolist():
+            label_number(self.labels[index], f"image {index} of {self.called}")
+            numbers[numbers == NO_CLASS] = -1  # it has none
+        return numbers
 
     def _known_classes(self) -> list[str] | None:
         return classes_by_index(self.dataset.class_to_idx)
@@ -247,10 +299,7 @@ def classes_by_index(classes: Mapping[str, int]) -> list[str] | None:
 
 def label_number(stored: Any, name: str) -> int:
     """A stored label as a number (-1 for none); `name` is the image's, for the message."""
-    try:
-        return int(-1 if stored is None else stored)
-    except (TypeError, ValueError) as problem:
-        raise ConfigError(f"{name} has the label {stored!r}, which is no number: write the class as a number") from problem
+    return -1 if stored is None else class_number(stored, name)
 
 
 def decode(stored: BinaryIO, mode: str) -> Image.Image:
