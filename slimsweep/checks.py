@@ -135,7 +135,7 @@ def known_data(run: Run, found: dict[str, Any]) -> dict[str, Any]:
             f"{title(run.config)} is not as it was when {run.uri} was begun: {changed}{drawn_once(run.config)}, so its results "
             "would not compare with new ones; set the data back, or take another --name"
         )
-    return found
+    return known if run.dense_done and known.get("version") == found["version"] else found
 
 
 def known_checkpoint(run: Run) -> dict[str, str]:

@@ -143,7 +143,7 @@ def _from_function(config: Config) -> dict[str, IndexedImages]:
         ) from problem
     with seeded(config.seed):
         returned = function(config)
-    if not isinstance(returned, tuple) or len(returned) != 3:
+    if not isinstance(returned, tuple | list) or len(returned) != 3:  # random_split gives a list
         raise ConfigError(f"{name} must return (train, val or None, test), not {type(returned).__name__}: fix what it returns")
     found = {split: dataset for split, dataset in zip(("train", "val", "test"), returned, strict=True) if dataset is not None}
     for split in ("train", "test"):
