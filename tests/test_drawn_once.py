@@ -1,5 +1,6 @@
 """The splits are the same in every process and at every start, or the run is refused: never trained on what is tested."""
 
+import io
 import json
 import os
 import random
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_sources import config_of as of_sources
+from test_sources import hub, hub_streamed, shards, tar_files, tars_of_classes
 from torch.utils.data import Dataset, Subset, TensorDataset, random_split
 
 from slimsweep.checks import start_or_continue
@@ -245,6 +248,34 @@ def test_a_damaged_image_is_no_other_image(folders: Path, tmp_path: Path) -> Non
     run = trained(again(Run(tmp_path / "run", config)))
     broken.write_bytes(whole)
     again(run)
+
+
+@pytest.mark.parametrize("form", [tar_files, tars_of_classes, shards, hub, hub_streamed])
+def test_each_kind_of_data_set_is_known_again_elsewhere_and_told_from_others(tmp_path: Path, form: Any) -> None:
+    def splits(where: str, sets: dict[str, list[tuple[bytes, int]]]) -> dict[str, Any]:
+        (tmp_path / where).mkdir()
+        return load_data(of_sources(form(tmp_path / where, sets)), GREY).fingerprint
+
+    draw = np.random.default_rng(0)
+    sets = {
+        split: [(png(draw), place % 4) for place in range(count)]
+        for split, count in (("train", 12), ("validation", 5), ("test", 5))
+    }
+    first = splits("first", sets)
+    assert difference(json.loads(json.dumps(first)), splits("moved", sets)) is None
+    assert "the test split has 4 images instead of 5" in str(
+        difference(first, splits("fewer", {**sets, "test": sets["test"][1:]}))
+    )
+    blank = io.BytesIO()
+    Image.new("L", (8, 8)).save(blank, "png")
+    other = [(blank.getvalue(), label) for _, label in sets["test"]]
+    assert "the test split" in str(difference(first, splits("others", {**sets, "test": other})))
+
+
+def png(draw: np.random.Generator) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(draw.integers(256, size=(8, 8), dtype=np.uint8)).save(file, "png")
+    return file.getvalue()
 
 
 def test_tensors_in_memory_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:

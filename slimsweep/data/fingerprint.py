@@ -6,16 +6,18 @@ Paths in it begin inside the data set, so that the data set may move, and only a
 import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
-from slimsweep.data.damaged import DamagedImage
+from slimsweep.data.damaged import UNREADABLE, DamagedImage
 from slimsweep.data.images import ImageSet, ImageStream
 from slimsweep.data.labels import spread
 from slimsweep.data.looks import alike, look
+from slimsweep.data.readers import decode
 
 Fingerprint = dict[str, Any]  # JSON values
 
@@ -78,12 +80,19 @@ def _of_stream(images: ImageStream) -> Fingerprint:
     sizes = None
     if urls is not None and all(os.path.isfile(url) for url in urls):
         sizes = _hash([str(os.path.getsize(url)) for url in urls])
+    seen: list[dict[str, Any] | None] = []
+    for place, (_, stored, label) in enumerate(islice(images.part(0, 1, range(1)), LOOKED_AT)):  # of the first shard
+        try:
+            with source.open(stored) as file:
+                seen.append({"image": place, "label": label, "look": look(decode(file, images.view.mode))})
+        except UNREADABLE:  # counted and named where it is used
+            seen.append(None)
     return {
         "images": len(images),
         "labels": None,
         "order": _hash([str(source.shards), *(url.rpartition("/")[2] for url in urls or ())]),
         "shards": sizes,
-        "some": [],
+        "some": seen,
     }
 
 

@@ -152,7 +152,7 @@ def _from_function(config: Config) -> dict[str, IndexedImages]:
     for split, dataset in found.items():
         if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")) or len(dataset) == 0:
             raise ConfigError(f"{name} must return data sets with a length above 0 and images by index; its {split} is not one")
-    return {split: IndexedImages(dataset, f"{name} {split}") for split, dataset in found.items()}
+    return {split: IndexedImages(dataset, f"the {split} split of {name}") for split, dataset in found.items()}
 
 
 @contextmanager
