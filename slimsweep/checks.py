@@ -96,7 +96,9 @@ def start_or_continue(run: Run) -> None:
     run.known_checkpoint = known_checkpoint(run)
     if run.is_begun:
         refuse_incomparable(run.stored_config(), run)
-    data = data_for(run.config)
+    # The model decides only what images are turned into; its checkpoint may be one that is refused later.
+    plain = run.config.model_copy(update={"model": run.config.model.model_copy(update={"checkpoint": None})})
+    data = data_for(run.config, check_model(plain))
     if not run.is_begun:
         check_classes(data)
     if run.dense_done:

@@ -234,7 +234,7 @@ def test_the_test_split_may_be_corrected_until_it_was_used(folders: Path, tmp_pa
 
 def test_a_run_of_an_earlier_version_goes_on_with_what_it_finds(folders: Path, tmp_path: Path) -> None:
     run = again(Run(tmp_path / "run", config_of("folder", **{"data.root": str(folders)})))
-    run.folder.delete("data.json")
+    run.folder.delete("splits.json")
     run = again(trained(run))
     (folders / "test" / "ant" / "05.png").unlink()
     assert "the test split has 17 images instead of 18" in refusal(again, run)

@@ -1,13 +1,16 @@
 """Labels: what counts as the number of a class, and that a wrong one is refused before anything trains."""
 
 from collections import namedtuple
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_drawn_once import config_of, mine, refusal
+from test_drawn_once import config_of, mine, png, refusal
+from test_sources import config_of as of_sources
+from test_sources import hub, shards
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from slimsweep.checks import check, start_or_continue
@@ -215,6 +218,19 @@ def test_true_and_false_are_two_classes(loaded: Any) -> None:
     answers = [place % 2 == 0 for place in range(30)]
     numbers = [int(answer) for answer in answers]
     assert loaded(shown(answers), Plain(answers)) == [numbers, numbers]
+
+
+def test_labels_of_other_data_sets_are_refused_at_the_start(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    sets = {split: [(png(draw), place % 4) for place in range(8)] for split in ("train", "validation", "test")}
+    (tmp_path / "hub").mkdir()
+    hidden = hub(tmp_path / "hub", {**sets, "test": [(image, -1) for image, _ in sets["test"]]})
+    assert "no image of the test split has a label" in refusal(load_data, of_sources(hidden), GREY)
+    (tmp_path / "shards").mkdir()
+    streamed = of_sources(shards(tmp_path / "shards", {**sets, "test": [*sets["test"][:5], (png(draw), 7), *sets["test"]]}))
+    worker.prepared.clear()
+    said = refusal(check, streamed)
+    assert "00005.png of the test split has the label 7, but there are 4 classes" in said
 
 
 def test_streams_have_whole_numbers_for_labels_too() -> None:

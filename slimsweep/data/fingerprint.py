@@ -6,6 +6,7 @@ Paths in it begin inside the data set, so that the data set may move, and only a
 import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -184,9 +185,9 @@ def shared_images(one: Any, other: Any) -> tuple[int, str] | None:
         one: a data set by index, as a function returned it or as a reader of files is.
         other: another one.
     """
-    paths = _own_files(one), _own_files(other)
-    if paths[0] is not None and paths[1] is not None:
-        common = paths[0] & paths[1]
+    mine, theirs = _own_files(one), _own_files(other)
+    if mine is not None and theirs is not None:
+        common = mine() & theirs() if mine.folder.startswith(theirs.folder) or theirs.folder.startswith(mine.folder) else set()
         return (len(common), min(common)) if common else None
     bases, places = zip(*(_base(dataset) for dataset in (one, other)), strict=True)
     if not _same_images(*bases):
@@ -195,14 +196,24 @@ def shared_images(one: Any, other: Any) -> tuple[int, str] | None:
     return (len(shared), f"number {shared[0]}") if len(shared) else None
 
 
-def _own_files(dataset: Any) -> set[str] | None:
-    """The files of a data set, where each image has one of its own and is named by a whole path."""
+@dataclass(frozen=True)
+class _Files:
+    """The files of a data set whose images have one file each, by whole paths."""
+
+    paths: list[str]
+    below: str  # the folder that holds all of them, as in `paths`
+    folder: str  # the same without links: one split's folder may be a link to another's
+
+    def __call__(self) -> set[str]:
+        return {self.folder + path[len(self.below) :] for path in self.paths}
+
+
+def _own_files(dataset: Any) -> _Files | None:
     paths = _file_paths(dataset)
     if not paths or not all(os.path.isabs(path) for path in paths) or len(set(paths)) < len(paths):
         return None
-    folder = _folder_of(paths)
-    real = os.path.realpath(folder)  # one split's folder may be a link to another's
-    return {real + path[len(folder) :] for path in paths}
+    below = _folder_of(paths)
+    return _Files(paths, below, os.path.realpath(below))
 
 
 def _folder_of(paths: list[str]) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from slimsweep.data.damaged import UNREADABLE
 from slimsweep.data.transforms import random_state_kept, seed_all
 
 Look = list[int] | list[float]
@@ -20,9 +21,15 @@ SEEDS = (0, 1, 2)  # an image that looks alike with all of these draws no random
 
 
 def look(image: Any) -> Look | None:
-    """The shape of an image, and the values of some pixels all over it; None for what is neither a picture nor a tensor."""
+    """The shape of an image, and the values of some pixels all over it.
+
+    None for what is neither a picture nor a tensor, and for a picture that cannot be read.
+    """
     if isinstance(image, Image.Image):
-        values = np.asarray(image.convert("RGB") if image.mode in ("P", "PA") else image)
+        try:
+            values = np.asarray(image.convert("RGB") if image.mode in ("P", "PA") else image)
+        except UNREADABLE:  # a picture that is read only now; it is counted and named where it is used
+            return None
     elif isinstance(image, Tensor):
         values = image.detach().cpu().float().numpy() if image.is_floating_point() else image.detach().cpu().numpy()
     else:
