@@ -203,6 +203,7 @@ def test_what_the_items_give_counts_where_other_labels_are_shown_beside_them(loa
         shown([label + 1 for label in THREE], THREE),
         shown(THREE[:10], THREE),  # of the data set around which this one is put
         Plain(THREE, labels=["ant", "bee", "wasp"]),  # the classes
+        Plain(THREE, labels="all", paths=5, samples=np.zeros((30, 2)), files=np.array([f"{place}.png" for place in range(30)])),
         shown([label + 1 for label in THREE], THREE, target_transform=lambda label: label - 1),
         shown(names, names, classes=["ant", "bee", "wasp"]),
         shown(torch.tensor(THREE, dtype=torch.float64)),

@@ -16,7 +16,7 @@ from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
 from slimsweep.data.damaged import UNREADABLE, DamagedImage
 from slimsweep.data.images import ImageSet, ImageStream
-from slimsweep.data.labels import spread
+from slimsweep.data.labels import per_image, spread
 from slimsweep.data.looks import alike, look
 from slimsweep.data.readers import decode
 
@@ -114,11 +114,9 @@ def _file_paths(dataset: Any) -> list[str] | None:
         parts = [_file_paths(part) for part in dataset.datasets]
         return None if any(part is None for part in parts) else [path for part in parts for path in part or ()]
     for attribute in FILE_LISTS:
-        listed = getattr(dataset, attribute, None)
-        if listed is None or callable(listed) or isinstance(listed, str | dict) or len(listed) != len(dataset):
-            continue
-        paths = [_path(entry) for entry in listed]
-        if all(path is not None for path in paths):
+        listed = per_image(dataset, getattr(dataset, attribute, None))
+        paths = [] if listed is None else [_path(entry) for entry in listed]
+        if paths and all(path is not None for path in paths):
             return [path for path in paths if path is not None]
     return None
 
@@ -187,7 +185,9 @@ def shared_images(one: Any, other: Any) -> tuple[int, str] | None:
     """
     mine, theirs = _own_files(one), _own_files(other)
     if mine is not None and theirs is not None:
-        common = mine() & theirs() if mine.folder.startswith(theirs.folder) or theirs.folder.startswith(mine.folder) else set()
+        if not (mine.folder.startswith(theirs.folder) or theirs.folder.startswith(mine.folder)):
+            return None
+        common = mine.real() & theirs.real()
         return (len(common), min(common)) if common else None
     bases, places = zip(*(_base(dataset) for dataset in (one, other)), strict=True)
     if not _same_images(*bases):
@@ -204,7 +204,8 @@ class _Files:
     below: str  # the folder that holds all of them, as in `paths`
     folder: str  # the same without links: one split's folder may be a link to another's
 
-    def __call__(self) -> set[str]:
+    def real(self) -> set[str]:
+        """The paths without links."""
         return {self.folder + path[len(self.below) :] for path in self.paths}
 
 

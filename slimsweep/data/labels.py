@@ -155,18 +155,18 @@ def stored_labels(dataset: Any) -> Any:
         found = [item[1] if isinstance(item, tuple | list) and len(item) == 2 else None for item in dataset]
     else:
         for attribute in ("targets", "labels"):
-            found = _per_image(dataset, getattr(dataset, attribute, None))
+            found = per_image(dataset, getattr(dataset, attribute, None))
             if found is not None:
                 break
         else:
-            files = _per_image(dataset, getattr(dataset, "samples", getattr(dataset, "imgs", None)))
+            files = per_image(dataset, getattr(dataset, "samples", getattr(dataset, "imgs", None)))
             if files is not None and all(isinstance(file, tuple) and len(file) == 2 for file in files):
                 found = [label for _, label in files]
     change = getattr(dataset, "target_transform", None)
     return _changed(found, change) if found is not None and callable(change) else found
 
 
-def _per_image(dataset: Any, values: Any) -> Any:
+def per_image(dataset: Any, values: Any) -> Any:
     """`values` where they are a sequence with an entry per image, else None."""
     if values is None or callable(values) or isinstance(values, str | dict):
         return None
@@ -236,7 +236,7 @@ def label_groups(dataset: Any) -> np.ndarray | None:
 
     They decide which images are split off for validation, and so must stay the same in each version.
     """
-    targets = _per_image(dataset, getattr(dataset, "targets", None))
+    targets = per_image(dataset, getattr(dataset, "targets", None))
     if targets is None:
         return None
     numbers = class_numbers(targets)
