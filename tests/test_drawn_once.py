@@ -5,6 +5,7 @@ import json
 import os
 import random
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,23 @@ def test_a_function_that_divides_at_random_gives_the_same_splits_in_each_process
     assert difference(first.fingerprint, second.fingerprint) is None
     other = in_another_process(mine(function, seed=1))
     assert difference(first.fingerprint, other.fingerprint) is not None
+
+
+def test_what_a_module_draws_when_it_is_imported_is_the_same_in_each_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "divided_at_import.py").write_text(
+        "import random\nfrom test_drawn_once import Pictures\n"
+        "pictures = [Pictures()[index] for index in random.sample(range(90), 90)]\n"
+        "def splits(config):\n    return pictures[:50], pictures[50:70], pictures[70:]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def load() -> Data:
+        sys.modules.pop("divided_at_import", None)
+        return in_another_process(config_of("divided_at_import:splits"))
+
+    assert difference(load().fingerprint, load().fingerprint) is None
 
 
 def test_loading_leaves_random_numbers_as_they_were() -> None:
