@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
+from slimsweep.config import ConfigError
 from slimsweep.data.damaged import UNREADABLE, DamagedImage
 from slimsweep.data.images import ImageSet, ImageStream
 from slimsweep.data.labels import per_image, spread
@@ -172,6 +173,27 @@ def difference(known: Fingerprint, found: Fingerprint) -> str | None:
             if one["look"] is not None and other["look"] is not None and not alike(one["look"], other["look"]):
                 return f"image {other['image']} of the {split} split is another one"
     return "the classes are others" if known["classes"] != found["classes"] else None
+
+
+def check_apart(splits: Mapping[str, Any], called: str) -> None:
+    """Refuse splits that have images in common, as far as that is seen without reading images (`shared_images`).
+
+    Args:
+        splits: data sets by index, by train, val and test.
+        called: what messages call the data set.
+
+    Raises:
+        ConfigError: names the splits, how many images they share, and one of them.
+    """
+    for one, other in (("train", "test"), ("val", "test"), ("train", "val")):
+        common = shared_images(splits[one], splits[other]) if one in splits and other in splits else None
+        if common is not None:
+            way_out = "give each image to one split"
+            way_out += "; where there is no validation split, let it be None" if "val" in (one, other) else ""
+            raise ConfigError(
+                f"the {one} and {other} splits of {called} have {common[0]:,} images in common, such as {common[1]}, so "
+                f"that results on {other} would be of images known before: {way_out}"
+            )
 
 
 def shared_images(one: Any, other: Any) -> tuple[int, str] | None:

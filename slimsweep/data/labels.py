@@ -136,6 +136,24 @@ def class_numbers(labels: Any, class_names: Sequence[str] | None = None) -> np.n
     return np.array([NO_CLASS if n is None or not NO_CLASS < n < -NO_CLASS else n for n in numbers], dtype=np.int64)
 
 
+def numbers_of(labels: Any, called: str) -> np.ndarray:
+    """Class numbers (images,) of the labels of a whole split, as they are stored; -1 where an image has none.
+
+    Args:
+        labels: as for `class_numbers`.
+        called: what messages call the split.
+
+    Raises:
+        ConfigError: names the first label that is no whole number.
+    """
+    numbers = class_numbers(labels)
+    for index in np.flatnonzero(numbers == NO_CLASS).tolist():
+        if labels[index] is not None:
+            class_number(labels[index], f"image {index} of {called}")
+        numbers[index] = -1
+    return numbers
+
+
 def stored_labels(dataset: Any) -> Any:
     """The labels of a data set as it stores them, one per image in the order of its indices; None where it does not show them.
 

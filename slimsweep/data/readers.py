@@ -15,7 +15,7 @@ from torch import Tensor
 
 from slimsweep.config import ConfigError
 from slimsweep.data.damaged import UNREADABLE, DamagedImage, reason_of
-from slimsweep.data.labels import NO_CLASS, class_number, class_numbers, image_and_label, label_groups, spread, verified_labels
+from slimsweep.data.labels import class_number, image_and_label, label_groups, numbers_of, spread, verified_labels
 from slimsweep.data.looks import looks_drawn
 
 PROBED = 4  # images that are read to see whether a data set draws random numbers
@@ -76,6 +76,8 @@ class IndexedImages:
         called: what messages call it.
     """
 
+    users_code = True  # images and labels are made by code that is not slimsweep's, such as a user's
+
     def __init__(self, dataset: Any, called: str) -> None:
         self.dataset = dataset
         self.called = called
@@ -103,12 +105,14 @@ class IndexedImages:
         Raises:
             ConfigError: a label that is no whole number.
         """
-        return verified_labels(self.dataset, self.called, self.class_names)
+        if self.users_code:
+            return verified_labels(self.dataset, self.called, self.class_names)
+        return None if self.labels is None else numbers_of(self.labels, self.called)
 
     @cached_property
     def draws(self) -> bool:
         """Whether the data set draws random numbers for its images, as one with an augmentation of its own does."""
-        for index in spread(len(self), PROBED):
+        for index in spread(len(self), PROBED) if self.users_code else ():
             try:
                 if looks_drawn(lambda place=index: self.image(place)[0])[1]:  # type: ignore[misc]
                     return True
@@ -133,7 +137,7 @@ class TimmImages(IndexedImages):
         self.class_names = self._known_classes()
         self.labels = self._known_labels() if self.class_names else None
 
-    draws = False
+    users_code = False
 
     def image(self, index: int) -> tuple[Image.Image | Tensor, int]:
         try:
@@ -147,21 +151,6 @@ class TimmImages(IndexedImages):
     def name(self, index: int) -> str:
         """What an image is called in a message."""
         return str(self.dataset.filename(index, absolute=True))
-
-    @cached_property
-    def known_labels(self) -> np.ndarray | None:
-        """(images,): the class numbers, where they are known without reading all images.
-
-        Raises:
-            ConfigError: a label that is no whole number.
-        """
-        if self.labels is None:
-            return None
-        numbers = class_numbers(self.labels)
-        for index in np.flatnonzero(numbers == NO_CLASS)[:1].tolist():
-            label_number(self.labels[index], f"image {index} of {self.called}")
-            numbers[numbers == NO_CLASS] = -1  # it has none
-        return numbers
 
     def _known_classes(self) -> list[str] | None:
         return classes_by_index(self.dataset.class_to_idx)
