@@ -217,7 +217,9 @@ def _changed(labels: Any, change: Callable[[Any], Any]) -> Any:
     return [known[label] for label in listed]
 
 
-def verified_labels(dataset: Any, called: str, class_names: Sequence[str] | None = None) -> np.ndarray | None:
+def verified_labels(
+    dataset: Any, called: str, class_names: Sequence[str] | None = None, read: Callable[[int], Any] | None = None
+) -> np.ndarray | None:
     """The class numbers (images,) that a data set gives, known without reading all images; None where they are not known.
 
     The data set's items are what counts: some are read, and where they have other labels than the data set shows beside them
@@ -227,6 +229,7 @@ def verified_labels(dataset: Any, called: str, class_names: Sequence[str] | None
         dataset: gives (image, label) by index.
         called: what messages call it.
         class_names: the names of the classes by number, where they are known.
+        read: gives the item at an index; None takes the data set's own way.
 
     Raises:
         ConfigError: an item that was read is not (image, label), or its label no whole number.
@@ -241,7 +244,7 @@ def verified_labels(dataset: Any, called: str, class_names: Sequence[str] | None
         for place in sorted(places):
             name = f"image {place} of {called}"
             try:
-                item = dataset[place]
+                item = dataset[place] if read is None else read(place)
             except UNREADABLE:  # counted and named where it is used
                 continue
             if class_number(image_and_label(item, name)[1], name, class_names) != numbers[place]:

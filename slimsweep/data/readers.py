@@ -90,13 +90,17 @@ class IndexedImages:
 
     def image(self, index: int) -> tuple[Image.Image | Tensor, int]:
         try:
-            item = self.dataset[index]
+            item = self._stored(index)
         except OSError as problem:
             files = getattr(self.dataset, "samples", None)
             name = files[index][0] if files else f"{index} of {self.called}"
             raise DamagedImage(name, reason_of(problem)) from problem
         image, label = image_and_label(item, f"image {index} of {self.called}")
         return image, class_number(label, f"image {index} of {self.called}", self.class_names)
+
+    def _stored(self, index: int) -> Any:
+        """What the data set has at an index."""
+        return self.dataset[index]
 
     @cached_property
     def known_labels(self) -> np.ndarray | None:
@@ -106,7 +110,7 @@ class IndexedImages:
             ConfigError: a label that is no whole number.
         """
         if self.users_code:
-            return verified_labels(self.dataset, self.called, self.class_names)
+            return verified_labels(self.dataset, self.called, self.class_names, self._stored)
         return None if self.labels is None else numbers_of(self.labels, self.called)
 
     @cached_property
