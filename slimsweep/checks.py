@@ -7,9 +7,9 @@ import pandas as pd
 from torch import nn
 
 from slimsweep.cluster.cluster import check_placement, local_cluster
-from slimsweep.cluster.worker import data_for
+from slimsweep.cluster.worker import data_for, drawn_once
 from slimsweep.config import Config, ConfigError, changed_keys, checkpoint_token
-from slimsweep.data.sources import check_data, title
+from slimsweep.data import check_classes, check_data, check_more_labels, difference, title
 from slimsweep.ledger.planning import exact_fraction, expected_points
 from slimsweep.ledger.run import Run
 from slimsweep.methods import check_method
@@ -35,6 +35,7 @@ def check(config: Config) -> list[str]:
     model = check_model(config)
     check_data(config)
     data = data_for(config, model)
+    check_more_labels(data)
     start = start_of(config, data.num_classes, data.class_names)
     if config.dense.epochs == 0 and start.new_head:
         raise ConfigError(
@@ -100,15 +101,48 @@ def start_or_continue(run: Run) -> None:
     run.known_checkpoint = known_checkpoint(run)
     if run.is_begun:
         refuse_incomparable(run.stored_config(), run)
+    # The model decides only what images are turned into; its checkpoint may be one that is refused later.
+    plain = run.config.model_copy(update={"model": run.config.model.model_copy(update={"checkpoint": None})})
+    data = data_for(run.config, check_model(plain))
+    if not run.is_begun:
+        check_classes(data)
     if run.dense_done:
-        known, found = run.dense_description.get("label_names"), data_for(run.config).class_names
+        known, found = run.dense_description.get("label_names"), data.class_names
         if known and found and known != found:
             raise ConfigError(
                 f"{run.uri} was begun on other classes ({_few(known)}) than {title(run.config)} now has ({_few(found)}): "
                 "set data.root back, or take another --name"
             )
+    fingerprint = known_data(run, data.fingerprint)
     run.write_known_checkpoint()
+    run.write_known_data(fingerprint)
     run.write_config()
+
+
+def known_data(run: Run, found: dict[str, Any]) -> dict[str, Any]:
+    """The fingerprint of the splits that all processes of this start must have.
+
+    Until something was made from a split, another may take its place, such as one without a damaged image. Runs of earlier
+    versions have no fingerprint: the splits of this start count for them from now on.
+
+    Args:
+        found: the fingerprint of the splits in this process.
+
+    Raises:
+        ConfigError: they are not those that the run was begun with.
+    """
+    known = run.known_data
+    trained = run.dense_done or any(row["epoch"] > 0 for row in run.curve("dense"))
+    if known is None or not trained:
+        return found
+    used = known if run.dense_done else {**known, "splits": {s: k for s, k in known["splits"].items() if s != "test"}}
+    changed = difference(used, found)
+    if changed is not None:
+        raise ConfigError(
+            f"{title(run.config)} is not as it was when {run.uri} was begun: {changed}{drawn_once(run.config)}, so its results "
+            "would not compare with new ones; set the data back, or take another --name"
+        )
+    return known if run.dense_done and known.get("version") == found["version"] else found
 
 
 def known_checkpoint(run: Run) -> dict[str, str]:

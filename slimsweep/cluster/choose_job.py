@@ -5,7 +5,7 @@ from typing import Any
 import ray
 
 from slimsweep import methods
-from slimsweep.cluster.worker import data_for, device_of, job_arguments, run_of, set_threads
+from slimsweep.cluster.worker import data_of, device_of, job_arguments, run_of, set_threads
 from slimsweep.data import training_images
 from slimsweep.errors import OutOfTime, StageFailed, TrainingDiverged, explain_and_log
 from slimsweep.ledger.checkpoints import Checkpoints
@@ -79,7 +79,7 @@ def try_pace(arguments: dict[str, Any]) -> dict[str, Any] | None:
     device = device_of(config)
     dense = load(run.dense)
     gated = load_searched(run, dense)
-    data = data_for(config, dense)
+    data = data_of(run, dense)
     budget, recipe = smallest_budget(config, run.shape), config.pace_recipe()
     target = target_of(budget, run.shape)
     result: dict[str, Any] = {"pace": pace, "budget": target.budget, "unit": target.unit, "val_top1": 0.0, "error": ""}
@@ -121,7 +121,7 @@ def choose_structure(arguments: dict[str, Any]) -> None:
     config = run.config
     set_threads(config)
     dense = load(run.dense)
-    images, labels = training_images(data_for(config, dense), config.seed)
+    images, labels = training_images(data_of(run, dense), config.seed)
     dense.to(device_of(config))
     targets, settings = baseline_targets(run), config.search
     shape = add_gates(dense, settings.granularity, settings.families).shape

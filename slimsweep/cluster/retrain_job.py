@@ -20,7 +20,7 @@ from torch import nn
 import slimsweep
 from slimsweep import methods
 from slimsweep.cluster.search_job import data_parallel, worker_resources
-from slimsweep.cluster.worker import check_shared, data_for, device_of, job_arguments, run_of, save_model, set_threads
+from slimsweep.cluster.worker import check_shared, data_of, device_of, job_arguments, run_of, save_model, set_threads
 from slimsweep.data import data_name, images_seen
 from slimsweep.errors import OutOfTime, explain_and_log
 from slimsweep.ledger.points import Point
@@ -158,7 +158,7 @@ def retrain(run: Run, point: Point, device: torch.device, rank: int, until: floa
         source = load_searched(run, dense)
     small = methods.starting_model(method.name, source, Structure.from_json(point.structure), point.seed)
     recipe = config.retrain.at(point.lr, point.epochs)
-    data = data_for(config, dense)
+    data = data_of(run, dense)
     recorder = recorder_of(run, "retrain", point.name)
     teacher = Teacher.of(dense, config.retrain.distill)
     small = train(small, data, recipe, recorder, seed=point.seed, device=device, teacher=teacher, until=until)

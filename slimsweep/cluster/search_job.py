@@ -11,7 +11,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from slimsweep.cluster.worker import check_shared, data_for, job_arguments, run_of, save_model, set_threads, wait_for_all_ranks
+from slimsweep.cluster.worker import check_shared, data_of, job_arguments, run_of, save_model, set_threads, wait_for_all_ranks
 from slimsweep.config import Config
 from slimsweep.errors import OutOfTime, StageFailed, explain_and_log
 from slimsweep.ledger.recorder import recorder_of
@@ -111,7 +111,7 @@ def train_dense(run: Run, device: torch.device, rank: int, until: float | None =
     """
     config = run.config
     torch.manual_seed(config.seed)
-    data = data_for(config)
+    data = data_of(run)
     recorder = recorder_of(run, "dense")
     model = build_dense(config, data.num_classes, data.class_names)
     model = train(model, data, config.dense, recorder, seed=config.seed, device=device, until=until)
@@ -129,7 +129,7 @@ def search(run: Run, device: torch.device, rank: int, until: float | None = None
     config, settings = run.config, run.config.search
     dense = load(run.dense)
     torch.manual_seed(config.seed)
-    data = data_for(config, dense)
+    data = data_of(run, dense)
     recorder = recorder_of(run, "search")
     gated = add_gates(dense, settings.granularity, settings.families, settings.token_gate)
     teacher = Teacher.of(dense, settings.distill)

@@ -15,8 +15,8 @@ from ray import cloudpickle
 from torch import nn
 
 from slimsweep import methods
-from slimsweep.config import Config
-from slimsweep.data import Data, ImageStream, load_data
+from slimsweep.config import Config, ConfigError
+from slimsweep.data import Data, ImageStream, difference, load_data, title
 from slimsweep.errors import StageFailed
 from slimsweep.ledger.run import DRIVER, Run
 from slimsweep.slimming.hub import save
@@ -83,7 +83,8 @@ def data_for(config: Config, model: nn.Module | None = None) -> Data:
     if model is None:
         model = check_model(config)
     size, usual = image_size(model), getattr(model, "pretrained_cfg", None)
-    key = json.dumps([config.data.model_dump(mode="json"), size, usual], default=str)
+    # The seed: a function's data sets may be drawn by it.
+    key = json.dumps([config.data.model_dump(mode="json"), config.seed, size, usual], default=str)
     if key not in prepared:
         data = load_data(config, size, usual)
         prepared.clear()
@@ -93,6 +94,31 @@ def data_for(config: Config, model: nn.Module | None = None) -> Data:
     for split in (prepared[key].train, prepared[key].val, prepared[key].test):
         split.damaged.reasons.clear()
     return prepared[key]
+
+
+def data_of(run: Run, model: nn.Module | None = None) -> Data:
+    """`data_for` of a run, whose splits are the same in every process and at every start.
+
+    Raises:
+        ConfigError: the data set cannot be read, or it is another one than the driver's at the run's first stage.
+    """
+    data = data_for(run.config, model)
+    if run.known_data is not None and (found := difference(run.known_data, data.fingerprint)) is not None:
+        raise ConfigError(
+            f"{title(run.config)} is another data set in this process than the one that {run.uri} was begun with: {found}"
+            f"{drawn_once(run.config)}; set the data back, or take another --name"
+        )
+    return data
+
+
+def drawn_once(config: Config) -> str:
+    """For messages: what may be wrong with a function whose splits change from call to call; empty for other data sets."""
+    if ":" not in config.data.name or "/" in config.data.name:
+        return ""
+    return (
+        " (each process calls it once: where it draws random numbers of its own, or takes the order of a set or of files as it "
+        "comes, give it a generator with a fixed seed, and sort)"
+    )
 
 
 def set_threads(config: Config) -> None:

@@ -1,7 +1,9 @@
 """Data sets: where images are stored, the three splits as a network sees them, and loaders of their batches."""
 
 from slimsweep.data.damaged import Damaged, DamagedImage, TooManyDamaged
+from slimsweep.data.fingerprint import difference
 from slimsweep.data.images import ImageSet, ImageStream
+from slimsweep.data.label_checks import check_classes, check_more_labels
 from slimsweep.data.loaders import Loader, TrainLoader, eval_loader, images_seen, train_loader
 from slimsweep.data.readers import Shards, Source
 from slimsweep.data.sample import training_images
@@ -23,8 +25,11 @@ __all__ = [
     "View",
     "affine_warp",
     "check_batch",
+    "check_classes",
     "check_data",
+    "check_more_labels",
     "data_name",
+    "difference",
     "eval_loader",
     "images_seen",
     "load_data",

@@ -45,7 +45,7 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         self.indices = indices
         self.view = view
         self.num_classes = num_classes
-        self.cache = cache and not view.random
+        self.cache = cache and not view.random and not source.draws
         self.damaged = damaged or Damaged("data", 0)
         self._images: Tensor | None = None
         self._labels = torch.full((len(indices),), -1)
@@ -82,7 +82,7 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
             ConfigError: a label that is not one of the classes.
         """
         damaged: dict[str, str] = {}
-        if self.view.random and seeds is not None:
+        if self.source.draws or (self.view.random and seeds is not None):
             with random_state_kept():
                 images, labels = self._stack(items, seeds, damaged)
         elif self.cache:
@@ -98,12 +98,14 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
 
     def _one(self, item: int) -> tuple[Tensor, int]:
         image, label = self.source.image(int(self.indices[item]))
-        check_label(label, self.num_classes, f"image {self.indices[item]}")
+        check_label(label, self.num_classes, f"image {self.indices[item]} of the {self.damaged.split} split")
         return self.view.tensor(image), label
 
     def _stack(self, items: Sequence[int], seeds: Sequence[int] | None, damaged: dict[str, str]) -> tuple[Tensor, Tensor]:
         def one(item: int, seed: int | None) -> tuple[Tensor, int]:
-            if self.view.random and seed is not None:
+            if self.source.draws:  # also in evaluation: the same image in each process
+                seed_all(int(self.indices[item]) if seed is None else seed)
+            elif self.view.random and seed is not None:
                 seed_all(seed)
             return self._one(item)
 
@@ -218,5 +220,6 @@ def check_label(label: int, num_classes: int, name: str) -> None:
     """Refuse a label that is not one of the classes; `name` is the image's, for the message."""
     if not 0 <= label < num_classes:
         raise ConfigError(
-            f"{name} has the label {label}, but there are {num_classes} classes: set data.num_classes, or fix the labels"
+            f"{name} has the label {label}, but there are {num_classes} classes, 0 to {num_classes - 1}: "
+            "set data.num_classes, or fix the labels"
         )

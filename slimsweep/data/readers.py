@@ -4,8 +4,10 @@ import io
 import json
 import os
 import tarfile
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any, BinaryIO, Protocol, cast
 
 import numpy as np
@@ -15,13 +17,27 @@ from torch import Tensor
 from slimsweep.config import ConfigError
 from slimsweep.data.damaged import UNREADABLE, DamagedImage, reason_of
 from slimsweep.data.folders import ImageFiles, TarMember, few, image_endings
+from slimsweep.data.labels import class_number, image_and_label, label_groups, numbers_of, spread, verified_labels
+from slimsweep.data.looks import looks_drawn
+
+PROBED = 4  # images that are read to see whether a data set draws random numbers
 
 
 class Source(Protocol):
     """A split as it is stored, with random access to its images, which are not transformed yet."""
 
     class_names: list[str] | None
-    labels: np.ndarray | None  # (images,), where they are known without reading the images
+    labels: np.ndarray | None  # (images,): what validation is split off by, so that each class keeps its share
+
+    @property
+    def draws(self) -> bool:
+        """Whether it draws random numbers for its images."""
+        ...
+
+    @property
+    def known_labels(self) -> np.ndarray | None:
+        """(images,): the class numbers, where they are known without reading all images."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -62,28 +78,56 @@ class IndexedImages:
         called: what messages call it.
     """
 
+    users_code = True  # images and labels are made by code that is not slimsweep's, such as a user's
+
     def __init__(self, dataset: Any, called: str) -> None:
         self.dataset = dataset
         self.called = called
         names = getattr(dataset, "classes", None)
         self.class_names: list[str] | None = [str(n) for n in names] if names is not None else None
-        labels = getattr(dataset, "targets", None)
-        self.labels: np.ndarray | None = np.asarray(labels).astype(np.int64) if labels is not None else None
+        self.labels: np.ndarray | None = label_groups(dataset)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def image(self, index: int) -> tuple[Image.Image | Tensor, int]:
         try:
-            image, label = self.dataset[index]
+            item = self._stored(index)
         except OSError as problem:
             files = getattr(self.dataset, "samples", None)
             name = files[index][0] if files else f"{index} of {self.called}"
             raise DamagedImage(name, reason_of(problem)) from problem
-        return image, int(label)
+        image, label = image_and_label(item, f"image {index} of {self.called}")
+        return image, class_number(label, f"image {index} of {self.called}", self.class_names)
+
+    def _stored(self, index: int) -> Any:
+        """What the data set has at an index."""
+        return self.dataset[index]
+
+    @cached_property
+    def known_labels(self) -> np.ndarray | None:
+        """(images,): the class numbers, where they are known without reading all images.
+
+        Raises:
+            ConfigError: a label that is no whole number.
+        """
+        if self.users_code:
+            return verified_labels(self.dataset, self.called, self.class_names, self._stored)
+        return None if self.labels is None else numbers_of(self.labels, self.called)
+
+    @cached_property
+    def draws(self) -> bool:
+        """Whether the data set draws random numbers for its images, as one with an augmentation of its own does."""
+        for index in spread(len(self), PROBED) if self.users_code else ():
+            try:
+                if looks_drawn(lambda place=index: self.image(place)[0])[1]:  # type: ignore[misc]
+                    return True
+            except DamagedImage:  # counted and named where it is used
+                continue
+        return False
 
 
-class StoredImages(IndexedImages):
+class StoredImages(IndexedImages, ABC):
     """Images that are stored as files, of some kind.
 
     Args:
@@ -91,17 +135,19 @@ class StoredImages(IndexedImages):
         mode: Pillow's mode of the images, L or RGB.
     """
 
+    users_code = False
+
     def __init__(self, called: str, mode: str) -> None:
         self.called = called
         self.mode = mode
 
+    @abstractmethod
     def open(self, index: int) -> tuple[BinaryIO, Any]:
         """An image's file and its label; raises one of UNREADABLE."""
-        raise NotImplementedError
 
+    @abstractmethod
     def name(self, index: int) -> str:
         """What an image is called in a message."""
-        raise NotImplementedError
 
     def image(self, index: int) -> tuple[Image.Image | Tensor, int]:
         try:
@@ -392,10 +438,7 @@ def open_hub_image(stored: dict[str, Any] | None) -> BinaryIO:
 
 def label_number(stored: Any, name: str) -> int:
     """A stored label as a number (-1 for none); `name` is the image's, for the message."""
-    try:
-        return int(-1 if stored is None else stored)
-    except (TypeError, ValueError) as problem:
-        raise ConfigError(f"{name} has the label {stored!r}, which is no number: write the class as a number") from problem
+    return -1 if stored is None else class_number(stored, name)
 
 
 def decode(stored: BinaryIO, mode: str) -> Image.Image:

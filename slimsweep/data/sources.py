@@ -10,6 +10,8 @@ import importlib.util
 import inspect
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from slimsweep.config import Config, ConfigError, did_you_mean
 from slimsweep.data.damaged import reason_of
 from slimsweep.data.folders import Split, holds_tars, is_hidden, list_images, natural_order, plain_order
 from slimsweep.data.readers import FolderImages, HubImages, HubShards, IndexedImages, TarImages, WebDatasetShards
+from slimsweep.data.transforms import random_state_kept, seed_all
 
 SPLIT_SEED = 20_210  # not the run's seed: all runs on a data set share its splits, so that they can be compared
 TRAIN_NAMES = ("train", "training")
@@ -134,7 +137,8 @@ def _from_function(config: Config) -> dict[str, IndexedImages]:
     if os.getcwd() not in sys.path:  # `python -m` puts it there, the command slimsweep does not
         sys.path.append(os.getcwd())
     try:
-        function = getattr(importlib.import_module(module_name), function_name)
+        with seeded(config.seed):  # a module may divide its images when it is imported
+            function = getattr(importlib.import_module(module_name), function_name)
     except (ImportError, AttributeError, ValueError) as problem:
         raise ConfigError(
             f"data.name is {name!r}, but that cannot be imported ({problem}): run where {module_name} is on Python's path"
@@ -145,8 +149,9 @@ def _from_function(config: Config) -> dict[str, IndexedImages]:
         raise ConfigError(
             f"{name} is called with the configuration, and cannot be ({problem}): let it take that one argument"
         ) from problem
-    returned = function(config)
-    if not isinstance(returned, tuple) or len(returned) != 3:
+    with seeded(config.seed):
+        returned = function(config)
+    if not isinstance(returned, tuple | list) or len(returned) != 3:  # random_split gives a list
         raise ConfigError(f"{name} must return (train, val or None, test), not {type(returned).__name__}: fix what it returns")
     found = {split: dataset for split, dataset in zip(("train", "val", "test"), returned, strict=True) if dataset is not None}
     for split in ("train", "test"):
@@ -155,7 +160,18 @@ def _from_function(config: Config) -> dict[str, IndexedImages]:
     for split, dataset in found.items():
         if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")) or len(dataset) == 0:
             raise ConfigError(f"{name} must return data sets with a length above 0 and images by index; its {split} is not one")
-    return {split: IndexedImages(dataset, f"{name} {split}") for split, dataset in found.items()}
+    return {split: IndexedImages(dataset, f"the {split} split of {name}") for split, dataset in found.items()}
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Random numbers of Python, NumPy and torch start from a seed inside, and go on outside as if nothing had happened.
+
+    What is drawn inside without a generator of its own is the same in every process and at every start.
+    """
+    with random_state_kept():
+        seed_all(seed)
+        yield
 
 
 def _from_timm(config: Config, mode: str) -> dict[str, Any]:

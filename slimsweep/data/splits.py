@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,13 @@ from torch import Tensor
 
 from slimsweep.config import Config, ConfigError, DataConfig
 from slimsweep.data.damaged import Damaged, DamagedImage
+from slimsweep.data.fingerprint import Fingerprint, check_apart, fingerprint_of
 from slimsweep.data.folders import few
 from slimsweep.data.images import ImageSet, ImageStream
+from slimsweep.data.label_checks import check_known_labels
 from slimsweep.data.readers import IndexedImages, Source
 from slimsweep.data.sources import check_data, sources_of, split_off, title
-from slimsweep.data.transforms import preprocessing_of, views_of
+from slimsweep.data.transforms import preprocessing_of, random_state_kept, views_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +34,18 @@ class Data:
     settings: DataConfig  # batch sizes, loading processes and augmentation, for loaders
     notes: list[str]  # what whoever starts a run should read: what is not used, what is missing
 
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """By which it is seen that another process, or a later start, has the same splits (`fingerprint_of`)."""
+        with random_state_kept():
+            splits = {"train": self.train, "val": self.val, "test": self.test}
+            return fingerprint_of(splits, self.num_classes, self.class_names)
+
 
 def load_data(config: Config, input_size: tuple[int, int, int], model_cfg: Mapping[str, Any] | None = None) -> Data:
     """The three splits of `config.data`, as a model with this input sees them.
+
+    The caller's random numbers stay as they were.
 
     Args:
         config: the configuration; `config.data.limit` cuts each split, the same images each time.
@@ -41,8 +53,13 @@ def load_data(config: Config, input_size: tuple[int, int, int], model_cfg: Mappi
         model_cfg: timm's pretrained_cfg, for mean, std, interpolation and crop where the configuration has none.
 
     Raises:
-        ConfigError: unknown data set, a root or split that is not there, classes or channels that do not fit.
+        ConfigError: unknown data set, a root or split that is not there, classes, labels or channels that do not fit.
     """
+    with random_state_kept():
+        return _load(config, input_size, model_cfg or {})
+
+
+def _load(config: Config, input_size: tuple[int, int, int], model_cfg: Mapping[str, Any]) -> Data:
     check_data(config)
     settings = config.data
     if settings.image_size is not None and (settings.image_size, settings.image_size) != tuple(input_size[1:]):
@@ -53,7 +70,7 @@ def load_data(config: Config, input_size: tuple[int, int, int], model_cfg: Mappi
     sources = sources_of(config, "L" if input_size[0] == 1 else "RGB")
     train = sources["train"]
     num_classes, class_names = _classes(config, sources)
-    preprocessing = preprocessing_of(config, input_size, model_cfg or {}, num_classes)
+    preprocessing = preprocessing_of(config, input_size, model_cfg, num_classes)
     train_view, eval_view = views_of(config, preprocessing)
 
     if not isinstance(train, IndexedImages):
@@ -72,6 +89,7 @@ def load_data(config: Config, input_size: tuple[int, int, int], model_cfg: Mappi
             notes=[],
         )
 
+    check_apart({split: source.dataset for split, source in sources.items()}, title(config))
     for split, source in sources.items():
         _check_channels(source, split, config, input_size[0])
     indices = {split: np.arange(len(source)) for split, source in sources.items()}
@@ -87,8 +105,8 @@ def load_data(config: Config, input_size: tuple[int, int, int], model_cfg: Mappi
     sets = {}
     for split in ("train", "val", "test"):
         chosen, source = indices[split], sources[split]
-        if source.labels is not None:
-            notes += _absent_classes(split, source.labels[chosen], num_classes, class_names)
+        if source.known_labels is not None:
+            notes += _absent_classes(split, source.known_labels[chosen], num_classes, class_names)
         if settings.limit is not None and settings.limit < len(chosen):
             labels = None if source.labels is None else source.labels[chosen]
             chosen = chosen[split_off(labels, len(chosen), settings.limit)[1]]
@@ -118,13 +136,18 @@ def _classes(config: Config, sources: Mapping[str, Any]) -> tuple[int, list[str]
             raise ConfigError(
                 f"the classes of the {split} split differ from those of train, {which}: give all splits the same classes"
             )
-    labels = getattr(train, "labels", None)
-    found = len(names) if names else int(labels.max()) + 1 if labels is not None and len(labels) else None
+    labels = getattr(train, "known_labels", None)
+    highest = int(labels.max()) + 1 if labels is not None and len(labels) else None
+    found = len(names) if names else highest if getattr(train, "labels", None) is not None else None
     if asked is None and found is None:
-        raise ConfigError(f"data.num_classes is not set, and {title(config)} does not say how many there are: set it")
-    if asked is not None and found is not None and (asked < found or (names and asked != found)):
+        seen = f" (the highest training label is {highest - 1})" if highest else ""
+        raise ConfigError(f"data.num_classes is not set, and {title(config)} does not say how many there are{seen}: set it")
+    if asked is not None and names and asked != found:
         raise ConfigError(f"data.num_classes is {asked}, but {title(config)} has {found} classes: set {found} or leave it out")
-    return asked or found or 0, names
+    count = asked or found or 0
+    for split, source in sources.items():
+        check_known_labels(getattr(source, "known_labels", None), split, config, count)
+    return count, names
 
 
 def _absent_classes(split: str, labels: np.ndarray, num_classes: int, names: list[str] | None) -> list[str]:

@@ -1,6 +1,7 @@
 """A run's folder: everything that outlives a process. The names of its files and folders stand here and nowhere else.
 
 config.yaml, identity.json         the configuration, and what identifies its checkpoint
+splits.json                        the fingerprint of the splits
 plan.json, begun/, driver.json     what the driver has planned, which points have begun, which process is the driver
 dense/, search/, baselines/        the models that points are cut from, and what each method keeps
 results/, curves/, models/         one row, one curve and one model per point
@@ -34,6 +35,7 @@ if TYPE_CHECKING:  # torch and the solver are imported only by the functions tha
     from slimsweep.slimming.structure import Shape
 
 CONFIG, IDENTITY = "config.yaml", "identity.json"
+SPLITS = "splits.json"
 PLAN, BEGUN, DRIVER = "plan.json", "begun", "driver.json"
 DENSE, SEARCH, CHOICES = "dense", "search", "baselines"
 RESULTS, CURVES, MODELS, BENCH = "results", "curves", "models", "bench"
@@ -125,6 +127,16 @@ class Run:
             self.folder.write_json(IDENTITY, self.known_checkpoint)
         else:
             self.folder.delete(IDENTITY)
+
+    @cached_property
+    def known_data(self) -> dict[str, Any] | None:
+        """The fingerprint of the splits that the run is made on (`slimsweep.data.fingerprint`); None where none is recorded."""
+        return dict(self.folder.read_json(SPLITS)) if self.folder.exists(SPLITS) else None
+
+    def write_known_data(self, fingerprint: Mapping[str, Any]) -> None:
+        """Record the fingerprint of the splits, for workers and later starts."""
+        self.folder.write_json(SPLITS, dict(fingerprint))
+        self.__dict__["known_data"] = dict(fingerprint)
 
     def identity(self, stage: Stage, **changes: Any) -> dict[str, Any]:
         """All settings that change the result of a stage (`Config.identity`), with this run's token for the checkpoint.
