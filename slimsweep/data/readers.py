@@ -4,6 +4,7 @@ import io
 import json
 import os
 import tarfile
+import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, Protocol
 
@@ -13,7 +14,9 @@ from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from torch import Tensor
 
 from slimsweep.config import ConfigError
-from slimsweep.data.damaged import UNREADABLE, DamagedImage, reason_of
+from slimsweep.data.damaged import UNREADABLE, named, reason_of
+from slimsweep.data.pixels import in_mode
+from slimsweep.errors import SlimsweepError
 
 
 class Source(Protocol):
@@ -30,6 +33,10 @@ class Source(Protocol):
         Raises:
             DamagedImage: it cannot be read.
         """
+        ...
+
+    def name(self, index: int) -> str:
+        """What an image is called in a message."""
         ...
 
 
@@ -53,6 +60,10 @@ class Shards(Protocol):
         ...
 
 
+class DataSetError(SlimsweepError):
+    """A data set's own code failed at an image; the text names the data set, the split, the index and the line."""
+
+
 class IndexedImages:
     """A data set of (image, label) by index, such as a user's function or torchvision gives.
 
@@ -73,13 +84,40 @@ class IndexedImages:
         return len(self.dataset)
 
     def image(self, index: int) -> tuple[Image.Image | Tensor, int]:
-        try:
-            image, label = self.dataset[index]
-        except OSError as problem:
-            files = getattr(self.dataset, "samples", None)
-            name = files[index][0] if files else f"{index} of {self.called}"
-            raise DamagedImage(name, reason_of(problem)) from problem
+        with named(lambda: self.name(index)):
+            stored = self._stored(index)
+        image, label = stored
+        if isinstance(image, Image.Image):
+            with named(lambda: self.name(index)):
+                image.load()  # Pillow decodes a picture that was only opened when its pixels are asked for
         return image, int(label)
+
+    def name(self, index: int) -> str:
+        """What an image is called in a message: its file where that is known."""
+        files = getattr(self.dataset, "samples", None)
+        entry = files[index] if isinstance(files, list) and index < len(files) else None
+        if isinstance(entry, tuple) and isinstance(entry[0], (str, os.PathLike)):
+            return str(entry[0])
+        return f"{index} of {self.called}"
+
+    def _stored(self, index: int) -> Any:
+        """What the data set has at an index.
+
+        Raises:
+            DataSetError: a fault in its code; what it raises for a damaged image (UNREADABLE) is passed on.
+        """
+        try:
+            return self.dataset[index]
+        except (*UNREADABLE, SlimsweepError, MemoryError):
+            raise
+        except Exception as problem:
+            frames = traceback.extract_tb(problem.__traceback__)
+            if isinstance(problem, RuntimeError) and any("torchvision/io" in frame.filename for frame in frames):
+                raise OSError(reason_of(problem)) from problem  # what torchvision's own decoders raise
+            said = f"{type(problem).__name__}: {reason_of(problem)} ({frames[-1].filename}, line {frames[-1].lineno})"
+            raise DataSetError(
+                f"image {index} of {self.called} cannot be had: its data set raised {said}: fix that line, or what it reads"
+            ) from problem
 
 
 class TimmImages(IndexedImages):
@@ -99,12 +137,10 @@ class TimmImages(IndexedImages):
         self.labels = self._known_labels() if self.class_names else None
 
     def image(self, index: int) -> tuple[Image.Image | Tensor, int]:
-        try:
+        with named(lambda: self.name(index)):
             stored, label = self.dataset[index][:2]
             with stored:
                 image = decode(stored, self.mode)
-        except UNREADABLE as problem:
-            raise DamagedImage(self.name(index), reason_of(problem)) from problem
         return image, label_number(label, self.called)
 
     def name(self, index: int) -> str:
@@ -254,9 +290,9 @@ def label_number(stored: Any, name: str) -> int:
 
 
 def decode(stored: BinaryIO, mode: str) -> Image.Image:
-    """An image in one of Pillow's modes; raises one of UNREADABLE."""
+    """An image in mode L or RGB; raises one of UNREADABLE, or WrongPixels, which `named` turns into sentences."""
     try:
         with Image.open(stored) as image:
-            return image.convert(mode)
+            return in_mode(image, mode)
     except UnidentifiedImageError:  # its own text names an object in memory
         raise UnidentifiedImageError("Pillow knows no image format like it") from None

@@ -40,7 +40,13 @@ def check_data(config: Config) -> None:
     name, root = config.data.name, config.data.root
     prefix, slash, rest = name.partition("/")
     prefix = prefix.lower()
-    if name == "digits" or (":" in name and not slash):
+    of_function = ":" in name and not slash
+    if config.data.normalized and not of_function:
+        raise ConfigError(
+            f"data.normalized is true, but {title(config)} gives images, and only tensors of a function of your own can be "
+            "normalised already: leave it out"
+        )
+    if name == "digits" or of_function:
         return
     if prefix == "tfds":  # its reader repeats images in evaluation, so that each worker has as many
         raise ConfigError(

@@ -1,5 +1,6 @@
 """The three splits of a data set, ready for a network: training, validation and test, with what does not fit refused."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,11 +10,14 @@ from PIL import Image
 from torch import Tensor
 
 from slimsweep.config import Config, ConfigError, DataConfig
-from slimsweep.data.damaged import Damaged, DamagedImage
+from slimsweep.data.damaged import Damaged, DamagedImage, named
 from slimsweep.data.images import ImageSet, ImageStream
-from slimsweep.data.readers import IndexedImages, Source
+from slimsweep.data.pixels import is_grey, stays_tensor
+from slimsweep.data.readers import IndexedImages, Source, TimmImages
 from slimsweep.data.sources import check_data, sources_of, split_off, title
-from slimsweep.data.transforms import preprocessing_of, views_of
+from slimsweep.data.transforms import View, preprocessing_of, views_of
+
+SAMPLE = 32  # images of a split that are looked at before a run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +68,7 @@ def load_data(config: Config, input_size: tuple[int, int, int], model_cfg: Mappi
         return Data(**streams, num_classes=num_classes, class_names=class_names, preprocessing=preprocessing, settings=settings)
 
     for split, source in sources.items():
-        _check_channels(source, split, config, input_size[0])
+        _check_images(source, split, config, train_view if split == "train" else eval_view)
     indices = {split: np.arange(len(source)) for split, source in sources.items()}
     if "val" not in sources:
         count = max(1, round(settings.val_share * len(train)))
@@ -108,33 +112,72 @@ def _classes(config: Config, sources: Mapping[str, Any]) -> tuple[int, list[str]
     return asked or found or 0, names
 
 
-def _check_channels(source: Source, split: str, config: Config, channels: int) -> None:
-    image = _first_readable(source, split, config.data.max_damaged)
-    if isinstance(image, Tensor):
-        if image.ndim != 3:
-            raise ConfigError(
-                f"the {split} images of {title(config)} are tensors of shape {tuple(image.shape)}: give (C, H, W)"
-            )
-        has = image.shape[0]
-    elif isinstance(image, Image.Image):
-        has = 1 if image.mode in ("1", "L", "LA", "I", "F", "I;16") else 3
-    else:
-        raise ConfigError(f"{title(config)} gives images as {type(image).__name__}: give PIL images or tensors (C, H, W)")
+def _check_images(source: Source, split: str, config: Config, view: View) -> None:
+    """Look at some images of a split: their kind, channels and range, and whether the augmentation takes them.
+
+    Raises:
+        ConfigError: something about them does not fit; more of them are damaged than data.max_damaged.
+    """
+    channels, damaged = view.channels, Damaged(split, config.data.max_damaged)
+    images = _some_readable(source, damaged)
+    whose = f"the {split} images of {title(config)}"
+    counts: dict[int, int] = {}  # per number of channels, an image that has so many
+    for index, image in images.items():
+        if isinstance(image, Tensor):
+            last = image.ndim == 3 and image.shape[-1] == channels != image.shape[0]
+            if image.ndim != 3 or last:
+                say = ", such as image.permute(2, 0, 1)" if last else ""
+                raise ConfigError(f"{whose} are tensors of shape {tuple(image.shape)}: give (C, H, W){say}")
+            counts.setdefault(image.shape[0], index)
+        elif not isinstance(image, Image.Image):
+            raise ConfigError(f"{title(config)} gives images as {type(image).__name__}: give PIL images or tensors (C, H, W)")
+    pictures = {index: is_grey(image) for index, image in images.items() if isinstance(image, Image.Image)}
+    if pictures:  # grey pictures among coloured ones become coloured
+        counts.setdefault(1 if all(pictures.values()) else 3, next(iter(pictures)))
+    if len(counts) > 1:
+        some = " and ".join(f"{has} (image {index})" for has, index in sorted(counts.items()))
+        raise ConfigError(f"{whose} have {some} channels: give all images the same number")
+    (has,) = counts
     if has != channels:
+        colour = ", or give RGB images" if pictures and channels == 3 else ""
         raise ConfigError(
-            f"the {split} images of {title(config)} have {has} channel{'s' * (has != 1)}, but the model takes {channels}: "
-            f"set model.kwargs.in_chans to {has}"
+            f"{whose} have {has} channel{'s' * (has != 1)}, but the model takes {channels}: "
+            f"set model.kwargs.in_chans to {has}{colour}"
         )
-
-
-def _first_readable(source: Source, split: str, max_damaged: int) -> Image.Image | Tensor:
-    damaged = Damaged(split, max_damaged)
-    for index in range(len(source)):
+    if split == "train" and any(stays_tensor(image) for image in images.values()):
+        augment = config.data.augment
+        for field, takes in (("auto_augment", not augment.auto_augment), ("color_jitter", channels in (1, 3))):
+            if getattr(augment, field) and not takes:
+                raise ConfigError(
+                    f"data.augment.{field} is {getattr(augment, field)!r}, but {whose} are tensors of {channels} channels, "
+                    "which it does not take: leave it out, or give images"
+                )
+    for index, image in images.items():
         try:
-            return source.image(index)[0]
+            with named(functools.partial(source.name, index)):
+                view.pixels(image)
         except DamagedImage as problem:
             damaged.add({problem.name: problem.reason})
-    raise ConfigError(f"the {split} images cannot be read, not one of them: fix data.root or the split's name")
+
+
+def _some_readable(source: Source, damaged: Damaged) -> dict[int, Image.Image | Tensor]:
+    """Readable images by index: up to SAMPLE, spread evenly; or the first one, where there is none among those.
+
+    Of sources that give images of the model's channels by themselves, whatever is stored, one is enough.
+    """
+    most = 1 if isinstance(source, TimmImages) else SAMPLE
+    spread = np.unique(np.linspace(0, len(source) - 1, min(most, len(source))).round().astype(int)).tolist()
+    found: dict[int, Image.Image | Tensor] = {}
+    for place, index in enumerate([*spread, *range(len(source))]):
+        if place >= len(spread) and found:
+            break
+        try:
+            found[index] = source.image(index)[0]
+        except DamagedImage as problem:
+            damaged.add({problem.name: problem.reason})
+    if not found:
+        raise ConfigError(f"the {damaged.split} images cannot be read, not one of them: fix data.root or the split's name")
+    return found
 
 
 def check_batch(config: Config, images: int) -> None:
