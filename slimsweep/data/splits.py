@@ -13,9 +13,9 @@ from slimsweep.config import Config, ConfigError, DataConfig
 from slimsweep.data.damaged import Damaged, DamagedImage, named
 from slimsweep.data.images import ImageSet, ImageStream
 from slimsweep.data.pixels import is_grey, stays_tensor
-from slimsweep.data.readers import IndexedImages, Source, TimmImages
+from slimsweep.data.readers import IndexedImages, TimmImages
 from slimsweep.data.sources import check_data, sources_of, split_off, title
-from slimsweep.data.transforms import View, preprocessing_of, views_of
+from slimsweep.data.transforms import preprocessing_of, views_of
 
 SAMPLE = 32  # images of a split that are looked at before a run
 
@@ -67,8 +67,6 @@ def load_data(config: Config, input_size: tuple[int, int, int], model_cfg: Mappi
         check_batch(config, len(streams["train"]))
         return Data(**streams, num_classes=num_classes, class_names=class_names, preprocessing=preprocessing, settings=settings)
 
-    for split, source in sources.items():
-        _check_images(source, split, config, train_view if split == "train" else eval_view)
     indices = {split: np.arange(len(source)) for split, source in sources.items()}
     if "val" not in sources:
         count = max(1, round(settings.val_share * len(train)))
@@ -87,6 +85,7 @@ def load_data(config: Config, input_size: tuple[int, int, int], model_cfg: Mappi
         view = train_view if split == "train" else eval_view
         damaged = Damaged(split, settings.max_damaged)
         sets[split] = ImageSet(source, chosen, view, num_classes, cache=settings.workers == 0, damaged=damaged)
+        _check_images(sets[split], split, config)
     check_batch(config, len(sets["train"]))
     return Data(**sets, num_classes=num_classes, class_names=class_names, preprocessing=preprocessing, settings=settings)
 
@@ -112,14 +111,14 @@ def _classes(config: Config, sources: Mapping[str, Any]) -> tuple[int, list[str]
     return asked or found or 0, names
 
 
-def _check_images(source: Source, split: str, config: Config, view: View) -> None:
+def _check_images(looked_at: ImageSet, split: str, config: Config) -> None:
     """Look at some images of a split: their kind, channels and range, and whether the augmentation takes them.
 
     Raises:
         ConfigError: something about them does not fit; more of them are damaged than data.max_damaged.
     """
-    channels, damaged = view.channels, Damaged(split, config.data.max_damaged)
-    images = _some_readable(source, damaged)
+    channels, damaged = looked_at.view.channels, Damaged(split, config.data.max_damaged)
+    images = _some_readable(looked_at, damaged)
     whose = f"the {split} images of {title(config)}"
     counts: dict[int, int] = {}  # per number of channels, an image that has so many
     for index, image in images.items():
@@ -154,21 +153,22 @@ def _check_images(source: Source, split: str, config: Config, view: View) -> Non
                 )
     for index, image in images.items():
         try:
-            with named(functools.partial(source.name, index)):
-                view.pixels(image)
+            with named(functools.partial(looked_at.source.name, index)):
+                looked_at.view.pixels(image)
         except DamagedImage as problem:
             damaged.add({problem.name: problem.reason})
 
 
-def _some_readable(source: Source, damaged: Damaged) -> dict[int, Image.Image | Tensor]:
-    """Readable images by index: up to SAMPLE, spread evenly; or the first one, where there is none among those.
+def _some_readable(looked_at: ImageSet, damaged: Damaged) -> dict[int, Image.Image | Tensor]:
+    """Readable images by their index in the source: up to SAMPLE, spread evenly; or the first, where there is none among those.
 
     Of sources that give images of the model's channels by themselves, whatever is stored, one is enough.
     """
-    most = 1 if isinstance(source, TimmImages) else SAMPLE
-    spread = np.unique(np.linspace(0, len(source) - 1, min(most, len(source))).round().astype(int)).tolist()
+    source, indices = looked_at.source, looked_at.indices.tolist()
+    most = min(len(indices), 1 if isinstance(source, TimmImages) else SAMPLE)
+    spread = [indices[place * (len(indices) - 1) // max(1, most - 1)] for place in range(most)]
     found: dict[int, Image.Image | Tensor] = {}
-    for place, index in enumerate([*spread, *range(len(source))]):
+    for place, index in enumerate([*spread, *indices]):
         if place >= len(spread) and found:
             break
         try:
