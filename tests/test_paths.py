@@ -98,7 +98,7 @@ def test_two_points_behind_a_link_are_those_of_the_file_system(here, tmp_path):
 
 def test_both_spellings_of_a_path_are_one_run(here):
     def run_with(*words: str) -> Run:
-        return Run(here / "runs" / "x", config_of("--name", "x", "--dense.epochs", "1", *words))
+        return Run(here / "runs" / "x", config_of("--name", "x", *words))
 
     relative = run_with("--model.checkpoint", "start.safetensors", "--data.root", "images")
     absolute = run_with("--model.checkpoint", str(here / "start.safetensors"), "--data.root", str(here / "images"))
@@ -179,16 +179,17 @@ def test_a_worker_works_in_the_drivers_folder(here, tmp_path, monkeypatch):
 def test_workers_of_ray_find_what_the_driver_finds(here, ray_cluster):
     import ray
 
-    def look(arguments: dict[str, Any], folder: str) -> int:
-        os.chdir(folder)  # as Ray does in the workers of trials and of training
-        return len(data_for(run_of(arguments).config).train)
+    def look(several: list[dict[str, Any]]) -> list[int]:
+        found = []
+        for arguments in several:
+            os.chdir("/")  # as Ray does in the workers of trials and of training
+            found.append(len(data_for(run_of(arguments).config).test))
+        return found
 
-    images = config_of(
-        "--data.name", "folder", "--data.root", "images", "--data.batch_size", "2", "--data.augment.affine", "null"
-    )
-    for config in (images, own_data(here)):
-        work = ray.remote(num_cpus=0)(look)
-        assert ray.get(work.remote(job_arguments(Run(here / "runs" / "x", config)), "/")) > 0
+    common = ("--data.batch_size", "2", "--data.augment.affine", "null")
+    configs = [config_of("--data.name", "folder", "--data.root", "images", *common), own_data(here)]
+    arguments = [job_arguments(Run(here / "runs" / "x", config)) for config in configs]
+    assert ray.get(ray.remote(num_cpus=0)(look).remote(arguments)) == [8, 8]
 
 
 # Ray's copies of a job's working directory.
@@ -226,7 +227,7 @@ def test_files_that_did_not_come_along_with_a_job_are_refused_and_others_not(job
     check_places(config_of(*output, "--data.root", str(tmp_path / "not-there")))  # of which others say it
     for field in ("data.root", "model.checkpoint"):
         with pytest.raises(ConfigError, match=rf"{field} is {job}/large, which did not come along .* absolute path"):
-            check_places(config_of(*output, f"--{field}", "large", "--dense.epochs", "1"))
+            check_places(config_of(*output, f"--{field}", "large", "--dense.warmup_epochs", "0"))
 
 
 def test_no_tool_writes_into_rays_copy_either(job, capsys):
