@@ -180,16 +180,21 @@ def status(chosen: argparse.Namespace, console: Console) -> None:
 
 
 def report(chosen: argparse.Namespace, console: Console) -> None:
+    from slimsweep.config import refuse_rays_copy
     from slimsweep.ledger.run import REPORT_PAGE, Run
     from slimsweep.ledger.status import read_status
     from slimsweep.report.page import write_page, write_report
 
+    output = chosen.output or REPORT_PAGE
+    of_one = len(chosen.runs) == 1 and chosen.output is None  # which goes into the run's folder
+    if not of_one:
+        refuse_rays_copy("--output", output, "--output /shared/report.html")
     runs = [Run(folder) for folder in chosen.runs]
-    if len(runs) == 1 and chosen.output is None:
+    if of_one:
         said = write_report(runs[0], read_status(runs[0]))
         console.print(runs[0].report_uri + (f" ({said})" if said else ""), soft_wrap=True)
         return
-    write_page(runs, output := chosen.output or REPORT_PAGE)
+    write_page(runs, output)
     console.print(output, soft_wrap=True)
 
 
@@ -219,6 +224,11 @@ def pick(chosen: argparse.Namespace, console: Console) -> None:
 
 
 def export(chosen: argparse.Namespace, console: Console) -> None:
+    from slimsweep.config import refuse_rays_copy
+
+    # Without --output the export of a model on an object store goes to the current folder, any other to the model's.
+    refuse_rays_copy("--output", chosen.output or ("." if "://" in chosen.model else chosen.model), "--output /shared/exports")
+
     from slimsweep.tools.export import export_model
 
     console.print(str(export_model(chosen.model, chosen.format, chosen.output)), soft_wrap=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from slimsweep.config import ConfigError, load_configs
+from slimsweep.config import ConfigError, check_places, load_configs
 from slimsweep.errors import REFUSED, exit_code
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ def run_all(words: Sequence[str], console: Console) -> int:
         The largest exit code of the sweeps.
     """
     configs, options = load_configs(words)
+    for config in configs:
+        check_places(config)
 
     from slimsweep.cluster import set_ray_defaults
 

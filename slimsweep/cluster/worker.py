@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import os
 import socket
 import sys
 import tempfile
@@ -38,6 +39,7 @@ def job_arguments(run: Run, **more: Any) -> dict[str, Any]:
     return {
         "config": run.config.model_dump(mode="json"),
         "run": run.uri,
+        "folder": os.getcwd(),
         "methods": packed_methods(),
         **more,
     }
@@ -61,7 +63,13 @@ def packed_methods() -> bytes:
 
 
 def run_of(arguments: Mapping[str, Any]) -> Run:
-    """The run that a worker is started for. Registers the methods that came with the arguments."""
+    """The run that a worker is started for. Registers the methods that came with the arguments.
+
+    The worker goes to the driver's folder, where its node has that: a data set's own code may open relative paths and import
+    what lies there. Ray starts workers in folders of its own.
+    """
+    if os.path.isdir(arguments["folder"]):
+        os.chdir(arguments["folder"])
     methods.register(*cloudpickle.loads(arguments["methods"]))
     return Run(arguments["run"], Config(**arguments["config"]))
 

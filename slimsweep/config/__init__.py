@@ -6,6 +6,7 @@ Light to import (no torch).
 from slimsweep.config.identity import Stage, changed_keys, checkpoint_token
 from slimsweep.config.load import Options, load_config, load_configs, presets
 from slimsweep.config.messages import ConfigError, did_you_mean
+from slimsweep.config.paths import check_places, refuse_rays_copy
 from slimsweep.config.schema import Config, Terms
 from slimsweep.config.sections import (
     L1,
@@ -45,9 +46,11 @@ __all__ = [
     "Stage",
     "Terms",
     "changed_keys",
+    "check_places",
     "checkpoint_token",
     "did_you_mean",
     "load_config",
     "load_configs",
     "presets",
+    "refuse_rays_copy",
 ]

@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 
 from slimsweep.config.fields import all_fields, branches, choices, from_json, kinds, section_of
 from slimsweep.config.messages import ConfigError, did_you_mean, sentence
+from slimsweep.config.paths import with_absolute_paths
 from slimsweep.config.schema import Config, put
 from slimsweep.config.sections import ModelConfig
 from slimsweep.storage import joined
@@ -51,7 +52,7 @@ def load_configs(argv: Sequence[str], *, prog: str = "python -m slimsweep.run") 
     """The configuration that a command line asks for: file or preset < environment < command line.
 
     Where `model` is a list, there is a configuration for each of its models, all else alike: the run of each is named after
-    its model, in the folder that is the run's otherwise.
+    its model, in the folder that is the run's otherwise. Relative paths are made absolute, against the current folder.
 
     Args:
         argv: arguments after the program's name: `--config PATH_OR_PRESET` (default: digits), `--smoke`, `--verbose`,
@@ -70,7 +71,7 @@ def load_configs(argv: Sequence[str], *, prog: str = "python -m slimsweep.run") 
     for layer in layers.values():
         merged = _merge(merged, layer, Config)
     try:
-        configs = [Config(**values) for values in _bases(merged, "-smoke" if "smoke" in flags else "")]
+        configs = [with_absolute_paths(Config(**values)) for values in _bases(merged, "-smoke" if "smoke" in flags else "")]
     except ConfigError as refused:  # say it again, with the place where it was said
         cause = refused.__cause__
         raise (ConfigError(sentence(cause, Config, layers)) if isinstance(cause, ValidationError) else refused) from None

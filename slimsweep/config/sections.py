@@ -123,6 +123,8 @@ class DataConfig(Section):
     """Mean per channel, of values from 0 to 1; null takes the model's."""
     std: tuple[float, ...] | None = None
     """Standard deviation per channel; null takes the model's."""
+    normalized: bool = False
+    """Of a function that gives tensors of floats: they are normalised already, so mean and std are not applied."""
     interpolation: Literal["bilinear", "bicubic", "nearest"] | None = None
     """How images are resized; null takes the model's way."""
     crop_pct: float | None = Field(None, gt=0, le=1)
@@ -136,6 +138,15 @@ class DataConfig(Section):
         if value is not None and min(value, default=0.0) <= 0:
             raise ValueError("must be numbers above 0, one per channel")
         return value
+
+    @model_validator(mode="after")
+    def _normalized_once(self) -> Self:
+        # Both work on values from 0 to 1: others would be cut off.
+        wrong = [name for name in ("mean", "std") if getattr(self, name) is not None]
+        wrong += [f"augment.{name}" for name in ("color_jitter", "auto_augment") if getattr(self.augment, name)]
+        if self.normalized and wrong:
+            raise ValueError(f"data.normalized is true, but data.{wrong[0]} needs values from 0 to 1: leave one of the two out")
+        return self
 
     @model_validator(mode="after")
     def _channels_agree(self) -> Self:

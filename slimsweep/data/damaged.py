@@ -1,13 +1,15 @@
-"""Damaged images: the error for one that cannot be read, and the count of those that a split may skip."""
+"""Damaged images: the guard where images are read, the error for one, and the count of those that a split may skip."""
 
 import logging
 import struct
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 from PIL import Image
 
 from slimsweep.config import ConfigError
+from slimsweep.data.pixels import WrongPixels
 from slimsweep.errors import SlimsweepError
 
 log = logging.getLogger(__name__)
@@ -22,6 +24,27 @@ class DamagedImage(SlimsweepError):
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(name, reason)
         self.name, self.reason = name, reason
+
+
+@contextmanager
+def named(name: Callable[[], str]) -> Iterator[None]:
+    """The guard around all that opens, decodes or looks at the pixels of one image.
+
+    Args:
+        name: what the image is called in a message; asked for only where it is needed.
+
+    Raises:
+        DamagedImage: it cannot be read.
+        ConfigError: it can be read, but what its pixels mean is not known.
+    """
+    try:
+        yield
+    except SlimsweepError:
+        raise  # among them are ValueErrors, which are sentences already
+    except WrongPixels as problem:
+        raise ConfigError(f"the image {name()} {problem}") from problem
+    except UNREADABLE as problem:
+        raise DamagedImage(name(), reason_of(problem)) from problem
 
 
 class TooManyDamaged(ConfigError):

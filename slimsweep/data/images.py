@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from slimsweep.config import ConfigError
-from slimsweep.data.damaged import UNREADABLE, Damaged, DamagedImage, reason_of
+from slimsweep.data.damaged import Damaged, DamagedImage, named
 from slimsweep.data.readers import Shards, Source, decode
 from slimsweep.data.transforms import View, random_state_kept, seed_all, uniforms
 
@@ -97,9 +97,12 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         return self.view.warp(images, uniform), labels, damaged
 
     def _one(self, item: int) -> tuple[Tensor, int]:
-        image, label = self.source.image(int(self.indices[item]))
-        check_label(label, self.num_classes, f"image {self.indices[item]} of the {self.damaged.split} split")
-        return self.view.tensor(image), label
+        index = int(self.indices[item])
+        image, label = self.source.image(index)
+        check_label(label, self.num_classes, f"image {index} of the {self.damaged.split} split")
+        with named(lambda: self.source.name(index)):
+            pixels = self.view.pixels(image)
+        return self.view.transform(pixels), label
 
     def _stack(self, items: Sequence[int], seeds: Sequence[int] | None, damaged: dict[str, str]) -> tuple[Tensor, Tensor]:
         def one(item: int, seed: int | None) -> tuple[Tensor, int]:
@@ -196,16 +199,13 @@ class ImageStream:
             ConfigError: a label that is not one of the classes.
         """
         check_label(label, self.num_classes, name)
-        try:
-            with self.source.open(stored) as file:
-                image = decode(file, self.view.mode)
-        except UNREADABLE as problem:
-            raise DamagedImage(name, reason_of(problem)) from problem
+        with named(lambda: name), self.source.open(stored) as file:
+            image = decode(file, self.view.mode)
         if seed is None:
-            return self.view.tensor(image), label
+            return self.view.transform(image), label
         with random_state_kept():
             seed_all(seed)
-            tensor = self.view.tensor(image)
+            tensor = self.view.transform(image)
         return self.view.warp(tensor[None], uniforms(np.array([seed], dtype=np.uint64), 5))[0], label
 
 

@@ -13,6 +13,7 @@ from slimsweep.config import ConfigError, DataConfig
 from slimsweep.data.damaged import Damaged, DamagedImage
 from slimsweep.data.images import ImageSet, ImageStream, stacked
 from slimsweep.data.splits import Data
+from slimsweep.errors import SlimsweepError
 
 T = TypeVar("T")
 
@@ -33,7 +34,10 @@ class Loader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         # Loading processes send what they could not read along with the batch: only here is it known whether that is new.
-        for images, labels, damaged in super().__iter__():
+        for found in super().__iter__():
+            if isinstance(found, SlimsweepError):
+                raise found
+            images, labels, damaged = found
             self.damaged.skip(damaged)
             if len(labels):
                 yield images, labels
@@ -130,8 +134,11 @@ class _ShuffledBatches(Sampler[list[tuple[int, int]]]):
             yield list(zip(order[mine].tolist(), seeds[mine].tolist(), strict=True))
 
 
-class _Fetch(Dataset[tuple[Tensor, Tensor, dict[str, str]]]):
-    """Whole batches from an ImageSet, by lists of items or of (item, seed) pairs."""
+class _Fetch(Dataset[Any]):
+    """Whole batches from an ImageSet, by lists of items or of (item, seed) pairs; what is refused is given back as a value.
+
+    A DataLoader makes a traceback of several lines out of what its loading processes raise.
+    """
 
     def __init__(self, images: ImageSet) -> None:
         self.images = images
@@ -139,14 +146,28 @@ class _Fetch(Dataset[tuple[Tensor, Tensor, dict[str, str]]]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, wanted: list[Any]) -> tuple[Tensor, Tensor, dict[str, str]]:
-        if isinstance(wanted[0], tuple):
-            items, seeds = zip(*wanted, strict=True)
+    def __getitem__(self, wanted: list[Any]) -> tuple[Tensor, Tensor, dict[str, str]] | SlimsweepError:
+        items, seeds = zip(*wanted, strict=True) if isinstance(wanted[0], tuple) else (wanted, None)
+        try:
             return self.images.read(items, seeds)
-        return self.images.read(wanted)
+        except SlimsweepError as problem:
+            return problem
 
 
-class _StreamedTraining(IterableDataset[tuple[Tensor, Tensor, dict[str, str]]]):
+class _Stream(IterableDataset[Any]):
+    """Batches of a stream; what is refused is given back as a value, as in `_Fetch`."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, dict[str, str]] | SlimsweepError]:
+        try:
+            yield from self.batches()
+        except SlimsweepError as problem:
+            yield problem
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor, dict[str, str]]]:
+        raise NotImplementedError
+
+
+class _StreamedTraining(_Stream):
     """A worker's training batches from a stream.
 
     Loading processes take turns: of n processes, each gives every n-th step of the epoch. One whose images are used up before
@@ -163,7 +184,7 @@ class _StreamedTraining(IterableDataset[tuple[Tensor, Tensor, dict[str, str]]]):
     def __len__(self) -> int:
         return len(self.images) // self.global_batch
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, dict[str, str]]]:
+    def batches(self) -> Iterator[tuple[Tensor, Tensor, dict[str, str]]]:
         loader, loaders = _loading_process()
         damaged: dict[str, str] = {}
         images = self._endless(self.rank * loaders + loader, self.world * loaders, damaged)
@@ -193,13 +214,13 @@ class _StreamedTraining(IterableDataset[tuple[Tensor, Tensor, dict[str, str]]]):
                 part, parts = 0, 1
 
 
-class _StreamedEvaluation(IterableDataset[tuple[Tensor, Tensor, dict[str, str]]]):
+class _StreamedEvaluation(_Stream):
     """A worker's share of a stream, in batches."""
 
     def __init__(self, images: ImageStream, *, batch: int, rank: int, world: int) -> None:
         self.images, self.batch, self.rank, self.world = images, batch, rank, world
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, dict[str, str]]]:
+    def batches(self) -> Iterator[tuple[Tensor, Tensor, dict[str, str]]]:
         loader, loaders = _loading_process()
         stream = self.images.part(self.rank * loaders + loader, self.world * loaders, range(self.images.source.shards))
         while some := list(islice(stream, self.batch)):

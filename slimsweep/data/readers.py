@@ -4,6 +4,7 @@ import io
 import json
 import os
 import tarfile
+import traceback
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -15,10 +16,12 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from slimsweep.config import ConfigError
-from slimsweep.data.damaged import UNREADABLE, DamagedImage, reason_of
+from slimsweep.data.damaged import UNREADABLE, DamagedImage, named, reason_of
 from slimsweep.data.folders import ImageFiles, TarMember, few, image_endings
 from slimsweep.data.labels import class_number, image_and_label, label_groups, numbers_of, spread, verified_labels
 from slimsweep.data.looks import looks_drawn
+from slimsweep.data.pixels import in_mode
+from slimsweep.errors import SlimsweepError
 
 PROBED = 4  # images that are read to see whether a data set draws random numbers
 
@@ -49,6 +52,10 @@ class Source(Protocol):
         """
         ...
 
+    def name(self, index: int) -> str:
+        """What an image is called in a message."""
+        ...
+
 
 class Shards(Protocol):
     """A split as it is streamed: some shards, each read from its beginning."""
@@ -68,6 +75,10 @@ class Shards(Protocol):
     def open(self, stored: Any) -> BinaryIO:
         """An image's file; raises OSError where it is not there."""
         ...
+
+
+class DataSetError(SlimsweepError):
+    """A data set's own code failed at an image; the text names the data set, the split, the index and the line."""
 
 
 class IndexedImages:
@@ -91,18 +102,13 @@ class IndexedImages:
         return len(self.dataset)
 
     def image(self, index: int) -> tuple[Image.Image | Tensor, int]:
-        try:
+        with named(lambda: self.name(index)):
             item = self._stored(index)
-        except OSError as problem:
-            files = getattr(self.dataset, "samples", None)
-            name = files[index][0] if files else f"{index} of {self.called}"
-            raise DamagedImage(name, reason_of(problem)) from problem
         image, label = image_and_label(item, f"image {index} of {self.called}")
+        if isinstance(image, Image.Image):
+            with named(lambda: self.name(index)):
+                image.load()  # Pillow decodes a picture that was only opened when its pixels are asked for
         return image, class_number(label, f"image {index} of {self.called}", self.class_names)
-
-    def _stored(self, index: int) -> Any:
-        """What the data set has at an index."""
-        return self.dataset[index]
 
     @cached_property
     def known_labels(self) -> np.ndarray | None:
@@ -125,6 +131,33 @@ class IndexedImages:
             except DamagedImage:  # counted and named where it is used
                 continue
         return False
+
+    def name(self, index: int) -> str:
+        """What an image is called in a message: its file where that is known."""
+        files = getattr(self.dataset, "samples", None)
+        entry = files[index] if isinstance(files, list) and index < len(files) else None
+        if isinstance(entry, tuple) and isinstance(entry[0], (str, os.PathLike)):
+            return str(entry[0])
+        return f"{index} of {self.called}"
+
+    def _stored(self, index: int) -> Any:
+        """What the data set has at an index.
+
+        Raises:
+            DataSetError: a fault in its code; what it raises for a damaged image (UNREADABLE) is passed on.
+        """
+        try:
+            return self.dataset[index]
+        except (*UNREADABLE, SlimsweepError, MemoryError):
+            raise
+        except Exception as problem:
+            frames = traceback.extract_tb(problem.__traceback__)
+            if isinstance(problem, RuntimeError) and any("torchvision/io" in frame.filename for frame in frames):
+                raise OSError(reason_of(problem)) from problem  # what torchvision's own decoders raise
+            said = f"{type(problem).__name__}: {reason_of(problem)} ({frames[-1].filename}, line {frames[-1].lineno})"
+            raise DataSetError(
+                f"image {index} of {self.called} cannot be had: its data set raised {said}: fix that line, or what it reads"
+            ) from problem
 
 
 class StoredImages(IndexedImages, ABC):
@@ -150,12 +183,10 @@ class StoredImages(IndexedImages, ABC):
         """What an image is called in a message."""
 
     def image(self, index: int) -> tuple[Image.Image | Tensor, int]:
-        try:
+        with named(lambda: self.name(index)):
             stored, label = self.open(index)
             with stored:
                 image = decode(stored, self.mode)
-        except UNREADABLE as problem:
-            raise DamagedImage(self.name(index), reason_of(problem)) from problem
         return image, label_number(label, self.called)
 
 
@@ -442,9 +473,9 @@ def label_number(stored: Any, name: str) -> int:
 
 
 def decode(stored: BinaryIO, mode: str) -> Image.Image:
-    """An image in one of Pillow's modes; raises one of UNREADABLE."""
+    """An image in mode L or RGB; raises one of UNREADABLE, or WrongPixels, which `named` turns into sentences."""
     try:
         with Image.open(stored) as image:
-            return image.convert(mode)
+            return in_mode(image, mode)
     except UnidentifiedImageError:  # its own text names an object in memory
         raise UnidentifiedImageError("Pillow knows no image format like it") from None

@@ -45,6 +45,11 @@ def check_data(config: Config) -> None:
     prefix, slash, rest = name.partition("/")
     prefix = prefix.lower()
     function = ":" in name and not slash
+    if config.data.normalized and not function:
+        raise ConfigError(
+            f"data.normalized is true, but {title(config)} gives images, and only tensors of a function of your own can be "
+            "normalised already: leave it out"
+        )
     for field in ("image_key", "label_key"):
         if getattr(config.data, field) is not None and prefix not in PACKAGES and not function:
             raise ConfigError(

@@ -1,5 +1,6 @@
 """The three splits of a data set, ready for a network: training, validation and test, with what does not fit refused."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,14 +11,17 @@ from PIL import Image
 from torch import Tensor
 
 from slimsweep.config import Config, ConfigError, DataConfig
-from slimsweep.data.damaged import Damaged, DamagedImage
+from slimsweep.data.damaged import Damaged, DamagedImage, named
 from slimsweep.data.fingerprint import Fingerprint, check_apart, fingerprint_of
 from slimsweep.data.folders import few
 from slimsweep.data.images import ImageSet, ImageStream
 from slimsweep.data.label_checks import check_known_labels
-from slimsweep.data.readers import IndexedImages, Source
+from slimsweep.data.pixels import is_grey, stays_tensor
+from slimsweep.data.readers import IndexedImages, StoredImages
 from slimsweep.data.sources import check_data, sources_of, split_off, title
 from slimsweep.data.transforms import preprocessing_of, random_state_kept, views_of
+
+SAMPLE = 32  # images of a split that are looked at before a run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +94,6 @@ def _load(config: Config, input_size: tuple[int, int, int], model_cfg: Mapping[s
         )
 
     check_apart({split: source.dataset for split, source in sources.items()}, title(config))
-    for split, source in sources.items():
-        _check_channels(source, split, config, input_size[0])
     indices = {split: np.arange(len(source)) for split, source in sources.items()}
     if "val" not in sources:
         count = max(1, round(settings.val_share * len(train)))
@@ -113,6 +115,7 @@ def _load(config: Config, input_size: tuple[int, int, int], model_cfg: Mapping[s
         view = train_view if split == "train" else eval_view
         damaged = Damaged(split, settings.max_damaged)
         sets[split] = ImageSet(source, chosen, view, num_classes, cache=settings.workers == 0, damaged=damaged)
+        _check_images(sets[split], split, config)
     check_batch(config, len(sets["train"]))
     return Data(
         **sets,
@@ -160,33 +163,73 @@ def _absent_classes(split: str, labels: np.ndarray, num_classes: int, names: lis
     return [f"{split}: no images of {len(absent)} of the {num_classes} classes ({few(absent)}): {what}"]
 
 
-def _check_channels(source: Source, split: str, config: Config, channels: int) -> None:
-    image = _first_readable(source, split, config.data.max_damaged)
-    if isinstance(image, Tensor):
-        if image.ndim != 3:
-            raise ConfigError(
-                f"the {split} images of {title(config)} are tensors of shape {tuple(image.shape)}: give (C, H, W)"
-            )
-        has = image.shape[0]
-    elif isinstance(image, Image.Image):
-        has = 1 if image.mode in ("1", "L", "LA", "I", "F", "I;16") else 3
-    else:
-        raise ConfigError(f"{title(config)} gives images as {type(image).__name__}: give PIL images or tensors (C, H, W)")
+def _check_images(looked_at: ImageSet, split: str, config: Config) -> None:
+    """Look at some images of a split: their kind, channels and range, and whether the augmentation takes them.
+
+    Raises:
+        ConfigError: something about them does not fit; more of them are damaged than data.max_damaged.
+    """
+    channels, damaged = looked_at.view.channels, Damaged(split, config.data.max_damaged)
+    images = _some_readable(looked_at, damaged)
+    whose = f"the {split} images of {title(config)}"
+    counts: dict[int, int] = {}  # per number of channels, an image that has so many
+    for index, image in images.items():
+        if isinstance(image, Tensor):
+            last = image.ndim == 3 and image.shape[-1] == channels != image.shape[0]
+            if image.ndim != 3 or last:
+                say = ", such as image.permute(2, 0, 1)" if last else ""
+                raise ConfigError(f"{whose} are tensors of shape {tuple(image.shape)}: give (C, H, W){say}")
+            counts.setdefault(image.shape[0], index)
+        elif not isinstance(image, Image.Image):
+            raise ConfigError(f"{title(config)} gives images as {type(image).__name__}: give PIL images or tensors (C, H, W)")
+    pictures = {index: is_grey(image) for index, image in images.items() if isinstance(image, Image.Image)}
+    if pictures:  # grey pictures among coloured ones become coloured
+        counts.setdefault(1 if all(pictures.values()) else 3, next(iter(pictures)))
+    if len(counts) > 1:
+        some = " and ".join(f"{has} (image {index})" for has, index in sorted(counts.items()))
+        raise ConfigError(f"{whose} have {some} channels: give all images the same number")
+    (has,) = counts
     if has != channels:
+        colour = ", or give RGB images" if pictures and channels == 3 else ""
         raise ConfigError(
-            f"the {split} images of {title(config)} have {has} channel{'s' * (has != 1)}, but the model takes {channels}: "
-            f"set model.kwargs.in_chans to {has}"
+            f"{whose} have {has} channel{'s' * (has != 1)}, but the model takes {channels}: "
+            f"set model.kwargs.in_chans to {has}{colour}"
         )
-
-
-def _first_readable(source: Source, split: str, max_damaged: int) -> Image.Image | Tensor:
-    damaged = Damaged(split, max_damaged)
-    for index in range(len(source)):
+    if split == "train" and any(stays_tensor(image) for image in images.values()):
+        augment = config.data.augment
+        for field, takes in (("auto_augment", not augment.auto_augment), ("color_jitter", channels in (1, 3))):
+            if getattr(augment, field) and not takes:
+                raise ConfigError(
+                    f"data.augment.{field} is {getattr(augment, field)!r}, but {whose} are tensors of {channels} channels, "
+                    "which it does not take: leave it out, or give images"
+                )
+    for index, image in images.items():
         try:
-            return source.image(index)[0]
+            with named(functools.partial(looked_at.source.name, index)):
+                looked_at.view.pixels(image)
         except DamagedImage as problem:
             damaged.add({problem.name: problem.reason})
-    raise ConfigError(f"the {split} images cannot be read, not one of them: fix data.root or the split's name")
+
+
+def _some_readable(looked_at: ImageSet, damaged: Damaged) -> dict[int, Image.Image | Tensor]:
+    """Readable images by their index in the source: up to SAMPLE, spread evenly; or the first, where there is none among those.
+
+    Of sources that give images of the model's channels by themselves, whatever is stored, one is enough.
+    """
+    source, indices = looked_at.source, looked_at.indices.tolist()
+    most = min(len(indices), 1 if isinstance(source, StoredImages) else SAMPLE)
+    spread = [indices[place * (len(indices) - 1) // max(1, most - 1)] for place in range(most)]
+    found: dict[int, Image.Image | Tensor] = {}
+    for place, index in enumerate([*spread, *indices]):
+        if place >= len(spread) and found:
+            break
+        try:
+            found[index] = source.image(index)[0]
+        except DamagedImage as problem:
+            damaged.add({problem.name: problem.reason})
+    if not found:
+        raise ConfigError(f"the {damaged.split} images cannot be read, not one of them: fix data.root or the split's name")
+    return found
 
 
 def check_batch(config: Config, images: int) -> None:

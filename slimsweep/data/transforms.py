@@ -4,10 +4,11 @@ The affine warp works on whole batches of tensors, because that is what makes sm
 """
 
 import functools
+import logging
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.functional import to_pil_image
 
 from slimsweep.config import Affine, Augment, Config, ConfigError
+from slimsweep.data.pixels import WrongPixels, from_tensor, in_mode
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,19 +33,27 @@ class View:
     affine: Affine | None
     channels: int
     black: Tensor  # (C, 1, 1): black after normalization
+    normalized: bool = False  # tensors are normalised already (data.normalized)
 
     @property
     def mode(self) -> str:
         """Pillow's mode of the images that the transform takes."""
         return "L" if self.channels == 1 else "RGB"
 
-    def tensor(self, image: Image.Image | Tensor) -> Tensor:
-        """A stored image, transformed (C, H, W); uint8 tensors are taken for images, others as they are."""
-        if isinstance(image, Tensor) and image.dtype == torch.uint8:
-            image = to_pil_image(image)
-        if isinstance(image, Image.Image) and image.mode != self.mode:
-            image = image.convert(self.mode)
-        return self.transform(image)
+    def pixels(self, image: Image.Image | Tensor) -> Image.Image | Tensor:
+        """A stored image as the transform takes it: an image of `mode`, or a tensor (C, H, W) of floats.
+
+        Raises:
+            WrongPixels: what its pixels mean is not known.
+            ValueError, OSError, ...: it is damaged (UNREADABLE).
+        """
+        if isinstance(image, Tensor):
+            return from_tensor(image, self.channels, self.normalized)
+        if not isinstance(image, Image.Image):
+            raise WrongPixels(f"is of type {type(image).__name__}: give a PIL image or a tensor (C, H, W)")
+        if self.normalized:
+            raise WrongPixels("is a PIL image, but data.normalized is true: leave that out, or return normalised floats")
+        return in_mode(image, self.mode)
 
     def warp(self, images_BCHW: Tensor, uniform_B5: np.ndarray) -> Tensor:
         """Transformed images after `affine_warp`, black outside; as they are where there is none."""
@@ -61,7 +72,14 @@ def views_of(config: Config, preprocessing: Mapping[str, Any]) -> tuple[View, Vi
     shared = {key: preprocessing[key] for key in ("input_size", "interpolation", "mean", "std")}
     mean, std = (torch.tensor(preprocessing[key]).view(-1, 1, 1) for key in ("mean", "std"))
     plain = timm.data.create_transform(**shared, crop_pct=preprocessing["crop_pct"], crop_mode=preprocessing["crop_mode"])
-    view = View(transform=plain, random=False, affine=None, channels=preprocessing["input_size"][0], black=-mean / std)
+    view = View(
+        transform=plain,
+        random=False,
+        affine=None,
+        channels=preprocessing["input_size"][0],
+        black=-mean / std,
+        normalized=config.data.normalized,
+    )
     chance = (augment.hflip, augment.vflip, augment.color_jitter, augment.reprob)
     drawn = plain
     if augment.scale is not None or augment.auto_augment or any(chance):
@@ -87,7 +105,7 @@ def views_of(config: Config, preprocessing: Mapping[str, Any]) -> tuple[View, Vi
     affine = augment.affine
     if affine is not None and not (affine.degrees or affine.translate or affine.scale or affine.shear):
         affine = None
-    return View(transform=drawn, random=drawn is not plain, affine=affine, channels=view.channels, black=view.black), view
+    return replace(view, transform=drawn, random=drawn is not plain, affine=affine), view
 
 
 def _keep_some_bits(transform: Any) -> None:
@@ -118,10 +136,13 @@ def preprocessing_of(
             raise ConfigError(
                 f"data.{field} has {len(asked)} numbers, but the model takes {channels} channels: give one per channel"
             )
-        if asked is not None:
+        if data.normalized:
+            own[field] = [0.0 if field == "mean" else 1.0] * channels  # the tensors are left as they are
+        elif asked is not None:
             own[field] = [float(v) for v in (asked if len(asked) == channels else asked * channels)]
         else:
             own[field] = [float(v) for v in model] if model is not None and len(model) == channels else [plain] * channels
+    _say_other_channels(config, model_cfg, own)
     # A model's crop belongs to its own image size; at another one, all of the image is used.
     at_own_size = tuple(model_cfg.get("input_size") or ())[1:] == tuple(input_size[1:])
     return {
@@ -132,6 +153,21 @@ def preprocessing_of(
         "crop_mode": model_cfg.get("crop_mode") or "center",
         "num_classes": num_classes,
     }
+
+
+def _say_other_channels(config: Config, model_cfg: Mapping[str, Any], taken: Mapping[str, list[float]]) -> None:
+    """Warn where weights were trained with a mean and std that do not fit the model's channels, and usual ones are taken."""
+    usual = [tuple(model_cfg.get(field) or ()) for field in ("mean", "std")]
+    starts = config.model.pretrained or config.model.checkpoint is not None
+    asked = config.data.normalized or config.data.mean is not None or config.data.std is not None
+    if not starts or asked or not all(usual) or all(len(of) == len(taken["mean"]) for of in usual):
+        return
+    near = [f"{sum(of) / len(of):.3f}" for of in usual]
+    log.warning(
+        "the weights of %s were trained with mean %s and std %s, but the model takes %d channel(s), so data.mean and data.std "
+        "are 0.5: data.mean %s and data.std %s are nearer to them",
+        *(config.model.name, *usual, len(taken["mean"]), *near),
+    )
 
 
 def mixup_fn(augment: Augment, num_classes: int, *, label_smoothing: float = 0.0) -> Any:
