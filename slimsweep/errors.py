@@ -32,6 +32,10 @@ class RefusedInput(SlimsweepError, ValueError):
     """Input that cannot work; the text names the field, its value and the way out. Commands exit with 2."""
 
 
+class DamagedFile(RefusedInput):
+    """A file of a run that was cut short or overwritten; the text names it, and says what is wrong with it."""
+
+
 class ExportError(SlimsweepError, RuntimeError):
     """The model cannot be exported, or the export does not compute the same; no file is left."""
 
@@ -166,8 +170,10 @@ def exit_code(
     except Exception as problem:
         about = next((path for path in given if is_about(problem, path)), None)
         about_input = isinstance(problem, RefusedInput) or about is not None
-        if verbose:
+        if verbose and console.is_terminal:
             console.print_exception()
+        elif verbose:  # rich would break its lines, and paths in them
+            console.print("".join(traceback.format_exception(problem)), soft_wrap=True, markup=False)
         if about is not None:
             reason = getattr(problem, "strerror", None) or explain(problem)
             said = f"{about} cannot be read or written ({reason}): give another path"
