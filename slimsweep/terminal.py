@@ -90,10 +90,10 @@ class Output(io.RawIOBase):
     Args:
         descriptor: of the open file.
         patience: seconds to wait for a reader who does not read; without it as long as that takes.
-        told: descriptor of another stream, which is told once that this one fails.
+        told: another stream, which is told once that this one fails.
     """
 
-    def __init__(self, descriptor: int, patience: float | None = None, told: int | None = None) -> None:
+    def __init__(self, descriptor: int, patience: float | None = None, told: "Output | None" = None) -> None:
         self.descriptor, self.patience, self.told = descriptor, patience, told
         self.target = descriptor  # where it is written to
         self.problem: OSError | None = None  # the first one
@@ -159,8 +159,7 @@ class Output(io.RawIOBase):
         first, self.problem = self.problem is None, self.problem or problem
         if first and self.told is not None:
             line = f"slimsweep: standard output cannot be written ({_reason(problem)}); the run goes on\n"
-            with contextlib.suppress(OSError):  # the other stream may have the same fault
-                os.write(self.told, line.encode())
+            self.told.write(line.encode())  # which may have the same fault
         if problem.errno in GONE and not _is_file(self.descriptor):
             # Also for what writes to the descriptor itself: code in C, and streams that were made before this one.
             nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -205,7 +204,9 @@ def outlive_output(work_goes_on: bool) -> None:
             setattr(sys, name, again)
             setattr(sys, f"__{name}__", again)
         known.wait_for_readers(PATIENCE_SECONDS if work_goes_on else None)
-        known.told = 2 if work_goes_on and name == "stdout" else None
+        known.told = None
+    if (output := output_of(sys.stdout)) is not None and work_goes_on:
+        output.told = output_of(sys.stderr)
 
 
 def output_of(stream: Any) -> Output | None:

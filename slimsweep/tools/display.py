@@ -136,8 +136,8 @@ class Progress:
     def _picture(self, status: Status) -> RenderableType:
         if self.sweep:
             # A narrow terminal shows less of each point, and not its name in pieces.
-            shorter = (status_table(status, columns) for columns in (5, 4, 3, 2))
-            return next((table for table in shorter if fits(self.console, table)), status_table(status, 2))
+            shorter = (status_table(status, columns) for columns in (5, 4, 3, 2, 1))
+            return next((table for table in shorter if fits(self.console, table)), status_table(status, 1))
         for stage in status.stages:
             top1 = "" if stage.val_top1 is None else f"val top-1 {stage.val_top1:.2f} %"
             epochs = stage.epochs if stage.state != "done" else max(stage.epochs_total, 1)
