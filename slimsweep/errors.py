@@ -5,7 +5,7 @@
 | 0 | success | |
 | 1 | something failed: training, an export, a bug | one line; for a bug also the file that holds the whole traceback |
 | 2 | the input was refused | one sentence that names the field, its value and the way out |
-| 130 | a run was stopped (Ctrl-C, SIGTERM; `slimsweep.run`) | one line that says how to go on |
+| 130 | a run was stopped (Ctrl-C, SIGTERM, a closed terminal; `slimsweep.run`) | one line that says how to go on |
 
 Every module may import this one: it loads neither torch nor Ray.
 """
@@ -112,7 +112,8 @@ def explain_and_log(problem: BaseException, stage: str | None, log: Callable[[st
     said = explain(problem, stage)
     if is_foreseen(problem):
         return said
-    return f"{said} (the whole traceback is in {written(''.join(traceback.format_exception(problem)), log)}{hint})"
+    file = written("".join(traceback.format_exception(problem)), log)
+    return f"{said} (the whole traceback {f'is in {file}' if file else 'could not be written to any file'}{hint})"
 
 
 def memory_of_gpu(problem: BaseException | str) -> str | None:
@@ -197,14 +198,21 @@ def is_about(problem: Exception, path: str) -> bool:
     return path in str(problem)  # pyarrow has the path only in its message
 
 
-def written(text: str, log: Callable[[str], str] | None) -> str:
-    """Write a traceback to the log, or to a temporary file if there is no log or it cannot be written; returns the path."""
+def written(text: str, log: Callable[[str], str] | None) -> str | None:
+    """Write a traceback to the log, or to a temporary file if there is no log or it cannot be written.
+
+    Returns:
+        The path; None where the disk of temporary files is full too.
+    """
     if log is not None:
         try:
             return log(text)
         except (OSError, ValueError):  # a run's folder that is full, or gone
             pass
-    handle, path = tempfile.mkstemp(prefix="slimsweep-error-", suffix=".log")
-    with os.fdopen(handle, "w") as file:
-        file.write(text)
+    try:
+        handle, path = tempfile.mkstemp(prefix="slimsweep-error-", suffix=".log")
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+    except OSError:
+        return None
     return path

@@ -115,7 +115,8 @@ for stream, line in ((log, "one"), (full, "two"), (full, "three"), (log, "four")
 
 
 def test_a_file_that_may_not_grow_and_descriptors_that_are_closed_end_no_work(tmp_path: Path) -> None:
-    with open(tmp_path / "log", "w") as log:
+    (tmp_path / "log").write_text("x" * 1000)
+    with open(tmp_path / "log", "a") as log:
         process, go_on = start_work(tmp_path, "bash", "-c", 'ulimit -f 1; exec "$@"', "bash", stdout=log, stderr=log)
         go_on()
         assert ended(process, tmp_path) == 7

@@ -50,7 +50,8 @@ class Progress:
         self.seen: dict[str, tuple[str, int]] = {
             p.name: (p.state, p.epochs) for p in began.points if sweep and p.state == "done"
         }
-        self.damaged = set(began.damaged)  # the driver has said these
+        self.driver = run
+        self.damaged = {*began.damaged, *run.damaged.values()}  # the driver has said these
         self.bars = Bars(
             TextColumn("{task.description:8}"),
             BarColumn(),
@@ -78,6 +79,7 @@ class Progress:
         self.thread.join()
         try:
             self._show_if_readable()
+            self.driver.damaged.update(self.run.damaged)  # so that the next display does not say it again
         finally:
             if self.is_live:
                 self.live.stop()
