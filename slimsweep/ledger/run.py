@@ -12,11 +12,11 @@ report.html, report.svg, report.png
 import hashlib
 import json
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import yaml
@@ -25,6 +25,7 @@ from slimsweep.config import Config, ConfigError, Stage
 from slimsweep.errors import DamagedFile
 from slimsweep.ledger import tables
 from slimsweep.ledger.points import Plan
+from slimsweep.ledger.readable import Readable
 from slimsweep.storage import Folder
 
 if TYPE_CHECKING:  # torch and the solver are imported only by the functions that need a run's gates
@@ -32,8 +33,6 @@ if TYPE_CHECKING:  # torch and the solver are imported only by the functions tha
 
     from slimsweep.slimming.removal_path import RemovalPath
     from slimsweep.slimming.structure import Shape
-
-T = TypeVar("T")
 
 CONFIG_END = "# the whole configuration"  # the last line of the file
 STAGES = ("dense", "search", "retrain")  # that every configuration has
@@ -54,7 +53,7 @@ SEARCH_GATES, SEARCH_PATH = f"{SEARCH}/gates.parquet", f"{SEARCH}/path.safetenso
 MODEL_WEIGHTS, MODEL_CONFIG = "model.safetensors", "config.json"
 
 
-class Run:
+class Run(Readable):
     """One run: its folder, its configuration, and what it holds so far.
 
     A file that was damaged (cut short, overwritten) counts as missing where the rest of the run can do without it; `damaged`
@@ -73,12 +72,11 @@ class Run:
     def __init__(
         self, folder: Folder | str | Path, config: Config | None = None, damaged: dict[str, str] | None = None
     ) -> None:
-        self.folder = folder if isinstance(folder, Folder) else Folder(folder)
+        super().__init__(folder if isinstance(folder, Folder) else Folder(folder), damaged)
         self._config = config
         self._rows: dict[str, tuple[tuple[int, int], Any]] = {}  # per file: (bytes, mtime), and its table; None: damaged
         self._snapshot: pd.DataFrame | None = None
         self._cut_keys: dict[str, str] = {}  # per token of the checkpoint
-        self.damaged = {} if damaged is None else damaged  # per path of a damaged file that was read: a sentence
         self._choices: dict[str, str | None] = {}  # structures that were read, as text, per file; None: not there yet
 
     def __repr__(self) -> str:
@@ -88,43 +86,6 @@ class Run:
     def uri(self) -> str:
         """The path or URI of the folder."""
         return self.folder.uri
-
-    def _unless_damaged(self, path: str, read: Callable[[], T], otherwise: T, meaning: str) -> T:
-        """What `read` returns, or `otherwise` where it raises DamagedFile, which `damaged` then says.
-
-        Args:
-            path: of the file that is read.
-            meaning: what follows from its damage, and what to do.
-        """
-        try:
-            found = read()
-        except DamagedFile as problem:
-            self.damaged[path] = f"{problem}: {meaning}"
-            return otherwise
-        except FileNotFoundError:
-            self.damaged.pop(path, None)
-            raise
-        self.damaged.pop(path, None)
-        return found
-
-    def _json(self, path: str, *keys: str) -> dict[str, Any]:
-        """The content of a JSON file.
-
-        Args:
-            keys: that it must have.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            DamagedFile: it is not a JSON object with these keys.
-        """
-        try:
-            found = self.folder.read_json(path)
-        except ValueError as problem:
-            raise DamagedFile(f"{(self.folder / path).uri} is damaged ({problem})") from problem
-        lacking = [key for key in keys if not isinstance(found, dict) or key not in found]
-        if not isinstance(found, dict) or lacking:
-            raise DamagedFile(f"{(self.folder / path).uri} is damaged (it has no {', '.join(lacking) or 'entries'})")
-        return found
 
     # What was asked for.
 
@@ -190,7 +151,7 @@ class Run:
         if not self.folder.exists(IDENTITY):
             return {}
         meaning = "the pace that was chosen is not known until the same command writes the file again"
-        return self._unless_damaged(IDENTITY, lambda: self._json(IDENTITY, "token", "content"), {}, meaning)
+        return self.unless_damaged(IDENTITY, lambda: self.json(IDENTITY, "token", "content"), {}, meaning)
 
     def write_known_checkpoint(self) -> None:
         """Write `known_checkpoint` for later starts and for workers."""
@@ -231,7 +192,7 @@ class Run:
         Raises:
             DamagedFile: it cannot be read.
         """
-        return self._json(f"{DENSE}/{MODEL_CONFIG}", "architecture", "metrics")
+        return self.json(f"{DENSE}/{MODEL_CONFIG}", "architecture", "metrics")
 
     @property
     def search_done(self) -> bool:
@@ -273,7 +234,7 @@ class Run:
         from slimsweep.slimming.structure import Shape
 
         try:
-            return Shape.from_dict(self._json(SEARCH_SHAPE, "shape")["shape"])
+            return Shape.from_dict(self.json(SEARCH_SHAPE, "shape")["shape"])
         except DamagedFile as problem:
             raise DamagedFile(f"{problem}: {WRITTEN_AGAIN}") from problem
         except (KeyError, TypeError, ValueError) as problem:
@@ -298,7 +259,7 @@ class Run:
         empty = tables.GATES.empty_table()
         if not self.folder.exists(SEARCH_GATES):
             return empty.to_pandas()
-        return self._unless_damaged(
+        return self.unless_damaged(
             SEARCH_GATES,
             lambda: tables.read_table(self.folder, SEARCH_GATES, tables.GATES),
             empty,
@@ -322,12 +283,6 @@ class Run:
     def pace_try(self, name: str) -> dict[str, Any] | None:
         """The result of one try of a pace, by this start or an earlier one; None where it was not tried."""
         return self.json_or_none(f"{SEARCH}/{name}.json", "pace", "budget", "val_top1", "error")
-
-    def json_or_none(self, path: str, *keys: str) -> dict[str, Any] | None:
-        """What was chosen and stands in a JSON file; None before the choice, and where the file is damaged."""
-        if not self.folder.exists(path):
-            return None
-        return self._unless_damaged(path, lambda: self._json(path, *keys), None, "the same command chooses again")
 
     def write_pace_try(self, name: str, result: Mapping[str, Any]) -> None:
         self.folder.write_json(f"{SEARCH}/{name}.json", dict(result))
@@ -385,7 +340,7 @@ class Run:
 
     def choice_error(self, method: str, budget: float, unit: str, seed: int | None) -> str:
         """Why a method cannot meet a budget."""
-        return str(self._json(self.choice_file(method, budget, unit, seed), "error")["error"])
+        return str(self.json(self.choice_file(method, budget, unit, seed), "error")["error"])
 
     def write_choice(self, method: str, budget: float, unit: str, seed: int | None, *, structure: str, error: str) -> None:
         """Write a method's structure (JSON), or the error where it cannot meet the budget; the other one is empty."""
@@ -445,7 +400,7 @@ class Run:
                 raise DamagedFile(f"{(self.folder / path).uri} is damaged (it holds no row of a point)")
             return table
 
-        return self._unless_damaged(path, read, None, "its point counts as not done, and the same command trains it again")
+        return self.unless_damaged(path, read, None, "its point counts as not done, and the same command trains it again")
 
     @property
     def damaged_rows(self) -> set[str]:
@@ -496,7 +451,7 @@ class Run:
         path, empty = f"{CURVES}/{name}.parquet", tables.CURVES.empty_table()
         meaning = f"the curve of {name} is missing in the report; results do not depend on it, and the file can be deleted"
         try:
-            return self._unless_damaged(path, lambda: tables.read_table(self.folder, path, tables.CURVES), empty, meaning)
+            return self.unless_damaged(path, lambda: tables.read_table(self.folder, path, tables.CURVES), empty, meaning)
         except FileNotFoundError:
             return empty
 
@@ -535,13 +490,13 @@ class Run:
 
         def read() -> Plan:
             try:
-                return Plan.from_json(self._json(PLAN))
+                return Plan.from_json(self.json(PLAN))
             except DamagedFile:
                 raise
             except ValueError as problem:
                 raise DamagedFile(f"{(self.folder / PLAN).uri} is damaged ({problem})") from problem
 
-        return self._unless_damaged(
+        return self.unless_damaged(
             PLAN, read, None, "only points that have begun are known until the next start writes it again"
         )
 
@@ -597,7 +552,7 @@ class Run:
 
     def _timings(self, path: str) -> Any:
         meaning = "its timings are missing; `slimsweep bench` measures again, and the file can be deleted"
-        return self._unless_damaged(path, lambda: tables.read_table(self.folder, path, tables.BENCH), None, meaning)
+        return self.unless_damaged(path, lambda: tables.read_table(self.folder, path, tables.BENCH), None, meaning)
 
     def write_bench(self, rows: list[dict[str, Any]]) -> None:
         """Write the timings of one benchmark (`tables.BENCH`) to a file of their own."""
