@@ -11,7 +11,6 @@ from slimsweep.errors import DamagedFile
 from slimsweep.ledger.run import (
     CHECKPOINTS,
     CHOICES,
-    CURVES,
     DENSE,
     MODEL_CONFIG,
     MODEL_WEIGHTS,
@@ -40,9 +39,9 @@ def look_over(run: Run) -> list[str]:
     """
     run.refresh()
     run.plan()
-    for name, (size, _) in run.folder.files(CURVES).items():
-        if name.endswith(".parquet") and (run.folder.is_local or not size):  # reading thousands from an object store takes long
-            run.curve(name.removesuffix(".parquet"))
+    for name, size in run.curve_sizes().items():
+        if run.folder.is_local or not size:  # reading thousands from an object store takes long
+            run.curve(name)
     run.bench()
     run.gates_table()
     run.damaged_images()

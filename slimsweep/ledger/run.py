@@ -465,7 +465,12 @@ class Run(Readable):
 
     def curve_names(self) -> set[str]:
         """The stages and points that have a curve."""
-        return {name.removesuffix(".parquet") for name in self.folder.list(CURVES) if name.endswith(".parquet")}
+        return set(self.curve_sizes())
+
+    def curve_sizes(self) -> dict[str, int]:
+        """The bytes of the curve of each stage and point that has one."""
+        files = self.folder.files(CURVES)
+        return {name.removesuffix(".parquet"): size for name, (size, _) in files.items() if name.endswith(".parquet")}
 
     def delete_curve(self, name: str) -> None:
         self.folder.delete(f"{CURVES}/{name}.parquet")
