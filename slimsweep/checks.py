@@ -125,6 +125,8 @@ def start_or_continue(run: Run) -> None:
             )
     run.write_known_checkpoint()
     run.write_config()
+    for path in (CONFIG, IDENTITY):
+        run.damaged.pop(path, None)
 
 
 def earlier_config(run: Run) -> Config | None:
@@ -190,7 +192,7 @@ def known_checkpoint(run: Run, old: Config | None) -> dict[str, str]:
     known = run.known_checkpoint if used else {}
     before = old.model.checkpoint if used and old is not None else None
     if used and IDENTITY in run.damaged:
-        for token in dict.fromkeys([content, *([before] if before else [])]):
+        for token in dict.fromkeys(name for name in (content, before, path) if name):
             candidate = Run(run.folder, run.config)
             candidate.known_checkpoint = {"token": token, "content": content}
             if is_same_sweep(candidate):

@@ -28,6 +28,7 @@ from slimsweep.ledger.run import Run
 from slimsweep.ledger.status import read_status
 from slimsweep.ledger.tables import complete_row
 from slimsweep.report.run_tables import read_run
+from slimsweep.run import main as run_main
 
 DATA = Path(__file__).parent / "data"
 POINT = "searched-0.4000-s0-1eef"
@@ -155,7 +156,7 @@ def test_gates_and_sizes_are_written_again_from_the_searched_model(kind: str, wa
     known = Run(folder)
     table, shape = known.gates_table(), known.shape
     damage(folder, KINDS[kind], way)
-    with pytest.raises(DamagedFile, match="the same command writes it again"):
+    with pytest.raises(DamagedFile, match="the same command writes the file again"):
         _ = Run(folder).gates
     run = begin(driver(folder))
     assert run.damaged == {}
@@ -328,3 +329,22 @@ def test_a_log_whose_last_line_was_cut_keeps_its_other_lines(folder: Path) -> No
     run = Run(folder)
     assert run.damaged_images() == {"a.png": "it is no image"}
     assert "1 of its lines" in run.damaged["damaged.log"]
+
+
+def test_a_finished_run_with_damaged_files_is_whole_after_the_same_command(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    """Nothing is trained: all that was damaged follows from what is whole."""
+    words = ["--config", str(DATA / "finished-run" / "config.yaml"), "--output", str(folder.parent)]
+    words += ["--model.checkpoint", str(DATA / "start.safetensors")]
+    assert run_main(words) == 0
+    capsys.readouterr()
+    epochs = (folder / "epochs.log").read_bytes()
+    paths = ["search/gates.parquet", "search/search.json", "plan.json", "config.yaml"]
+    for path in paths:
+        damage(folder, path, "cut")
+    assert run_main(words) == 0
+    said = capsys.readouterr().out.splitlines()
+    for path in paths:
+        assert sum(f"{folder}/{path} is damaged" in line for line in said) == 1, path
+    assert main(["status", str(folder)]) == 0
+    assert "damaged" not in capsys.readouterr().out
+    assert (folder / "epochs.log").read_bytes() == epochs

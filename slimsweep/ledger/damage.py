@@ -7,10 +7,12 @@ import json
 
 import pandas as pd
 
+from slimsweep.config import ConfigError
 from slimsweep.errors import DamagedFile
 from slimsweep.ledger.run import (
     CHECKPOINTS,
     CHOICES,
+    CONFIG,
     DENSE,
     MODEL_CONFIG,
     MODEL_WEIGHTS,
@@ -37,6 +39,13 @@ def look_over(run: Run) -> list[str]:
     Sizes of the points' models are compared with their rows, and the other weights' with their own headers, so that no weights
     are read.
     """
+    if run.is_begun:
+        try:
+            run.stored_config()
+        except DamagedFile as problem:
+            run.damaged[CONFIG] = str(problem)
+        except ConfigError:  # of another version of slimsweep: whole, and refused where it is needed
+            run.damaged.pop(CONFIG, None)
     run.refresh()
     run.plan()
     for name, size in run.curve_sizes().items():

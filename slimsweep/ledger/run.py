@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # torch and the solver are imported only by the functions tha
 
 CONFIG_END = "# the whole configuration"  # the last line of the file
 STAGES = ("dense", "search", "retrain")  # that every configuration has
-WRITTEN_AGAIN = "the same command writes it again from the searched model"
+WRITTEN_AGAIN = "the same command writes the file again from the searched model"
 STARTED_AGAIN = "start the same command again, which writes it anew if its settings are those of the results"
 
 CONFIG, IDENTITY = "config.yaml", "identity.json"

@@ -194,6 +194,9 @@ def last_timed(bench: pd.DataFrame) -> pd.DataFrame:
 # Files.
 
 
+OF_PYARROW = "Could not open Parquet input source '<Buffer>': "  # how its messages begin, which says nothing of the file
+
+
 def read_table(folder: Folder, path: str, schema: pa.Schema) -> pa.Table:
     """The columns of a Parquet file that the schema has, in the schema's types.
 
@@ -209,7 +212,7 @@ def read_table(folder: Folder, path: str, schema: pa.Schema) -> pa.Table:
         known = [field for field in schema if field.name in table.column_names]
         return table.select([field.name for field in known]).cast(pa.schema(known))
     except Exception as problem:  # pyarrow raises many kinds, among them OSError for what it cannot decompress
-        reason = "it is empty" if not content else " ".join(str(problem).split())[:200]
+        reason = "it is empty" if not content else " ".join(str(problem).split()).removeprefix(OF_PYARROW)[:200]
         raise DamagedFile(f"{(folder / path).uri} is damaged ({reason})") from problem
 
 
