@@ -5,8 +5,9 @@ Each kind of file of a run is emptied, cut short and overwritten in a copy of a 
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -18,7 +19,7 @@ from slimsweep.cluster.choose_job import choose_pace
 from slimsweep.cluster.retrain_job import retrain, trial
 from slimsweep.cluster.worker import job_arguments
 from slimsweep.config import Config
-from slimsweep.errors import DamagedFile
+from slimsweep.errors import DamagedFile, OutOfTime
 from slimsweep.ledger.checkpoints import Checkpoints
 from slimsweep.ledger.damage import damaged_models, look_over, refuse_lost_sources
 from slimsweep.ledger.lock import hold
@@ -27,6 +28,7 @@ from slimsweep.ledger.recorder import RunRecorder
 from slimsweep.ledger.run import Run
 from slimsweep.ledger.status import read_status
 from slimsweep.ledger.tables import complete_row
+from slimsweep.report.page import write_report
 from slimsweep.report.run_tables import read_run
 from slimsweep.run import main as run_main
 
@@ -277,22 +279,32 @@ def test_names_outlive_a_damaged_identity(way: str, folder: Path, tmp_path: Path
         begin(driver(folder, **{"model.checkpoint": str(other)}))
 
 
-def test_what_a_lost_curve_held_is_left_open_and_not_made_up(folder: Path) -> None:
-    """A training goes on from its checkpoint; its accuracy after the cut stood in the curve only."""
+class StopsAfterAnEpoch(RunRecorder):
+    def checkpoint(self, epoch: int, state: Mapping[str, Any]) -> None:
+        super().checkpoint(epoch, state)
+        raise OutOfTime
+
+
+def test_what_a_lost_curve_held_is_left_open_and_not_made_up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training goes on from its checkpoint; its accuracy after the cut and its first seconds stood in the curve only."""
     run = begin(driver(folder))
     run.delete_row(POINT)
+    run.delete_curve(POINT)
     (point,) = points_to_do(run.refresh(), plan_points(run))
-    retrain(run, point, torch.device("cpu"), 0)
-    (row,) = run.refresh().rows[run.rows.point == POINT].to_dict("records")
-    assert row["val_top1_cut"] == row["val_top1_cut"]  # known
+    with monkeypatch.context() as patch:
+        patch.setattr("slimsweep.cluster.retrain_job.recorder_of", StopsAfterAnEpoch)
+        with pytest.raises(OutOfTime):
+            retrain(run, point, torch.device("cpu"), 0)
+    assert [epoch["epoch"] for epoch in run.curve(POINT)] == [0, 1]
     damage(folder, KINDS["curve of a point"])
-    recorder = RunRecorder(run, "retrain", POINT)
-    Checkpoints(run, POINT).save(1, {"epoch": 1})
-    assert recorder.resume() is not None
-    assert recorder.curve == []
-    recorder.epoch({"stage": "retrain", "point": POINT, "epoch": 2, "val_top1": 12.0, "seconds": 1.0})
-    assert [epoch["epoch"] for epoch in run.curve(POINT)] == [2]
+    retrain(run, point, torch.device("cpu"), 0)
+    assert [epoch["epoch"] for epoch in run.curve(POINT)] == [2]  # epoch 1 was not trained again
+    row = run.refresh().rows.set_index("point").loc[POINT]
+    assert row[["val_top1_cut", "train_seconds"]].isna().all()
+    assert row.val_top1 == run.curve(POINT)[-1]["val_top1"]
     assert KINDS["curve of a point"] not in run.damaged
+    assert len(read_run(run, read_status(run)).results) == 7
+    write_report(run, read_status(run))  # the page takes what is not known
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"null", b"epoch", bytes(64), b"\xff" * 64])
