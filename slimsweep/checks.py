@@ -10,8 +10,21 @@ from slimsweep.cluster.cluster import check_placement, local_cluster
 from slimsweep.cluster.worker import data_for, drawn_once
 from slimsweep.config import Config, ConfigError, changed_keys, checkpoint_token
 from slimsweep.data import check_classes, check_data, check_more_labels, difference, title
-from slimsweep.ledger.planning import exact_fraction, expected_points
-from slimsweep.ledger.run import Run
+from slimsweep.errors import DamagedFile
+from slimsweep.ledger.damage import look_over
+from slimsweep.ledger.planning import exact_fraction, expected_points, plan_points
+from slimsweep.ledger.run import (
+    CONFIG,
+    DENSE,
+    IDENTITY,
+    MODEL_CONFIG,
+    MODEL_WEIGHTS,
+    SEARCH_GATES,
+    SEARCH_MODEL,
+    SEARCH_SHAPE,
+    Run,
+)
+from slimsweep.ledger.searched_model import restore_search
 from slimsweep.methods import check_method
 from slimsweep.methods.choice import Settings
 from slimsweep.slimming.budget import Budget, BudgetError
@@ -97,16 +110,25 @@ def start_or_continue(run: Run) -> None:
 
     Raises:
         ConfigError: the configuration changed so that earlier and new results would not compare.
+        DamagedFile: a file without which that cannot be said is damaged.
     """
-    run.known_checkpoint = known_checkpoint(run)
-    if run.is_begun:
-        refuse_incomparable(run.stored_config(), run)
+    old = earlier_config(run)
+    if run.damaged:
+        make_again(run, old)
+    run.known_checkpoint = known_checkpoint(run, old)
+    if old is not None:
+        refuse_incomparable(old, run)
+    elif run.is_begun and not is_same_sweep(run):
+        raise DamagedFile(
+            f"{(run.folder / CONFIG).uri} is damaged, and no result shows that the run was begun with these settings: restore "
+            "it from a copy, or take another --name"
+        )
     # The model decides only what images are turned into; its checkpoint may be one that is refused later.
     plain = run.config.model_copy(update={"model": run.config.model.model_copy(update={"checkpoint": None})})
     data = data_for(run.config, check_model(plain))
     if not run.is_begun:
         check_classes(data)
-    if run.dense_done:
+    if run.dense_done and f"{DENSE}/{MODEL_CONFIG}" not in run.damaged:
         known, found = run.dense_description.get("label_names"), data.class_names
         if known and found and known != found:
             raise ConfigError(
@@ -117,6 +139,8 @@ def start_or_continue(run: Run) -> None:
     run.write_known_checkpoint()
     run.write_known_data(fingerprint)
     run.write_config()
+    for path in (CONFIG, IDENTITY):
+        run.damaged.pop(path, None)
 
 
 def known_data(run: Run, found: dict[str, Any]) -> dict[str, Any]:
@@ -145,25 +169,79 @@ def known_data(run: Run, found: dict[str, Any]) -> dict[str, Any]:
     return known if run.dense_done and known.get("version") == found["version"] else found
 
 
-def known_checkpoint(run: Run) -> dict[str, str]:
+def earlier_config(run: Run) -> Config | None:
+    """The configuration of the run's earlier start; None where there was none, or where its file is damaged.
+
+    Raises:
+        ConfigError: another version of slimsweep wrote it.
+    """
+    try:
+        return run.stored_config() if run.is_begun else None
+    except DamagedFile as problem:
+        run.damaged[CONFIG] = str(problem)
+        return None
+
+
+def make_again(run: Run, old: Config | None) -> None:
+    """Make what was damaged again, as far as no done point depends on it: gates and sizes from the searched model, or all anew.
+
+    Args:
+        old: the configuration of the earlier start, where it is known.
+    """
+    restore_search(run if old is None else Run(run.folder, old, damaged=run.damaged))
+    if (run.rows.status == "ok").any():
+        return  # `refuse_lost_sources`, where something is still to be trained
+    dense = any(path in run.damaged for path in (f"{DENSE}/{MODEL_CONFIG}", f"{DENSE}/{MODEL_WEIGHTS}"))
+    if dense or any(path in run.damaged for path in (SEARCH_MODEL, SEARCH_SHAPE, SEARCH_GATES)):
+        run.forget_sources(dense)
+        run.damaged.clear()
+        look_over(run)
+
+
+def is_same_sweep(run: Run) -> bool:
+    """Whether the points that are done are among those that the configuration asks for, or nothing was made yet.
+
+    The hash of a point stands for all settings that it depends on.
+    """
+    done = run.rows[run.rows.status == "ok"]
+    if done.empty:
+        return not (run.dense_done or run.search_done or run.curve_names() or run.checkpoint_names())
+    return run.search_done and bool({point.hash for point in plan_points(run)} & set(done.point_hash))
+
+
+def known_checkpoint(run: Run, old: Config | None) -> dict[str, str]:
     """What identifies `model.checkpoint` in the run: a hash of its content, so that the file may move.
 
     Runs of earlier versions were named by the file's path instead: in them the path goes on standing for that content.
+
+    Args:
+        old: the configuration of the earlier start, where it is known.
 
     Returns:
         `token` (in names) and `content` (hash), as `Run.known_checkpoint`; empty without a checkpoint.
 
     Raises:
         ConfigError: the file holds other weights than those that the run was begun with.
+        DamagedFile: identity.json is damaged, and the points that are done do not show what stood in it.
     """
     path = run.config.model.checkpoint
     if path is None:
         return {}
     content = checkpoint_token(path)
-    used = run.dense_done or bool(run.curve("dense"))  # until something was made from it, another file may take its place
+    used = run.dense_done or run.has_curve("dense")  # until something was made from it, another file may take its place
     known = run.known_checkpoint if used else {}
+    before = old.model.checkpoint if used and old is not None else None
+    if used and IDENTITY in run.damaged:
+        for token in dict.fromkeys(name for name in (content, before, path) if name):
+            candidate = Run(run.folder, run.config)
+            candidate.known_checkpoint = {"token": token, "content": content}
+            if is_same_sweep(candidate):
+                return candidate.known_checkpoint
+        raise DamagedFile(
+            f"{(run.folder / IDENTITY).uri} is damaged, and no result shows that the run was begun with "
+            f"model.checkpoint {path}: restore it from a copy, or take another --name"
+        )
     if not known:
-        before = run.stored_config().model.checkpoint if used else None
         if before is not None:
             there = Path(before).expanduser()
             if there.is_file() and checkpoint_token(there) != content:
@@ -199,7 +277,7 @@ def refuse_incomparable(old: Config, run: Run) -> None:
         ConfigError: names the fields that changed.
     """
     new = run.config
-    begun = [stage for stage, done in (("dense", run.dense_done), ("search", run.search_done)) if done or run.curve(stage)]
+    begun = [stage for stage, done in (("dense", run.dense_done), ("search", run.search_done)) if done or run.has_curve(stage)]
     # Failed points have no results to compare, so that their recipe may be corrected.
     done = run.rows[run.rows.status == "ok"]
     stage: Any = "retrain" if len(done) else begun[-1] if begun else None

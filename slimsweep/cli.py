@@ -3,11 +3,17 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from slimsweep import __version__
 from slimsweep.errors import exit_code
 from slimsweep.slimming.cost import COSTS
+from slimsweep.terminal import code_after_output, outlive_output, plain_console, say, show_whole
+
+if TYPE_CHECKING:
+    from slimsweep.ledger.run import Run
 
 # Each command imports what it needs, so that --help and wrong arguments are answered without loading torch.
 
@@ -25,11 +31,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         from slimsweep.run import main as run
 
         return run(words[1:])
+    outlive_output(work_goes_on=False)
+    try:
+        code = _command(words)
+    except SystemExit as ended:  # argparse has answered: --help, --version, arguments of a wrong form
+        code = ended.code if isinstance(ended.code, int) else 0
+        raise SystemExit(code_after_output(code)) from None
+    return code_after_output(code)
+
+
+def _command(words: list[str]) -> int:
+    """Run a subcommand other than `run`, and return its exit code."""
+    if "--version" in words:
+        say(plain_console(), f"slimsweep {__version__}")
+        return 0
     chosen, rest = parser().parse_known_args(words)
     if rest and chosen.act is not plan:
         parser().error(f"unrecognized arguments: {' '.join(rest)}")
     chosen.configuration = rest
-    console = Console(highlight=False)
+    console = plain_console()
     command: Callable[[argparse.Namespace, Console], None] = chosen.act
     paths = [getattr(chosen, name, None) for name in ("run", "path", "model", "output")] + getattr(chosen, "runs", [])
     given = [path for path in paths if path is not None]
@@ -39,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands; each sets `act`, the function that runs it."""
     top = argparse.ArgumentParser(prog="slimsweep", description=__doc__)
+    top.add_argument("--version", action="store_true", help="print slimsweep's version")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, act: Callable[[argparse.Namespace, Console], None] | None, words: str) -> argparse.ArgumentParser:
@@ -84,8 +105,9 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("runs", nargs="+", metavar="RUN", help=f"{RUN}; several are shown side by side")
     add.add_argument(
         "--output",
-        metavar="FILE",
-        help="where the page is written (default: report.html in the run's folder; of several runs, in the current folder)",
+        metavar="PATH",
+        help="the page's file, or a folder to write report.html into (default: report.html in the run's folder; of several "
+        "runs, in the current folder)",
     )
     add.epilog = "Example: slimsweep report runs/small runs/base --output both.html"
 
@@ -136,7 +158,8 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument(
         "--output",
         metavar="PATH",
-        help="the file or folder (default: model.onnx or model.pt2 in MODEL_DIR, or MODEL_DIR-timm; in the current folder "
+        help="the file or folder, or a folder to write the file into (default: model.onnx or model.pt2 in MODEL_DIR, or "
+        "MODEL_DIR-timm; in the current folder "
         "where MODEL_DIR is on an object store)",
     )
     add.epilog = "Example: slimsweep export runs/digits/models/POINT --format onnx"
@@ -172,11 +195,16 @@ def plan(chosen: argparse.Namespace, console: Console) -> None:
 
 
 def status(chosen: argparse.Namespace, console: Console) -> None:
+    from slimsweep.ledger.damage import look_over
     from slimsweep.ledger.run import Run
     from slimsweep.ledger.status import read_status
     from slimsweep.tools.status import status_table
 
-    console.print(status_table(read_status(Run(chosen.run))))
+    run = Run(chosen.run)
+    run.refuse_other_folders()
+    show_whole(console, status_table(read_status(run)))
+    for sentence in look_over(run):
+        say(console, sentence, "yellow")
 
 
 def report(chosen: argparse.Namespace, console: Console) -> None:
@@ -184,18 +212,23 @@ def report(chosen: argparse.Namespace, console: Console) -> None:
     from slimsweep.ledger.run import REPORT_PAGE, Run
     from slimsweep.ledger.status import read_status
     from slimsweep.report.page import write_page, write_report
+    from slimsweep.storage import Folder, joined
 
     output = chosen.output or REPORT_PAGE
     of_one = len(chosen.runs) == 1 and chosen.output is None  # which goes into the run's folder
     if not of_one:
-        refuse_rays_copy("--output", output, "--output /shared/report.html")
+        refuse_rays_copy("--output", output, "--output /shared/digits.html")
     runs = [Run(folder) for folder in chosen.runs]
     if of_one:
         said = write_report(runs[0], read_status(runs[0]))
-        console.print(runs[0].report_uri + (f" ({said})" if said else ""), soft_wrap=True)
+        say(console, runs[0].report_uri + (f" ({said})" if said else ""))
+        _say_damage(runs[0])
         return
+    if Folder(output).is_folder or output.endswith("/"):
+        output = joined(output, REPORT_PAGE)
     write_page(runs, output)
-    console.print(output, soft_wrap=True)
+    say(console, output)
+    _say_damage(*runs)
 
 
 def bench(chosen: argparse.Namespace, console: Console) -> None:
@@ -204,23 +237,28 @@ def bench(chosen: argparse.Namespace, console: Console) -> None:
 
     options = {name: getattr(chosen, name) for name in ("batch_sizes", "threads", "dtype", "device", "compile", "repeats")}
     run = Run(chosen.path)
-    rows = bench_run(run, **options) if run.is_begun else bench_dir(chosen.path, **options)
-    console.print(table(rows))
+    skipped: list[str] = []
+    rows = bench_run(run, skipped=skipped.append, **options) if run.is_begun else bench_dir(chosen.path, **options)
+    show_whole(console, table(rows))
+    for sentence in skipped:
+        say(plain_console(stderr=True), f"not timed: {sentence}", "yellow")
 
 
 def pick(chosen: argparse.Namespace, console: Console) -> None:
     from slimsweep.ledger.run import Run
-    from slimsweep.tools.pick import describe
+    from slimsweep.tools.pick import describe, refuse_missing_model
     from slimsweep.tools.pick import pick as best
 
     run = Run(chosen.run)
-    run.stored_config()  # refuses what is not a run
+    run.refuse_other_folders()
     limits = {name: getattr(chosen, f"max_{name}") for name in COSTS}
     others = {name: getattr(chosen, name) for name in ("min_top1", "max_latency_ms", "batch_size")}
     row = best(run.rows, run.bench(), limits=limits, **others)
+    refuse_missing_model(run, row)
     # The folder alone on standard output, so that a script can take it.
     print((run.folder / row.model_path).uri)
-    Console(stderr=True, highlight=False).print(describe(row), soft_wrap=True)
+    say(plain_console(stderr=True), describe(row))
+    _say_damage(run)
 
 
 def export(chosen: argparse.Namespace, console: Console) -> None:
@@ -231,7 +269,14 @@ def export(chosen: argparse.Namespace, console: Console) -> None:
 
     from slimsweep.tools.export import export_model
 
-    console.print(str(export_model(chosen.model, chosen.format, chosen.output)), soft_wrap=True)
+    say(console, str(export_model(chosen.model, chosen.format, chosen.output)))
+
+
+def _say_damage(*runs: "Run") -> None:
+    """Say on standard error which of the files that a command has read are damaged."""
+    for run in runs:
+        for sentence in run.damaged.values():
+            say(plain_console(stderr=True), sentence, "yellow")
 
 
 def _sizes(text: str) -> tuple[int, ...]:

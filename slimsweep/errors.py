@@ -5,7 +5,7 @@
 | 0 | success | |
 | 1 | something failed: training, an export, a bug | one line; for a bug also the file that holds the whole traceback |
 | 2 | the input was refused | one sentence that names the field, its value and the way out |
-| 130 | a run was stopped (Ctrl-C, SIGTERM; `slimsweep.run`) | one line that says how to go on |
+| 130 | a run was stopped (Ctrl-C, SIGTERM, a closed terminal; `slimsweep.run`) | one line that says how to go on |
 
 Every module may import this one: it loads neither torch nor Ray.
 """
@@ -30,6 +30,10 @@ class SlimsweepError(Exception):
 
 class RefusedInput(SlimsweepError, ValueError):
     """Input that cannot work; the text names the field, its value and the way out. Commands exit with 2."""
+
+
+class DamagedFile(RefusedInput):
+    """A file of a run that was cut short or overwritten; the text names it, and says what is wrong with it."""
 
 
 class ExportError(SlimsweepError, RuntimeError):
@@ -108,7 +112,8 @@ def explain_and_log(problem: BaseException, stage: str | None, log: Callable[[st
     said = explain(problem, stage)
     if is_foreseen(problem):
         return said
-    return f"{said} (the whole traceback is in {written(''.join(traceback.format_exception(problem)), log)}{hint})"
+    file = written("".join(traceback.format_exception(problem)), log)
+    return f"{said} (the whole traceback {f'is in {file}' if file else 'could not be written to any file'}{hint})"
 
 
 def memory_of_gpu(problem: BaseException | str) -> str | None:
@@ -166,8 +171,10 @@ def exit_code(
     except Exception as problem:
         about = next((path for path in given if is_about(problem, path)), None)
         about_input = isinstance(problem, RefusedInput) or about is not None
-        if verbose:
+        if verbose and console.is_terminal:
             console.print_exception()
+        elif verbose:  # rich would break its lines, and paths in them
+            console.print("".join(traceback.format_exception(problem)), soft_wrap=True, markup=False)
         if about is not None:
             reason = getattr(problem, "strerror", None) or explain(problem)
             said = f"{about} cannot be read or written ({reason}): give another path"
@@ -191,14 +198,21 @@ def is_about(problem: Exception, path: str) -> bool:
     return path in str(problem)  # pyarrow has the path only in its message
 
 
-def written(text: str, log: Callable[[str], str] | None) -> str:
-    """Write a traceback to the log, or to a temporary file if there is no log or it cannot be written; returns the path."""
+def written(text: str, log: Callable[[str], str] | None) -> str | None:
+    """Write a traceback to the log, or to a temporary file if there is no log or it cannot be written.
+
+    Returns:
+        The path; None where the disk of temporary files is full too.
+    """
     if log is not None:
         try:
             return log(text)
         except (OSError, ValueError):  # a run's folder that is full, or gone
             pass
-    handle, path = tempfile.mkstemp(prefix="slimsweep-error-", suffix=".log")
-    with os.fdopen(handle, "w") as file:
-        file.write(text)
+    try:
+        handle, path = tempfile.mkstemp(prefix="slimsweep-error-", suffix=".log")
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+    except OSError:
+        return None
     return path

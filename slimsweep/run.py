@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from slimsweep import __version__
 from slimsweep.config import ConfigError, check_places, load_configs
 from slimsweep.errors import REFUSED, exit_code
+from slimsweep.terminal import outlive_output, plain_console, say
 
 if TYPE_CHECKING:
     from slimsweep.ledger.run import Run
@@ -27,17 +29,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 when all points are done or max_hours are over, 1 when something failed, 2 when the input was
-        refused, 130 when it was stopped (Ctrl+C, SIGTERM).
+        refused, 130 when it was stopped (Ctrl+C, SIGTERM, a terminal that was closed). Output that cannot be written changes
+        nothing.
     """
-    console = Console(highlight=False)
+    outlive_output(work_goes_on=True)
+    console = plain_console()
     signal.signal(signal.SIGTERM, _interrupt)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # nohup has set it to be ignored
+        signal.signal(signal.SIGHUP, _interrupt)
     words = list(sys.argv[1:] if argv is None else argv)
+    if "--version" in words:
+        say(console, f"slimsweep {__version__}")
+        return 0
     try:
         return exit_code(lambda: run_all(words, console), console, verbose="--verbose" in words)
     except KeyboardInterrupt:
-        console.print(
-            "\nslimsweep: stopped; what is done is kept, and the same command goes on from the last epoch", style="yellow"
-        )
+        say(console, "\nslimsweep: stopped; what is done is kept, and the same command goes on from the last epoch", "yellow")
         return 130
 
 
@@ -55,11 +62,11 @@ def run_all(words: Sequence[str], console: Console) -> int:
 
     set_ray_defaults()
     from slimsweep.checks import check, start_or_continue
+    from slimsweep.ledger.damage import look_over
     from slimsweep.ledger.lock import hold
     from slimsweep.ledger.run import Run, group_report
     from slimsweep.report.page import write_page
     from slimsweep.storage import Folder
-    from slimsweep.tools.display import say
 
     notes: list[str] = []
     for config in configs:  # models of one sweep share their data
@@ -72,6 +79,8 @@ def run_all(words: Sequence[str], console: Console) -> int:
 
     def drive(run: Run) -> int:
         with hold(run):
+            for sentence in look_over(run):
+                say(console, sentence, "yellow")
             start_or_continue(run)
             run.write_notes(notes)
             return sweep(run, console, options.verbose, until)
@@ -83,7 +92,7 @@ def run_all(words: Sequence[str], console: Console) -> int:
     if len(runs) > 1 and swept:
         page = group_report(Folder(configs[0].output))
         write_page(swept, page)
-        console.print(f"All {len(swept)} models on one page: {page}", soft_wrap=True, markup=False)
+        say(console, f"All {len(swept)} models on one page: {page}")
     return max(codes)
 
 
@@ -102,7 +111,8 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
     from slimsweep.cluster.retrain_job import run_sweep
     from slimsweep.cluster.search_job import run_search
     from slimsweep.ledger import planning
-    from slimsweep.tools.display import Progress, hours_over, pace_chosen, paces_to_try, say, show_end
+    from slimsweep.ledger.damage import damaged_models, refuse_lost_sources
+    from slimsweep.tools.display import Progress, hours_over, pace_chosen, paces_to_try, show_end
 
     config, began = run.config, time.time()
     attempt = time.strftime("%Y%m%d-%H%M%S", time.gmtime(began))
@@ -117,6 +127,12 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
     plan = plan_again()
     if run.search_done:
         planning.forget_failed(run, list(plan.points))
+        if again := set(damaged_models(run)) & {point.name for point in plan.points}:
+            for name in again:
+                run.delete_row(name)
+            plan = plan_again()
+        if planning.points_to_do(run, list(plan.points)):
+            refuse_lost_sources(run)
     if not run.search_done or planning.points_to_do(run, list(plan.points)) or plan.choosing:
         with connected(verbose) as cluster:
             check_placement(config, cluster)
@@ -158,6 +174,9 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
 
 
 def _interrupt(number: int, frame: Any) -> None:
+    if number == getattr(signal, "SIGHUP", None):
+        # A shell that ends sends it once more, which must not interrupt the clean end that the first one has begun.
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

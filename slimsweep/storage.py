@@ -98,11 +98,37 @@ class Folder:
         """Whether there is such a folder, and it is not a file."""
         return self._fs.get_file_info(self._path).type == pafs.FileType.Directory
 
-    def files(self, name: str) -> dict[str, tuple[int, int]]:
-        """The files directly inside: (bytes, time of the last change in ns) by name, which change when a file is rewritten."""
-        found = self._fs.get_file_info(pafs.FileSelector(self._full(name), allow_not_found=True))
-        files = (info for info in found if info.type == pafs.FileType.File and not info.base_name.startswith("."))
-        return {info.base_name: (int(info.size), int(info.mtime_ns or 0)) for info in files}
+    def files(self, name: str, recursive: bool = False) -> dict[str, tuple[int, int]]:
+        """The files directly inside: (bytes, time of the last change in ns) by name, which change when a file is rewritten.
+
+        Args:
+            recursive: those in the folders inside as well, by their path from here: one listing, however many there are.
+        """
+        full = self._full(name)
+        found = self._fs.get_file_info(pafs.FileSelector(full, allow_not_found=True, recursive=recursive))
+        files = {info.path[len(full) :].lstrip("/"): info for info in found if info.type == pafs.FileType.File}
+        visible = {path: info for path, info in files.items() if not any(part.startswith(".") for part in path.split("/"))}
+        return {path: (int(info.size), int(info.mtime_ns or 0)) for path, info in visible.items()}
+
+    def read_range(self, name: str, start: int, count: int) -> bytes:
+        """`count` bytes of a file, or fewer where it ends before.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        with self._fs.open_input_file(self._full(name)) as stream:
+            return stream.read_at(count, start) if start < stream.size() else b""
+
+    def size(self, name: str) -> int:
+        """The bytes of a file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        info = self._fs.get_file_info(self._full(name))
+        if info.type != pafs.FileType.File:
+            raise FileNotFoundError(2, "No such file", joined(self.uri, name))
+        return int(info.size)
 
     def read_bytes(self, name: str) -> bytes:
         """The content of a file.
@@ -172,8 +198,8 @@ class Folder:
     def read_lines(self, name: str) -> Sequence[str]:
         """The lines of a log that `append_line` wrote; empty where there is no log. On an object store they are in no order."""
         if self.is_local:
-            return self.read_bytes(name).decode().splitlines() if self.exists(name) else []
-        return [self.read_bytes(f"{name}.d/{part}").decode().rstrip() for part in self.list(f"{name}.d")]
+            return self.read_bytes(name).decode(errors="replace").splitlines() if self.exists(name) else []
+        return [self.read_bytes(f"{name}.d/{part}").decode(errors="replace").rstrip() for part in self.list(f"{name}.d")]
 
     def delete(self, name: str) -> None:
         """Delete a file, or a folder with all below it; does nothing where there is none."""

@@ -112,7 +112,7 @@ def pixels(data: Data) -> list[torch.Tensor]:
 
 def trained(run: Run) -> Run:
     """The run, whose dense model is there."""
-    run.dense.write_json("config.json", {"label_names": None})
+    run.dense.write_json("config.json", {"architecture": "vit", "metrics": {}, "label_names": None})
     return Run(run.folder, run.config)
 
 

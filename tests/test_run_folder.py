@@ -32,10 +32,13 @@ def folder(tmp_path: Path) -> Path:
 OF_A_MODEL = {run_module.MODEL_CONFIG, run_module.MODEL_WEIGHTS}
 # What is no path in a run's folder, by module and text.
 ELSEWHERE = {
-    ("ledger/tables.py", ".parquet"),  # which files of a folder are tables
     ("report/page.py", "report.html.j2"),  # the page's template
     # Help, which is printed without loading the ledger.
-    ("cli.py", "where the page is written (default: report.html in the run's folder; of several runs, in the current folder)"),
+    (
+        "cli.py",
+        "the page's file, or a folder to write report.html into (default: report.html in the run's folder; of several runs, in "
+        "the current folder)",
+    ),
 }
 # What help and messages tell people to give.
 EXAMPLE = re.compile(r"(RUN|runs/digits)/models/POINT")

@@ -38,6 +38,9 @@ def choose_pace(run: Run, until: float | None = None) -> bool:
     """
     config = run.config
     paces = distinct_paces(config, run.shape.gate_shapes)
+    # A choice whose file was damaged, while all its tries are whole, comes out as it was.
+    same = run.pace_choice() is None and run.pace_file in run.damaged
+    same = same and all(run.pace_try(name_of_try(run, pace)) is not None for pace in paces)
     at_once = config.resources.max_concurrent_trials or len(paces)
     work = ray.remote(num_cpus=config.resources.cpus_per_worker, num_gpus=config.resources.gpus_per_worker)(try_pace)
     found: list[dict[str, Any]] = []
@@ -53,7 +56,7 @@ def choose_pace(run: Run, until: float | None = None) -> bool:
     if all(one["error"] for one in found):
         raise StageFailed(f"no pace of the families could be retrained: {found[0]['error']}")
     best = max(found, key=lambda one: one["val_top1"])  # the first of equals
-    if best["pace"] != run.pace:
+    if best["pace"] != run.pace and not same:
         # Points that began at the earlier pace have other sizes under the same names.
         stale = tuple(f"{method.name}-" for method in methods.METHODS.values() if method.needs_search)
         for name in run.checkpoint_names():
@@ -72,7 +75,7 @@ def try_pace(arguments: dict[str, Any]) -> dict[str, Any] | None:
     """
     run, pace = run_of(arguments), arguments["pace"]
     config = run.config
-    name = f"pace-{'-'.join(f'{family}{value:g}' for family, value in pace.items())}-{pace_key(run)}"
+    name = name_of_try(run, pace)
     if (known := run.pace_try(name)) is not None:  # an earlier start tried it
         return known
     set_threads(config)
@@ -97,6 +100,11 @@ def try_pace(arguments: dict[str, Any]) -> dict[str, Any] | None:
     recorder.finished(None)
     run.delete_curve(name)  # curves in the folder are those of stages and points
     return result
+
+
+def name_of_try(run: Run, pace: dict[str, float]) -> str:
+    """The name of the training that tries a pace."""
+    return f"pace-{'-'.join(f'{family}{value:g}' for family, value in pace.items())}-{pace_key(run)}"
 
 
 def choose_structures(run: Run) -> None:

@@ -172,19 +172,20 @@ def retrain(run: Run, point: Point, device: torch.device, rank: int, until: floa
     described_by |= {"unit": point.unit} if point.unit != "macs" else {}
     size = save_model(run, path, small, data, described_by)
     curve = run.curve(point.name)
+    whole = [epoch["epoch"] for epoch in curve] == list(range(point.epochs + 1))  # not where its file was lost in between
     row = {
         **known_before(run, point),
         "macs": macs(small),
         "params": params(small),
         "model_bytes": size,
-        "val_top1_cut": curve[0]["val_top1"],
+        "val_top1_cut": curve[0]["val_top1"] if whole else None,
         "val_top1": val.top1,
         "test_top1": test.top1,
         "test_top5": test.top5,
         "test_loss": test.loss,
         "epochs": point.epochs,
         "samples_seen": point.epochs * images_seen(data),
-        "train_seconds": sum(r["seconds"] for r in curve),
+        "train_seconds": sum(r["seconds"] for r in curve) if whole else None,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "model_path": path,
     }

@@ -272,6 +272,7 @@ def _help(prog: str) -> str:
         metavar="FILE_OR_PRESET",
         help=f"YAML file, which may start from a preset (extends: NAME), or a preset: {', '.join(presets())} (default: digits)",
     )
+    parser.add_argument("--version", action="store_true", help="print slimsweep's version")
     parser.add_argument("--smoke", action="store_true", help="shrink the run to about a minute")
     parser.add_argument("--verbose", action="store_true", help="show Ray's own log, and whole tracebacks")
     groups: dict[str, Any] = {"": parser.add_argument_group("the run")}

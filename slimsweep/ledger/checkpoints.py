@@ -5,6 +5,7 @@ A file appears whole or not at all, so the newest file is a whole checkpoint. If
 
 import json
 import logging
+import re
 from typing import Any
 
 from safetensors import SafetensorError
@@ -16,6 +17,7 @@ from slimsweep.ledger.run import Run
 
 log = logging.getLogger(__name__)
 
+NAME = re.compile(r"epoch-\d+\.safetensors")
 KEEP = 2  # checkpoints per stage or point
 
 
@@ -43,13 +45,13 @@ class Checkpoints:
             try:
                 data = self.folder.read_bytes(name)
                 tensors = load_tensors(data)
-                rest = json.loads(_metadata(data)["state"])
-            except (SafetensorError, OSError, KeyError, ValueError) as problem:
+                state = _join(json.loads(_metadata(data)["state"]), tensors)
+            except (SafetensorError, OSError, KeyError, ValueError, TypeError) as problem:
                 log.warning(
                     "checkpoint %s/%s cannot be read (%s); going on from the one before", self.folder.uri, name, problem
                 )
                 continue
-            return int(name[len("epoch-") : -len(".safetensors")]), _join(rest, tensors)
+            return int(name[len("epoch-") : -len(".safetensors")]), state
         return None
 
     def clear(self) -> None:
@@ -57,7 +59,7 @@ class Checkpoints:
         self.folder.delete("")
 
     def _names(self) -> list[str]:
-        return [n for n in self.folder.list() if n.startswith("epoch-")]
+        return [name for name in self.folder.list() if NAME.fullmatch(name)]
 
 
 def _name(epoch: int) -> str:

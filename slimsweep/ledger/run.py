@@ -11,6 +11,7 @@ bench/, errors.log                 timings, tracebacks
 report.html, report.svg, report.png
 """
 
+import functools
 import hashlib
 import json
 import uuid
@@ -24,8 +25,10 @@ import pandas as pd
 import yaml
 
 from slimsweep.config import Config, ConfigError, Stage
+from slimsweep.errors import DamagedFile
 from slimsweep.ledger import tables
 from slimsweep.ledger.points import Plan
+from slimsweep.ledger.readable import Readable
 from slimsweep.storage import Folder
 
 if TYPE_CHECKING:  # torch and the solver are imported only by the functions that need a run's gates
@@ -33,6 +36,11 @@ if TYPE_CHECKING:  # torch and the solver are imported only by the functions tha
 
     from slimsweep.slimming.removal_path import RemovalPath
     from slimsweep.slimming.structure import Shape
+
+CONFIG_END = "# the whole configuration"  # the last line of the file
+STAGES = ("dense", "search", "retrain")  # that every configuration has
+WRITTEN_AGAIN = "the same command writes the file again from the searched model"
+STARTED_AGAIN = "start the same command again, which writes it anew if its settings are those of the results"
 
 CONFIG, IDENTITY = "config.yaml", "identity.json"
 SPLITS = "splits.json"
@@ -50,23 +58,28 @@ SEARCH_GATES, SEARCH_PATH = f"{SEARCH}/gates.parquet", f"{SEARCH}/path.safetenso
 MODEL_WEIGHTS, MODEL_CONFIG = "model.safetensors", "config.json"
 
 
-class Run:
+class Run(Readable):
     """One run: its folder, its configuration, and what it holds so far.
 
-    `rows` is a snapshot that `refresh` renews. The shape and the gates are read once: they do not change after the search.
+    A file that was damaged (cut short, overwritten) counts as missing where the rest of the run can do without it; `damaged`
+    says which, and what that means. `rows` is a snapshot that `refresh` renews. The shape and the gates are read once: they do
+    not change after the search.
 
     Args:
         folder: the run's folder, or its path or URI.
         config: the configuration of the driver or worker; read from the folder where not given.
+        damaged: the damaged files that are known, where they are to be shared with another `Run`.
 
     Raises:
         RefusedInput: the URI's scheme is unknown.
     """
 
-    def __init__(self, folder: Folder | str | Path, config: Config | None = None) -> None:
-        self.folder = folder if isinstance(folder, Folder) else Folder(folder)
+    def __init__(
+        self, folder: Folder | str | Path, config: Config | None = None, damaged: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(folder if isinstance(folder, Folder) else Folder(folder), damaged)
         self._config = config
-        self._rows: dict[str, tuple[tuple[int, int], Any]] = {}  # per file: (bytes, mtime), and its table
+        self._rows: dict[str, tuple[tuple[int, int], Any]] = {}  # per file: (bytes, mtime), and its table; None: damaged
         self._snapshot: pd.DataFrame | None = None
         self._cut_keys: dict[str, str] = {}  # per token of the checkpoint
         self._choices: dict[str, str | None] = {}  # structures that were read, as text, per file; None: not there yet
@@ -93,33 +106,57 @@ class Run:
             self._config = self.stored_config()
         return self._config
 
-    def stored_config(self) -> Config:
-        """The configuration that the run was last started with.
+    def refuse_other_folders(self) -> None:
+        """Refuse a folder that no driver has started on.
 
         Raises:
-            ConfigError: the folder is not a run, or its configuration cannot be read.
+            ConfigError: says what to give instead.
         """
         if not self.is_begun:
             inside = self.folder.list() if self.folder.is_folder else []
             runs = [name for name in inside if self.folder.exists(f"{name}/{CONFIG}")]  # of several models
             fix = f"give one of the runs in it: {', '.join(runs)}" if runs else "give the folder that --output and --name made"
             raise ConfigError(f"{self.uri} is not a run of slimsweep: it has no {CONFIG}; {fix}")
+
+    def stored_config(self) -> Config:
+        """The configuration that the run was last started with.
+
+        Raises:
+            ConfigError: the folder is not a run, or another version wrote its configuration.
+            DamagedFile: its configuration was cut short or overwritten.
+        """
+        self.refuse_other_folders()
+        where = (self.folder / CONFIG).uri
         try:
-            return Config(**yaml.safe_load(self.folder.read_bytes(CONFIG)))
-        except (yaml.YAMLError, TypeError, ConfigError) as problem:
+            text = self.folder.read_bytes(CONFIG).decode()
+            said = yaml.safe_load(text)
+        except (yaml.YAMLError, UnicodeDecodeError) as problem:
+            raise DamagedFile(f"{where} is damaged ({' '.join(str(problem).split())}): {STARTED_AGAIN}") from problem
+        # A file that was cut at the end of a line is YAML too, but of fewer settings.
+        whole = CONFIG_END in text.splitlines()[-1:] or CONFIG_END not in text
+        if not isinstance(said, dict) or not whole or not {"name", *STAGES, "resources"} <= said.keys():
+            raise DamagedFile(f"{where} is damaged ({'it ends too early' if text else 'it is empty'}): {STARTED_AGAIN}")
+        try:
+            return Config(**said)
+        except (TypeError, ConfigError) as problem:
             reason = " ".join(str(problem).split())
             raise ConfigError(
-                f"{(self.folder / CONFIG).uri} is not a configuration of this version of slimsweep ({reason}): a later version "
+                f"{where} is not a configuration of this version of slimsweep ({reason}): a later version "
                 "may have written it, or it is damaged"
             ) from problem
 
     def write_config(self) -> None:
-        self.folder.write_bytes(CONFIG, self.config.to_yaml().encode())
+        # Its first line names its last one, so that a file that was cut short can be told.
+        text = f"{CONFIG_END}, if the last line says so too\n{self.config.to_yaml()}{CONFIG_END}\n"
+        self.folder.write_bytes(CONFIG, text.encode())
 
     @cached_property
     def known_checkpoint(self) -> dict[str, str]:
         """`token`, which stands for `model.checkpoint` in names, and `content`, its hash; empty without a checkpoint."""
-        return dict(self.folder.read_json(IDENTITY)) if self.folder.exists(IDENTITY) else {}
+        if not self.folder.exists(IDENTITY):
+            return {}
+        meaning = "the pace that was chosen is not known until the same command writes the file again"
+        return self.unless_damaged(IDENTITY, lambda: self.json(IDENTITY, "token", "content"), {}, meaning)
 
     def write_known_checkpoint(self) -> None:
         """Write `known_checkpoint` for later starts and for workers."""
@@ -131,7 +168,10 @@ class Run:
     @cached_property
     def known_data(self) -> dict[str, Any] | None:
         """The fingerprint of the splits that the run is made on (`slimsweep.data.fingerprint`); None where none is recorded."""
-        return dict(self.folder.read_json(SPLITS)) if self.folder.exists(SPLITS) else None
+        if not self.folder.exists(SPLITS):
+            return None
+        read = functools.partial(self.json, SPLITS, "version", "splits")
+        return self.unless_damaged(SPLITS, read, None, "the splits as they are now count from here on")
 
     def write_known_data(self, fingerprint: Mapping[str, Any]) -> None:
         """Record the fingerprint of the splits, for workers and later starts."""
@@ -165,8 +205,12 @@ class Run:
 
     @property
     def dense_description(self) -> dict[str, Any]:
-        """The description beside the dense model's weights: labels, preprocessing, metrics."""
-        return dict(self.folder.read_json(f"{DENSE}/{MODEL_CONFIG}"))
+        """The description beside the dense model's weights: labels, preprocessing, metrics.
+
+        Raises:
+            DamagedFile: it cannot be read.
+        """
+        return self.json(f"{DENSE}/{MODEL_CONFIG}", "architecture", "metrics")
 
     @property
     def search_done(self) -> bool:
@@ -184,6 +228,20 @@ class Run:
         self.folder.write_bytes(SEARCH_MODEL, weights)
         self.folder.write_json(SEARCH_SHAPE, {"shape": json.loads(shape.full().to_json())["shape"]})
 
+    def forget_sources(self, dense: bool) -> None:
+        """Delete the search and what was begun from it, for the next stage to make it again; no point may be done.
+
+        Args:
+            dense: the dense model as well, and what methods keep of it.
+        """
+        begun = set(self.checkpoint_names()) | self.curve_names()
+        for name in begun - (set() if dense else {"dense"}):
+            self.checkpoints(name).delete("")
+            self.delete_curve(name)
+        # What says that a stage is done goes first.
+        for path in (SEARCH_SHAPE, SEARCH, *((f"{DENSE}/{MODEL_CONFIG}", DENSE, CHOICES) if dense else ())):
+            self.folder.delete(path)
+
     def search_weights(self) -> bytes:
         """The searched model's tensors, as safetensors bytes."""
         return self.folder.read_bytes(SEARCH_MODEL)
@@ -193,16 +251,38 @@ class Run:
         """The gated model's sizes and costs, read from the search's folder: no model is built."""
         from slimsweep.slimming.structure import Shape
 
-        return Shape.from_dict(self.folder.read_json(SEARCH_SHAPE)["shape"])
+        try:
+            return Shape.from_dict(self.json(SEARCH_SHAPE, "shape")["shape"])
+        except DamagedFile as problem:
+            raise DamagedFile(f"{problem}: {WRITTEN_AGAIN}") from problem
+        except (KeyError, TypeError, ValueError) as problem:
+            raise DamagedFile(f"{(self.folder / SEARCH_SHAPE).uri} is damaged ({problem!r}): {WRITTEN_AGAIN}") from problem
 
     @cached_property
     def gates(self) -> dict[str, list["Tensor"]]:
-        """The final gates in their shapes, a list of layers per family."""
-        return tables.gate_tensors(self.gates_table(), self.shape.gate_shapes)
+        """The final gates in their shapes, a list of layers per family.
+
+        Raises:
+            DamagedFile: their file, or that of the shape, cannot be read.
+        """
+        table = self.gates_table()
+        try:
+            return tables.gate_tensors(table, self.shape.gate_shapes)
+        except (KeyError, RuntimeError) as problem:  # a layer is missing, or some of its gates
+            said = self.damaged.get(SEARCH_GATES) or f"{(self.folder / SEARCH_GATES).uri} is damaged: {WRITTEN_AGAIN}"
+            raise DamagedFile(said) from problem
 
     def gates_table(self) -> pd.DataFrame:
-        """The final gates, a row per gate; empty before the search has ended."""
-        return tables.read_file(self.folder, SEARCH_GATES, tables.GATES)
+        """The final gates, a row per gate; empty before the search has ended, and where the file is damaged."""
+        empty = tables.GATES.empty_table()
+        if not self.folder.exists(SEARCH_GATES):
+            return empty.to_pandas()
+        return self.unless_damaged(
+            SEARCH_GATES,
+            lambda: tables.read_table(self.folder, SEARCH_GATES, tables.GATES),
+            empty,
+            f"the report lacks the gates, and {WRITTEN_AGAIN}",
+        ).to_pandas()
 
     # The pace of the families, and the removal path at that pace.
 
@@ -213,15 +293,14 @@ class Run:
 
     def pace_choice(self) -> dict[str, Any] | None:
         """The chosen `pace`, the results of all tries (`tried`) and a hash of their recipe (`key`); None before the choice."""
-        return dict(self.folder.read_json(self.pace_file)) if self.folder.exists(self.pace_file) else None
+        return self.json_or_none(self.pace_file, "pace", "tried")
 
     def write_pace_choice(self, choice: Mapping[str, Any]) -> None:
         self.folder.write_json(self.pace_file, dict(choice))
 
     def pace_try(self, name: str) -> dict[str, Any] | None:
         """The result of one try of a pace, by this start or an earlier one; None where it was not tried."""
-        path = f"{SEARCH}/{name}.json"
-        return dict(self.folder.read_json(path)) if self.folder.exists(path) else None
+        return self.json_or_none(f"{SEARCH}/{name}.json", "pace", "budget", "val_top1", "error")
 
     def write_pace_try(self, name: str, result: Mapping[str, Any]) -> None:
         self.folder.write_json(f"{SEARCH}/{name}.json", dict(result))
@@ -273,12 +352,13 @@ class Run:
         """A method's structure as JSON text; empty where it cannot meet the budget, None where it was not tried yet."""
         path = self.choice_file(method, budget, unit, seed)
         if self._choices.get(path) is None:
-            self._choices[path] = str(self.folder.read_json(path)["structure"]) if self.folder.exists(path) else None
+            found = self.json_or_none(path, "structure", "error")
+            self._choices[path] = None if found is None else str(found["structure"])
         return self._choices[path]
 
     def choice_error(self, method: str, budget: float, unit: str, seed: int | None) -> str:
         """Why a method cannot meet a budget."""
-        return str(self.folder.read_json(self.choice_file(method, budget, unit, seed))["error"])
+        return str(self.json(self.choice_file(method, budget, unit, seed), "error")["error"])
 
     def write_choice(self, method: str, budget: float, unit: str, seed: int | None, *, structure: str, error: str) -> None:
         """Write a method's structure (JSON), or the error where it cannot meet the budget; the other one is empty."""
@@ -315,12 +395,35 @@ class Run:
             return self
         for name in files.keys() - known.keys():
             try:
-                known[name] = files[name], tables.read_table(self.folder, f"{RESULTS}/{name}", tables.RESULTS)
+                known[name] = files[name], self._row(name.removesuffix(".parquet"))
             except FileNotFoundError:  # a point that is tried again has just deleted its failed row
                 continue
+        for name in self._rows.keys() - known.keys():
+            self.damaged.pop(f"{RESULTS}/{name}", None)
         self._rows = known
-        self._snapshot = tables.results_of([table for _, (_, table) in sorted(known.items())])
+        self._snapshot = tables.results_of([table for _, (_, table) in sorted(known.items()) if table is not None])
         return self
+
+    def _row(self, point: str) -> Any:
+        """The row of a point as a table; None where the file is damaged.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        path = f"{RESULTS}/{point}.parquet"
+
+        def read() -> Any:
+            table = tables.read_table(self.folder, path, tables.RESULTS)
+            if not table.num_rows or any(table.column_names.count(n) == 0 or table[n].null_count for n in ("point", "status")):
+                raise DamagedFile(f"{(self.folder / path).uri} is damaged (it holds no row of a point)")
+            return table
+
+        return self.unless_damaged(path, read, None, "its point counts as not done, and the same command trains it again")
+
+    @property
+    def damaged_rows(self) -> set[str]:
+        """The points whose rows are damaged, as of the last `refresh`: they count as not done."""
+        return {name.removesuffix(".parquet") for name, (_, table) in self._rows.items() if table is None}
 
     def write_row(self, row: dict[str, Any]) -> None:
         """Write one point's row, whole or not at all; it replaces an older row of the same point.
@@ -331,13 +434,23 @@ class Run:
         tables.write_table(self.folder, f"{RESULTS}/{row['point']}.parquet", [tables.complete_row(row)], tables.RESULTS)
 
     def has_row(self, point: str) -> bool:
-        """Whether a point has a row, ok or failed, by a look at its own file."""
-        return self.folder.exists(f"{RESULTS}/{point}.parquet")
+        """Whether a point has a row, ok or failed, by a look at its own file: there may be thousands of others."""
+        return self._own_status(point) is not None
 
     def has_ok_row(self, point: str) -> bool:
-        """Whether a point is done, by a look at its own file: there may be thousands of others."""
-        path = f"{RESULTS}/{point}.parquet"
-        return self.has_row(point) and tables.read_table(self.folder, path, tables.RESULTS)["status"].to_pylist() == ["ok"]
+        """Whether a point is done, by a look at its own file."""
+        return self._own_status(point) == ["ok"]
+
+    def _own_status(self, point: str) -> list[str] | None:
+        try:
+            row = self._row(point)
+        except FileNotFoundError:
+            return None
+        return None if row is None else row["status"].to_pylist()
+
+    def row_uri(self, point: str) -> str:
+        """The path or URI of a point's row."""
+        return (self.folder / f"{RESULTS}/{point}.parquet").uri
 
     def delete_row(self, point: str) -> None:
         self.folder.delete(f"{RESULTS}/{point}.parquet")
@@ -345,21 +458,37 @@ class Run:
     # Curves.
 
     def curve(self, name: str) -> list[dict[str, Any]]:
-        """The epochs so far of a stage or point, one dict per epoch (`tables.CURVES`); empty where nothing was written."""
-        path = f"{CURVES}/{name}.parquet"
-        return tables.read_table(self.folder, path, tables.CURVES).to_pylist() if self.folder.exists(path) else []
+        """The epochs so far of a stage or point, one dict per epoch (`tables.CURVES`); empty where nothing can be read."""
+        return self._curve(name).to_pylist()
+
+    def has_curve(self, name: str) -> bool:
+        """Whether a stage or point has a curve, readable or not: whether it has begun."""
+        return self.folder.exists(f"{CURVES}/{name}.parquet")
+
+    def _curve(self, name: str) -> Any:
+        path, empty = f"{CURVES}/{name}.parquet", tables.CURVES.empty_table()
+        meaning = f"the curve of {name} is missing in the report; results do not depend on it, and the file can be deleted"
+        try:
+            return self.unless_damaged(path, lambda: tables.read_table(self.folder, path, tables.CURVES), empty, meaning)
+        except FileNotFoundError:
+            return empty
 
     def write_curve(self, name: str, epochs: list[dict[str, Any]]) -> None:
         """Write all epochs so far of a stage or point (`tables.CURVES`), whole or not at all."""
         tables.write_table(self.folder, f"{CURVES}/{name}.parquet", epochs, tables.CURVES)
 
     def curves(self) -> pd.DataFrame:
-        """All epochs of all stages and points (`tables.CURVES`)."""
-        return tables.read_folder(self.folder, CURVES, tables.CURVES)
+        """All epochs of all stages and points (`tables.CURVES`) whose curve can be read."""
+        return tables.joined([self._curve(name) for name in sorted(self.curve_names())], tables.CURVES)
 
     def curve_names(self) -> set[str]:
         """The stages and points that have a curve."""
-        return {name.removesuffix(".parquet") for name in self.folder.list(CURVES)}
+        return set(self.curve_sizes())
+
+    def curve_sizes(self) -> dict[str, int]:
+        """The bytes of the curve of each stage and point that has one."""
+        files = self.folder.files(CURVES)
+        return {name.removesuffix(".parquet"): size for name, (size, _) in files.items() if name.endswith(".parquet")}
 
     def delete_curve(self, name: str) -> None:
         self.folder.delete(f"{CURVES}/{name}.parquet")
@@ -378,19 +507,21 @@ class Run:
         self.folder.write_json(PLAN, plan.to_json())
 
     def plan(self) -> Plan | None:
-        """The plan that the driver wrote; None where there is none: earlier versions of slimsweep wrote none.
-
-        Raises:
-            ConfigError: the file is not a plan.
-        """
+        """The plan that the driver wrote; None where none can be read: earlier versions of slimsweep wrote none."""
         if not self.folder.exists(PLAN):
             return None
-        try:
-            return Plan.from_json(self.folder.read_json(PLAN))
-        except ValueError as problem:
-            raise ConfigError(
-                f"{(self.folder / PLAN).uri} is damaged ({problem}): start the same command again, which writes it anew"
-            ) from problem
+
+        def read() -> Plan:
+            try:
+                return Plan.from_json(self.json(PLAN))
+            except DamagedFile:
+                raise
+            except ValueError as problem:
+                raise DamagedFile(f"{(self.folder / PLAN).uri} is damaged ({problem})") from problem
+
+        return self.unless_damaged(
+            PLAN, read, None, "only points that have begun are known until the next start writes it again"
+        )
 
     def begin(self, name: str, attempt: str) -> None:
         """Note that a point has begun in a start of the driver (`attempt`)."""
@@ -436,8 +567,15 @@ class Run:
 
     def bench(self) -> pd.DataFrame:
         """All timings (`tables.BENCH`), the latest last; empty where there are none."""
-        timings = tables.read_folder(self.folder, BENCH, tables.BENCH)
-        return timings.sort_values("created_at", kind="stable", ignore_index=True)
+        found = []
+        for name in self.folder.list(BENCH):
+            if name.endswith(".parquet") and (timed := self._timings(f"{BENCH}/{name}")) is not None:
+                found.append(timed)
+        return tables.joined(found, tables.BENCH).sort_values("created_at", kind="stable", ignore_index=True)
+
+    def _timings(self, path: str) -> Any:
+        meaning = "its timings are missing; `slimsweep bench` measures again, and the file can be deleted"
+        return self.unless_damaged(path, lambda: tables.read_table(self.folder, path, tables.BENCH), None, meaning)
 
     def write_bench(self, rows: list[dict[str, Any]]) -> None:
         """Write the timings of one benchmark (`tables.BENCH`) to a file of their own."""
@@ -457,8 +595,17 @@ class Run:
 
     def damaged_images(self) -> dict[str, str]:
         """The images that were skipped in any stage or point so far, and why each could not be read."""
-        found = [json.loads(line) for line in self.folder.read_lines(DAMAGED_LOG)]
-        return {entry["image"]: entry["reason"] for entry in found}
+        found, unread = {}, 0
+        for line in self.folder.read_lines(DAMAGED_LOG):
+            try:
+                entry = json.loads(line)
+                found[str(entry["image"])] = str(entry["reason"])
+            except (ValueError, KeyError, TypeError):  # cut short by a full disk: the image is named again when it is met
+                unread += 1
+        if unread:
+            where = (self.folder / DAMAGED_LOG).uri
+            self.damaged[DAMAGED_LOG] = f"{where}: {unread} of its lines cannot be read and count for nothing"
+        return found
 
     def log_damaged(self, split: str, image: str, reason: str) -> None:
         """Add a skipped image to the log of damaged images."""

@@ -5,7 +5,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from slimsweep.ledger.run import Run
+from slimsweep.ledger.run import DENSE, MODEL_CONFIG, MODEL_WEIGHTS, SEARCH_GATES, SEARCH_MODEL, SEARCH_SHAPE, Run
+from slimsweep.saved_models import load
 from slimsweep.slimming.gates import GatedModel, add_gates
 
 
@@ -31,6 +32,19 @@ def load_searched(run: Run, dense: nn.Module) -> GatedModel:
         for name, tensor in learned(gated).items():
             tensor.copy_(state[name])
     return gated
+
+
+def restore_search(run: Run) -> None:
+    """Write the search's gates and sizes again where their files are damaged, from the searched model, which holds the gates.
+
+    Does nothing where the dense or the searched model is damaged too.
+    """
+    sources = (f"{DENSE}/{MODEL_CONFIG}", f"{DENSE}/{MODEL_WEIGHTS}", SEARCH_MODEL)
+    if any(path in run.damaged for path in sources) or not {SEARCH_SHAPE, SEARCH_GATES} & run.damaged.keys():
+        return
+    save_searched(run, load_searched(run, load(run.dense)))
+    for path in (SEARCH_SHAPE, SEARCH_GATES):
+        run.damaged.pop(path, None)
 
 
 def learned(gated: GatedModel) -> dict[str, Tensor]:

@@ -9,10 +9,13 @@ from typing import Any, Literal
 
 from slimsweep.ledger.lock import driver_alive
 from slimsweep.ledger.points import Plan
-from slimsweep.ledger.run import REPORT_PAGE, Run
+from slimsweep.ledger.run import PLAN, REPORT_PAGE, Run
 
 EARLIER_VERSION = (
     "an earlier version of slimsweep wrote this run without its plan, which the next start of the same command adds"
+)
+PLAN_LOST = (
+    f"{PLAN} is damaged, so points that have not begun are not known; the next start of the same command writes it again"
 )
 NOT_YET = "the points are planned next"
 
@@ -42,6 +45,7 @@ class Status:
     points: list[TrainingStatus] = field(default_factory=list)  # empty before the search has ended
     choosing: list[str] = field(default_factory=list)  # what is still to be chosen before further points can be planned
     later: int = 0  # number of points that can be planned only when others have ended
+    damaged: list[str] = field(default_factory=list)  # a sentence per file that was read and is damaged
     unplanned: str = ""  # why there is no plan, where there is none: only points that have begun are known then
 
     def count(self, state: State) -> int:
@@ -100,7 +104,7 @@ def read_status(run: Run) -> Status:
     points: list[TrainingStatus] = []
     unplanned = ""
     if search.state == "done":
-        unplanned = EARLIER_VERSION if plan is None else "" if plan.points else NOT_YET
+        unplanned = PLAN_LOST if PLAN in run.damaged else EARLIER_VERSION if plan is None else "" if plan.points else NOT_YET
         rows: dict[str, Any] = {row["point"]: row for row in run.refresh().rows.to_dict("records")}
         points = _planned(run, plan, rows, alive) if plan is not None and not unplanned else _known(run, rows, alive)
     return Status(
@@ -110,6 +114,7 @@ def read_status(run: Run) -> Status:
         points=points,
         choosing=list(plan.choosing) if plan is not None and search.state == "done" else [],
         later=plan.later if plan is not None else 0,
+        damaged=list(run.damaged.values()),
         unplanned=unplanned,
     )
 
@@ -145,7 +150,7 @@ def _planned(run: Run, plan: Plan, rows: Mapping[str, Any], alive: bool) -> list
             found.append(_done(point.name, row, point.epochs, note))
         else:
             curve = run.curve(point.name) if point.name in curves else []
-            found.append(_not_done(point.name, row, curve, point.epochs, point.name in begun))
+            found.append(_not_done(run, point.name, row, curve, point.epochs, point.name in begun))
     return found
 
 
@@ -155,11 +160,12 @@ def _known(run: Run, rows: Mapping[str, Any], alive: bool) -> list[TrainingStatu
     for name, row in rows.items():
         curve = run.curve(name) if row["status"] != "ok" else []
         total = int(row["epochs"]) if row["status"] == "ok" else run.config.retrain.epochs
-        found.append(_done(name, row, total, "") if row["status"] == "ok" else _not_done(name, row, curve, total, False))
+        found.append(_done(name, row, total, "") if row["status"] == "ok" else _not_done(run, name, row, curve, total, False))
     tries_of_paces = {name for name in run.curve_names() if name.startswith("pace-")}
-    for name in sorted(run.curve_names() - set(rows) - tries_of_paces - {"dense", "search"}):
+    others = (run.curve_names() | run.damaged_rows) - tries_of_paces - {"dense", "search"}
+    for name in sorted(others - set(rows)):
         curve = run.curve(name)
-        found.append(_not_done(name, None, curve, run.config.retrain.epochs, alive and bool(curve)))
+        found.append(_not_done(run, name, None, curve, run.config.retrain.epochs, alive and bool(curve)))
     return found
 
 
@@ -168,7 +174,7 @@ def _done(name: str, row: Mapping[str, Any], epochs: int, note: str) -> Training
 
 
 def _not_done(
-    name: str, row: Mapping[str, Any] | None, curve: list[dict[str, Any]], total: int, running: bool
+    run: Run, name: str, row: Mapping[str, Any] | None, curve: list[dict[str, Any]], total: int, running: bool
 ) -> TrainingStatus:
     return TrainingStatus(
         name=name,
@@ -177,4 +183,5 @@ def _not_done(
         epochs_total=total,
         val_top1=curve[-1]["val_top1"] if curve else None,
         error=row["error"] if row is not None else "",
+        note="its row is damaged" if name in run.damaged_rows else "",
     )

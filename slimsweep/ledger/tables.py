@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from slimsweep.errors import DamagedFile
 from slimsweep.ledger.columns import shown
 from slimsweep.slimming.cost import COSTS
 from slimsweep.storage import Folder
@@ -140,7 +141,7 @@ def results_of(parts: Sequence[pa.Table]) -> pd.DataFrame:
 
     Rows of earlier versions lack some columns; they get the values that were the only ones then.
     """
-    rows = _joined(parts, RESULTS)
+    rows = joined(parts, RESULTS)
     for column, value in (("unit", "macs"), ("terms", "retraining"), ("shares", "")):
         rows[column] = rows[column].fillna(value)
     return rows.sort_values(
@@ -193,6 +194,9 @@ def last_timed(bench: pd.DataFrame) -> pd.DataFrame:
 # Files.
 
 
+OF_PYARROW = "Could not open Parquet input source '<Buffer>': "  # how its messages begin, which says nothing of the file
+
+
 def read_table(folder: Folder, path: str, schema: pa.Schema) -> pa.Table:
     """The columns of a Parquet file that the schema has, in the schema's types.
 
@@ -200,30 +204,26 @@ def read_table(folder: Folder, path: str, schema: pa.Schema) -> pa.Table:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not a Parquet file, or its values do not fit the schema (pyarrow.ArrowInvalid).
+        DamagedFile: it is not a whole Parquet file, or its values do not fit the schema.
     """
-    table = pq.read_table(pa.BufferReader(folder.read_bytes(path)))
-    known = [field for field in schema if field.name in table.column_names]
-    return table.select([field.name for field in known]).cast(pa.schema(known))
-
-
-def read_file(folder: Folder, path: str, schema: pa.Schema) -> pd.DataFrame:
-    """The table in one file; empty where there is no such file."""
-    return (read_table(folder, path, schema) if folder.exists(path) else schema.empty_table()).to_pandas()
-
-
-def read_folder(folder: Folder, name: str, schema: pa.Schema) -> pd.DataFrame:
-    """One table from all Parquet files of a folder."""
-    return _joined([read_table(folder, f"{name}/{f}", schema) for f in folder.list(name) if f.endswith(".parquet")], schema)
+    content = folder.read_bytes(path)
+    try:
+        table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
+        known = [field for field in schema if field.name in table.column_names]
+        return table.select([field.name for field in known]).cast(pa.schema(known))
+    except Exception as problem:  # pyarrow raises many kinds, among them OSError for what it cannot decompress
+        reason = "it is empty" if not content else " ".join(str(problem).split()).removeprefix(OF_PYARROW)[:200]
+        raise DamagedFile(f"{(folder / path).uri} is damaged ({reason})") from problem
 
 
 def write_table(folder: Folder, path: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
     """Write rows to one file, whole or not at all."""
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink, compression="zstd")
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink, compression="zstd", write_page_checksum=True)
     folder.write_bytes(path, sink.getvalue().to_pybytes())
 
 
-def _joined(parts: Sequence[pa.Table], schema: pa.Schema) -> pd.DataFrame:
+def joined(parts: Sequence[pa.Table], schema: pa.Schema) -> pd.DataFrame:
+    """One table from several."""
     # "default" fills columns that a file of an earlier version lacks with nulls.
     return pa.concat_tables([schema.empty_table(), *parts], promote_options="default").to_pandas()

@@ -111,15 +111,18 @@ def bench(
     return rows
 
 
-def bench_run(run: Run, points: Sequence[str] | None = None, **options: Any) -> list[Row]:
+def bench_run(
+    run: Run, points: Sequence[str] | None = None, skipped: Callable[[str], None] = lambda why: None, **options: Any
+) -> list[Row]:
     """Time a run's dense model and its points, and write the rows to the run.
 
     Args:
         points: names of the points to time; all where not given.
+        skipped: is told why a point cannot be timed, where no points were given: its model is gone or damaged.
         options: of `bench`.
 
     Raises:
-        RefusedInput: a ValueError: the run has no dense model yet, or no such point.
+        RefusedInput: a ValueError: the run has no dense model yet, no such point, or none of its points' models.
     """
     there = run.models.list()
     if not run.dense_done:
@@ -128,7 +131,18 @@ def bench_run(run: Run, points: Sequence[str] | None = None, **options: Any) -> 
         if point not in there:
             raise RefusedInput(f"{run.uri} has no model {point!r}; it has {', '.join(there) or 'none'}")
     models: dict[str, nn.Module] = {DENSE: load(run.dense)}
-    models |= {point: load(run.models / point) for point in points or there}
+    done = set(run.rows.point[run.rows.status == "ok"])
+    for point in points or sorted({*there, *done}):
+        try:
+            models[point] = load(run.models / point)
+        except RefusedInput as problem:
+            if points:
+                raise
+            skipped(str(problem))
+    if done and len(models) == 1:
+        raise RefusedInput(
+            f"{run.models.uri} has none of the models of the {counted(len(done), 'point')} that are done: restore it"
+        )
     rows = [{"run": run.folder.name, **row} for row in bench(models, **options)]
     run.write_bench(rows)
     return rows

@@ -16,13 +16,16 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
 
 from slimsweep.ledger.points import Plan, Point
 from slimsweep.ledger.run import DAMAGED_LOG, Run
 from slimsweep.ledger.status import Status, TrainingStatus, read_status
 from slimsweep.report.page import write_report
 from slimsweep.report.pareto import best_rates, by_series
-from slimsweep.terminal import plain_table
+from slimsweep.terminal import fits, plain_table, say, show_whole
 from slimsweep.tools.status import status_table
 
 log = logging.getLogger(__name__)
@@ -47,6 +50,8 @@ class Progress:
         self.seen: dict[str, tuple[str, int]] = {
             p.name: (p.state, p.epochs) for p in began.points if sweep and p.state == "done"
         }
+        self.driver = run
+        self.damaged = {*began.damaged, *run.damaged.values()}  # the driver has said these
         self.bars = Bars(
             TextColumn("{task.description:8}"),
             BarColumn(),
@@ -59,11 +64,12 @@ class Progress:
         self.tasks = {s.name: self.bars.add_task(s.name, total=max(s.epochs_total, 1), top1="") for s in shown}
         # Drawn when something was read anew and not in between: a table of a thousand points takes a quarter of a second.
         self.live = Live(console=console, auto_refresh=False, transient=sweep)
+        self.is_live = console.is_terminal  # asked once: a terminal that was closed is none any more
         self.thread = threading.Thread(target=self._watch, daemon=True, name="progress")
 
     def __enter__(self) -> "Progress":
-        self.console.rule(f"[bold]{self.title}", align="left")
-        if self.console.is_terminal:
+        self.console.print(Rule(Text(self.title, style="bold"), align="left"))
+        if self.is_live:
             self.live.start()
         self.thread.start()
         return self
@@ -73,8 +79,9 @@ class Progress:
         self.thread.join()
         try:
             self._show_if_readable()
+            self.driver.damaged.update(self.run.damaged)  # so that the next display does not say it again
         finally:
-            if self.console.is_terminal:
+            if self.is_live:
                 self.live.stop()
 
     def _watch(self) -> None:
@@ -105,11 +112,15 @@ class Progress:
                 and training.state in ("done", "failed")
                 and (before is None or before[0] != training.state)
             )
-            if not self.console.is_terminal and before != self.seen[training.name] and self._worth_a_line(training, before):
+            if not self.is_live and before != self.seen[training.name] and self._worth_a_line(training, before):
                 top1 = "" if training.val_top1 is None else f", val top-1 {training.val_top1:.2f} %"
                 epochs = f"epoch {training.epochs}/{training.epochs_total}"
                 say(self.console, f"{time.strftime('%H:%M:%S')} {training.name}: {training.state}, {epochs}{top1}")
-        if self.console.is_terminal:
+        for sentence in status.damaged:
+            if sentence not in self.damaged:
+                self.damaged.add(sentence)
+                say(self.console, sentence, "yellow")
+        if self.is_live:
             self.live.update(self._picture(status), refresh=True)
         # The first page shows the results of earlier starts; `show_end` writes the finished page, with its picture.
         ended |= not self.written and status.count("done") > 0
@@ -126,7 +137,9 @@ class Progress:
 
     def _picture(self, status: Status) -> RenderableType:
         if self.sweep:
-            return status_table(status)
+            # A narrow terminal shows less of each point, and not its name in pieces.
+            shorter = (status_table(status, columns) for columns in (5, 4, 3, 2, 1))
+            return next((table for table in shorter if fits(self.console, table)), status_table(status, 1))
         for stage in status.stages:
             top1 = "" if stage.val_top1 is None else f"val top-1 {stage.val_top1:.2f} %"
             epochs = stage.epochs if stage.state != "done" else max(stage.epochs_total, 1)
@@ -135,11 +148,6 @@ class Progress:
 
 
 # Messages of the driver.
-
-
-def say(console: Console, text: str, style: str | None = None) -> None:
-    """Print text on one line, without wrapping and without rich's markup."""
-    console.print(text, style=style, soft_wrap=True, markup=False)
 
 
 def paces_to_try(count: int, epochs: int) -> str:
@@ -191,7 +199,12 @@ def show_end(run: Run, plan: Plan, failed: Collection[Point], console: Console, 
     """
     no_picture = write_report(run, read_status(run))
     rows = run.rows
-    console.print(final_table(run, rows, seconds))
+    say(console, "")
+    show_whole(console, final_table(run, rows, seconds))
+    ok = rows[rows.status == "ok"]
+    say(console, f"\nThe dense model before the sweep: {ok.test_top1_untouched.iloc[0]:.2f} % on test." if len(ok) else "\n")
+    say(console, f"Report: {run.report_uri}")
+    say(console, f"Models: {run.models.uri}/\n")
     if no_picture:
         say(console, no_picture, "dim")
     if damaged := run.damaged_images():
@@ -203,16 +216,16 @@ def show_end(run: Run, plan: Plan, failed: Collection[Point], console: Console, 
     if len(missing) > len(failed):
         hours_over(run, console, f"{len(missing) - len(failed) + plan.later} of {total} points")
     if failed:
-        console.print(f"{len(failed)} of {total} points failed; the same command tries them again:", style="red")
+        say(console, f"{len(failed)} of {total} points failed; the same command tries them again:", "red")
         for point in failed:
             error = rows.loc[rows.point == point.name, "error"]
             say(console, f"  {point.name}: {error.iloc[0] if len(error) else 'no row'}")
         if plan.later and len(missing) == len(failed):
-            console.print(f"{plan.later} more wait for them and were not begun", style="red")
+            say(console, f"{plan.later} more wait for them and were not begun", "red")
 
 
-def final_table(run: Run, rows: pd.DataFrame, seconds: float) -> Group:
-    """The points of a run as a short table, and the paths of the report and of the models.
+def final_table(run: Run, rows: pd.DataFrame, seconds: float) -> Table:
+    """The points of a run as a short table.
 
     Args:
         rows: `Run.rows`.
@@ -238,5 +251,4 @@ def final_table(run: Run, rows: pd.DataFrame, seconds: float) -> Group:
             f"{row['test_top1']:.2f}",
             f"{row['test_top1'] - (row['test_top1_untouched'] if retrained.empty else retrained.mean()):+.2f}",
         )
-    untouched = f"The dense model before the sweep: {ok.test_top1_untouched.iloc[0]:.2f} % on test." if len(ok) else ""
-    return Group("", table, "", untouched, f"Report: {run.report_uri}", f"Models: {run.models.uri}/", "")
+    return table

@@ -42,8 +42,9 @@ def export_model(model_dir: str | os.PathLike[str], format: Format, output: str 
         model_dir: a folder that `slimsweep.save` wrote: a local path, or a URI of an object store.
         format: "onnx", "pt2" (torch.export, read by torch.export.load) or "timm" (a folder for the Hugging Face hub). The batch
             is dynamic; input "images" (batch, channels, height, width), output "logits" (batch, classes), float32.
-        output: the file, or the folder for timm. Default: model.onnx or model.pt2 in `model_dir`, or `model_dir`-timm; for a
-            model on an object store NAME.onnx, NAME.pt2 or NAME-timm in the current folder.
+        output: the file, or a folder that is there to write it into; for timm the folder itself. Default: model.onnx or
+            model.pt2 in `model_dir`, or `model_dir`-timm; for a model on an object store NAME.onnx, NAME.pt2 or NAME-timm in
+            the current folder.
 
     Raises:
         RefusedInput: a ValueError: `model_dir` is not a saved model, the format is unknown, or packages are missing.
@@ -67,6 +68,8 @@ def export_model(model_dir: str | os.PathLike[str], format: Format, output: str 
         target = source.resolve().with_name(source.resolve().name + "-timm") if format == "timm" else source / f"model.{format}"
     else:
         target = Path(output)
+        if format != "timm" and target.is_dir():
+            target /= f"model.{format}"
     if format == "timm" and target.resolve() == source.resolve():
         raise RefusedInput(f"{target} is the model's own folder; give another output")
     target.parent.mkdir(parents=True, exist_ok=True)

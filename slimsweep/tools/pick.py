@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 import pandas as pd
 
 from slimsweep.errors import RefusedInput
+from slimsweep.ledger.damage import description_problem, weights_problem
+from slimsweep.ledger.run import MODEL_CONFIG, MODEL_WEIGHTS, Run
 from slimsweep.ledger.tables import SETTING
 from slimsweep.report.pareto import best_rates
 from slimsweep.slimming.budget import Budget, BudgetLike
@@ -71,6 +73,25 @@ def pick(
     if not most_of and max_latency_ms is None:
         return fits.sort_values(["macs", "val_top1"], ascending=[True, False]).iloc[0]
     return fits.sort_values(["val_top1", "macs"], ascending=[False, True]).iloc[0]
+
+
+def refuse_missing_model(run: Run, row: pd.Series) -> None:
+    """Refuse a point whose model is gone or damaged.
+
+    Raises:
+        RefusedInput: names the folder and the way out.
+    """
+    folder = run.folder / row.model_path
+    problem = description_problem(folder, MODEL_CONFIG) or weights_problem(folder, MODEL_WEIGHTS)
+    if not folder.exists():
+        raise RefusedInput(
+            f"{folder.uri} is gone, the model of {describe(row)}: restore it, give a limit that another point meets, or delete "
+            f"{run.row_uri(row.point)} and start the same command again, which trains the point again"
+        )
+    if problem is not None:
+        raise RefusedInput(
+            f"{folder.uri} is damaged ({problem}), the model of {describe(row)}: the same command trains the point again"
+        )
 
 
 def _cost_limit(unit: str, most: BudgetLike, dense: int) -> tuple[str, Callable[[pd.DataFrame], pd.Series]]:

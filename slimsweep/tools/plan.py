@@ -30,7 +30,7 @@ from slimsweep.slimming.cut import slim
 from slimsweep.slimming.gates import GatedModel, add_gates
 from slimsweep.slimming.removal_path import RemovalPath, Scores
 from slimsweep.slimming.structure import Structure, image_size, macs, params
-from slimsweep.terminal import counted, plain_table
+from slimsweep.terminal import counted, plain_table, say, show_whole
 from slimsweep.training.criterion import Criterion, Teacher
 from slimsweep.training.dense_model import build_dense
 from slimsweep.training.evaluate import autocast
@@ -340,9 +340,9 @@ def show(found: Estimate, console: Console, price: float | None = None) -> None:
         unit, hours = ("GPU", found.gpu_hours) if found.gpus_per_worker else ("worker", workers)
         known = f"{price * hours:,.2f} at {price:g} per hour of one {unit}"
         lines.append(f"Price: {known if found.known else 'unknown, since its device was not timed'}.")
-    console.print(table)
+    show_whole(console, table)
     for line in lines:
-        console.print(line, soft_wrap=True)
+        say(console, line)
 
 
 def _training(

@@ -1,5 +1,6 @@
 """`slimsweep status`: the stages and points of a run as a table."""
 
+from rich.console import JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -9,20 +10,24 @@ from slimsweep.terminal import plain_table
 COLOURS = {"done": "green", "running": "cyan", "failed": "red", "waiting": "dim"}
 
 
-def status_table(status: Status) -> Table:
-    """The status as a table for a terminal, with what comes next as its title."""
-    table = plain_table(
-        f"{status.name}: {status.next}",
-        [("stage or point", "left"), ("state", "left"), ("epoch", "right"), ("val top-1 %", "right"), ("", "left")],
-    )
+def status_table(status: Status, columns: int = 5) -> Table:
+    """The status as a table for a terminal, with what comes next as its title.
+
+    Args:
+        columns: how many to show: the name first, then state, epoch, accuracy and a note.
+    """
+    headings: list[tuple[str, JustifyMethod]] = [("stage or point", "left"), ("state", "left"), ("epoch", "right")]
+    headings += [("val top-1 %", "right"), ("", "left")]
+    table = plain_table(f"{status.name}: {status.next}", headings[:columns])
     for training in [*status.stages, *status.points]:
         top1 = "" if training.val_top1 is None else f"{training.val_top1:.2f}"
         colour = COLOURS[training.state]
-        table.add_row(
+        cells = (
             Text(training.name),
-            f"[{colour}]{training.state}[/{colour}]",
+            Text(training.state, style=colour),
             f"{training.epochs}/{training.epochs_total}",
             top1,
             Text(training.error[:100] or training.note),  # what a worker raised may look like rich's markup
         )
+        table.add_row(*cells[:columns])
     return table
