@@ -94,6 +94,7 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
     from slimsweep.cluster.cluster import check_placement, check_storage, connected, trials_at_once
     from slimsweep.cluster.retrain_job import run_sweep
     from slimsweep.cluster.search_job import run_search
+    from slimsweep.cluster.waiting import waiting_said
     from slimsweep.ledger import planning
     from slimsweep.tools.display import Progress, hours_over, pace_chosen, paces_to_try, say, show_end
 
@@ -111,7 +112,8 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
     if run.search_done:
         planning.forget_failed(run, list(plan.points))
     if not run.search_done or planning.points_to_do(run, list(plan.points)) or plan.choosing:
-        with connected(verbose) as cluster:
+        tell = functools.partial(say, console)
+        with connected(verbose, tell, run.log_error) as cluster, waiting_said(run, tell):
             check_placement(config, cluster)
             check_storage(run)
             if cluster.gpus and not config.resources.gpus_per_worker:

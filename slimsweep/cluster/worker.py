@@ -71,6 +71,12 @@ def device_of(config: Config) -> torch.device:
     return torch.device("cuda" if config.resources.gpus_per_worker > 0 else "cpu")
 
 
+def worker_resources(config: Config) -> dict[str, float]:
+    """The resources of one training worker, in Ray's names (CPU, GPU)."""
+    resources = {"CPU": config.resources.cpus_per_worker}
+    return {**resources, "GPU": config.resources.gpus_per_worker} if config.resources.gpus_per_worker else resources
+
+
 def data_for(config: Config, model: nn.Module | None = None) -> Data:
     """The splits with the preprocessing of `model`, or of the configured dense model where none is given.
 

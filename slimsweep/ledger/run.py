@@ -1,7 +1,8 @@
 """A run's folder: everything that outlives a process. The names of its files and folders stand here and nowhere else.
 
 config.yaml, identity.json         the configuration, and what identifies its checkpoint
-plan.json, begun/, driver.json     what the driver has planned, which points have begun, which process is the driver
+plan.json, begun/, waiting.json    what the driver has planned, which points have begun, what the driver waits for
+driver.json                        which process is the driver
 dense/, search/, baselines/        the models that points are cut from, and what each method keeps
 results/, curves/, models/         one row, one curve and one model per point
 checkpoints/, epochs.log, ray/     what is needed to resume
@@ -33,7 +34,7 @@ if TYPE_CHECKING:  # torch and the solver are imported only by the functions tha
     from slimsweep.slimming.structure import Shape
 
 CONFIG, IDENTITY = "config.yaml", "identity.json"
-PLAN, BEGUN, DRIVER = "plan.json", "begun", "driver.json"
+PLAN, BEGUN, WAITING, DRIVER = "plan.json", "begun", "waiting.json", "driver.json"
 DENSE, SEARCH, CHOICES = "dense", "search", "baselines"
 RESULTS, CURVES, MODELS, BENCH = "results", "curves", "models", "bench"
 CHECKPOINTS, RAY = "checkpoints", "ray"
@@ -387,8 +388,23 @@ class Run:
         return set(self.folder.list(f"{BEGUN}/{attempt}"))
 
     def forget_begun(self) -> None:
-        """Delete the notes of earlier starts: nothing that they began still runs."""
+        """Delete the notes of earlier starts: nothing that they began still runs or waits."""
         self.folder.delete(BEGUN)
+        self.folder.delete(WAITING)
+
+    def write_waiting(self, text: str) -> None:
+        """Note what the driver waits for, as a sentence that begins with "waiting for"; empty where it waits for nothing."""
+        if text:
+            self.folder.write_json(WAITING, {"waiting": text})
+        else:
+            self.folder.delete(WAITING)
+
+    def waiting(self) -> str:
+        """What the driver waits for; empty where it waits for nothing. It counts only while the driver is alive."""
+        try:
+            return str(self.folder.read_json(WAITING)["waiting"])
+        except (FileNotFoundError, ValueError, LookupError, TypeError):  # none, or cut short
+            return ""
 
     # Models, timings, logs and the report.
 

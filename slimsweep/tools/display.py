@@ -128,7 +128,7 @@ class Progress:
         if self.sweep:
             return status_table(status)
         for stage in status.stages:
-            top1 = "" if stage.val_top1 is None else f"val top-1 {stage.val_top1:.2f} %"
+            top1 = stage.note or ("" if stage.val_top1 is None else f"val top-1 {stage.val_top1:.2f} %")
             epochs = stage.epochs if stage.state != "done" else max(stage.epochs_total, 1)
             self.bars.update(self.tasks[stage.name], completed=epochs, top1=top1)
         return Group(self.bars)
