@@ -1,7 +1,8 @@
 """Which of a run's workers wait for CPUs or GPUs, and saying so.
 
-The workers of Ray Train and Ray Tune get their room through placement groups, whose ids end with that of their job: a group that Ray
-has not placed is a worker that waits. Plain tasks have none (Ray would start a new process for each): they say when they begin.
+The workers of Ray Train and Ray Tune get their room through placement groups, whose ids end with that of their job: a group
+that Ray has not placed is a worker that waits. Plain tasks have none, since Ray would start a new process for each: they say
+when they begin.
 """
 
 import logging
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
+from ray import cloudpickle
 from ray.util.placement_group import placement_group_table
 
 from slimsweep.ledger.run import Run
@@ -20,7 +22,8 @@ from slimsweep.ledger.run import Run
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
-WAITING_SECONDS = 3.0  # a group that waits shorter is between two trainings
+WAITING_SECONDS = 3.0  # a placement group that waits shorter is between two trainings
+BEGIN_SECONDS = 10.0  # a plain task that waits shorter may have room, and a process that starts
 SAY_AGAIN_SECONDS = 60.0  # between two lines that differ only in how much is free
 
 Resources = Mapping[str, float]
@@ -37,9 +40,7 @@ class Held:
 plain = Held()  # of the plain tasks that this process waits for
 
 
-def run_tasks(
-    function: Callable[[dict[str, Any]], Any], arguments: Sequence[dict[str, Any]], resources: Resources
-) -> list[Any]:
+def run_tasks(function: Callable[[Any], Any], arguments: Sequence[Any], resources: Resources) -> list[Any]:
     """Call a function once per argument, each call as a Ray task.
 
     Args:
@@ -53,26 +54,34 @@ def run_tasks(
     Raises:
         ray.exceptions.RayError: a call raised, or its worker died more often than Ray starts it again.
     """
+    packed = cloudpickle.dumps(function)
 
-    def call(argument: dict[str, Any]) -> Iterator[Any]:
-        yield "begun"
-        yield function(argument)
+    def call(argument: Any) -> Iterator[Any]:
+        yield "begun"  # before the modules of the function are imported, which takes seconds
+        yield cloudpickle.loads(packed)(argument)
 
     work = ray.remote(num_cpus=resources.get("CPU", 0), num_gpus=resources.get("GPU", 0))(call)
-    results: list[Any] = [None] * len(arguments)
+    answers: list[Any] = [None] * len(
+        arguments
+    )  # per task the last that it sent: that it has begun, what it returned, or its error
     begun: set[int] = set()
     try:
-        left = {work.remote(argument): index for index, argument in enumerate(arguments)}
+        left: dict[Any, int] = {work.remote(argument): index for index, argument in enumerate(arguments)}
         while left:
             plain.waiting = [[resources] for index in left.values() if index not in begun]
             plain.placed = [[resources] for index in left.values() if index in begun]
-            for task in ray.wait(list(left), num_returns=1)[0]:
-                said = ray.get(next(task))
-                if left[task] in begun:
-                    results[left.pop(task)] = said
-                else:
-                    begun.add(left[task])
-        return results
+            ready: list[Any] = ray.wait(list(left), num_returns=1)[0]
+            for task in ready:
+                index = left[task]
+                try:
+                    answers[index] = next(task)
+                except StopIteration:  # it ended by an error before it could begin
+                    del left[task]
+                    continue
+                if index in begun:
+                    del left[task]
+                begun.add(index)
+        return ray.get(answers)
     finally:
         plain.waiting, plain.placed = [], []
 
@@ -183,7 +192,7 @@ def waiting_said(run: Run, say: Callable[[str], None]) -> Iterator[None]:
                 continue
             now = time.monotonic()
             since = (since or now) if text else 0.0
-            text = text if text and now - since >= WAITING_SECONDS else ""
+            text = text if text and now - since >= (BEGIN_SECONDS if plain.waiting else WAITING_SECONDS) else ""
             if text == written:
                 continue
             if text and (not written or now - printed >= SAY_AGAIN_SECONDS):
