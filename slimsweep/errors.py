@@ -65,7 +65,7 @@ def causes(problem: BaseException) -> Iterator[BaseException]:
 def wrapped(problem: BaseException) -> BaseException | None:
     """The worker's exception inside one of Ray's; None where there is none."""
     workers = list(getattr(problem, "worker_failures", {}).values())
-    names = ("_base_exc", "cause", "controller_failure", "health_check_failure")
+    names = ("_base_exc", "cause", "controller_failure")
     inner = [*workers, *(getattr(problem, name, None) for name in names)]
     return next((one for one in inner if isinstance(one, BaseException)), None)
 

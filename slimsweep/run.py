@@ -67,7 +67,7 @@ def run_all(words: Sequence[str], console: Console) -> int:
     def drive(run: Run) -> int:
         with hold(run):
             start_or_continue(run)
-            return sweep(run, console, options.verbose, until)
+            return sweep(run.patient(), console, options.verbose, until)
 
     codes = []
     for run in runs:

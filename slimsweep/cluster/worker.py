@@ -63,7 +63,7 @@ def packed_methods() -> bytes:
 def run_of(arguments: Mapping[str, Any]) -> Run:
     """The run that a worker is started for. Registers the methods that came with the arguments."""
     methods.register(*cloudpickle.loads(arguments["methods"]))
-    return Run(arguments["run"], Config(**arguments["config"]))
+    return Run(arguments["run"], Config(**arguments["config"])).patient()
 
 
 def device_of(config: Config) -> torch.device:

@@ -10,6 +10,7 @@ bench/, damaged.log, errors.log    timings, images that were skipped, tracebacks
 report.html, report.svg, report.png
 """
 
+import copy
 import hashlib
 import json
 import uuid
@@ -75,6 +76,12 @@ class Run:
     def uri(self) -> str:
         """The path or URI of the folder."""
         return self.folder.uri
+
+    def patient(self) -> "Run":
+        """The same run, for work that must not end because its store fails for a while (`Folder.patient`)."""
+        other = copy.copy(self)
+        other.folder = self.folder.patient()
+        return other
 
     # What was asked for.
 
@@ -395,9 +402,9 @@ class Run:
     def write_waiting(self, text: str) -> None:
         """Note what the driver waits for, as a sentence that begins with "waiting for"; empty where it waits for nothing."""
         if text:
-            self.folder.write_json(WAITING, {"waiting": text})
+            self.folder.at_once().write_json(WAITING, {"waiting": text})
         else:
-            self.folder.delete(WAITING)
+            self.folder.at_once().delete(WAITING)
 
     def waiting(self) -> str:
         """What the driver waits for; empty where it waits for nothing. It counts only while the driver is alive."""
@@ -461,7 +468,7 @@ class Run:
 
     def log_error(self, text: str) -> str:
         """Add a traceback to the run's log of errors; returns the log's path or URI."""
-        return self.folder.append_line(ERRORS_LOG, text)
+        return self.folder.at_once().append_line(ERRORS_LOG, text)
 
     def write_report(self, ending: str, content: bytes) -> None:
         """Write report.html, report.svg or report.png."""
