@@ -20,7 +20,7 @@ from slimsweep.errors import ClusterFailed, SlimsweepError, causes, explain_and_
 RAYS = (core.RayError, train.RayTrainError, TuneError)  # the base classes of Ray's exceptions
 
 AGAIN = "the same command goes on from the last epoch"
-LOGS = "its node's logs (/tmp/ray/session_latest/logs) say more"
+LOGS = "its node's logs say more (`ray logs`)"
 MEMORY = (
     "a node ran out of memory{where}, and Ray ended a process there: train fewer at the same time "
     "(resources.max_concurrent_trials), raise resources.cpus_per_worker so that fewer workers share a node, lower data.workers "

@@ -44,6 +44,7 @@ class Progress:
         self.run, self.console, self.title, self.sweep = Run(run.folder.at_once(), run.config), console, title, sweep
         self.stop = threading.Event()
         self.written = False
+        self.waiting = ""  # what the page says that the run waits for
         self.unreadable = False  # whether the last update found a store that fails
         began = read_status(self.run)  # points that are done already are not announced
         self.seen: dict[str, tuple[str, int]] = {
@@ -126,7 +127,8 @@ class Progress:
         if self.console.is_terminal:
             self.live.update(self._picture(status), refresh=True)
         # The first page shows the results of earlier starts; `show_end` writes the finished page, with its picture.
-        ended |= not self.written and status.count("done") > 0
+        ended |= status.count("done") > 0 and (not self.written or status.waiting != self.waiting)
+        self.waiting = status.waiting
         if ended and not status.finished:
             self.written = True
             write_report(self.run, status)
