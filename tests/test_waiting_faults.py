@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -156,12 +157,14 @@ class Passing(BaseHTTPRequestHandler):
     server: Gate
 
     def answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self.chunks() if self.headers.get("Transfer-Encoding") == "chunked" else self.exactly(self.headers)
         if self.server.shut:
             status, headers, content = 400, [("Content-Type", "application/xml")], Gate.EXPIRED
         else:
             there = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)
-            there.request(self.command, self.path, body, dict(self.headers))
+            skipped = ("transfer-encoding", "content-length", "expect", "connection")
+            headers_there = {name: value for name, value in self.headers.items() if name.lower() not in skipped}
+            there.request(self.command, self.path, body, headers_there)
             answer = there.getresponse()
             status, headers, content = answer.status, answer.getheaders(), answer.read()
             there.close()
@@ -176,6 +179,19 @@ class Passing(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)
+
+    def exactly(self, headers: Message) -> bytes:
+        return self.rfile.read(int(headers.get("Content-Length", 0)))
+
+    def chunks(self) -> bytes:
+        """The content of a request that comes in chunks, each after a line with its length."""
+        found = b""
+        while length := int(self.rfile.readline().split(b";")[0], 16):
+            found += self.rfile.read(length)
+            self.rfile.readline()
+        while self.rfile.readline().strip():  # what follows the last
+            pass
+        return found
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer
 
@@ -228,7 +244,7 @@ def in_the_middle_without_credentials(gate: Gate, log: Path) -> subprocess.Popen
     wait_for(lambda: "cannot be read or written just now" in log.read_text(), process, log)
     time.sleep(30)
     assert process.poll() is None, log.read_text()
-    assert log.read_text().count("The provided token has expired") <= 4, log.read_text()  # display and heartbeat, not each try
+    assert log.read_text().count("AWS Error") <= 6, log.read_text()  # a line of the display, one per failed beat at first
     assert "Traceback" not in log.read_text()
     return process
 
