@@ -72,7 +72,7 @@ def run_all(words: Sequence[str], console: Console) -> int:
     codes = []
     for run in runs:
         codes.append(exit_code(functools.partial(drive, run), console, verbose=options.verbose, log=run.log_error))
-    swept = [run for run, code in zip(runs, codes, strict=True) if code != REFUSED]
+    swept = [run.refresh() for run, code in zip(runs, codes, strict=True) if code != REFUSED]
     if len(runs) > 1 and swept:
         page = group_report(Folder(configs[0].output))
         write_page(swept, page)
