@@ -44,6 +44,10 @@ class StageFailed(SlimsweepError, RuntimeError):
     """Training failed on a worker; the text is the worker's error, without Ray's tracebacks."""
 
 
+class ClusterFailed(SlimsweepError, RuntimeError):
+    """Ray, or a part of its cluster, failed; the text says which, and what to do."""
+
+
 class TrainingDiverged(SlimsweepError, RuntimeError):
     """The loss became NaN or infinite; the last checkpoint is from before that."""
 
@@ -65,8 +69,9 @@ def causes(problem: BaseException) -> Iterator[BaseException]:
 def wrapped(problem: BaseException) -> BaseException | None:
     """The worker's exception inside one of Ray's; None where there is none."""
     workers = list(getattr(problem, "worker_failures", {}).values())
-    inner = workers[0] if workers else getattr(problem, "_base_exc", None) or getattr(problem, "cause", None)
-    return inner if isinstance(inner, BaseException) else None
+    names = ("_base_exc", "cause", "controller_failure")
+    inner = [*workers, *(getattr(problem, name, None) for name in names)]
+    return next((one for one in inner if isinstance(one, BaseException)), None)
 
 
 def explain(problem: BaseException | str, stage: str | None = None) -> str:

@@ -83,12 +83,12 @@ def run_all(words: Sequence[str], console: Console) -> int:
                 say(console, sentence, "yellow")
             start_or_continue(run)
             run.write_notes(notes)
-            return sweep(run, console, options.verbose, until)
+            return sweep(run.patient(), console, options.verbose, until)
 
     codes = []
     for run in runs:
         codes.append(exit_code(functools.partial(drive, run), console, verbose=options.verbose, log=run.log_error))
-    swept = [run for run, code in zip(runs, codes, strict=True) if code != REFUSED]
+    swept = [run.refresh() for run, code in zip(runs, codes, strict=True) if code != REFUSED]
     if len(runs) > 1 and swept:
         page = group_report(Folder(configs[0].output))
         write_page(swept, page)
@@ -110,6 +110,7 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
     from slimsweep.cluster.cluster import check_placement, check_storage, connected, trials_at_once
     from slimsweep.cluster.retrain_job import run_sweep
     from slimsweep.cluster.search_job import run_search
+    from slimsweep.cluster.waiting import waiting_said
     from slimsweep.ledger import planning
     from slimsweep.ledger.damage import damaged_models, refuse_lost_sources
     from slimsweep.tools.display import Progress, hours_over, pace_chosen, paces_to_try, show_end
@@ -134,7 +135,8 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
         if planning.points_to_do(run, list(plan.points)):
             refuse_lost_sources(run)
     if not run.search_done or planning.points_to_do(run, list(plan.points)) or plan.choosing:
-        with connected(verbose) as cluster:
+        tell = functools.partial(say, console)
+        with connected(verbose, tell, run.log_error) as cluster, waiting_said(run, tell):
             check_placement(config, cluster)
             check_storage(run)
             if cluster.gpus and not config.resources.gpus_per_worker:

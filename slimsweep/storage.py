@@ -5,19 +5,28 @@ Runs are read and written through `Folder`. Each file appears whole or not at al
 
 import copy
 import json
+import logging
 import os
 import posixpath
 import shutil
 import tempfile
+import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow.fs as pafs
 
 from slimsweep.errors import RefusedInput
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds between two tries at a store that fails
+PATIENCE = 1800.0  # seconds: credentials are renewed, and stores are back, within this time or by somebody's hand
 
 
 def joined(uri: str, name: str) -> str:
@@ -58,6 +67,7 @@ class Folder:
         self.uri = text.rstrip("/") if "://" in text else path
         self._fs = fs
         self._path = path
+        self._patience = 0.0
 
     def __repr__(self) -> str:
         return f"Folder({self.uri!r})"
@@ -77,6 +87,53 @@ class Folder:
         """Whether it is a local path."""
         return isinstance(self._fs, pafs.LocalFileSystem)
 
+    def patient(self, seconds: float = PATIENCE) -> "Folder":
+        """The same folder, which asks a store that fails again, with growing pauses, before it raises what the store said.
+
+        For a run in its middle, which would lose its work to credentials that have expired. A local disk is asked once: one
+        that is full does not become empty by waiting.
+
+        Args:
+            seconds: how long one call may take; 0 asks once.
+        """
+        other = copy.copy(self)
+        other._patience = seconds
+        return other
+
+    def at_once(self) -> "Folder":
+        """The same folder, which raises at the first failure."""
+        return self.patient(0.0)
+
+    def _ask(self, action: Callable[[], T]) -> T:
+        """What `action` returns, tried again as `patient` says."""
+        if self.is_local or not self._patience:
+            return action()
+        end, pause, said = time.monotonic() + self._patience, FIRST_PAUSE, False
+        while True:
+            try:
+                found = action()
+            except FileNotFoundError:  # an answer
+                raise
+            except OSError as problem:
+                if time.monotonic() + pause > end:
+                    raise
+                if not said:
+                    log.warning("%s fails (%s); trying again for %.0f minutes", self.uri, problem, self._patience / 60)
+                said = True
+            else:
+                if said:
+                    log.warning("%s works again", self.uri)
+                return found
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _info(self, full: str) -> pafs.FileInfo:
+        return self._ask(lambda: self._fs.get_file_info(full))
+
+    def _inside(self, full: str, recursive: bool = False) -> list[pafs.FileInfo]:
+        selector = pafs.FileSelector(full, allow_not_found=True, recursive=recursive)
+        return self._ask(lambda: self._fs.get_file_info(selector))
+
     def _full(self, name: str) -> str:
         parts = name.split("/")
         if name.startswith("/") or ".." in parts:
@@ -85,18 +142,18 @@ class Folder:
 
     def exists(self, name: str = "") -> bool:
         """Whether there is a file or folder of this name."""
-        return self._fs.get_file_info(self._full(name)).type != pafs.FileType.NotFound
+        return self._info(self._full(name)).type != pafs.FileType.NotFound
 
     def list(self, name: str = "") -> list[str]:
         """The names of the files and folders directly inside, sorted; empty where there is no such folder."""
-        found = self._fs.get_file_info(pafs.FileSelector(self._full(name), allow_not_found=True))
+        found = self._inside(self._full(name))
         # A name that starts with a dot is that of a file still being written.
         return sorted(info.base_name for info in found if not info.base_name.startswith("."))
 
     @property
     def is_folder(self) -> bool:
         """Whether there is such a folder, and it is not a file."""
-        return self._fs.get_file_info(self._path).type == pafs.FileType.Directory
+        return self._info(self._path).type == pafs.FileType.Directory
 
     def files(self, name: str, recursive: bool = False) -> dict[str, tuple[int, int]]:
         """The files directly inside: (bytes, time of the last change in ns) by name, which change when a file is rewritten.
@@ -105,7 +162,7 @@ class Folder:
             recursive: those in the folders inside as well, by their path from here: one listing, however many there are.
         """
         full = self._full(name)
-        found = self._fs.get_file_info(pafs.FileSelector(full, allow_not_found=True, recursive=recursive))
+        found = self._inside(full, recursive)
         files = {info.path[len(full) :].lstrip("/"): info for info in found if info.type == pafs.FileType.File}
         visible = {path: info for path, info in files.items() if not any(part.startswith(".") for part in path.split("/"))}
         return {path: (int(info.size), int(info.mtime_ns or 0)) for path, info in visible.items()}
@@ -116,8 +173,12 @@ class Folder:
         Raises:
             FileNotFoundError: there is no such file.
         """
-        with self._fs.open_input_file(self._full(name)) as stream:
-            return stream.read_at(count, start) if start < stream.size() else b""
+
+        def read() -> bytes:
+            with self._fs.open_input_file(self._full(name)) as stream:
+                return stream.read_at(count, start) if start < stream.size() else b""
+
+        return self._ask(read)
 
     def size(self, name: str) -> int:
         """The bytes of a file.
@@ -125,7 +186,7 @@ class Folder:
         Raises:
             FileNotFoundError: there is no such file.
         """
-        info = self._fs.get_file_info(self._full(name))
+        info = self._info(self._full(name))
         if info.type != pafs.FileType.File:
             raise FileNotFoundError(2, "No such file", joined(self.uri, name))
         return int(info.size)
@@ -136,8 +197,12 @@ class Folder:
         Raises:
             FileNotFoundError: there is no such file.
         """
-        with self._fs.open_input_stream(self._full(name)) as stream:
-            return stream.read()
+
+        def read() -> bytes:
+            with self._fs.open_input_stream(self._full(name)) as stream:
+                return stream.read()
+
+        return self._ask(read)
 
     def read_json(self, name: str) -> Any:
         """The content of a JSON file.
@@ -156,9 +221,12 @@ class Folder:
         """
         full = self._full(name)
         if not self.is_local:  # an object store shows an object only once it is complete
-            with self._fs.open_output_stream(full) as stream:
-                stream.write(data)
-            return
+
+            def write() -> None:
+                with self._fs.open_output_stream(full) as stream:
+                    stream.write(data)
+
+            return self._ask(write)
         try:
             temporary = _temporary(full)
         except OSError as problem:
@@ -203,11 +271,11 @@ class Folder:
 
     def delete(self, name: str) -> None:
         """Delete a file, or a folder with all below it; does nothing where there is none."""
-        info = self._fs.get_file_info(self._full(name))
+        info = self._info(self._full(name))
         if info.type == pafs.FileType.Directory:
-            self._fs.delete_dir(self._full(name))
+            self._ask(lambda: self._fs.delete_dir(self._full(name)))
         elif info.type == pafs.FileType.File:
-            self._fs.delete_file(self._full(name))
+            self._ask(lambda: self._fs.delete_file(self._full(name)))
 
     def upload(self, local: Path, name: str, *, last: str) -> None:
         """Copy the files of a local folder to the folder `name`, which is replaced.

@@ -5,9 +5,11 @@ from typing import Any
 import ray
 
 from slimsweep import methods
-from slimsweep.cluster.worker import data_of, device_of, job_arguments, run_of, set_threads
+from slimsweep.cluster.failures import explained
+from slimsweep.cluster.waiting import run_tasks
+from slimsweep.cluster.worker import data_of, device_of, job_arguments, run_of, set_threads, worker_resources
 from slimsweep.data import training_images
-from slimsweep.errors import OutOfTime, StageFailed, TrainingDiverged, explain_and_log
+from slimsweep.errors import OutOfTime, StageFailed, TrainingDiverged
 from slimsweep.ledger.checkpoints import Checkpoints
 from slimsweep.ledger.planning import baseline_targets, distinct_paces, pace_key, smallest_budget, target_of, to_choose
 from slimsweep.ledger.recorder import recorder_of
@@ -42,17 +44,16 @@ def choose_pace(run: Run, until: float | None = None) -> bool:
     same = run.pace_choice() is None and run.pace_file in run.damaged
     same = same and all(run.pace_try(name_of_try(run, pace)) is not None for pace in paces)
     at_once = config.resources.max_concurrent_trials or len(paces)
-    work = ray.remote(num_cpus=config.resources.cpus_per_worker, num_gpus=config.resources.gpus_per_worker)(try_pace)
     found: list[dict[str, Any]] = []
     try:
         for first in range(0, len(paces), at_once):
-            tasks = [work.remote(job_arguments(run, pace=pace, until=until)) for pace in paces[first : first + at_once]]
-            ended = ray.get(tasks)
+            arguments = [job_arguments(run, pace=pace, until=until) for pace in paces[first : first + at_once]]
+            ended = run_tasks(try_pace, arguments, worker_resources(config))
             if None in ended:
                 return False
             found += ended
     except ray.exceptions.RayError as problem:
-        raise StageFailed(f"the paces could not be tried: {explain_and_log(problem, 'retrain', run.log_error)}") from problem
+        raise StageFailed(f"the paces could not be tried: {explained(problem, 'retrain', run.log_error)}") from problem
     if all(one["error"] for one in found):
         raise StageFailed(f"no pace of the families could be retrained: {found[0]['error']}")
     best = max(found, key=lambda one: one["val_top1"])  # the first of equals
@@ -113,13 +114,11 @@ def choose_structures(run: Run) -> None:
     Raises:
         StageFailed: a worker raised. Where a method cannot meet a budget, only that point fails.
     """
-    resources = run.config.resources
-    work = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=resources.gpus_per_worker)(choose_structure)
-    tasks = [work.remote(job_arguments(run, method=method, seed=seed)) for method, seed in to_choose(run, again=True)]
+    arguments = [job_arguments(run, method=method, seed=seed) for method, seed in to_choose(run, again=True)]
     try:
-        ray.get(tasks)
+        run_tasks(choose_structure, arguments, worker_resources(run.config))
     except ray.exceptions.RayError as problem:
-        reason = explain_and_log(problem, None, run.log_error)
+        reason = explained(problem, None, run.log_error)
         raise StageFailed(f"what the methods keep could not be chosen: {reason}") from problem
 
 

@@ -3,17 +3,19 @@
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import ray
 import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from slimsweep.cluster import set_ray_defaults
+from slimsweep.cluster.failures import as_sentences
+from slimsweep.cluster.joining import current_cluster_file, wait_for_answer
 from slimsweep.config import Config, ConfigError
+from slimsweep.errors import explain
 from slimsweep.ledger.run import DRIVER, Run
 from slimsweep.storage import Folder
 
@@ -46,14 +48,19 @@ class Cluster:
 
 
 @contextmanager
-def connected(verbose: bool = False) -> Iterator[Cluster]:
+def connected(
+    verbose: bool = False, say: Callable[[str], None] = print, log: Callable[[str], str] | None = None
+) -> Iterator[Cluster]:
     """Join the cluster that RAY_ADDRESS or `ray start` names, or start one on this machine while the block runs.
 
     Args:
         verbose: show Ray's own log.
+        say: is told which cluster is tried, as `joining.wait_for_answer` does.
+        log: writes what Ray said to a file and returns its path, as for `slimsweep.errors.explain_and_log`.
 
     Raises:
-        ConfigError: RAY_ADDRESS names a cluster that cannot be reached.
+        ConfigError: RAY_ADDRESS names a cluster that cannot be reached, or that refuses the token.
+        ClusterFailed: Ray, or a part of the cluster, failed while it was joined or in the block.
     """
     set_ray_defaults()
     if not verbose:
@@ -63,17 +70,24 @@ def connected(verbose: bool = False) -> Iterator[Cluster]:
     if not already:
         # Ray's SIGTERM handler ends the process at once; slimsweep's lets it say how to go on.
         on_sigterm = signal.getsignal(signal.SIGTERM)
+        address = wait_for_answer(say)
         try:
-            ray.init(log_to_driver=verbose, logging_level=logging.INFO if verbose else logging.ERROR)
-        except ConnectionError as problem:
-            raise ConfigError(
-                f"{str(problem).splitlines()[0]}; see that RAY_ADDRESS is right and it runs; where it asks for a token, "
-                "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH if the token is not in ~/.ray/auth_token"
-            ) from problem
-        signal.signal(signal.SIGTERM, on_sigterm)
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            with as_sentences(log):
+                ray.init(address, log_to_driver=verbose, logging_level=logging.INFO if verbose else logging.ERROR)
+        except BaseException as problem:
+            ray.shutdown()  # what had begun
+            if isinstance(problem, ConnectionError):
+                raise ConfigError(
+                    f"{str(problem).splitlines()[0]} ({explain(problem.__cause__ or problem)}): see that RAY_ADDRESS is right, "
+                    "and that this machine is a node of that cluster; where it asks for a token, set RAY_AUTH_MODE=token and "
+                    "RAY_AUTH_TOKEN_PATH if the token is not in ~/.ray/auth_token"
+                ) from problem
+            raise
+        finally:
+            signal.signal(signal.SIGTERM, on_sigterm)
     try:
-        yield Cluster(nodes)
+        with as_sentences(log):
+            yield Cluster([node["Resources"] for node in ray.nodes() if node["Alive"]])
     finally:
         if not already:
             ray.shutdown()
@@ -81,8 +95,8 @@ def connected(verbose: bool = False) -> Iterator[Cluster]:
 
 def local_cluster() -> Cluster | None:
     """The cluster that `connected` would start on this machine; None where it would join one."""
-    current = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")  # `ray start` writes it
-    if ray.is_initialized() or "RAY_ADDRESS" in os.environ or current.exists():
+    named = os.environ.get("RAY_ADDRESS") or ("auto" if current_cluster_file().exists() else "local")
+    if ray.is_initialized() or named != "local":
         return None
     return Cluster([{"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}])
 

@@ -19,10 +19,20 @@ from torch import nn
 
 import slimsweep
 from slimsweep import methods
-from slimsweep.cluster.search_job import data_parallel, worker_resources
-from slimsweep.cluster.worker import check_shared, data_of, device_of, job_arguments, run_of, save_model, set_threads
+from slimsweep.cluster import failures
+from slimsweep.cluster.search_job import data_parallel
+from slimsweep.cluster.worker import (
+    check_shared,
+    data_of,
+    device_of,
+    job_arguments,
+    run_of,
+    save_model,
+    set_threads,
+    worker_resources,
+)
 from slimsweep.data import data_name, images_seen
-from slimsweep.errors import OutOfTime, explain_and_log
+from slimsweep.errors import OutOfTime
 from slimsweep.ledger.points import Point
 from slimsweep.ledger.recorder import recorder_of
 from slimsweep.ledger.run import Run
@@ -74,9 +84,15 @@ def run_sweep(run: Run, points: list[Point], attempt: str, name: str, concurrent
         point = Point(**result.config["point"])
         error = (result.metrics or {}).get("error", "")
         if result.error is not None:  # its process died more than max_failures times
-            error = f"the trial's process died: {str(result.error).strip().splitlines()[-1]}"
+            error = process_died(result.error)
         if error and not run.has_row(point.name):  # the trial could not write its row
             write_failed(run, point, error)
+
+
+def process_died(problem: BaseException) -> str:
+    """Why Tune could not bring a trial to its end, in one line."""
+    said = failures.sentence(problem) or failures.sentence(str(problem))
+    return said or f"the trial's process died: {failures.last_of(str(problem))}"
 
 
 def trial_folder(trial: Any) -> str:
@@ -114,7 +130,7 @@ def trial(parameters: dict[str, Any], arguments: dict[str, Any]) -> dict[str, st
     except Exception as problem:
         # A second try would fail in the same way: the row says why, and the other points go on.
         log.warning("%s failed:\n%s", point.name, traceback.format_exc())
-        error = explain_and_log(problem, "retrain", run.log_error)
+        error = failures.explained(problem, "retrain", run.log_error)
         try:
             write_failed(run, point, error)
         except OSError as unwritten:  # perhaps a full disk; the driver tries again when the sweep ends

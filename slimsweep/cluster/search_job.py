@@ -11,9 +11,18 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from slimsweep.cluster.worker import check_shared, data_of, job_arguments, run_of, save_model, set_threads, wait_for_all_ranks
-from slimsweep.config import Config
-from slimsweep.errors import OutOfTime, StageFailed, explain_and_log
+from slimsweep.cluster.failures import explained
+from slimsweep.cluster.worker import (
+    check_shared,
+    data_of,
+    job_arguments,
+    run_of,
+    save_model,
+    set_threads,
+    wait_for_all_ranks,
+    worker_resources,
+)
+from slimsweep.errors import OutOfTime, StageFailed
 from slimsweep.ledger.recorder import recorder_of
 from slimsweep.ledger.run import DENSE, Run
 from slimsweep.ledger.searched_model import save_searched
@@ -33,7 +42,7 @@ def run_search(run: Run, attempt: str, until: float | None = None) -> None:
         until: no further epoch begins after this time (time.time()).
 
     Raises:
-        StageFailed: a worker raised, or died more often than resources.max_failures.
+        StageFailed: a worker raised, or died more often than resources.max_failures; or Ray failed.
     """
     arguments = job_arguments(run, until=until)
     workers = run.config.resources.search_workers
@@ -43,8 +52,8 @@ def run_search(run: Run, attempt: str, until: float | None = None) -> None:
         trainer.fit()
     except SystemExit:  # Ray Train raises it at Ctrl+C
         raise KeyboardInterrupt from None
-    except TrainingFailedError as problem:
-        raise StageFailed(explain_and_log(problem, "search", run.log_error)) from problem
+    except (TrainingFailedError, ray.exceptions.RayError) as problem:
+        raise StageFailed(explained(problem, "search", run.log_error)) from problem
     finally:
         signal.signal(signal.SIGINT, on_interrupt)
 
@@ -71,12 +80,6 @@ def data_parallel(
             failure_config=FailureConfig(max_failures=resources.max_failures),
         ),
     )
-
-
-def worker_resources(config: Config) -> dict[str, float]:
-    """The resources of one training worker, in Ray's names (CPU, GPU)."""
-    resources = {"CPU": config.resources.cpus_per_worker}
-    return {**resources, "GPU": config.resources.gpus_per_worker} if config.resources.gpus_per_worker else resources
 
 
 def search_worker(arguments: dict[str, Any]) -> None:

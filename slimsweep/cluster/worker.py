@@ -71,12 +71,18 @@ def run_of(arguments: Mapping[str, Any]) -> Run:
     if os.path.isdir(arguments["folder"]):
         os.chdir(arguments["folder"])
     methods.register(*cloudpickle.loads(arguments["methods"]))
-    return Run(arguments["run"], Config(**arguments["config"]))
+    return Run(arguments["run"], Config(**arguments["config"])).patient()
 
 
 def device_of(config: Config) -> torch.device:
     """The device of a worker outside a Ray Train job: cuda where resources.gpus_per_worker is above 0, else cpu."""
     return torch.device("cuda" if config.resources.gpus_per_worker > 0 else "cpu")
+
+
+def worker_resources(config: Config) -> dict[str, float]:
+    """The resources of one training worker, in Ray's names (CPU, GPU)."""
+    resources = {"CPU": config.resources.cpus_per_worker}
+    return {**resources, "GPU": config.resources.gpus_per_worker} if config.resources.gpus_per_worker else resources
 
 
 def data_for(config: Config, model: nn.Module | None = None) -> Data:

@@ -2,7 +2,8 @@
 
 config.yaml, identity.json         the configuration, and what identifies its checkpoint
 splits.json                        the fingerprint of the splits
-plan.json, begun/, driver.json     what the driver has planned, which points have begun, which process is the driver
+plan.json, begun/, waiting.json    what the driver has planned, which points have begun, what the driver waits for
+driver.json                        which process is the driver
 dense/, search/, baselines/        the models that points are cut from, and what each method keeps
 results/, curves/, models/         one row, one curve and one model per point
 checkpoints/, epochs.log, ray/     what is needed to resume
@@ -11,6 +12,7 @@ bench/, errors.log                 timings, tracebacks
 report.html, report.svg, report.png
 """
 
+import copy
 import functools
 import hashlib
 import json
@@ -44,7 +46,7 @@ STARTED_AGAIN = "start the same command again, which writes it anew if its setti
 
 CONFIG, IDENTITY = "config.yaml", "identity.json"
 SPLITS = "splits.json"
-PLAN, BEGUN, DRIVER = "plan.json", "begun", "driver.json"
+PLAN, BEGUN, WAITING, DRIVER = "plan.json", "begun", "waiting.json", "driver.json"
 DENSE, SEARCH, CHOICES = "dense", "search", "baselines"
 RESULTS, CURVES, MODELS, BENCH = "results", "curves", "models", "bench"
 CHECKPOINTS, RAY = "checkpoints", "ray"
@@ -91,6 +93,12 @@ class Run(Readable):
     def uri(self) -> str:
         """The path or URI of the folder."""
         return self.folder.uri
+
+    def patient(self) -> "Run":
+        """The same run, for work that must not end because its store fails for a while (`Folder.patient`)."""
+        other = copy.copy(self)
+        other.folder = self.folder.patient()
+        return other
 
     # What was asked for.
 
@@ -532,8 +540,23 @@ class Run(Readable):
         return set(self.folder.list(f"{BEGUN}/{attempt}"))
 
     def forget_begun(self) -> None:
-        """Delete the notes of earlier starts: nothing that they began still runs."""
+        """Delete the notes of earlier starts: nothing that they began still runs or waits."""
         self.folder.delete(BEGUN)
+        self.folder.delete(WAITING)
+
+    def write_waiting(self, text: str) -> None:
+        """Note what the driver waits for, as a sentence that begins with "waiting for"; empty where it waits for nothing."""
+        if text:
+            self.folder.at_once().write_json(WAITING, {"waiting": text})
+        else:
+            self.folder.at_once().delete(WAITING)
+
+    def waiting(self) -> str:
+        """What the driver waits for; empty where it waits for nothing. It counts only while the driver is alive."""
+        try:
+            return str(self.folder.read_json(WAITING)["waiting"])
+        except (FileNotFoundError, ValueError, LookupError, TypeError):  # none, or cut short
+            return ""
 
     # Models, timings, logs and the report.
 
@@ -613,7 +636,7 @@ class Run(Readable):
 
     def log_error(self, text: str) -> str:
         """Add a traceback to the run's log of errors; returns the log's path or URI."""
-        return self.folder.append_line(ERRORS_LOG, text)
+        return self.folder.at_once().append_line(ERRORS_LOG, text)
 
     def write_report(self, ending: str, content: bytes) -> None:
         """Write report.html, report.svg or report.png."""

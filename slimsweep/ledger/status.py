@@ -46,6 +46,7 @@ class Status:
     choosing: list[str] = field(default_factory=list)  # what is still to be chosen before further points can be planned
     later: int = 0  # number of points that can be planned only when others have ended
     damaged: list[str] = field(default_factory=list)  # a sentence per file that was read and is damaged
+    waiting: str = ""  # which room on the cluster its driver waits for, such as "waiting for 1 CPU (0 of 8 free)"
     unplanned: str = ""  # why there is no plan, where there is none: only points that have begun are known then
 
     def count(self, state: State) -> int:
@@ -70,7 +71,7 @@ class Status:
     @property
     def next(self) -> str:
         """What comes next, as one sentence."""
-        again = "" if self.alive else "; start the same command again to go on"
+        again = "; start the same command again to go on" if not self.alive else f"; {self.waiting}" if self.waiting else ""
         for stage in self.stages:
             if stage.state != "done":
                 return f"{stage.name} is at epoch {stage.epochs} of {stage.epochs_total}{again}"
@@ -99,8 +100,9 @@ def read_status(run: Run) -> Status:
     config, plan = run.config, run.plan()
     # A driver that has ended its work keeps its heartbeat for a moment longer.
     alive = driver_alive(run) and not (plan is not None and plan.over)
-    dense = _stage(run, "dense", run.dense_done, config.dense.epochs, alive)
-    search = _stage(run, "search", run.search_done, config.search.epochs, alive and dense.state == "done")
+    waiting = run.waiting() if alive else ""
+    dense = _stage(run, "dense", run.dense_done, config.dense.epochs, alive, waiting)
+    search = _stage(run, "search", run.search_done, config.search.epochs, alive and dense.state == "done", waiting)
     points: list[TrainingStatus] = []
     unplanned = ""
     if search.state == "done":
@@ -115,19 +117,22 @@ def read_status(run: Run) -> Status:
         choosing=list(plan.choosing) if plan is not None and search.state == "done" else [],
         later=plan.later if plan is not None else 0,
         damaged=list(run.damaged.values()),
+        waiting=waiting,
         unplanned=unplanned,
     )
 
 
-def _stage(run: Run, name: str, done: bool, total: int, alive: bool) -> TrainingStatus:
+def _stage(run: Run, name: str, done: bool, total: int, alive: bool, waiting: str) -> TrainingStatus:
+    """The status of a stage. All its workers have their places at the same time: where some wait for room, none trains."""
     curve = run.curve(name)
     last = curve[-1] if curve else None
     return TrainingStatus(
         name=name,
-        state="done" if done else "running" if alive else "waiting",
+        state="done" if done else "running" if alive and not waiting else "waiting",
         epochs=last["epoch"] if last else 0,
         epochs_total=total,
         val_top1=last["val_top1"] if last else None,
+        note=waiting if alive and not done else "",
     )
 
 

@@ -25,6 +25,7 @@ from slimsweep.ledger.run import DAMAGED_LOG, Run
 from slimsweep.ledger.status import Status, TrainingStatus, read_status
 from slimsweep.report.page import write_report
 from slimsweep.report.pareto import best_rates, by_series
+from slimsweep.storage import LONGEST_PAUSE
 from slimsweep.terminal import fits, plain_table, say, show_whole
 from slimsweep.tools.status import status_table
 
@@ -43,9 +44,11 @@ class Progress:
     """
 
     def __init__(self, run: Run, console: Console, title: str, sweep: bool = False) -> None:
-        self.run, self.console, self.title, self.sweep = Run(run.folder, run.config), console, title, sweep
+        self.run, self.console, self.title, self.sweep = Run(run.folder.at_once(), run.config), console, title, sweep
         self.stop = threading.Event()
         self.written = False
+        self.waiting = ""  # what the page says that the run waits for
+        self.unreadable = False  # whether the last update found a store that fails
         began = read_status(self.run)  # points that are done already are not announced
         self.seen: dict[str, tuple[str, int]] = {
             p.name: (p.state, p.epochs) for p in began.points if sweep and p.state == "done"
@@ -90,14 +93,26 @@ class Progress:
             began = time.monotonic()
             self._show_if_readable()
             # An update takes longer with more points: writing a page of a thousand takes some seconds.
-            pause = max(UPDATE_SECONDS, (time.monotonic() - began) / UPDATE_SHARE)
+            share = (time.monotonic() - began) / UPDATE_SHARE
+            # A store that fails is asked less and less often.
+            pause = min(2 * pause, LONGEST_PAUSE) if self.unreadable else max(UPDATE_SECONDS, share)
 
     def _show_if_readable(self) -> None:
-        """Update the display; neither a store that fails for a moment nor a bug in the display must end the run."""
+        """Update the display; neither a store that fails for a while nor a bug in the display must end the run.
+
+        An outage is one line when it begins and one when it ends.
+        """
         try:
             self._show()
+            if self.unreadable:
+                say(self.console, f"{self.run.uri} can be read and written again", "yellow")
+            self.unreadable = False
         except OSError as problem:
-            log.warning("the run's folder could not be read or written just now (%s)", problem)
+            if not self.unreadable:
+                reason = " ".join(str(problem).split())
+                text = f"{self.run.uri} cannot be read or written just now ({reason}); the run tries again"
+                say(self.console, text, "yellow")
+            self.unreadable = True
         except Exception:
             log.exception("the display could not be updated; the run goes on")
 
@@ -123,7 +138,8 @@ class Progress:
         if self.is_live:
             self.live.update(self._picture(status), refresh=True)
         # The first page shows the results of earlier starts; `show_end` writes the finished page, with its picture.
-        ended |= not self.written and status.count("done") > 0
+        ended |= status.count("done") > 0 and (not self.written or status.waiting != self.waiting)
+        self.waiting = status.waiting
         if ended and not status.finished:
             self.written = True
             write_report(self.run, status)
@@ -141,7 +157,7 @@ class Progress:
             shorter = (status_table(status, columns) for columns in (5, 4, 3, 2, 1))
             return next((table for table in shorter if fits(self.console, table)), status_table(status, 1))
         for stage in status.stages:
-            top1 = "" if stage.val_top1 is None else f"val top-1 {stage.val_top1:.2f} %"
+            top1 = stage.note or ("" if stage.val_top1 is None else f"val top-1 {stage.val_top1:.2f} %")
             epochs = stage.epochs if stage.state != "done" else max(stage.epochs_total, 1)
             self.bars.update(self.tasks[stage.name], completed=epochs, top1=top1)
         return Group(self.bars)
