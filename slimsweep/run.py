@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from slimsweep.config import ConfigError, load_configs
-from slimsweep.errors import REFUSED, exit_code
+from slimsweep.errors import LOST, REFUSED, exit_code
 
 if TYPE_CHECKING:
     from slimsweep.ledger.run import Run
@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 when all points are done or max_hours are over, 1 when something failed, 2 when the input was
-        refused, 130 when it was stopped (Ctrl+C, SIGTERM).
+        refused, 3 when another driver took over, 130 when it was stopped (Ctrl+C, SIGTERM).
     """
     console = Console(highlight=False)
     signal.signal(signal.SIGTERM, _interrupt)
@@ -43,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_all(words: Sequence[str], console: Console) -> int:
     """Run the sweep of each model that the command line asks for, one after another; where one fails, the others go on.
+
+    A driver that lost a run to another one ends: the other one does the other models too.
 
     Returns:
         The largest exit code of the sweeps.
@@ -65,13 +67,15 @@ def run_all(words: Sequence[str], console: Console) -> int:
     runs = [Run(Folder(config.output) / config.name, config) for config in configs]
 
     def drive(run: Run) -> int:
-        with hold(run):
+        with hold(run, run.config.resources.takeover_seconds):
             start_or_continue(run)
             return sweep(run, console, options.verbose, until)
 
     codes = []
     for run in runs:
         codes.append(exit_code(functools.partial(drive, run), console, verbose=options.verbose, log=run.log_error))
+        if codes[-1] == LOST:
+            return LOST
     swept = [run for run, code in zip(runs, codes, strict=True) if code != REFUSED]
     if len(runs) > 1 and swept:
         page = group_report(Folder(configs[0].output))

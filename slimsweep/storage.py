@@ -10,7 +10,7 @@ import posixpath
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ class Folder:
         self.uri = text.rstrip("/") if "://" in text else path
         self._fs = fs
         self._path = path
+        self._check: Callable[[], None] | None = None
 
     def __repr__(self) -> str:
         return f"Folder({self.uri!r})"
@@ -66,6 +67,20 @@ class Folder:
         inner = copy.copy(self)  # on the same file system, which takes a while to find on some object stores
         inner._path, inner.uri = self._full(name), joined(self.uri, name)
         return inner
+
+    def checked(self, check: Callable[[], None] | None) -> "Folder":
+        """The same folder, and all below it, where `check` is called right before each change: one that raises prevents it.
+
+        On a local path a new file is written beside its place first, and `check` is called before it is put there, so that
+        next to no time is in between. On an object store it is called before the upload.
+        """
+        other = copy.copy(self)
+        other._check = check
+        return other
+
+    def _before_change(self) -> None:
+        if self._check is not None:
+            self._check()
 
     @property
     def name(self) -> str:
@@ -130,6 +145,7 @@ class Folder:
         """
         full = self._full(name)
         if not self.is_local:  # an object store shows an object only once it is complete
+            self._before_change()
             with self._fs.open_output_stream(full) as stream:
                 stream.write(data)
             return
@@ -142,6 +158,7 @@ class Folder:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
+            self._before_change()
             os.replace(temporary, full)
         except OSError as problem:  # under the name that people know
             raise OSError(problem.errno, problem.strerror, full) from problem
@@ -162,6 +179,7 @@ class Folder:
         if self.is_local:
             full = self._full(name)
             os.makedirs(os.path.dirname(full), exist_ok=True)
+            self._before_change()
             with open(full, "ab", buffering=0) as stream:
                 stream.write((line + "\n").encode())
         else:  # objects cannot grow: one object per line, in a folder with the log's name
@@ -178,6 +196,8 @@ class Folder:
     def delete(self, name: str) -> None:
         """Delete a file, or a folder with all below it; does nothing where there is none."""
         info = self._fs.get_file_info(self._full(name))
+        if info.type != pafs.FileType.NotFound:
+            self._before_change()
         if info.type == pafs.FileType.Directory:
             self._fs.delete_dir(self._full(name))
         elif info.type == pafs.FileType.File:
@@ -197,8 +217,12 @@ class Folder:
             os.mkdir(temporary)  # not by tempfile, whose folders only their owner may read
             for file in local.iterdir():
                 shutil.copyfile(file, f"{temporary}/{file.name}")
-            shutil.rmtree(full, ignore_errors=True)
-            os.replace(temporary, full)
+            try:
+                self._before_change()
+                shutil.rmtree(full, ignore_errors=True)
+                os.replace(temporary, full)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
         else:
             for file in sorted(local.iterdir(), key=lambda f: (f.name == last, f.name)):
                 self.write_bytes(f"{name}/{file.name}", file.read_bytes())

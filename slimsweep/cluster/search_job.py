@@ -13,7 +13,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from slimsweep.cluster.worker import check_shared, data_for, job_arguments, run_of, save_model, set_threads, wait_for_all_ranks
 from slimsweep.config import Config
-from slimsweep.errors import OutOfTime, StageFailed, explain_and_log
+from slimsweep.errors import OutOfTime, RunLost, StageFailed, explain_and_log
 from slimsweep.ledger.recorder import recorder_of
 from slimsweep.ledger.run import DENSE, Run
 from slimsweep.ledger.searched_model import save_searched
@@ -86,15 +86,15 @@ def search_worker(arguments: dict[str, Any]) -> None:
     set_threads(run.config)
     rank = ray.train.get_context().get_world_rank()
 
-    check_shared(run)
     try:
+        check_shared(run)
         if not run.dense_done:
             train_dense(run, device, rank, arguments["until"])
         wait_for_all_ranks()
         if not run.search_done:
             search(run, device, rank, arguments["until"])
         wait_for_all_ranks()
-    except OutOfTime:  # raised on all ranks; if it left this function, Ray would start the workers again
+    except (OutOfTime, RunLost):  # if it left this function, Ray would start the workers again
         return
 
 

@@ -1,7 +1,8 @@
 """A run's folder: everything that outlives a process. The names of its files and folders stand here and nowhere else.
 
 config.yaml, identity.json         the configuration, and what identifies its checkpoint
-plan.json, begun/, driver.json     what the driver has planned, which points have begun, which process is the driver
+plan.json, begun/                  what the driver has planned, which points have begun
+holder.json, driver.json           which driver holds the run, and its heartbeat while it is at work
 dense/, search/, baselines/        the models that points are cut from, and what each method keeps
 results/, curves/, models/         one row, one curve and one model per point
 checkpoints/, epochs.log, ray/     what is needed to resume
@@ -23,6 +24,7 @@ import yaml
 
 from slimsweep.config import Config, ConfigError, Stage
 from slimsweep.ledger import tables
+from slimsweep.ledger.holder import Holder, lost_to
 from slimsweep.ledger.points import Plan
 from slimsweep.storage import Folder
 
@@ -33,7 +35,8 @@ if TYPE_CHECKING:  # torch and the solver are imported only by the functions tha
     from slimsweep.slimming.structure import Shape
 
 CONFIG, IDENTITY = "config.yaml", "identity.json"
-PLAN, BEGUN, DRIVER = "plan.json", "begun", "driver.json"
+PLAN, BEGUN = "plan.json", "begun"
+HOLDER, DRIVER = "holder.json", "driver.json"
 DENSE, SEARCH, CHOICES = "dense", "search", "baselines"
 RESULTS, CURVES, MODELS, BENCH = "results", "curves", "models", "bench"
 CHECKPOINTS, RAY = "checkpoints", "ray"
@@ -54,13 +57,19 @@ class Run:
     Args:
         folder: the run's folder, or its path or URI.
         config: the configuration of the driver or worker; read from the folder where not given.
+        holder: for a driver, and all that works for it: as which holder of the run it writes. Every change of the folder then
+            raises RunLost once another driver has taken the run. Without one nothing is checked: for readers, and tools.
 
     Raises:
         RefusedInput: the URI's scheme is unknown.
     """
 
-    def __init__(self, folder: Folder | str | Path, config: Config | None = None) -> None:
-        self.folder = folder if isinstance(folder, Folder) else Folder(folder)
+    def __init__(self, folder: Folder | str | Path, config: Config | None = None, holder: Holder | None = None) -> None:
+        # What the driver says of itself, and errors, are written whoever holds the run.
+        self.unchecked = (folder if isinstance(folder, Folder) else Folder(folder)).checked(None)
+        self.folder, self.holder = self.unchecked, holder
+        if holder is not None:
+            self.hold_as(holder)
         self._config = config
         self._rows: dict[str, tuple[tuple[int, int], Any]] = {}  # per file: (bytes, mtime), and its table
         self._snapshot: pd.DataFrame | None = None
@@ -74,6 +83,32 @@ class Run:
     def uri(self) -> str:
         """The path or URI of the folder."""
         return self.folder.uri
+
+    # Who may write.
+
+    def hold_as(self, holder: Holder) -> None:
+        """Write as this holder of the run from now on."""
+        self.holder, self.folder = holder, self.unchecked.checked(self.check_held)
+
+    def check_held(self) -> None:
+        """Do nothing where this object's holder holds the run, or where it has none.
+
+        Raises:
+            RunLost: another driver has taken the run.
+        """
+        if self.holder is None:
+            return
+        record = self.driver_record(HOLDER)
+        if record.get("token") != self.holder.token:
+            raise lost_to(self.uri, record)
+
+    def driver_record(self, name: str) -> dict[str, Any]:
+        """What a driver wrote about itself in HOLDER or DRIVER; empty where there is no such file, or it is damaged."""
+        try:
+            found = self.unchecked.read_json(name)
+        except (FileNotFoundError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
     # What was asked for.
 
@@ -431,8 +466,9 @@ class Run:
         tables.write_table(self.folder, f"{BENCH}/{name}.parquet", rows, tables.BENCH)
 
     def log_epoch(self, entry: Mapping[str, Any]) -> None:
-        """Add a trained epoch to the log of epochs, as one line of JSON."""
-        self.folder.append_line(EPOCHS_LOG, json.dumps(dict(entry)))
+        """Add a trained epoch to the log of epochs, as one line of JSON, with the generation of the run's holder."""
+        generation = {} if self.holder is None else {"holder": self.holder.generation}
+        self.folder.append_line(EPOCHS_LOG, json.dumps({**entry, **generation}))
 
     def damaged_images(self) -> dict[str, str]:
         """The images that were skipped in any stage or point so far, and why each could not be read."""
@@ -445,7 +481,7 @@ class Run:
 
     def log_error(self, text: str) -> str:
         """Add a traceback to the run's log of errors; returns the log's path or URI."""
-        return self.folder.append_line(ERRORS_LOG, text)
+        return self.unchecked.append_line(ERRORS_LOG, text)
 
     def write_report(self, ending: str, content: bytes) -> None:
         """Write report.html, report.svg or report.png."""

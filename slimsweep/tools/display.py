@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
+from slimsweep.errors import RunLost
 from slimsweep.ledger.points import Plan, Point
 from slimsweep.ledger.run import DAMAGED_LOG, Run
 from slimsweep.ledger.status import Status, TrainingStatus, read_status
@@ -40,7 +41,7 @@ class Progress:
     """
 
     def __init__(self, run: Run, console: Console, title: str, sweep: bool = False) -> None:
-        self.run, self.console, self.title, self.sweep = Run(run.folder, run.config), console, title, sweep
+        self.run, self.console, self.title, self.sweep = Run(run.folder, run.config, run.holder), console, title, sweep
         self.stop = threading.Event()
         self.written = False
         began = read_status(self.run)  # points that are done already are not announced
@@ -91,6 +92,8 @@ class Progress:
             self._show()
         except OSError as problem:
             log.warning("the run's folder could not be read or written just now (%s)", problem)
+        except RunLost:  # the driver is about to end, and says why
+            self.stop.set()
         except Exception:
             log.exception("the display could not be updated; the run goes on")
 
