@@ -48,13 +48,18 @@ class Look:
     """What one look at a run's folder shows of its driver."""
 
     claim: Holder | None  # who took the run last; None in a new folder, or one of an earlier version
-    generation: int = 0  # the highest that is known
+    beaten_by: Holder | None = None  # whose heartbeat is there; None also for that of an earlier version
     token: str = ""  # of the driver that is judged
     heartbeat: str | None = None  # any text that is another one after each beat; None where no driver is at work
     own: bool = False  # whether the run is held in this very process
     process: State = "unknown"  # of the driver that is judged
     every: float = 0.0  # seconds between its beats; 0 where it does not say
     record: Mapping[str, Any] = field(default_factory=dict)  # what the driver that is judged wrote about itself, for people
+
+    @property
+    def generation(self) -> int:
+        """The highest that is known."""
+        return max((known.generation for known in (self.claim, self.beaten_by) if known is not None), default=0)
 
 
 class Watch:
@@ -133,10 +138,10 @@ def take(board: Board, seconds: float, settle: float, now: Callable[[], float]) 
             look = board.look()
             if look.claim != mine:
                 break  # another driver was later: watch it
-            if look.generation == mine.generation:
+            if look.beaten_by is None or look.beaten_by.generation < mine.generation:
                 board.beat(mine)
                 return mine
-            # The claim came long after the look at the run, and others have held it in between.
+            # The claim was written long after the look at the run, and others have held it in between.
             mine = Holder(look.generation + 1, mine.token)
 
 

@@ -58,7 +58,7 @@ class RunBoard:
         gone = not own and process.same(judged, self.me)
         return Look(
             claim=Holder.from_json(claimed) if claimed else None,
-            generation=max(int(one.get("generation", 0)) for one in (claimed, beat)),
+            beaten_by=Holder.from_json(beat) if "generation" in beat else None,
             token=str(judged.get("token", "")),
             heartbeat=json.dumps(beat, sort_keys=True) if beat else None,
             own=own,
@@ -73,7 +73,7 @@ class RunBoard:
     def beat(self, holder: Holder) -> None:
         self.count += 1  # what changes; the time is for people, and for earlier versions
         said = {**holder.to_json(), **self.me, "every": self.every, "count": self.count, "time": time.time()}
-        self.run.unchecked.write_json(DRIVER, said)
+        self.run.folder.write_json(DRIVER, said)
 
 
 @contextmanager
@@ -151,7 +151,9 @@ class Keeper:
         try:
             self._look()  # workers may have found out before the next beat would
             if self.lost is None:
-                self.run.unchecked.delete(DRIVER)
+                self.run.folder.delete(DRIVER)
+        except RunLost as lost:  # at this very moment
+            self.lost = lost
         except OSError as problem:
             log.warning("the end of this driver could not be written to %s (%s)", self.run.uri, problem)
 
@@ -165,6 +167,8 @@ class Keeper:
                 self._look()
                 if self.lost is None:
                     self.board.beat(self.holder)
+            except RunLost as lost:  # at this very moment
+                self.lost = lost
             except OSError as problem:  # a full disk, or a store that fails for a moment: the next beat tries again
                 log.warning("no heartbeat could be written (%s)", problem)
         end = time.monotonic() + END_SECONDS
