@@ -59,6 +59,7 @@ def run_all(words: Sequence[str], console: Console) -> int:
     from slimsweep.ledger.run import Run, group_report
     from slimsweep.report.page import write_page
     from slimsweep.storage import Folder
+    from slimsweep.tools.display import say
 
     for config in configs:
         check(config)
@@ -67,7 +68,7 @@ def run_all(words: Sequence[str], console: Console) -> int:
     runs = [Run(Folder(config.output) / config.name, config) for config in configs]
 
     def drive(run: Run) -> int:
-        with hold(run, run.config.resources.takeover_seconds):
+        with hold(run, run.config.resources.takeover_seconds, lambda text: say(console, text, "dim")):
             start_or_continue(run)
             return sweep(run, console, options.verbose, until)
 

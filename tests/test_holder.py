@@ -364,17 +364,27 @@ def test_a_driver_that_lost_its_run_is_woken_and_says_by_whom(run: Run, capsys: 
 
 def test_what_fails_after_the_loss_is_the_loss(run: Run) -> None:
     """A worker may find out before its driver: the driver does not call that a failed training."""
-    with pytest.raises(RunLost), hold(run, 60.0):
-        rob(run)
-        raise RuntimeError("a worker failed")
+
+    def fail() -> None:
+        with hold(run, 60.0):
+            rob(run)
+            raise RuntimeError("a worker failed")
+
+    with pytest.raises(RunLost):
+        fail()
 
 
 def test_an_earlier_version_that_takes_the_run_is_noticed(run: Run) -> None:
     """It knows nothing of holders, and writes its own heartbeat over the one that is there."""
     old = {"token": "old", "host": "old-pod", "pid": 3, "time": time.time()}
-    with pytest.raises(RunLost, match="process 3 on old-pod"), hold(run, 1.0):
-        run.unchecked.write_json(DRIVER, old)
-        time.sleep(5)
+
+    def drive() -> None:
+        with hold(run, 1.0):
+            run.unchecked.write_json(DRIVER, old)
+            time.sleep(5)
+
+    with pytest.raises(RunLost, match="process 3 on old-pod"):
+        drive()
 
 
 # Who is alive.

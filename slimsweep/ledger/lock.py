@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from slimsweep.errors import LOST, RefusedInput, RunLost
@@ -47,17 +47,18 @@ class RunBoard:
         self.run, self.every = run, every
         self.me = process.identity()
         self.count = 0
+        self.looked: Look | None = None  # the last look
 
     def look(self) -> Look:
         claimed, beat = self.run.driver_record(HOLDER), self.run.driver_record(DRIVER)
         # A heartbeat of an older holder is no sign of the driver that took the run from it. Earlier versions claim nothing.
         stale = not beat or ("generation" in beat and beat.get("token") != claimed.get("token"))
-        judged = claimed if claimed and stale else beat
+        judged = claimed if "generation" in claimed and stale else beat
         own = judged.get("token") in held_here
         # This process without the run in its hands: its own leftover, from an end at which the folder could not be written.
         gone = not own and process.same(judged, self.me)
-        return Look(
-            claim=Holder.from_json(claimed) if claimed else None,
+        self.looked = Look(
+            claim=Holder.from_json(claimed) if "generation" in claimed else None,
             beaten_by=Holder.from_json(beat) if "generation" in beat else None,
             token=str(judged.get("token", "")),
             heartbeat=json.dumps(beat, sort_keys=True) if beat else None,
@@ -66,6 +67,7 @@ class RunBoard:
             every=float(judged.get("every", 0.0)),
             record=judged,
         )
+        return self.looked
 
     def claim(self, holder: Holder) -> None:
         self.run.unchecked.write_json(HOLDER, {**holder.to_json(), **self.me, "every": self.every, "time": time.time()})
@@ -77,7 +79,7 @@ class RunBoard:
 
 
 @contextmanager
-def hold(run: Run, watch_seconds: float | None = None) -> Iterator[None]:
+def hold(run: Run, watch_seconds: float | None = None, say: Callable[[str], object] | None = None) -> Iterator[None]:
     """Be the run's driver while the block runs; a dead driver is replaced. `run` writes as its holder from then on.
 
     Where another driver takes the run meanwhile, the main thread gets a KeyboardInterrupt, and RunLost leaves this block. If
@@ -85,6 +87,7 @@ def hold(run: Run, watch_seconds: float | None = None) -> Iterator[None]:
 
     Args:
         watch_seconds: a driver whose heartbeat does not change for so long counts as dead.
+        say: is given one line for people where the start has to wait for that.
 
     Raises:
         RunTaken: another driver works on the run and is alive.
@@ -93,7 +96,7 @@ def hold(run: Run, watch_seconds: float | None = None) -> Iterator[None]:
     """
     seconds = WATCH_SECONDS if watch_seconds is None else watch_seconds
     board = RunBoard(run, seconds / BEATS_PER_WATCH)
-    holder = _taken(run, board, seconds)
+    holder = _taken(run, board, seconds, say)
     keeper = Keeper(run, board, holder)
     held_here.add(holder.token)
     run.hold_as(holder)
@@ -113,11 +116,17 @@ def hold(run: Run, watch_seconds: float | None = None) -> Iterator[None]:
         raise keeper.lost
 
 
-def _taken(run: Run, board: RunBoard, seconds: float) -> Holder:
+def _taken(run: Run, board: RunBoard, seconds: float, say: Callable[[str], object] | None) -> Holder:
     steps = take(board, seconds, SETTLE_LOCAL if run.folder.is_local else SETTLE_REMOTE, time.monotonic)
     try:
         while True:
-            time.sleep(next(steps))
+            pause = next(steps)
+            if say is not None and board.looked is not None and board.looked.heartbeat is not None:
+                longest = max(seconds, BEATS_PER_WATCH * board.looked.every)
+                driver = who(board.looked.record)
+                say(f"{run.uri}: watching {driver}, which counts as dead after {longest:g} seconds without a heartbeat")
+                say = None
+            time.sleep(pause)
     except StopIteration as end:
         found: Holder | Look = end.value
     except OSError as problem:
@@ -162,15 +171,19 @@ class Keeper:
             self.lost = lost_to(self.run.uri, look.record)
 
     def _beat(self) -> None:
+        failed = 0  # beats in a row
         while self.lost is None and not self.stop.wait(self.board.every):
             try:
                 self._look()
                 if self.lost is None:
                     self.board.beat(self.holder)
+                failed = 0
             except RunLost as lost:  # at this very moment
                 self.lost = lost
             except OSError as problem:  # a full disk, or a store that fails for a moment: the next beat tries again
-                log.warning("no heartbeat could be written (%s)", problem)
+                failed += 1
+                if failed & (failed - 1) == 0:  # the 1st, 2nd, 4th, 8th ...: an outage of hours must not fill the log
+                    log.warning("no heartbeat could be written, %d times in a row (%s)", failed, problem)
         end = time.monotonic() + END_SECONDS
         while self.lost is not None and self.interrupts and not self.stop.is_set():
             signal.pthread_kill(threading.main_thread().ident or 0, WAKE)

@@ -103,12 +103,17 @@ class Run:
             raise lost_to(self.uri, record)
 
     def driver_record(self, name: str) -> dict[str, Any]:
-        """What a driver wrote about itself in HOLDER or DRIVER; empty where there is no such file, or it is damaged."""
+        """What a driver wrote about itself in HOLDER or DRIVER; empty where there is no such file, or it is damaged.
+
+        `token` is always there; `generation` is too where its version of slimsweep counts them.
+        """
         try:
             found = self.unchecked.read_json(name)
-        except (FileNotFoundError, ValueError):
+            Holder.from_json({"generation": 0, **found})
+            float(found.get("every", 0.0)), float(found.get("time", 0.0)), int(found.get("pid", 0))
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return dict(found)
 
     # What was asked for.
 
