@@ -26,6 +26,7 @@ from slimsweep.ledger.run import DRIVER, EPOCHS_LOG, HOLDER, Run
 WATCH, SETTLE, TICK = 15.0, 0.5, 0.25
 EVERY = WATCH / BEATS_PER_WATCH
 SLOWEST = 4.0  # seconds that a write takes
+LONGEST = WATCH + 3 * SLOWEST + SETTLE + 1  # in which a dead driver is replaced, with writes that slow
 
 
 # A model: drivers in three places, which see each other's processes only in their own.
@@ -112,33 +113,40 @@ class ModelDriver:
                 self.decided(end.value)
             else:
                 self.wake = max(self.wake, self.world.now) + pause
-        elif self.holder is not None:
-            if self.world.now >= self.next_beat:
-                self.next_beat = self.world.now + EVERY
-                if superseded(self, self.holder) is not None:
-                    self.lose()
-                    return
+        elif self.holder is not None and self.world.now >= self.next_beat:
+            self.next_beat = self.world.now + EVERY
+            if superseded(self, self.holder) is not None:
+                self.lose()
+            else:
                 self.beat(self.holder)
-            self.work()
 
     def decided(self, found: Holder | Look) -> None:
-        alone = all(other is self or other.awake < self.began for other in self.world.drivers)
-        took = self.world.now - self.began
         if isinstance(found, Look):
             self.end = "refused"
-            assert not alone, "a run whose driver had died before was refused to its own restart"
+            assert not self.alone, "a run whose driver had died before was refused to its own restart"
         else:
             self.holder, self.held_since, self.next_beat = found, self.world.now, self.world.now + EVERY
-        if alone and not self.was_stopped:
-            assert took <= WATCH + 3 * SLOWEST + SETTLE + 1, f"the restart of a dead driver took {took} s"
+
+    @property
+    def alone(self) -> bool:
+        """Whether no other driver has done anything since this one started."""
+        return all(other is self or (other.awake <= self.began and not other.acts) for other in self.world.drivers)
 
     def work(self) -> None:
-        """Write, as the holder of the run: the check that each writer makes, in the driver and in its workers."""
+        """A worker writes for the holder that started it, after the check that each writer makes.
+
+        It goes on while its driver is stopped, and for a while after that died.
+        """
+        if self.holder is None or self.end:
+            return
         claimed = self.world.store.claimed
         if claimed is not None and claimed[0] == self.holder:
             self.world.wrote(self.holder)
         else:
-            self.lose()
+            self.lost_by_worker()
+
+    def lost_by_worker(self) -> None:
+        assert self.was_stopped or self.dead or self.world.slow, "a worker lost the run of a driver that was never stopped"
 
     def lose(self) -> None:
         self.end = "lost"
@@ -198,6 +206,9 @@ class Drivers(RuleBasedStateMachine):
             for driver in self.drivers[:: -1 if backwards else 1]:
                 if driver.acts:
                     driver.act()
+                    waits = driver.steps is not None and driver.alone and not driver.was_stopped
+                    assert not waits or self.now - driver.began <= LONGEST, "a dead driver was not replaced in time"
+                driver.work()
 
     def wrote(self, holder: Holder) -> None:
         if not self.writers or self.writers[-1] != holder:
@@ -466,6 +477,29 @@ def test_a_driver_whose_clock_is_wrong_is_alive(run: Run, behind: float) -> None
     finally:
         stop.set()
         thread.join()
+
+
+def test_who_is_stopped_in_the_middle_of_a_look_does_not_take_a_live_driver_for_dead() -> None:
+    """The look shows what was there before the stop; only time that passed before it counts."""
+    clock, looks = 0.0, 0
+
+    class Stopped:
+        """A board whose driver beats each second, and whose second look lasts a minute after it has read."""
+
+        def look(self) -> Look:
+            nonlocal clock, looks
+            seen = Look(claim=Holder(1, "live"), token="live", heartbeat=str(int(clock)), every=1.0)
+            looks += 1
+            clock += 60.0 if looks == 2 else 0.1
+            return seen
+
+        def claim(self, holder: Holder) -> None:
+            raise AssertionError("the live driver lost its run")
+
+        beat = claim
+
+    steps = take(Stopped(), WATCH, SETTLE, lambda: clock)
+    assert list(steps)  # it ends, and has taken nothing
 
 
 def test_a_driver_that_beats_slowly_is_watched_for_longer(run: Run) -> None:

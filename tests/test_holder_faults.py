@@ -140,10 +140,12 @@ sys.exit(exit_code(drive, Console()))
 """
 
 
-def holder(run: Path, started: list[subprocess.Popen], *before: str, wait: bool = True, **environment: str) -> subprocess.Popen:
+def holder(
+    run: Path, started: list[subprocess.Popen], *before: str, script: str = HOLD, **environment: str
+) -> subprocess.Popen:
     """A process that holds a run and does nothing else."""
     process = subprocess.Popen(
-        [*UNSIGNALLED, *before, sys.executable, "-c", HOLD, str(run), str(WATCH)],
+        [*UNSIGNALLED, *before, sys.executable, "-c", script, str(run), str(WATCH)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -151,10 +153,9 @@ def holder(run: Path, started: list[subprocess.Popen], *before: str, wait: bool 
         start_new_session=True,
     )
     started.append(process)
-    if wait:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        assert line == "held\n", line + process.stdout.read()
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line == "held\n", line + process.stdout.read()
     return process
 
 
@@ -170,6 +171,30 @@ def test_a_stopped_holder_ends_with_its_own_exit_code(tmp_path: Path, started: l
     time.sleep(WATCH)
     assert winner.poll() is None
     assert record(tmp_path / "run", DRIVER)["pid"] == winner.pid
+
+
+def test_a_holder_that_does_not_end_when_it_is_interrupted_is_ended(tmp_path: Path, started: list[subprocess.Popen]) -> None:
+    """A library may swallow a KeyboardInterrupt, or the shell may have blocked the signal that wakes the driver."""
+    stubborn = HOLD.replace(
+        "time.sleep(600)",
+        """
+        from slimsweep.ledger import lock
+        lock.END_SECONDS = 1.0
+        while True:
+            try:
+                time.sleep(600)
+            except KeyboardInterrupt:
+                print("swallowed", flush=True)
+""",
+    )
+    loser = holder(tmp_path / "run", started, script=stubborn)
+    os.kill(loser.pid, signal.SIGSTOP)
+    holder(tmp_path / "run", started)
+    os.kill(loser.pid, signal.SIGCONT)
+    said, _ = loser.communicate(timeout=30)
+    assert loser.returncode == LOST
+    assert "swallowed" in said
+    assert "another driver took over" in said
 
 
 def test_a_killed_holder_is_replaced_at_once(tmp_path: Path, started: list[subprocess.Popen]) -> None:

@@ -149,6 +149,7 @@ class Keeper:
     def start(self) -> None:
         if self.interrupts:
             self.handler_before = signal.signal(WAKE, self._wake)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [WAKE])
         self.thread.start()
 
     def end(self) -> None:
