@@ -159,9 +159,14 @@ def holder(
     return process
 
 
+def stop(process: subprocess.Popen) -> None:
+    os.kill(process.pid, signal.SIGSTOP)
+    wait_until(lambda: Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+
+
 def test_a_stopped_holder_ends_with_its_own_exit_code(tmp_path: Path, started: list[subprocess.Popen]) -> None:
     loser = holder(tmp_path / "run", started)
-    os.kill(loser.pid, signal.SIGSTOP)
+    stop(loser)
     assert not driver_alive(Run(tmp_path / "run"))
     winner = holder(tmp_path / "run", started)
     os.kill(loser.pid, signal.SIGCONT)
@@ -188,7 +193,8 @@ def test_a_holder_that_does_not_end_when_it_is_interrupted_is_ended(tmp_path: Pa
 """,
     )
     loser = holder(tmp_path / "run", started, script=stubborn)
-    os.kill(loser.pid, signal.SIGSTOP)
+    time.sleep(1.0)  # until it is in its loop
+    stop(loser)
     holder(tmp_path / "run", started)
     os.kill(loser.pid, signal.SIGCONT)
     said, _ = loser.communicate(timeout=30)
