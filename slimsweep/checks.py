@@ -188,7 +188,7 @@ def make_again(run: Run, old: Config | None) -> None:
     Args:
         old: the configuration of the earlier start, where it is known.
     """
-    restore_search(run if old is None else Run(run.folder, old, damaged=run.damaged))
+    restore_search(run if old is None else Run(run.folder, old, run.holder, run.damaged))
     if (run.rows.status == "ok").any():
         return  # `refuse_lost_sources`, where something is still to be trained
     dense = any(path in run.damaged for path in (f"{DENSE}/{MODEL_CONFIG}", f"{DENSE}/{MODEL_WEIGHTS}"))

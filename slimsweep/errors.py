@@ -5,6 +5,7 @@
 | 0 | success | |
 | 1 | something failed: training, an export, a bug | one line; for a bug also the file that holds the whole traceback |
 | 2 | the input was refused | one sentence that names the field, its value and the way out |
+| 3 | another driver took over the run (`slimsweep.run`) | one sentence that says which, and when |
 | 130 | a run was stopped (Ctrl-C, SIGTERM, a closed terminal; `slimsweep.run`) | one line that says how to go on |
 
 Every module may import this one: it loads neither torch nor Ray.
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 
 REFUSED = 2  # the exit code of refused input
+LOST = 3  # the exit code of a driver whose run another driver took over
 
 
 class SlimsweepError(Exception):
@@ -50,6 +52,10 @@ class ClusterFailed(SlimsweepError, RuntimeError):
 
 class TrainingDiverged(SlimsweepError, RuntimeError):
     """The loss became NaN or infinite; the last checkpoint is from before that."""
+
+
+class RunLost(SlimsweepError, RuntimeError):
+    """Another driver took over the run: this one, and the workers and trials that it started, write nothing more to it."""
 
 
 class OutOfTime(SlimsweepError):
@@ -169,7 +175,8 @@ def exit_code(
         given: paths from the command line: an OSError about one of them counts as refused input.
 
     Returns:
-        What the action returned; 2 if the input was refused, 1 if something else failed.
+        What the action returned; 2 if the input was refused, 3 if another driver took over the run, 1 if something else
+        failed.
     """
     try:
         return action() or 0
@@ -188,7 +195,7 @@ def exit_code(
         else:
             said = explain_and_log(problem, None, log, hint="; --verbose shows it here")
         console.print(f"slimsweep: {said}", style="red", soft_wrap=True, markup=False)
-        return REFUSED if about_input else 1
+        return REFUSED if about_input else LOST if isinstance(problem, RunLost) else 1
 
 
 def is_about(problem: Exception, path: str) -> bool:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from slimsweep import __version__
 from slimsweep.config import ConfigError, check_places, load_configs
-from slimsweep.errors import REFUSED, exit_code
+from slimsweep.errors import LOST, REFUSED, exit_code
 from slimsweep.terminal import outlive_output, plain_console, say
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0 when all points are done or max_hours are over, 1 when something failed, 2 when the input was
-        refused, 130 when it was stopped (Ctrl+C, SIGTERM, a terminal that was closed). Output that cannot be written changes
-        nothing.
+        refused, 3 when another driver took over, 130 when it was stopped (Ctrl+C, SIGTERM, a terminal that was closed). Output
+        that cannot be written changes nothing.
     """
     outlive_output(work_goes_on=True)
     console = plain_console()
@@ -50,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_all(words: Sequence[str], console: Console) -> int:
     """Run the sweep of each model that the command line asks for, one after another; where one fails, the others go on.
+
+    A driver that lost a run to another one ends: the other one does the other models too.
 
     Returns:
         The largest exit code of the sweeps.
@@ -78,7 +80,7 @@ def run_all(words: Sequence[str], console: Console) -> int:
     runs = [Run(Folder(config.output) / config.name, config) for config in configs]
 
     def drive(run: Run) -> int:
-        with hold(run):
+        with hold(run, run.config.resources.takeover_seconds, lambda text: say(console, text, "dim")):
             for sentence in look_over(run):
                 say(console, sentence, "yellow")
             start_or_continue(run)
@@ -88,6 +90,8 @@ def run_all(words: Sequence[str], console: Console) -> int:
     codes = []
     for run in runs:
         codes.append(exit_code(functools.partial(drive, run), console, verbose=options.verbose, log=run.log_error))
+        if codes[-1] == LOST:
+            return LOST
     swept = [run.refresh() for run, code in zip(runs, codes, strict=True) if code != REFUSED]
     if len(runs) > 1 and swept:
         page = group_report(Folder(configs[0].output))

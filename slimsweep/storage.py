@@ -68,6 +68,7 @@ class Folder:
         self._fs = fs
         self._path = path
         self._patience = 0.0
+        self._check: Callable[[], None] | None = None
 
     def __repr__(self) -> str:
         return f"Folder({self.uri!r})"
@@ -76,6 +77,20 @@ class Folder:
         inner = copy.copy(self)  # on the same file system, which takes a while to find on some object stores
         inner._path, inner.uri = self._full(name), joined(self.uri, name)
         return inner
+
+    def checked(self, check: Callable[[], None] | None) -> "Folder":
+        """The same folder, and all below it, where `check` is called right before each change: one that raises prevents it.
+
+        On a local path a new file is written beside its place first, and `check` is called before it is put there, so that
+        next to no time is in between. On an object store it is called before the upload.
+        """
+        other = copy.copy(self)
+        other._check = check
+        return other
+
+    def _before_change(self) -> None:
+        if self._check is not None:
+            self._check()
 
     @property
     def name(self) -> str:
@@ -223,6 +238,7 @@ class Folder:
         if not self.is_local:  # an object store shows an object only once it is complete
 
             def write() -> None:
+                self._before_change()
                 with self._fs.open_output_stream(full) as stream:
                     stream.write(data)
 
@@ -236,6 +252,7 @@ class Folder:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
+            self._before_change()
             os.replace(temporary, full)
         except OSError as problem:  # under the name that people know
             raise OSError(problem.errno, problem.strerror, full) from problem
@@ -256,6 +273,7 @@ class Folder:
         if self.is_local:
             full = self._full(name)
             os.makedirs(os.path.dirname(full), exist_ok=True)
+            self._before_change()
             with open(full, "ab", buffering=0) as stream:
                 stream.write((line + "\n").encode())
         else:  # objects cannot grow: one object per line, in a folder with the log's name
@@ -271,11 +289,17 @@ class Folder:
 
     def delete(self, name: str) -> None:
         """Delete a file, or a folder with all below it; does nothing where there is none."""
-        info = self._info(self._full(name))
-        if info.type == pafs.FileType.Directory:
-            self._ask(lambda: self._fs.delete_dir(self._full(name)))
-        elif info.type == pafs.FileType.File:
-            self._ask(lambda: self._fs.delete_file(self._full(name)))
+        full = self._full(name)
+        remove = {pafs.FileType.Directory: self._fs.delete_dir, pafs.FileType.File: self._fs.delete_file}
+        found = remove.get(self._info(full).type)
+        if found is None:
+            return
+
+        def delete() -> None:
+            self._before_change()
+            found(full)
+
+        self._ask(delete)
 
     def upload(self, local: Path, name: str, *, last: str) -> None:
         """Copy the files of a local folder to the folder `name`, which is replaced.
@@ -301,6 +325,7 @@ class Folder:
             for file in local.iterdir():
                 shutil.copyfile(file, f"{temporary}/{file.name}")
                 _sync(f"{temporary}/{file.name}")
+            self._before_change()
             if os.path.exists(full):
                 os.replace(full, old)
             try:

@@ -16,8 +16,7 @@ from slimsweep.cluster.failures import as_sentences
 from slimsweep.cluster.joining import current_cluster_file, wait_for_answer
 from slimsweep.config import Config, ConfigError
 from slimsweep.errors import explain
-from slimsweep.ledger.run import DRIVER, Run
-from slimsweep.storage import Folder
+from slimsweep.ledger.run import HOLDER, Run
 
 # Tune logs a traceback for each trial that dies: the point's row, the table at the end and the exit code report it already.
 QUIET = {name: logging.ERROR for name in ("ray", "ray.train", "ray.data", "ray._private")} | {"ray.tune": logging.CRITICAL}
@@ -135,10 +134,11 @@ def check_storage(run: Run) -> None:
     if not run.folder.is_local or not others:
         return
     sees = ray.remote(num_cpus=0, max_retries=0)(sees_driver)
+    token = run.driver_record(HOLDER).get("token")
     answers = {
         node["NodeManagerAddress"]: sees.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(run.uri)
+        ).remote(run.uri, token)
         for node in others
     }
     unshared = [address for address, answer in answers.items() if not ray.get(answer)]
@@ -150,9 +150,9 @@ def check_storage(run: Run) -> None:
         )
 
 
-def sees_driver(uri: str) -> bool:
-    """Whether the heartbeat of the run's driver can be seen from this node."""
-    return Folder(uri).exists(DRIVER)
+def sees_driver(uri: str, token: str | None) -> bool:
+    """Whether the run's driver, known by its token, can be seen from this node: not an earlier one's folder at this path."""
+    return Run(uri).driver_record(HOLDER).get("token") == token
 
 
 def trials_at_once(config: Config, cluster: Cluster, points: int) -> int:

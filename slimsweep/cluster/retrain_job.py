@@ -32,7 +32,7 @@ from slimsweep.cluster.worker import (
     worker_resources,
 )
 from slimsweep.data import data_name, images_seen
-from slimsweep.errors import OutOfTime
+from slimsweep.errors import OutOfTime, RunLost
 from slimsweep.ledger.points import Point
 from slimsweep.ledger.recorder import recorder_of
 from slimsweep.ledger.run import Run
@@ -111,9 +111,9 @@ def trial(parameters: dict[str, Any], arguments: dict[str, Any]) -> dict[str, st
         return {"error": ""}  # the process died after it wrote its row, and Tune started the trial again
     if arguments["until"] is not None and time.time() >= arguments["until"]:
         return {"error": ""}
-    run.delete_row(point.name)  # the row of an earlier try that failed
     try:
         check_shared(run)
+        run.delete_row(point.name)  # the row of an earlier try that failed
         try:
             run.begin(point.name, arguments["attempt"])
         except OSError as problem:  # the status shows the point as waiting then
@@ -125,8 +125,8 @@ def trial(parameters: dict[str, Any], arguments: dict[str, Any]) -> dict[str, st
             name = f"{point.name}-{arguments['attempt']}-{time.time_ns()}"
             workers = run.config.retrain.workers_per_trial
             data_parallel(retrain_worker, {**arguments, **parameters}, run, name=name, workers=workers).fit()
-    except OutOfTime:
-        pass  # no row: the next start goes on from the last checkpoint
+    except (OutOfTime, RunLost):
+        pass  # no row: the next start, or the driver that took the run, goes on from the last checkpoint
     except Exception as problem:
         # A second try would fail in the same way: the row says why, and the other points go on.
         log.warning("%s failed:\n%s", point.name, traceback.format_exc())
@@ -143,10 +143,10 @@ def retrain_worker(arguments: dict[str, Any]) -> None:
     """What each worker runs in a trial with several workers."""
     run, point = run_of(arguments), Point(**arguments["point"])
     set_threads(run.config)
-    check_shared(run)
     try:
+        check_shared(run)
         retrain(run, point, ray.train.torch.get_device(), ray.train.get_context().get_world_rank(), arguments["until"])
-    except OutOfTime:  # raised on all ranks; if it left this function, Ray would start the workers again
+    except (OutOfTime, RunLost):  # if it left this function, Ray would start the workers again
         return
 
 

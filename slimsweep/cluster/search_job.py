@@ -22,7 +22,7 @@ from slimsweep.cluster.worker import (
     wait_for_all_ranks,
     worker_resources,
 )
-from slimsweep.errors import OutOfTime, StageFailed
+from slimsweep.errors import OutOfTime, RunLost, StageFailed
 from slimsweep.ledger.recorder import recorder_of
 from slimsweep.ledger.run import DENSE, Run
 from slimsweep.ledger.searched_model import save_searched
@@ -89,15 +89,15 @@ def search_worker(arguments: dict[str, Any]) -> None:
     set_threads(run.config)
     rank = ray.train.get_context().get_world_rank()
 
-    check_shared(run)
     try:
+        check_shared(run)
         if not run.dense_done:
             train_dense(run, device, rank, arguments["until"])
         wait_for_all_ranks()
         if not run.search_done:
             search(run, device, rank, arguments["until"])
         wait_for_all_ranks()
-    except OutOfTime:  # raised on all ranks; if it left this function, Ray would start the workers again
+    except (OutOfTime, RunLost):  # if it left this function, Ray would start the workers again
         return
 
 

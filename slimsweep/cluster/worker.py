@@ -19,7 +19,8 @@ from slimsweep import methods
 from slimsweep.config import Config, ConfigError
 from slimsweep.data import Data, ImageStream, difference, load_data, title
 from slimsweep.errors import StageFailed
-from slimsweep.ledger.run import DRIVER, Run
+from slimsweep.ledger.holder import Holder
+from slimsweep.ledger.run import HOLDER, Run
 from slimsweep.slimming.hub import save
 from slimsweep.slimming.structure import image_size
 from slimsweep.training.dense_model import check_model
@@ -40,6 +41,7 @@ def job_arguments(run: Run, **more: Any) -> dict[str, Any]:
         "config": run.config.model_dump(mode="json"),
         "run": run.uri,
         "folder": os.getcwd(),
+        "holder": None if run.holder is None else run.holder.to_json(),
         "methods": packed_methods(),
         **more,
     }
@@ -63,15 +65,17 @@ def packed_methods() -> bytes:
 
 
 def run_of(arguments: Mapping[str, Any]) -> Run:
-    """The run that a worker is started for. Registers the methods that came with the arguments.
+    """The run that a worker is started for, which it writes as the holder that its driver was when it started the worker.
 
-    The worker goes to the driver's folder, where its node has that: a data set's own code may open relative paths and import
-    what lies there. Ray starts workers in folders of its own.
+    Registers the methods that came with the arguments, and goes to the driver's folder, where its node has that: a data set's
+    own code may open relative paths and import what lies there. Ray starts workers in folders of its own.
     """
     if os.path.isdir(arguments["folder"]):
         os.chdir(arguments["folder"])
     methods.register(*cloudpickle.loads(arguments["methods"]))
-    return Run(arguments["run"], Config(**arguments["config"])).patient()
+    holder = arguments.get("holder")
+    run = Run(arguments["run"], Config(**arguments["config"]), None if holder is None else Holder.from_json(holder))
+    return run.patient()
 
 
 def device_of(config: Config) -> torch.device:
@@ -157,9 +161,12 @@ def check_shared(run: Run) -> None:
     """Refuse to train where this node does not share the run's folder with the driver, which would never see the results.
 
     Raises:
-        StageFailed: the heartbeat of the driver is not in the folder.
+        StageFailed: the folder names no driver.
+        RunLost: another driver has taken the run.
     """
-    if run.folder.is_local and not run.folder.exists(DRIVER):
+    if not run.folder.is_local or run.folder.exists(HOLDER):
+        run.check_held()
+    else:
         raise StageFailed(
             f"output: {run.uri} on {socket.gethostname()} is not the folder that the driver writes to: give a folder that "
             "all nodes share (NFS, a persistent volume), or an object store (s3://, gs://)"

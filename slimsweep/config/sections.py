@@ -411,6 +411,9 @@ class Resources(Section):
     """Hours after which the run ends with what it has, at the end of the epoch; the same command goes on. null is no limit."""
     max_failures: int = Field(2, ge=0)
     """Times that a lost worker or trial is started again."""
+    takeover_seconds: float = Field(15.0, ge=1, allow_inf_nan=False)
+    """Seconds without a heartbeat after which another start takes the run over from its driver; one whose process has ended on
+    the same machine is replaced at once. Raise it where the storage of the output is slow."""
 
     @field_validator("gpus_per_worker")
     @classmethod

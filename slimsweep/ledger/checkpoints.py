@@ -1,6 +1,9 @@
 """Checkpoints: one safetensors file per epoch with tensors and JSON, never a pickle; the last two are kept.
 
 A file appears whole or not at all, so the newest file is a whole checkpoint. If it is damaged later, the one before it is used.
+
+The name of a file holds the epoch and the holder of the run that wrote it. So a driver that lost the run in the middle of a
+write overwrites no checkpoint of the driver that took it, and it deletes none: those of a later holder count as newer.
 """
 
 import json
@@ -17,26 +20,33 @@ from slimsweep.ledger.run import Run
 
 log = logging.getLogger(__name__)
 
-NAME = re.compile(r"epoch-\d+\.safetensors")
 KEEP = 2  # checkpoints per stage or point
+# epoch-00012-3-1f09ab.safetensors is the state after 12 epochs, by the third holder. Earlier versions wrote only the epoch.
+NAME = re.compile(r"epoch-(?P<epoch>\d+)(-(?P<generation>\d+)-(?P<token>\w+))?\.safetensors")
 
 
 class Checkpoints:
     """The checkpoints of one stage or point of a run."""
 
     def __init__(self, run: Run, name: str) -> None:
-        self.folder = run.checkpoints(name)
+        self.folder, self.holder = run.checkpoints(name), run.holder
 
     def save(self, epoch: int, state: dict[str, Any]) -> None:
-        """Write the state after `epoch` epochs: nested dicts and lists of tensors and of values that JSON can hold."""
+        """Write the state after `epoch` epochs: nested dicts and lists of tensors and of values that JSON can hold.
+
+        Raises:
+            RunLost: another driver has taken the run.
+        """
         tensors: dict[str, Tensor] = {}
         rest = _split(state, "", tensors, {})
         metadata = {"state": json.dumps(rest)}
-        self.folder.write_bytes(_name(epoch), save_tensors(tensors, metadata))
-        # Files of later epochs must be damaged, or training would have resumed from them.
-        names = self._names()
-        here = names.index(_name(epoch))
-        for name in [*names[: max(0, here + 1 - KEEP)], *names[here + 1 :]]:
+        here = f"epoch-{epoch:05d}{'' if self.holder is None else f'-{self.holder.name}'}.safetensors"
+        self.folder.write_bytes(here, save_tensors(tensors, metadata))
+        mine = self._ours()
+        # Other files of this or a later epoch must be damaged, or training would have resumed from them.
+        passed_over = [name for name in mine if name != here and _order(name)[1] >= epoch]
+        before = [name for name in mine if name != here and name not in passed_over]
+        for name in [*before[: max(0, len(before) + 1 - KEEP)], *passed_over]:
             self.folder.delete(name)
 
     def load(self) -> tuple[int, dict[str, Any]] | None:
@@ -51,19 +61,32 @@ class Checkpoints:
                     "checkpoint %s/%s cannot be read (%s); going on from the one before", self.folder.uri, name, problem
                 )
                 continue
-            return int(name[len("epoch-") : -len(".safetensors")]), state
+            return _order(name)[1], state
         return None
 
     def clear(self) -> None:
-        """Delete all checkpoints of this stage or point."""
-        self.folder.delete("")
+        """Delete all checkpoints of this stage or point, but none of a later holder of the run."""
+        ours = self._ours()
+        if len(ours) == len(self._names()):
+            self.folder.delete("")
+        else:
+            for name in ours:
+                self.folder.delete(name)
 
     def _names(self) -> list[str]:
-        return [name for name in self.folder.list() if NAME.fullmatch(name)]
+        """The files, the newest last."""
+        return sorted((name for name in self.folder.list() if NAME.fullmatch(name)), key=_order)
+
+    def _ours(self) -> list[str]:
+        """Those of this holder of the run and of earlier ones, the newest last."""
+        return [name for name in self._names() if self.holder is None or _order(name)[0] <= self.holder.generation]
 
 
-def _name(epoch: int) -> str:
-    return f"epoch-{epoch:05d}.safetensors"
+def _order(name: str) -> tuple[int, int]:
+    """(generation, epoch): a checkpoint of a later holder is newer, since that holder goes on from where it chose to."""
+    found = NAME.fullmatch(name)
+    assert found is not None
+    return int(found["generation"] or 0), int(found["epoch"])
 
 
 def _metadata(data: bytes) -> dict[str, str]:

@@ -14,6 +14,8 @@ from slimsweep.training.recorder import Recorder
 class RunRecorder:
     """Records one training in a run's folder (`slimsweep.training.recorder.Recorder`).
 
+    Each of its writes raises RunLost once another driver has taken the run (`Run`), so a training ends with its next epoch.
+
     Args:
         run: the run that it is part of.
         stage: dense, search or retrain.

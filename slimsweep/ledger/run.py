@@ -3,7 +3,7 @@
 config.yaml, identity.json         the configuration, and what identifies its checkpoint
 splits.json                        the fingerprint of the splits
 plan.json, begun/, waiting.json    what the driver has planned, which points have begun, what the driver waits for
-driver.json                        which process is the driver
+holder.json, driver.json           which driver holds the run, and its heartbeat while it is at work
 dense/, search/, baselines/        the models that points are cut from, and what each method keeps
 results/, curves/, models/         one row, one curve and one model per point
 checkpoints/, epochs.log, ray/     what is needed to resume
@@ -29,6 +29,7 @@ import yaml
 from slimsweep.config import Config, ConfigError, Stage
 from slimsweep.errors import DamagedFile
 from slimsweep.ledger import tables
+from slimsweep.ledger.holder import Holder, lost_to
 from slimsweep.ledger.points import Plan
 from slimsweep.ledger.readable import Readable
 from slimsweep.storage import Folder
@@ -46,7 +47,8 @@ STARTED_AGAIN = "start the same command again, which writes it anew if its setti
 
 CONFIG, IDENTITY = "config.yaml", "identity.json"
 SPLITS = "splits.json"
-PLAN, BEGUN, WAITING, DRIVER = "plan.json", "begun", "waiting.json", "driver.json"
+PLAN, BEGUN, WAITING = "plan.json", "begun", "waiting.json"
+HOLDER, DRIVER = "holder.json", "driver.json"
 DENSE, SEARCH, CHOICES = "dense", "search", "baselines"
 RESULTS, CURVES, MODELS, BENCH = "results", "curves", "models", "bench"
 CHECKPOINTS, RAY = "checkpoints", "ray"
@@ -70,6 +72,8 @@ class Run(Readable):
     Args:
         folder: the run's folder, or its path or URI.
         config: the configuration of the driver or worker; read from the folder where not given.
+        holder: for a driver, and all that works for it: as which holder of the run it writes. Every change of the folder then
+            raises RunLost once another driver has taken the run. Without one nothing is checked: for readers, and tools.
         damaged: the damaged files that are known, where they are to be shared with another `Run`.
 
     Raises:
@@ -77,9 +81,18 @@ class Run(Readable):
     """
 
     def __init__(
-        self, folder: Folder | str | Path, config: Config | None = None, damaged: dict[str, str] | None = None
+        self,
+        folder: Folder | str | Path,
+        config: Config | None = None,
+        holder: Holder | None = None,
+        damaged: dict[str, str] | None = None,
     ) -> None:
-        super().__init__(folder if isinstance(folder, Folder) else Folder(folder), damaged)
+        # What the driver says of itself, and errors, are written whoever holds the run.
+        self.unchecked = (folder if isinstance(folder, Folder) else Folder(folder)).checked(None)
+        super().__init__(self.unchecked, damaged)
+        self.holder = holder
+        if holder is not None:
+            self.hold_as(holder)
         self._config = config
         self._rows: dict[str, tuple[tuple[int, int], Any]] = {}  # per file: (bytes, mtime), and its table; None: damaged
         self._snapshot: pd.DataFrame | None = None
@@ -99,6 +112,37 @@ class Run(Readable):
         other = copy.copy(self)
         other.folder = self.folder.patient()
         return other
+
+    # Who may write.
+
+    def hold_as(self, holder: Holder) -> None:
+        """Write as this holder of the run from now on."""
+        self.holder, self.folder = holder, self.unchecked.checked(self.check_held)
+
+    def check_held(self) -> None:
+        """Do nothing where this object's holder holds the run, or where it has none.
+
+        Raises:
+            RunLost: another driver has taken the run.
+        """
+        if self.holder is None:
+            return
+        record = self.driver_record(HOLDER)
+        if record.get("token") != self.holder.token:
+            raise lost_to(self.uri, record)
+
+    def driver_record(self, name: str) -> dict[str, Any]:
+        """What a driver wrote about itself in HOLDER or DRIVER; empty where there is no such file, or it is damaged.
+
+        `token` is always there; `generation` is too where its version of slimsweep counts them.
+        """
+        try:
+            found = self.unchecked.read_json(name)
+            Holder.from_json({"generation": 0, **found})
+            float(found.get("every", 0.0)), float(found.get("time", 0.0)), int(found.get("pid", 0))
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
+            return {}
+        return dict(found)
 
     # What was asked for.
 
@@ -606,8 +650,9 @@ class Run(Readable):
         tables.write_table(self.folder, f"{BENCH}/{name}.parquet", rows, tables.BENCH)
 
     def log_epoch(self, entry: Mapping[str, Any]) -> None:
-        """Add a trained epoch to the log of epochs, as one line of JSON."""
-        self.folder.append_line(EPOCHS_LOG, json.dumps(dict(entry)))
+        """Add a trained epoch to the log of epochs, as one line of JSON, with the generation of the run's holder."""
+        generation = {} if self.holder is None else {"holder": self.holder.generation}
+        self.folder.append_line(EPOCHS_LOG, json.dumps({**entry, **generation}))
 
     def write_notes(self, notes: Sequence[str]) -> None:
         """Write what was said at this start: files that are not used, classes that a split lacks, how weights were fitted."""
@@ -636,7 +681,7 @@ class Run(Readable):
 
     def log_error(self, text: str) -> str:
         """Add a traceback to the run's log of errors; returns the log's path or URI."""
-        return self.folder.at_once().append_line(ERRORS_LOG, text)
+        return self.unchecked.at_once().append_line(ERRORS_LOG, text)
 
     def write_report(self, ending: str, content: bytes) -> None:
         """Write report.html, report.svg or report.png."""

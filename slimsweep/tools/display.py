@@ -20,6 +20,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from slimsweep.errors import RunLost
 from slimsweep.ledger.points import Plan, Point
 from slimsweep.ledger.run import DAMAGED_LOG, Run
 from slimsweep.ledger.status import Status, TrainingStatus, read_status
@@ -44,7 +45,8 @@ class Progress:
     """
 
     def __init__(self, run: Run, console: Console, title: str, sweep: bool = False) -> None:
-        self.run, self.console, self.title, self.sweep = Run(run.folder.at_once(), run.config), console, title, sweep
+        self.run = Run(run.folder.at_once(), run.config, run.holder)
+        self.console, self.title, self.sweep = console, title, sweep
         self.stop = threading.Event()
         self.written = False
         self.waiting = ""  # what the page says that the run waits for
@@ -113,6 +115,8 @@ class Progress:
                 text = f"{self.run.uri} cannot be read or written just now ({reason}); the run tries again"
                 say(self.console, text, "yellow")
             self.unreadable = True
+        except RunLost:  # the driver is about to end, and says why
+            self.stop.set()
         except Exception:
             log.exception("the display could not be updated; the run goes on")
 
