@@ -64,6 +64,10 @@ def finished(small_run: Path, tmp_path: Path) -> "Run":
 
 def changed(run: "Run", **changes: Any) -> "Run":
     """The run's folder as it is now, for a driver with other values in its configuration."""
+    from slimsweep.cluster.worker import data_for
     from slimsweep.ledger.run import Run
 
-    return Run(run.folder, run.config.changed(**changes))
+    other = Run(run.folder, run.config.changed(**changes))
+    if any(name.startswith("data.") for name in changes):  # other splits, which a driver's start would record
+        other.write_known_data(data_for(other.config).fingerprint)
+    return other
