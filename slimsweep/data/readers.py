@@ -16,9 +16,10 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from slimsweep.config import ConfigError
+from slimsweep.data.class_names import class_names_of, names_below
 from slimsweep.data.damaged import UNREADABLE, DamagedImage, named, reason_of
 from slimsweep.data.folders import ImageFiles, TarMember, few, image_endings
-from slimsweep.data.labels import class_number, image_and_label, label_groups, numbers_of, spread, verified_labels
+from slimsweep.data.labels import class_number, image_and_label, is_number, label_groups, numbers_of, spread, verified_labels
 from slimsweep.data.looks import looks_drawn
 from slimsweep.data.pixels import in_mode
 from slimsweep.errors import SlimsweepError
@@ -87,15 +88,21 @@ class IndexedImages:
     Args:
         dataset: `classes` and `targets` are used where it has them.
         called: what messages call it.
+        num_classes: data.num_classes. Subsets of fewer classes than what they are made from have other names.
+
+    Raises:
+        ConfigError: the names of its classes contradict each other.
     """
 
     users_code = True  # images and labels are made by code that is not slimsweep's, such as a user's
 
-    def __init__(self, dataset: Any, called: str) -> None:
+    def __init__(self, dataset: Any, called: str, num_classes: int | None = None) -> None:
         self.dataset = dataset
         self.called = called
-        names = getattr(dataset, "classes", None)
-        self.class_names: list[str] | None = [str(n) for n in names] if names is not None else None
+        self.class_names: list[str] | None = class_names_of(dataset, called)
+        if self.class_names is None:  # names of a larger set tell nothing where fewer are asked for
+            below = names_below(dataset, called)
+            self.class_names = below if below and num_classes in (None, len(below)) else None
         self.labels: np.ndarray | None = label_groups(dataset)
 
     def __len__(self) -> int:
@@ -154,10 +161,51 @@ class IndexedImages:
             frames = traceback.extract_tb(problem.__traceback__)
             if isinstance(problem, RuntimeError) and any("torchvision/io" in frame.filename for frame in frames):
                 raise OSError(reason_of(problem)) from problem  # what torchvision's own decoders raise
-            said = f"{type(problem).__name__}: {reason_of(problem)} ({frames[-1].filename}, line {frames[-1].lineno})"
             raise DataSetError(
-                f"image {index} of {self.called} cannot be had: its data set raised {said}: fix that line, or what it reads"
+                f"image {index} of {self.called} cannot be had: its data set raised {said_with_line(problem)}: "
+                "fix that line, or what it reads"
             ) from problem
+
+
+def said_with_line(problem: Exception) -> str:
+    """What an exception of the user's code says, and the line that raised it."""
+    if isinstance(problem, SyntaxError):
+        return f"{type(problem).__name__}: {problem.msg} ({problem.filename}, line {problem.lineno})"
+    last = traceback.extract_tb(problem.__traceback__)[-1]
+    return f"{type(problem).__name__}: {reason_of(problem)} ({last.filename}, line {last.lineno})"
+
+
+class HubRows:
+    """A Hugging Face data set that a function returned, as (image, label) by index; its own transform is kept.
+
+    Args:
+        dataset: one of `datasets`.
+        image_key: its column of images.
+        label_key: its column of labels.
+
+    Raises:
+        ConfigError: it has no such columns.
+    """
+
+    def __init__(self, dataset: Any, image_key: str, label_key: str, called: str) -> None:
+        self.dataset = dataset
+        self.keys = image_key, label_key
+        if dataset.format["type"] != "custom":  # a transform of its own may make columns
+            check_columns(dataset.features, image_key, label_key, called)
+        stored = label_key in dataset.features
+        self.classes = label_names(dataset.features, label_key) if stored else None
+        self.targets = dataset.with_format(None).select_columns([label_key])[:][label_key] if stored else None
+        self.called = called
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        row = self.dataset[index]
+        for key, field in zip(self.keys, ("data.image_key", "data.label_key"), strict=True):
+            if key not in row:
+                raise ConfigError(f"a row of {self.called} has no {key!r}, it has {', '.join(row)}: set {field} to one of them")
+        return row[self.keys[0]], row[self.keys[1]]
 
 
 class StoredImages(IndexedImages, ABC):
@@ -246,13 +294,16 @@ class HubImages(StoredImages):
     Args:
         dataset: one of `datasets`.
         image_key: its column of images.
-        label_key: its column of labels.
+        label_key: its column of labels: numbers, or names in a column of texts.
+        classes: the names that the texts of train stand for, in their order; None for train itself, where they are sorted.
 
     Raises:
-        ConfigError: it has no such columns.
+        ConfigError: it has no such columns, or names a class that train lacks.
     """
 
-    def __init__(self, dataset: Any, image_key: str, label_key: str, called: str, mode: str) -> None:
+    def __init__(
+        self, dataset: Any, image_key: str, label_key: str, called: str, mode: str, classes: list[str] | None = None
+    ) -> None:
         import datasets
 
         super().__init__(called, mode)
@@ -261,8 +312,25 @@ class HubImages(StoredImages):
         self.dataset = dataset.select_columns([image_key, label_key]).cast_column(image_key, datasets.Image(decode=False))
         self.class_names = label_names(dataset.features, label_key)
         self.labels = None
-        if self.class_names:
-            self.labels = np.asarray(dataset.select_columns([label_key]).with_format("numpy")[:][label_key])
+        self._texts = False  # whether labels are the names of classes
+        self._column: np.ndarray | None = None
+        kind = getattr(dataset.features[label_key], "dtype", "")
+        if self.class_names or kind == "bool" or kind.startswith(("int", "uint")):
+            column = np.asarray(dataset.select_columns([label_key]).with_format("numpy")[:][label_key])
+            self._column = np.where(np.isnan(column), -1, column).astype(np.int64) if column.dtype.kind == "f" else column
+            self.labels = self._column if self.class_names else None  # they decide the validation split of earlier runs
+        elif kind in ("string", "large_string"):
+            texts = dataset.select_columns([label_key]).with_format(None)[:][label_key]
+            there = {text for text in texts if text is not None}
+            if any(not is_number(text) for text in there):
+                self._texts, self.class_names = True, classes or sorted(there)
+                numbers = {name: number for number, name in enumerate(self.class_names)}
+                if more := sorted(there - numbers.keys()):
+                    raise ConfigError(
+                        f"{called} has images of the class {more[0]!r}, which is none of those of train "
+                        f"({few(self.class_names)}): give both the same classes"
+                    )
+                self.labels = self._column = np.array([numbers.get(text, -1) for text in texts], dtype=np.int64)
         self.notes = self._merged_folders() if dataset.info.builder_name == "imagefolder" and self.class_names else []
 
     def __len__(self) -> int:
@@ -270,7 +338,14 @@ class HubImages(StoredImages):
 
     def open(self, index: int) -> tuple[BinaryIO, Any]:
         row = self.dataset[index]
-        return open_hub_image(row[self.image_key]), row[self.label_key]
+        label = row[self.label_key]
+        if self._texts and self._column is not None:
+            label = int(self._column[index])
+        return open_hub_image(row[self.image_key]), label
+
+    @cached_property
+    def known_labels(self) -> np.ndarray | None:
+        return None if self._column is None else numbers_of(self._column, self.called)
 
     def _merged_folders(self) -> list[str]:
         """What to say where Hugging Face's reader, which takes the last folder for the class, makes one class of several."""
