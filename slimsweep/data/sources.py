@@ -22,12 +22,10 @@ from PIL import Image
 from slimsweep.config import Config, ConfigError, did_you_mean
 from slimsweep.data.damaged import reason_of
 from slimsweep.data.folders import Split, few, holds_tars, is_hidden, list_images, natural_order, plain_order
+from slimsweep.data.hub_readers import HubImages, HubRows, HubShards
 from slimsweep.data.readers import (
     DataSetError,
     FolderImages,
-    HubImages,
-    HubRows,
-    HubShards,
     IndexedImages,
     TarImages,
     WebDatasetShards,
