@@ -253,6 +253,23 @@ def test_an_error_in_the_function_or_its_module_is_named_with_its_line(
     assert f"{module}.py, line 2" in said
 
 
+class Food(Images):
+    """As torchvision's Food101 and others keep their files and labels."""
+
+    def __init__(self, place: str, count: int) -> None:
+        super().__init__(count, classes=CLASSES)
+        self._image_files = [Path(f"/food/{place}/{number}.jpg") for number in range(count)]
+        self._labels = [index % 2 for index in range(count)]
+
+
+def test_files_and_labels_that_torchvision_keeps_to_itself_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "have 20 images in common" in refusal(**of(monkeypatch, (Food("train", 20), None, Food("train", 20))))
+    train, test = Food("train", 20), Food("test", 8)
+    assert len(loaded(**of(monkeypatch, (train, None, test))).test) == 8
+    test._labels[7], test.label = 5, lambda index: 5 if index == 7 else index % 2
+    assert "image 7 of the test split" in refusal(**of(monkeypatch, (train, None, test)))
+
+
 # Hugging Face.
 
 

@@ -26,7 +26,10 @@ Fingerprint = dict[str, Any]  # JSON values
 VERSION = 1
 LOOKED_AT = 8  # images per split
 COMPARED = 64  # images per data set that are compared to see whether two hold the same ones
-FILE_LISTS = ("samples", "imgs", "image_paths", "img_paths", "paths", "files", "filenames", "image_files")
+FILE_LISTS = (
+    *("samples", "imgs", "image_paths", "img_paths", "paths", "files", "filenames", "image_files"),
+    *("_samples", "_image_files", "_images"),  # of torchvision's Food101, DTD, GTSRB, OxfordIIITPet and others
+)
 
 
 def fingerprint_of(splits: Mapping[str, ImageSet | ImageStream], num_classes: int, names: Sequence[str] | None) -> Fingerprint:

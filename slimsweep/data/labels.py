@@ -173,8 +173,8 @@ def numbers_of(labels: Any, called: str) -> np.ndarray:
 def stored_labels(dataset: Any) -> Any:
     """The labels of a data set as it stores them, one per image in the order of its indices; None where it does not show them.
 
-    They are found without reading an image: in `targets`, `labels`, `samples` or `imgs`, in the last tensor of a TensorDataset,
-    in a list of (image, label), and in those that a Subset or ConcatDataset is made from.
+    They are found without reading an image: in `targets`, `labels`, `samples` or `imgs` (or such a name with _ before it), in
+    the last tensor of a TensorDataset, in a list of (image, label), and in those that a Subset or ConcatDataset is made from.
     """
     if isinstance(dataset, Subset):
         inner = stored_labels(dataset.dataset)
@@ -188,12 +188,13 @@ def stored_labels(dataset: Any) -> Any:
     elif isinstance(dataset, tuple | list):
         found = [item[1] if isinstance(item, tuple | list) and len(item) == 2 else None for item in dataset]
     else:
-        for attribute in ("targets", "labels"):
+        for attribute in ("targets", "labels", "_labels"):  # the last of torchvision's Food101, DTD and others
             found = per_image(dataset, getattr(dataset, attribute, None))
             if found is not None:
                 break
         else:
-            files = per_image(dataset, getattr(dataset, "samples", getattr(dataset, "imgs", None)))
+            shown = (getattr(dataset, attribute, None) for attribute in ("samples", "imgs", "_samples"))
+            files = per_image(dataset, next((found for found in shown if found is not None), None))
             if files is not None and all(isinstance(file, tuple) and len(file) == 2 for file in files):
                 found = [label for _, label in files]
     change = getattr(dataset, "target_transform", None)
