@@ -22,8 +22,8 @@ class DamagedImage(SlimsweepError):
     """An image that is there but cannot be read: its name, and why."""
 
     def __init__(self, name: str, reason: str) -> None:
-        super().__init__(name, reason)
-        self.name, self.reason = name, reason
+        super().__init__(printable(name), reason)
+        self.name, self.reason = printable(name), reason
 
 
 @contextmanager
@@ -92,6 +92,11 @@ class Damaged:
         count = f"{self.limit} other{'s' * (self.limit > 1)} of {self.split} are damaged too"
         way_out = f"replace or remove them, or raise data.max_damaged, which is {self.limit}"
         return TooManyDamaged(f"the image {name} cannot be read ({reason}), and {count}: {way_out}")
+
+
+def printable(text: str) -> str:
+    """A text that can be printed and written, though file names in it may be of any bytes."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def reason_of(problem: Exception) -> str:

@@ -26,7 +26,10 @@ Fingerprint = dict[str, Any]  # JSON values
 VERSION = 1
 LOOKED_AT = 8  # images per split
 COMPARED = 64  # images per data set that are compared to see whether two hold the same ones
-FILE_LISTS = ("samples", "imgs", "image_paths", "img_paths", "paths", "files", "filenames", "image_files")
+FILE_LISTS = (
+    *("samples", "imgs", "image_paths", "img_paths", "paths", "files", "filenames", "image_files"),
+    *("_samples", "_image_files", "_images"),  # of torchvision's Food101, DTD, GTSRB, OxfordIIITPet and others
+)
 
 
 def fingerprint_of(splits: Mapping[str, ImageSet | ImageStream], num_classes: int, names: Sequence[str] | None) -> Fingerprint:
@@ -189,7 +192,8 @@ def check_apart(splits: Mapping[str, Any], called: str) -> None:
         common = shared_images(splits[one], splits[other]) if one in splits and other in splits else None
         if common is not None:
             way_out = "give each image to one split"
-            way_out += "; where there is no validation split, let it be None" if "val" in (one, other) else ""
+            if "val" in (one, other):
+                way_out += "; where there is no validation split, " + ("let it be None" if ":" in called else "leave it out")
             raise ConfigError(
                 f"the {one} and {other} splits of {called} have {common[0]:,} images in common, such as {common[1]}, so "
                 f"that results on {other} would be of images known before: {way_out}"
@@ -199,7 +203,7 @@ def check_apart(splits: Mapping[str, Any], called: str) -> None:
 def shared_images(one: Any, other: Any) -> tuple[int, str] | None:
     """How many images two splits have in common, and what one of them is called; None where none is seen.
 
-    Seen are files that hold one image each, and places in a data set that both are Subsets of, or that both are.
+    Seen are files that hold one image each, and places in a data set that both are, or are made from (Subset, ConcatDataset).
 
     Args:
         one: a data set by index, as a function returned it or as a reader of files is.
@@ -211,11 +215,14 @@ def shared_images(one: Any, other: Any) -> tuple[int, str] | None:
             return None
         common = mine.real() & theirs.real()
         return (len(common), min(common)) if common else None
-    bases, places = zip(*(_base(dataset) for dataset in (one, other)), strict=True)
-    if not _same_images(*bases):
-        return None
-    shared = np.intersect1d(*places)
-    return (len(shared), f"number {shared[0]}") if len(shared) else None
+    found = [
+        np.intersect1d(places, other_places)
+        for base, places in _parts(one)
+        for other_base, other_places in _parts(other)
+        if _same_images(base, other_base)
+    ]
+    shared = [places for places in found if len(places)]
+    return (sum(map(len, shared)), f"number {shared[0][0]}") if shared else None
 
 
 @dataclass(frozen=True)
@@ -252,7 +259,21 @@ def _base(dataset: Any) -> tuple[Any, np.ndarray]:
     while isinstance(dataset, Subset):
         places = np.asarray([int(index) for index in dataset.indices], dtype=np.int64)[places]
         dataset = dataset.dataset
+        places = np.where(places < 0, places + len(dataset), places)
     return dataset, places
+
+
+def _parts(dataset: Any) -> list[tuple[Any, np.ndarray]]:
+    """The data sets below all Subsets and ConcatDatasets, each with the places in it that are used."""
+    base, places = _base(dataset)
+    if not isinstance(base, ConcatDataset):
+        return [(base, places)]
+    found, start = [], 0
+    for part, size in zip(base.datasets, np.diff(base.cumulative_sizes, prepend=0).tolist(), strict=True):
+        inside = places[(places >= start) & (places < start + size)] - start
+        found += _parts(Subset(part, inside.tolist()))
+        start += size
+    return found
 
 
 def _same_images(one: Any, other: Any) -> bool:

@@ -6,6 +6,7 @@ The class is the first folder below the split, as in torchvision's ImageFolder; 
 import os
 import re
 import tarfile
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from slimsweep.config import ConfigError
-from slimsweep.data.damaged import reason_of
+from slimsweep.data.damaged import printable, reason_of
 
 # Pillow opens these, but PostScript needs another program, and of a film only the header is read.
 NO_PICTURES = ("EPS", "MPEG")
@@ -193,6 +194,9 @@ def _list_folder(place: Path, found: _Found) -> None:
                     found.skipped.append((path, "hidden"))
                 elif ending_of(entry.name) in endings:
                     found.images.append(path)
+                elif entry.is_symlink() and not os.path.exists(entry.path):
+                    lost = not below and ending_of(entry.name) == "no ending"  # as a class folder elsewhere is linked
+                    found.skipped.append((f"{path}/" if lost else path, "links to nothing"))
                 else:
                     found.skipped.append((path, ending_of(entry.name)))
 
@@ -362,23 +366,31 @@ def _classify(found: _Found, split: Split, classes: list[str] | None, order: Cal
     inside = _first_folders(folders, above)
     _refuse_unlabelled([path for path, (_, slash, _) in zip(found.images, tops, strict=True) if not slash], split, inside)
     names = sorted(inside, key=order)  # type: ignore[arg-type]
+    _refuse_no_text(names, split)
+    twice = [name for name, times in Counter(unicodedata.normalize("NFC", name) for name in names).items() if times > 1]
     filled = {top for top, _, _ in tops}
     _refuse_lost(found, above, [name for name in names if name not in filled], split, classes)
     notes = list(found.notes)
     if classes is None:
         notes += _what_classes(found, above, tops, names)
+        if twice:
+            notes.append(
+                f"there are two classes of the name {few(twice)}, in two forms of Unicode: rename one if they are the same"
+            )
         classes = names
-    elif more := [name for name in names if name in filled and name not in set(classes)]:
-        raise ConfigError(
-            f"the classes of the {split.name} split differ from those of train, which has none called {few(more)}: give both "
-            f"the same class folders{split.advice}"
-        )
     numbers = {name: number for number, name in enumerate(classes)}
+    numbers = {name: numbers[name] for name in names if name in numbers} | _other_forms(names, classes)
+    if more := [name for name in names if name in filled and name not in numbers]:
+        alone = "; where a file beside them holds the labels, move the images into class folders" if names == more[:1] else ""
+        raise ConfigError(
+            f"the classes of the {split.name} split differ from those of train ({few(classes)}), which has none called "
+            f"{few(more)}: give both the same class folders{alone}{split.advice}"
+        )
     labels = np.array([numbers[top] for top, _, _ in tops], dtype=np.int64)
     if skipped:
         total = sum(skipped.values())
         notes.append(f"{total} file{'s' * (total > 1)} skipped: {counted(skipped)}")
-    notes = [f"{split.name}: {note}" for note in notes]
+    notes = [printable(f"{split.name}: {note}") for note in notes]
     # The order of images decides which of them a share for validation takes, so it stays as it is, for torch/image_folder too.
     if found.members:
         at = sorted(range(len(labels)), key=lambda index: found.members[index])
@@ -425,6 +437,25 @@ def _refuse_unlabelled(flat: list[str], split: Split, folders: set[str]) -> None
         f"{split.called} has no class folders, so its images have no labels, such as {name}: put them into a folder per class"
         f"{split.advice}"
     )
+
+
+def _refuse_no_text(names: Sequence[str], split: Split) -> None:
+    """Refuse class folders whose names are no UTF-8, such as those of an old zip file: no table or page can hold them."""
+    for name in names:
+        if printable(name) != name:
+            raise ConfigError(
+                f"the class folder {printable(name)} of {split.called} has a name that is not UTF-8: rename it, "
+                "such as with convmv"
+            )
+
+
+def _other_forms(names: Sequence[str], classes: Sequence[str]) -> dict[str, int]:
+    """The numbers of classes whose names are written in another form of Unicode: macOS takes é apart, other systems do not."""
+    forms: dict[str, list[int]] = {}
+    for number, name in enumerate(classes):
+        forms.setdefault(unicodedata.normalize("NFC", name), []).append(number)
+    alike = {name: forms.get(unicodedata.normalize("NFC", name), []) for name in names if name not in set(classes)}
+    return {name: numbers[0] for name, numbers in alike.items() if len(numbers) == 1}
 
 
 def _refuse_lost(found: _Found, above: str, empty: list[str], split: Split, classes: list[str] | None) -> None:

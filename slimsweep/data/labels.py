@@ -72,18 +72,34 @@ def _whole(stored: Any, class_names: Sequence[str] | None = None) -> int | None:
     if isinstance(stored, str):
         if class_names is not None and stored in class_names:
             return class_names.index(stored)
-        try:
-            return int(stored)
-        except ValueError:
-            try:
-                stored = float(stored)
-            except ValueError:
-                return None
+        number = _number_in(stored)
+        name = class_names[number] if number is not None and class_names and 0 <= number < len(class_names) else ""
+        return None if name.strip().isdecimal() and int(name) != number else number  # of the classes 01 and 02, "1" is not 02
     try:
         number = int(stored)
         return number if number == stored else None
     except (TypeError, ValueError, OverflowError):  # None, a list, NaN, infinity
         return None
+
+
+def is_number(text: str) -> bool:
+    """Whether a text says a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _number_in(text: str) -> int | None:
+    """The whole number that a text says, such as "3" or "3.0"."""
+    try:
+        return int(text)
+    except ValueError:
+        try:
+            return int(float(text)) if float(text).is_integer() else None
+        except ValueError:
+            return None
 
 
 def _wrong(stored: Any, class_names: Sequence[str] | None) -> str:
@@ -92,8 +108,8 @@ def _wrong(stored: Any, class_names: Sequence[str] | None) -> str:
         return "no label (None): give the number of its class, or leave images without a label out"
     if isinstance(stored, str | bytes):
         if class_names:
-            return f"the label {stored!r}, which is no number and none of the classes {_few(class_names)}: fix the label"
-        way_out = "write the class as a number, from 0, or name the classes in the data set's attribute `classes`"
+            return f"the label {stored!r}, which is none of the classes {_few(class_names)}: fix the label"
+        way_out = "write the class as a number, from 0; a data set of your own may name its classes in its attribute `classes`"
         return f"the label {stored!r}, which is no number: {way_out}"
     shape = getattr(stored, "shape", None)
     if shape and math.prod(shape) != 1:
@@ -157,8 +173,8 @@ def numbers_of(labels: Any, called: str) -> np.ndarray:
 def stored_labels(dataset: Any) -> Any:
     """The labels of a data set as it stores them, one per image in the order of its indices; None where it does not show them.
 
-    They are found without reading an image: in `targets`, `labels`, `samples` or `imgs`, in the last tensor of a TensorDataset,
-    in a list of (image, label), and in those that a Subset or ConcatDataset is made from.
+    They are found without reading an image: in `targets`, `labels`, `samples` or `imgs` (or such a name with _ before it), in
+    the last tensor of a TensorDataset, in a list of (image, label), and in those that a Subset or ConcatDataset is made from.
     """
     if isinstance(dataset, Subset):
         inner = stored_labels(dataset.dataset)
@@ -172,12 +188,13 @@ def stored_labels(dataset: Any) -> Any:
     elif isinstance(dataset, tuple | list):
         found = [item[1] if isinstance(item, tuple | list) and len(item) == 2 else None for item in dataset]
     else:
-        for attribute in ("targets", "labels"):
+        for attribute in ("targets", "labels", "_labels"):  # the last of torchvision's Food101, DTD and others
             found = per_image(dataset, getattr(dataset, attribute, None))
             if found is not None:
                 break
         else:
-            files = per_image(dataset, getattr(dataset, "samples", getattr(dataset, "imgs", None)))
+            shown = (getattr(dataset, attribute, None) for attribute in ("samples", "imgs", "_samples"))
+            files = per_image(dataset, next((found for found in shown if found is not None), None))
             if files is not None and all(isinstance(file, tuple) and len(file) == 2 for file in files):
                 found = [label for _, label in files]
     change = getattr(dataset, "target_transform", None)

@@ -6,7 +6,6 @@ import os
 import tarfile
 import traceback
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any, BinaryIO, Protocol, cast
@@ -16,8 +15,9 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from slimsweep.config import ConfigError
+from slimsweep.data.class_names import class_names_of, names_below
 from slimsweep.data.damaged import UNREADABLE, DamagedImage, named, reason_of
-from slimsweep.data.folders import ImageFiles, TarMember, few, image_endings
+from slimsweep.data.folders import ImageFiles, TarMember, image_endings
 from slimsweep.data.labels import class_number, image_and_label, label_groups, numbers_of, spread, verified_labels
 from slimsweep.data.looks import looks_drawn
 from slimsweep.data.pixels import in_mode
@@ -87,15 +87,21 @@ class IndexedImages:
     Args:
         dataset: `classes` and `targets` are used where it has them.
         called: what messages call it.
+        num_classes: data.num_classes. Subsets of fewer classes than what they are made from have other names.
+
+    Raises:
+        ConfigError: the names of its classes contradict each other.
     """
 
     users_code = True  # images and labels are made by code that is not slimsweep's, such as a user's
 
-    def __init__(self, dataset: Any, called: str) -> None:
+    def __init__(self, dataset: Any, called: str, num_classes: int | None = None) -> None:
         self.dataset = dataset
         self.called = called
-        names = getattr(dataset, "classes", None)
-        self.class_names: list[str] | None = [str(n) for n in names] if names is not None else None
+        self.class_names: list[str] | None = class_names_of(dataset, called)
+        if self.class_names is None:  # names of a larger set tell nothing where fewer are asked for
+            below = names_below(dataset, called)
+            self.class_names = below if below and num_classes in (None, len(below)) else None
         self.labels: np.ndarray | None = label_groups(dataset)
 
     def __len__(self) -> int:
@@ -154,10 +160,18 @@ class IndexedImages:
             frames = traceback.extract_tb(problem.__traceback__)
             if isinstance(problem, RuntimeError) and any("torchvision/io" in frame.filename for frame in frames):
                 raise OSError(reason_of(problem)) from problem  # what torchvision's own decoders raise
-            said = f"{type(problem).__name__}: {reason_of(problem)} ({frames[-1].filename}, line {frames[-1].lineno})"
             raise DataSetError(
-                f"image {index} of {self.called} cannot be had: its data set raised {said}: fix that line, or what it reads"
+                f"image {index} of {self.called} cannot be had: its data set raised {said_with_line(problem)}: "
+                "fix that line, or what it reads"
             ) from problem
+
+
+def said_with_line(problem: Exception) -> str:
+    """What an exception of the user's code says, and the line that raised it."""
+    if isinstance(problem, SyntaxError):
+        return f"{type(problem).__name__}: {problem.msg} ({problem.filename}, line {problem.lineno})"
+    last = traceback.extract_tb(problem.__traceback__)[-1]
+    return f"{type(problem).__name__}: {reason_of(problem)} ({last.filename}, line {last.lineno})"
 
 
 class StoredImages(IndexedImages, ABC):
@@ -238,55 +252,6 @@ class TarImages(FolderImages):
     def name(self, index: int) -> str:
         member = cast(TarMember, self.found.files[index])
         return "/".join([self.root, *(part for part in (member.tar, member.inner, member.name) if part)])
-
-
-class HubImages(StoredImages):
-    """Images of a Hugging Face data set on this machine.
-
-    Args:
-        dataset: one of `datasets`.
-        image_key: its column of images.
-        label_key: its column of labels.
-
-    Raises:
-        ConfigError: it has no such columns.
-    """
-
-    def __init__(self, dataset: Any, image_key: str, label_key: str, called: str, mode: str) -> None:
-        import datasets
-
-        super().__init__(called, mode)
-        check_columns(dataset.features, image_key, label_key, called)
-        self.image_key, self.label_key = image_key, label_key
-        self.dataset = dataset.select_columns([image_key, label_key]).cast_column(image_key, datasets.Image(decode=False))
-        self.class_names = label_names(dataset.features, label_key)
-        self.labels = None
-        if self.class_names:
-            self.labels = np.asarray(dataset.select_columns([label_key]).with_format("numpy")[:][label_key])
-        self.notes = self._merged_folders() if dataset.info.builder_name == "imagefolder" and self.class_names else []
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def open(self, index: int) -> tuple[BinaryIO, Any]:
-        row = self.dataset[index]
-        return open_hub_image(row[self.image_key]), row[self.label_key]
-
-    def _merged_folders(self) -> list[str]:
-        """What to say where Hugging Face's reader, which takes the last folder for the class, makes one class of several."""
-        images = self.dataset.select_columns([self.image_key]).with_format("arrow")[:][self.image_key].combine_chunks()
-        folders = {os.path.dirname(path) for path in images.field("path").to_pylist() if path}
-        merged = sorted(name for name, times in Counter(os.path.basename(folder) for folder in folders).items() if times > 1)
-        if not merged:
-            return []
-        return [
-            f"{self.called}: Hugging Face takes the last folder for the class, so folders of one name become one class "
-            f"({few(merged)}): where the first folder is the class, set data.name to folder"
-        ]
-
-    def name(self, index: int) -> str:
-        path = (self.dataset[index][self.image_key] or {}).get("path")
-        return f"{path or index} (number {index} of {self.called})"
 
 
 class WebDatasetShards:
@@ -370,101 +335,6 @@ class WebDatasetShards:
 
     def _label_place(self) -> str:
         return f"json with {self.label_key!r}" if self.label_key else "cls"
-
-
-class HubShards:
-    """The shards of a Hugging Face data set that is streamed.
-
-    Args:
-        builder: of `datasets`.
-        split: its name.
-        image_key: the column of images.
-        label_key: the column of labels.
-
-    Raises:
-        ConfigError: it has no such columns, or does not say how many images it has.
-    """
-
-    def __init__(self, builder: Any, split: str, image_key: str, label_key: str, called: str) -> None:
-        import datasets
-
-        self.called = called
-        sizes = builder.info.splits or {}
-        self.images = int((sizes[split].num_examples if split in sizes else 0) or 0)
-        if not self.images:
-            known = f"; it tells those of {', '.join(sizes)}" if sizes else ""
-            raise ConfigError(
-                f"{called} is a stream whose length is unknown, as its card does not say how many images the split has{known}: "
-                "name a split that it tells, add dataset_info to its README.md, or give hfds/ in place of hfids/"
-            )
-        stream = builder.as_streaming_dataset(split=split)
-        features = builder.info.features or stream.features or {name: None for name in stream.column_names or ()}
-        check_columns(features, image_key, label_key, called)
-        self.dataset = stream.cast_column(image_key, datasets.Image(decode=False))
-        self.columns = image_key, label_key
-        self.class_names = label_names(features, label_key)
-        self.shards = int(self.dataset.num_shards)
-
-    def read(self, shard: int) -> Iterator[tuple[str, dict[str, Any], int]]:
-        count = 0
-        try:
-            # Iterating over the shard itself would split it once more, among the loading processes.
-            for rows in self.dataset.shard(num_shards=self.shards, index=shard).iter(batch_size=16):
-                for image, label in zip(*(rows[column] for column in self.columns), strict=True):
-                    name = f"{image['path'] or count} (number {count} of shard {shard} of {self.called})"
-                    yield name, image, label_number(label, name)
-                    count += 1
-        except ConfigError:
-            raise
-        except (OSError, ValueError) as problem:
-            raise ConfigError(
-                f"shard {shard} of {self.called} cannot be read to its end ({reason_of(problem)}): write or fetch it again"
-            ) from problem
-
-    def open(self, stored: dict[str, Any]) -> BinaryIO:
-        return open_hub_image(stored)
-
-
-def check_columns(features: Mapping[str, Any], image_key: str, label_key: str, called: str) -> None:
-    """Refuse columns that a Hugging Face data set does not have.
-
-    Raises:
-        ConfigError: names the columns that it has.
-    """
-    for key, field, of in ((image_key, "data.image_key", "images"), (label_key, "data.label_key", "labels")):
-        if key not in features:
-            raise ConfigError(
-                f"{called} has no column {key!r} for the {of}, it has {', '.join(features)}: set {field} to one of them"
-            )
-    import datasets
-
-    kinds = features[image_key], features[label_key]
-    stored = isinstance(kinds[0], datasets.Value) and kinds[0].dtype in ("string", "large_string", "binary", "large_binary")
-    if kinds[0] is not None and not isinstance(kinds[0], datasets.Image | dict) and not stored:
-        raise ConfigError(
-            f"the column {image_key!r} holds no images in {called}, which has {', '.join(features)}: set data.image_key to "
-            "another"
-        )
-    if kinds[1] is not None and not isinstance(kinds[1], datasets.ClassLabel | datasets.Value):
-        raise ConfigError(
-            f"the column {label_key!r} holds more than one number per image in {called}, which has {', '.join(features)}: set "
-            "data.label_key to another"
-        )
-
-
-def label_names(features: Mapping[str, Any], label_key: str) -> list[str] | None:
-    """The names of the classes in the order of their numbers; None where the column holds plain numbers."""
-    names = getattr(features[label_key], "names", None)
-    return [str(name) for name in names] if names else None
-
-
-def open_hub_image(stored: dict[str, Any] | None) -> BinaryIO:
-    """The file of an image as `datasets` gives it undecoded; raises OSError where it is not there."""
-    import fsspec
-
-    if stored is None:
-        raise OSError("the row has no image")
-    return io.BytesIO(stored["bytes"]) if stored["bytes"] is not None else fsspec.open(stored["path"], "rb").open()
 
 
 def label_number(stored: Any, name: str) -> int:

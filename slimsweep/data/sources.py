@@ -21,12 +21,22 @@ from PIL import Image
 
 from slimsweep.config import Config, ConfigError, did_you_mean
 from slimsweep.data.damaged import reason_of
-from slimsweep.data.folders import Split, holds_tars, is_hidden, list_images, natural_order, plain_order
-from slimsweep.data.readers import FolderImages, HubImages, HubShards, IndexedImages, TarImages, WebDatasetShards
+from slimsweep.data.folders import Split, few, holds_tars, is_hidden, list_images, natural_order, plain_order
+from slimsweep.data.hub_readers import HubImages, HubRows, HubShards
+from slimsweep.data.readers import (
+    DataSetError,
+    FolderImages,
+    IndexedImages,
+    TarImages,
+    WebDatasetShards,
+    said_with_line,
+)
 from slimsweep.data.transforms import random_state_kept, seed_all
+from slimsweep.errors import SlimsweepError
 
 SPLIT_SEED = 20_210  # not the run's seed: all runs on a data set share its splits, so that they can be compared
 TRAIN_NAMES = ("train", "training")
+TEST_NAMES = ("test", "tests", "testing")
 VAL_NAMES = ("val", "valid", "validation", "eval", "evaluation")
 FOLDER_NAMES = ("", "folder", "imagefolder", "image_folder", "torch/folder", "torch/image_folder")
 TORCH_TWO_SPLITS = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")
@@ -65,6 +75,8 @@ def check_data(config: Config) -> None:
     if name not in FOLDER_NAMES and not (slash and (prefix in PACKAGES or (prefix == "torch" and rest.lower() in TORCH_NAMES))):
         known = ["digits", "folder", *(f"torch/{n}" for n in TORCH_NAMES)]
         other = "it may be digits, folder, torch/NAME, hfds/NAME, wds/NAME or package.module:function"
+        if Path(name).expanduser().is_dir():
+            other = f"for images in that folder, set data.name to folder and data.root to {name}"
         raise ConfigError(f"data.name is {name!r}, which is no known data set; {did_you_mean(name.lower(), known, other)}")
     if root is None and prefix not in ("hfds", "hfids"):
         raise ConfigError(f"data.root is not set, but {title(config)} is read from a folder: set data.root to it")
@@ -72,7 +84,8 @@ def check_data(config: Config) -> None:
         way_out = "put one tar file per split, such as train.tar and validation.tar, into a folder, and set data.root to that"
         raise ConfigError(f"data.root is {root!r}, which is one file for all splits: {way_out}")
     if root is not None and prefix not in STREAMS and not Path(root).expanduser().is_dir():
-        raise ConfigError(f"data.root is {root!r}, which is no folder here: fix the path, or put {title(config)} there")
+        way_out = "fix the path" if "$" not in root else "write the path out, as variables in it are not replaced"
+        raise ConfigError(f"data.root is {root!r}, which is no folder here: {way_out}, or put {title(config)} there")
 
 
 def sources_of(config: Config, mode: str) -> dict[str, Any]:
@@ -142,8 +155,8 @@ def _from_function(config: Config) -> dict[str, IndexedImages]:
     if os.getcwd() not in sys.path:  # `python -m` puts it there, the command slimsweep does not
         sys.path.append(os.getcwd())
     try:
-        with seeded(config.seed):  # a module may divide its images when it is imported
-            function = getattr(importlib.import_module(module_name), function_name)
+        with seeded(config.seed), _in_users_code(f"importing {module_name}", (ImportError, AttributeError, ValueError)):
+            function = getattr(importlib.import_module(module_name), function_name)  # it may divide its images in that
     except (ImportError, AttributeError, ValueError) as problem:
         raise ConfigError(
             f"data.name is {name!r}, but that cannot be imported ({problem}): run where {module_name} is on Python's path"
@@ -154,7 +167,7 @@ def _from_function(config: Config) -> dict[str, IndexedImages]:
         raise ConfigError(
             f"{name} is called with the configuration, and cannot be ({problem}): let it take that one argument"
         ) from problem
-    with seeded(config.seed):
+    with seeded(config.seed), _in_users_code(f"calling {name}", ()):
         returned = function(config)
     if not isinstance(returned, tuple | list) or len(returned) != 3:  # random_split gives a list
         raise ConfigError(f"{name} must return (train, val or None, test), not {type(returned).__name__}: fix what it returns")
@@ -165,7 +178,32 @@ def _from_function(config: Config) -> dict[str, IndexedImages]:
     for split, dataset in found.items():
         if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")) or len(dataset) == 0:
             raise ConfigError(f"{name} must return data sets with a length above 0 and images by index; its {split} is not one")
-    return {split: IndexedImages(dataset, f"the {split} split of {name}") for split, dataset in found.items()}
+    sources = {}
+    for split, given in found.items():
+        called, dataset = f"the {split} split of {name}", given
+        if type(given).__module__.startswith("datasets.") and hasattr(given, "features"):  # of Hugging Face, with rows as dicts
+            dataset = HubRows(given, config.data.image_key or "image", config.data.label_key or "label", called)
+        sources[split] = IndexedImages(dataset, called, config.data.num_classes)
+    return sources
+
+
+@contextmanager
+def _in_users_code(doing: str, passed_on: tuple[type[Exception], ...]) -> Iterator[None]:
+    """What the user's module or function raises, as a sentence that names its line.
+
+    Args:
+        doing: what is done with it.
+        passed_on: errors that the caller explains.
+
+    Raises:
+        DataSetError: its code failed.
+    """
+    try:
+        yield
+    except Exception as problem:
+        if isinstance(problem, (*passed_on, SlimsweepError, MemoryError)):
+            raise
+        raise DataSetError(f"{doing} raised {said_with_line(problem)}: fix that line, or what it reads") from problem
 
 
 @contextmanager
@@ -203,7 +241,7 @@ def _from_timm(config: Config, mode: str) -> dict[str, Any]:
             classes = sources["train"].class_names if sources else None
             sources[split] = _one_folder(config, names[split], split, mode, classes)
         else:
-            sources[split] = _one_from_timm(config, names[split], split, mode)
+            sources[split] = _one_from_timm(config, names[split], split, mode, sources.get("train"))
     return sources
 
 
@@ -232,7 +270,8 @@ def _one_folder(config: Config, name: str, split: str, mode: str, classes: list[
         classes: those of train, for the others.
     """
     assert config.data.root is not None  # check_data refuses it
-    place = _split_folder(Path(config.data.root).expanduser(), name)
+    root = Path(config.data.root).expanduser()
+    place = _split_folder(root, name, split)
     called = f"{title(config)} {name}"
     advice = ""
     if split == "test" and name not in VAL_NAMES:
@@ -246,10 +285,15 @@ def _one_folder(config: Config, name: str, split: str, mode: str, classes: list[
         raise ConfigError(
             f"{called} cannot be listed ({reason_of(problem)}): make {place} readable, or fix data.root"
         ) from problem
-    return kind(str(place), found, called, mode)
+    images = kind(str(place), found, called, mode)
+    if split == "test" and config.data.test_split is None and name in VAL_NAMES:
+        other = next((p.name for p in sorted(root.iterdir()) if p.is_dir() and p.name.lower() in TEST_NAMES), None)
+        if other is not None:
+            images.notes.append(f"{name}: the folder {other} is not used: to test on it, set data.test_split to {other}")
+    return images
 
 
-def _one_from_timm(config: Config, name: str, split: str, mode: str) -> Any:
+def _one_from_timm(config: Config, name: str, split: str, mode: str, train: Any) -> Any:
     prefix = config.data.name.partition("/")[0].lower()
     called = f"{title(config)} {name}"
     root = None if config.data.root is None else os.path.expanduser(config.data.root)  # a stream's may be a URL
@@ -261,7 +305,7 @@ def _one_from_timm(config: Config, name: str, split: str, mode: str) -> Any:
     streamed: dict[str, Any] = {"is_training": split == "train"} if prefix == "wds" else {}
     try:
         if prefix in ("hfds", "hfids"):
-            return _from_hub(config, name, called, root, mode)
+            return _from_hub(config, name, called, root, mode, getattr(train, "class_names", None))
         dataset = timm.data.create_dataset(
             config.data.name,
             root=root,
@@ -286,7 +330,9 @@ def _one_from_timm(config: Config, name: str, split: str, mode: str) -> Any:
     return IndexedImages(dataset, called)
 
 
-def _from_hub(config: Config, name: str, called: str, root: str | None, mode: str) -> HubImages | HubShards:
+def _from_hub(
+    config: Config, name: str, called: str, root: str | None, mode: str, classes: list[str] | None
+) -> HubImages | HubShards:
     """A split of a data set of the Hugging Face Hub, or of a folder like one."""
     import datasets
 
@@ -294,7 +340,7 @@ def _from_hub(config: Config, name: str, called: str, root: str | None, mode: st
     keys = config.data.image_key or "image", config.data.label_key or "label"
     if prefix.lower() == "hfids":
         return HubShards(datasets.load_dataset_builder(place, cache_dir=root), name, *keys, called)
-    return HubImages(datasets.load_dataset(place, split=name, cache_dir=root), *keys, called, mode)
+    return HubImages(datasets.load_dataset(place, split=name, cache_dir=root), *keys, called, mode, classes)
 
 
 def _way_out(config: Config) -> str:
@@ -308,19 +354,62 @@ def _way_out(config: Config) -> str:
     return "nothing is downloaded; fix data.root or the split's name"
 
 
-def _split_folder(root: Path, name: str) -> Path:
-    """The folder of a split, or its tar file."""
+def _split_folder(root: Path, name: str, split: str) -> Path:
+    """The folder of a split, or its tar file.
+
+    Args:
+        root: data.root.
+        name: of the split, as a folder or a tar file has it.
+        split: train, val or test.
+
+    Raises:
+        ConfigError: it has none.
+    """
     alike = TRAIN_NAMES if name in TRAIN_NAMES else VAL_NAMES if name in VAL_NAMES else ()
     for candidate in (name, *alike):
         if (root / candidate).is_dir():
             return root / candidate
         if (root / f"{candidate}.tar").is_file():
             return root / f"{candidate}.tar"
-    places = sorted(p.name for p in root.iterdir() if not is_hidden(p.name) and (p.is_dir() or p.suffix == ".tar"))
-    there = ", ".join(places[:8]) or "no folders"
+    seen = sorted(path for path in root.iterdir() if not is_hidden(path.name))
+    places = [path for path in seen if path.is_dir() or path.suffix == ".tar"]
+    there = few([path.name for path in places], 8) or "no folders"
     raise ConfigError(
-        f"data.root {str(root)!r} has no folder for the split {name!r}, it has {there}: name the split, or fix data.root"
+        f"data.root {str(root)!r} has no folder for the split {name!r}, it has {there}: "
+        f"{_where_else(seen, places, (name, *alike), split)}"
     )
+
+
+def _where_else(seen: list[Path], places: list[Path], names: tuple[str, ...], split: str) -> str:
+    """What to do where data.root has no folder for a split.
+
+    Args:
+        seen: all that is in data.root.
+        places: the folders and tar files among it.
+        names: the names of the split that were looked for.
+        split: train, val or test.
+    """
+    spelled = [*TEST_NAMES, *names] if split == "test" else [*names]
+    capital = next((path.name for name in spelled for path in places if path.name.lower() == name), None)
+    if capital is not None:
+        return f"set data.{split}_split to {capital}"
+    deeper = [path for path in places if path.is_dir() and any((path / name).is_dir() for name in names)]
+    if len(deeper) == 1:
+        return f"set data.root to {deeper[0]}"
+    for path in seen:
+        stem, _, ending = path.name.lower().partition(".")
+        if stem in spelled and ending in ("zip", "tar.gz", "tgz", "tar.bz2", "tar.xz", "rar", "7z"):
+            return f"unpack {path.name} there, or write it as a plain tar file"
+    way_out = f"name the split (data.{split}_split), or fix data.root"
+    own = "give a function of your own (data.name: package.module:function)"
+    if split == "train" and not places:
+        way_out = f"put a folder per class into train/ and validation/ there, or {own}"
+    elif split == "train" and not any(path.name.lower() in (*VAL_NAMES, *TEST_NAMES) for path in places):
+        way_out += "; where these are the classes, put some images of each into train/ and the others into validation/, "
+        way_out += f"or {own}"
+    elif split == "test" and len(places) == 1:
+        way_out = "put some images of each class into validation/ there, or name the split (data.test_split)"
+    return way_out
 
 
 def title(config: Config) -> str:

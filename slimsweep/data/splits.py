@@ -16,12 +16,15 @@ from slimsweep.data.fingerprint import Fingerprint, check_apart, fingerprint_of
 from slimsweep.data.folders import few
 from slimsweep.data.images import ImageSet, ImageStream
 from slimsweep.data.label_checks import check_known_labels
+from slimsweep.data.labels import spread
 from slimsweep.data.pixels import is_grey, stays_tensor
 from slimsweep.data.readers import IndexedImages, StoredImages
 from slimsweep.data.sources import check_data, sources_of, split_off, title
 from slimsweep.data.transforms import preprocessing_of, random_state_kept, views_of
 
 SAMPLE = 32  # images of a split that are looked at before a run
+DARK_SAMPLE = 8  # and of files, for their brightness
+DARK = 0.065  # of white: 12 bits that are stored in 16 reach 1/16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +119,9 @@ def _load(config: Config, input_size: tuple[int, int, int], model_cfg: Mapping[s
         damaged = Damaged(split, settings.max_damaged)
         sets[split] = ImageSet(source, chosen, view, num_classes, cache=settings.workers == 0, damaged=damaged)
         _check_images(sets[split], split, config)
+    notes += _almost_black(sets["train"])
+    if num_classes == 1:
+        notes.append(f"all images are of one class ({few(class_names or ['0'])}), so that any model is right: check data.root")
     check_batch(config, len(sets["train"]))
     return Data(
         **sets,
@@ -218,10 +224,10 @@ def _some_readable(looked_at: ImageSet, damaged: Damaged) -> dict[int, Image.Ima
     """
     source, indices = looked_at.source, looked_at.indices.tolist()
     most = min(len(indices), 1 if isinstance(source, StoredImages) else SAMPLE)
-    spread = [indices[place * (len(indices) - 1) // max(1, most - 1)] for place in range(most)]
+    some = [indices[place * (len(indices) - 1) // max(1, most - 1)] for place in range(most)]
     found: dict[int, Image.Image | Tensor] = {}
-    for place, index in enumerate([*spread, *indices]):
-        if place >= len(spread) and found:
+    for place, index in enumerate([*some, *indices]):
+        if place >= len(some) and found:
             break
         try:
             found[index] = source.image(index)[0]
@@ -230,6 +236,35 @@ def _some_readable(looked_at: ImageSet, damaged: Damaged) -> dict[int, Image.Ima
     if not found:
         raise ConfigError(f"the {damaged.split} images cannot be read, not one of them: fix data.root or the split's name")
     return found
+
+
+def _almost_black(looked_at: ImageSet) -> list[str]:
+    """A sentence where some images of a split have only the darkest values, as 12 bits that are stored in 16 do."""
+    brightest, seen = 0.0, 0
+    for place in spread(len(looked_at), DARK_SAMPLE):
+        index = int(looked_at.indices[place])
+        try:
+            with named(functools.partial(looked_at.source.name, index)):
+                pixels = looked_at.view.pixels(looked_at.source.image(index)[0])
+        except DamagedImage:  # counted and named where it is used
+            continue
+        channels = pixels.flatten(1).numpy() if isinstance(pixels, Tensor) else _of_bytes(pixels)
+        if (channels == channels[:, :1]).all():  # of one colour, which may well be dark
+            continue
+        seen += 1
+        brightest = max(brightest, float(channels.max()))
+    if not seen or brightest > DARK or looked_at.view.normalized:
+        return []
+    return [
+        f"{looked_at.damaged.split}: {seen} images were looked at, whose brightest value is {brightest:.3f} of white: "
+        "they are almost black; where white is stored as another number than 255 (65535 in 16 bits), scale them"
+    ]
+
+
+def _of_bytes(image: Image.Image) -> np.ndarray:
+    """An image of 8 bits as (channels, pixels) from 0 to 1."""
+    pixels = np.asarray(image)
+    return pixels.reshape(pixels.shape[0] * pixels.shape[1], -1).T / 255
 
 
 def check_batch(config: Config, images: int) -> None:
