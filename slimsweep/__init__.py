@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from slimsweep.slimming.cut import slim
     from slimsweep.slimming.gates import add_gates
     from slimsweep.slimming.hub import save
+    from slimsweep.slimming.reconstruction import repair
     from slimsweep.slimming.removal_path import solve
-    from slimsweep.slimming.repair import repair
     from slimsweep.slimming.structure import Structure, macs, params
 
 __version__ = "0.1.0"
@@ -44,7 +44,7 @@ _HOME = {
     "macs": "slimming.structure",
     "params": "slimming.structure",
     "principal_axes": "slimming.axes",
-    "repair": "slimming.repair",
+    "repair": "slimming.reconstruction",
     "save": "slimming.hub",
     "slim": "slimming.cut",
     "solve": "slimming.removal_path",

@@ -13,7 +13,7 @@ The names below are what other rooms and users need; each is imported when it is
 | `wrapped_models.py`, `plain_layers.py` | what may be around a model, and what its layers must be |
 | `removal_order.py`, `removal_path.py` | the order in which gates leave, and the structure that a budget leaves |
 | `axes.py` | attention heads turned into their principal axes, before gates are put on |
-| `cut.py`, `repair.py` | the smaller model, and what its linear layers can make up for |
+| `cut.py`, `reconstruction.py` | the smaller model, and what its linear layers can make up for |
 | `hub.py`, `read_back.py`, `folder_swap.py` | a model's folder on disk, checked and replaced whole |
 | `argument_values.py`, `timm_*.py` | arguments as JSON, what timm does at loading |
 """
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from slimsweep.slimming.gate_optimizer import GateOptimizer, GateTraining
     from slimsweep.slimming.gates import GatedModel, add_gates
     from slimsweep.slimming.hub import load, save
+    from slimsweep.slimming.reconstruction import repair
     from slimsweep.slimming.removal_path import RemovalPath, solve
-    from slimsweep.slimming.repair import repair
     from slimsweep.slimming.structure import Shape, Structure, macs, params
 
 __all__ = [
@@ -69,7 +69,7 @@ _MODULES = {
     "macs": "structure",
     "params": "structure",
     "principal_axes": "axes",
-    "repair": "repair",
+    "repair": "reconstruction",
     "save": "hub",
     "slim": "cut",
     "solve": "removal_path",

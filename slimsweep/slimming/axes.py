@@ -10,7 +10,8 @@ projection of what the head adds to the output.
 
 import copy
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,16 @@ from torch import Tensor, nn
 from slimsweep.errors import RefusedInput
 from slimsweep.slimming.architectures import Timm, architecture_of, attention_rows, tensor_at
 from slimsweep.slimming.gates import GatedModel
+from slimsweep.slimming.plain_layers import check_layers
+from slimsweep.slimming.read_back import in_eval_mode
+from slimsweep.slimming.structure import image_size
+from slimsweep.slimming.wrapped_models import unwrapped
 
 JITTER = 1e-6  # of the mean of second moments, added to each: directions that no image has stay finite
+NOT_FINITE = (
+    "the model computes values that are not finite from these images: give images normalised as in its training, and look at "
+    "its weights (float16 holds nothing above 65504: go to float32 or bfloat16)"
+)
 BATCH = 64  # images per forward pass where they are given as one tensor
 
 
@@ -32,18 +41,25 @@ def principal_axes(model: Timm, images: Tensor | Iterable[Tensor]) -> nn.Module:
     own acts between them.
 
     Args:
-        model: a timm model that can be cut; left alone. It may have been cut already.
-        images: (N, C, H, W), or batches of such, as the model takes them; no labels. Some hundred are enough.
+        model: a timm model that can be cut; left alone. It may have been cut already. In half precision the copy is as exact as
+            that allows: take the axes in float32, and go to half precision afterwards.
+        images: (N, C, H, W), or batches of such, normalised as the model takes them; of the batches of a DataLoader the labels
+            are left out. Some hundred are enough.
 
     Raises:
-        RefusedInput: a ValueError: the model has gates, or is of a kind that cannot be cut; or there are no images.
+        RefusedInput: a ValueError: the model has gates, or is of a kind that cannot be cut; there are no images, or they are
+            not such as the model takes.
     """
+    model = unwrapped(model)
     if isinstance(model, GatedModel):
         raise RefusedInput("this model has gates, which would be turned along: take the axes first, then add gates")
     architecture = architecture_of(model)
+    check_layers(model)
+    if next(model.parameters()).is_meta:
+        raise RefusedInput("this model is on the meta device, so it has no weights to take the axes of: give it weights first")
     turned: Timm = copy.deepcopy(model)
     attentions = [block.attn for block in architecture.blocks(turned) if hasattr(block.attn, "proj")]
-    with torch.no_grad():
+    with full_precision():
         for attention, moments in zip(attentions, moments_of(turned, attentions, images), strict=True):
             if not architecture.whole_heads and is_plain(attention, "q_norm", "k_norm"):
                 turn_queries_and_keys(attention, moments)
@@ -57,9 +73,57 @@ def is_plain(attention: Timm, *names: str) -> bool:
     return all(isinstance(getattr(attention, name, None), nn.Identity | None) for name in names)
 
 
-def batches_of(images: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
-    """Batches (B, C, H, W) of images that are given as one tensor or as batches."""
-    return iter(images.split(BATCH)) if isinstance(images, Tensor) else iter(images)
+def batches_of(images: Tensor | Iterable[Any], model: Timm) -> Iterator[Tensor]:
+    """Batches (B, C, H, W) of images that are given as one tensor, as batches, or as a DataLoader's pairs with labels.
+
+    Raises:
+        RefusedInput: a batch is not such as the model takes; says what it is.
+    """
+    if isinstance(images, Tensor) and images.ndim == 4:
+        images = images.split(BATCH)
+    elif isinstance(images, Tensor) or not isinstance(images, Iterable):
+        images = [images]
+    for item in images:
+        batch = item[0] if isinstance(item, tuple | list) and item else item
+        if reason := not_taken(batch, model):
+            raise RefusedInput(
+                f"the images {reason}: give a tensor (images, channels, height, width) or batches of such, as the model takes"
+            )
+        if len(batch):
+            yield batch
+
+
+def not_taken(batch: Any, model: Timm) -> str:
+    """Why a model does not take a batch of images; "" where it does."""
+    channels, *size = image_size(model)
+    fixed = getattr(model.patch_embed, "strict_img_size", False)
+    reason = ""
+    if not isinstance(batch, Tensor):
+        reason = f"are given as a {type(batch).__name__}"
+    elif batch.is_meta or batch.ndim != 4:
+        reason = f"are a tensor of shape {tuple(batch.shape)}{' without values' if batch.is_meta else ''}"
+    elif batch.shape[1] != channels:
+        reason = f"have {batch.shape[1]} channels, and the model takes {channels}"
+    elif fixed and list(batch.shape[2:]) != size:
+        reason = f"have {batch.shape[2]} x {batch.shape[3]} pixels, and the model takes {size[0]} x {size[1]}"
+    elif not batch.is_floating_point():
+        reason = f"are {batch.dtype}, not normalised"
+    elif not batch.isfinite().all():
+        reason = "have values that are not finite"
+    return reason
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """No gradients, and no autocast around, which would round what is summed up."""
+    with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
+
+
+def as_the_weights(batch: Tensor, model: nn.Module) -> Tensor:
+    """A batch on the device and in the precision of a model."""
+    weight = next(model.parameters())
+    return batch.to(weight.device, weight.dtype)
 
 
 class Moments(NamedTuple):
@@ -98,16 +162,17 @@ def moments_of(model: Timm, attentions: list[Timm], images: Tensor | Iterable[Te
         return [attention.register_forward_pre_hook(at_input), attention.proj.register_forward_pre_hook(at_projection)]
 
     hooks = [hook for place, attention in enumerate(attentions) for hook in watch(place, attention)]
-    training, device = model.training, next(model.parameters()).device
-    model.eval()
-    with torch.no_grad():
-        for batch in batches_of(images):
-            model(batch.to(device))
-    model.train(training)
-    for hook in hooks:
-        hook.remove()
+    try:
+        with in_eval_mode(model):
+            for batch in batches_of(images, model):
+                model(as_the_weights(batch, model))
+    finally:
+        for hook in hooks:
+            hook.remove()
     if not all(tokens):
         raise RefusedInput("there are no images to take the axes from: give some hundred")
+    if not all(value.isfinite().all() for values in sums for value in values):
+        raise RefusedInput(NOT_FINITE)
     found = []
     for (inputs, within, outputs, total), count in zip(sums, tokens, strict=True):
         mean = total / count
@@ -197,7 +262,16 @@ class Rows:
 def factor(moments: Tensor) -> Tensor:
     """The Cholesky factor of second moments (D, D), made positive definite by JITTER."""
     level = moments.diagonal().mean().clamp(min=torch.finfo(torch.float32).tiny)
-    return torch.linalg.cholesky(moments + JITTER * level * torch.eye(len(moments), dtype=moments.dtype, device=moments.device))
+    lower, failed = torch.linalg.cholesky_ex(
+        moments + JITTER * level * torch.eye(len(moments), dtype=moments.dtype, device=moments.device)
+    )
+    if not failed:
+        return lower
+    # Next to a large mean, small moments are mostly rounding and may come out negative.
+    values, vectors = torch.linalg.eigh(moments)
+    root = vectors * values.clamp(min=float(JITTER * level)).sqrt()
+    upper = torch.linalg.qr(root.T).R
+    return upper.T
 
 
 def divided(lower: Tensor, rows: Tensor) -> Tensor:
@@ -206,6 +280,10 @@ def divided(lower: Tensor, rows: Tensor) -> Tensor:
 
 
 def balance(one: Tensor, other: Tensor) -> Tensor:
-    """(D, 1): what the rows of one side, (D, M), are multiplied by, and those of the other divided by, to get equal norms."""
+    """(D, 1): what the rows of one side, (D, M), are multiplied by, and those of the other divided by, to get equal norms.
+
+    1 where a side has none.
+    """
     tiny = torch.finfo(torch.float32).tiny
-    return (other.norm(dim=1, keepdim=True).clamp(min=tiny) / one.norm(dim=1, keepdim=True).clamp(min=tiny)).sqrt()
+    norm, others = one.norm(dim=1, keepdim=True), other.norm(dim=1, keepdim=True)
+    return torch.where((norm > tiny) & (others > tiny), (others / norm).sqrt(), 1.0)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from timm.layers import to_2tuple
 from torch import Tensor, nn
 
+from slimsweep.errors import RefusedInput
 from slimsweep.slimming.architectures import (
     HEAD_COLUMNS,
     MLP_ROWS,
@@ -46,9 +47,12 @@ def slim(gated: nn.Module, structure: Structure) -> nn.Module:
         ValueError: the structure is of another model, or keeps what has been cut already.
     """
     gated = unwrapped(gated)
+    if not isinstance(structure, Structure):
+        raise RefusedInput(
+            f"the structure is a {type(structure).__name__}: give what solve returns, slim(gated, solve(gated, 0.5))"
+        )
     model: Timm = fold_gates(gated) if isinstance(gated, GatedModel) else copy.deepcopy(gated)
-    if not hasattr(model, "structure"):
-        check_layers(model)  # of a gated model too: its layers may have been replaced since gates were added
+    check_layers(model)  # of a gated model too: its layers may have been replaced since gates were added
     model.zero_grad(set_to_none=True)  # a deep copy takes the last gradients along
     base, args = model_name(model), arguments_of(model)
     cut_before = hasattr(model, "structure")

@@ -5,6 +5,7 @@ config.json, without which nobody takes the folder for a model, leaves first and
 """
 
 import contextlib
+import fcntl
 import os
 import shutil
 import time
@@ -25,29 +26,36 @@ OLD = 24 * 3600  # seconds after which nobody writes to such a folder any more
 def replacing(folder: Path) -> Iterator[Path]:
     """An empty folder on the same file system, whose files replace those of `folder` at the end.
 
-    Where the body raises, `folder` stays as it was. Files of other names in it are left alone in any case.
+    Where the body raises, `folder` stays as it was. Files of other names in it are left alone in any case. Where several
+    threads or processes do this at the same time, one after the other replaces the files, and those of the last one stay.
 
     Raises:
-        RefusedInput: a ValueError: `folder` is a file.
+        RefusedInput: a ValueError: `folder` is a file, or no files can be written there.
     """
-    if folder.exists() and not folder.is_dir():
-        raise RefusedInput(f"{folder} is a file, so no model can be saved to it: give a folder")
+    if folder.is_symlink():  # of a folder that may not be there yet
+        folder = Path(os.path.realpath(folder))
+    _check_place(folder)
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     for left in folder.glob(f"{SAVING}*"):  # of a process that was killed
-        if time.time() - left.stat().st_mtime > OLD:
-            shutil.rmtree(left, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # it is complete by now
+            if time.time() - left.stat().st_mtime > OLD:
+                shutil.rmtree(left, ignore_errors=True)
     mark = uuid.uuid4().hex[:8]
     beside = folder.parent / f".{folder.name}.{mark}" if missing else folder / f"{SAVING}{mark}"
-    beside.mkdir(parents=True)
+    try:
+        beside.mkdir(parents=True)
+    except OSError as problem:
+        raise RefusedInput(
+            f"no model can be saved to {folder} ({problem.strerror or problem}): give a folder that you may write to"
+        ) from problem
     try:
         yield beside
         for name in (WEIGHTS, CONFIG):
             with open(beside / name, "rb") as file:
                 os.fsync(file.fileno())
-        if missing:
-            os.rename(beside, folder)
-        else:
-            _move_in(beside, folder)
+        if not (missing and _renamed(beside, folder)):
+            with _alone(folder):
+                _move_in(beside, folder)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         for place in missing[1:]:
@@ -55,6 +63,39 @@ def replacing(folder: Path) -> Iterator[Path]:
                 place.rmdir()
         raise
     shutil.rmtree(beside, ignore_errors=True)
+
+
+def _check_place(folder: Path) -> None:
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        what = "it" if there == folder else folder
+        raise RefusedInput(f"{there} is a file, so no model can be saved to {what}: give a folder")
+    for name in (WEIGHTS, CONFIG):
+        if (folder / name).is_dir():
+            raise RefusedInput(f"{folder / name} is a folder, where the model's file has to be: give another folder")
+
+
+def _renamed(beside: Path, folder: Path) -> bool:
+    """Make the finished folder the one that was missing; False where somebody else made that one meanwhile."""
+    try:
+        os.rename(beside, folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+        return False
+    return True
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One thread and process at a time, by a lock on the folder itself, which leaves no file and ends with its process."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # file systems without locks on folders
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _move_in(beside: Path, folder: Path) -> None:

@@ -20,6 +20,7 @@ from slimsweep.slimming.gate_modules import (
 from slimsweep.slimming.removal_order import Steps, attention_steps, mlp_steps, token_steps
 from slimsweep.slimming.structure import Layer, Shape
 
+KEEPS_TOKENS = ("prr", "")  # timm's names of poolings that need every token
 Granularity = Literal["dim", "head", "uniform"]
 TokenGate = Literal["linear", "tanh"]
 
@@ -77,7 +78,7 @@ def token_refusal(model: Timm, architecture: Architecture) -> str:
     if not isinstance(model.patch_drop, nn.Identity | None):
         return "patch dropout already removes tokens at random"
     pool = getattr(model, "global_pool", "token")
-    return f"global_pool={pool!r} returns or refines every token" if pool in ("prr", "") else ""
+    return f"global_pool={pool!r} returns or refines every token" if pool in KEEPS_TOKENS else ""
 
 
 def attach_attention(block: Timm, gate: nn.Parameter, shape: Shape, index: int, token_gate: str) -> None:

@@ -4,8 +4,11 @@ How a gate acts is in `gate_modules.py`, and what differs between the families o
 """
 
 import copy
+import logging
 from collections.abc import Mapping, Sequence
+from typing import get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -14,13 +17,16 @@ from slimsweep.errors import RefusedInput
 from slimsweep.slimming.architectures import Timm, architecture_of, model_name
 from slimsweep.slimming.argument_values import encoded
 from slimsweep.slimming.dense_shape import refused_families, shape_of, whole_heads_reason
-from slimsweep.slimming.gate_families import GATE_FAMILIES, Granularity, TokenGate
+from slimsweep.slimming.gate_families import GATE_FAMILIES, KEEPS_TOKENS, Granularity, TokenGate
 from slimsweep.slimming.gate_modules import subclass, unparametrize
 from slimsweep.slimming.gate_values import GateValues
 from slimsweep.slimming.plain_layers import check_layers
+from slimsweep.slimming.read_back import WAY_OUT, unlike_built
 from slimsweep.slimming.structure import Shape, check_families, macs, params
 from slimsweep.slimming.timm_arguments import arguments_of
 from slimsweep.slimming.wrapped_models import unwrapped
+
+log = logging.getLogger(__name__)
 
 Gates = dict[str, list[Tensor]]
 
@@ -44,12 +50,15 @@ def add_gates(
 
     Raises:
         RefusedInput: a ValueError: the model, or a family asked for by name, cannot be cut exactly, or was made with arguments
-            that no saved model can hold; says why.
+            that no saved model can hold; says why. A head or layer of another size than timm's name and arguments say, which
+            `save` will refuse, is a warning in the log.
     """
     model = unwrapped(model)
-    chosen, finest = _what_to_gate(model, granularity, families)
+    chosen, finest = _what_to_gate(model, granularity, families, token_gate)
     check_layers(model)
     shape = shape_of(model, finest, chosen)
+    if difference := unlike_built(model):
+        log.warning("save will not take what is cut from this %s, since %s: %s", model_name(model), difference, WAY_OUT)
     gated: Timm = copy.deepcopy(model)
     weight = next(gated.parameters())
     for index, block in enumerate(architecture_of(gated).blocks(gated)):
@@ -65,7 +74,9 @@ def add_gates(
     return gated
 
 
-def _what_to_gate(model: Timm, granularity: str, families: Sequence[str] | None) -> tuple[tuple[str, ...], str]:
+def _what_to_gate(
+    model: Timm, granularity: str, families: Sequence[str] | None, token_gate: str
+) -> tuple[tuple[str, ...], str]:
     """The families that get gates and the granularity that this model allows; raises RefusedInput as `add_gates` says."""
     if isinstance(model, GatedModel):
         raise RefusedInput(f"this {model_name(model)} has gates already: use it as it is, or add gates to its dense model")
@@ -76,6 +87,10 @@ def _what_to_gate(model: Timm, granularity: str, families: Sequence[str] | None)
     encoded(arguments_of(model), model_name(model))  # what no saved model can hold is refused now, not after training
     if granularity not in ("dim", "head", "uniform"):
         raise RefusedInput(f"granularity is {granularity!r}; it can be 'dim', 'head' or 'uniform'")
+    if token_gate not in get_args(TokenGate):
+        raise RefusedInput(f"token_gate is {token_gate!r}; it can be {' or '.join(map(repr, get_args(TokenGate)))}")
+    if isinstance(families, str):
+        families = (families,)
     reasons = refused_families(model)
     check_families(families or ())
     for family in families or ():
@@ -130,20 +145,24 @@ class GatedModel(nn.Module):
         """Set effective gates, in the shapes of `gates`; a family that is not given stays.
 
         Raises:
-            ValueError: an unknown family, values of another shape, or token gates below 0 (or above 1, as a tanh). Nothing
-                is set then.
+            ValueError: an unknown family, values of another shape or not finite, or token gates below 0 (or above 1, as a
+                tanh). Nothing is set then.
         """
         for family, values in gates.items():
             if family not in self.shape.gate_shapes:
                 raise ValueError(f"this model has no {family} gates; it has {', '.join(self.shape.gate_shapes)}")
-            got, wanted = [tuple(v.shape) for v in values], list(self.shape.gate_shapes[family])
+            got, wanted = [np.shape(v) for v in values], list(self.shape.gate_shapes[family])
             if got != wanted:
                 raise ValueError(f"{family} gates of shapes {got} were given, the model's have {wanted}")
+            if not all(torch.as_tensor(v).isfinite().all() for v in values):
+                raise ValueError(
+                    f"{family} gates were given with values that are not finite: give numbers, for tokens at least 0"
+                )
         parameters = self.gate_parameters()
         with torch.no_grad():
             found = {
                 family: [
-                    GATE_FAMILIES[family].parameter_of(block, value)
+                    GATE_FAMILIES[family].parameter_of(block, torch.as_tensor(value))
                     for block, value in zip(self.gated_blocks(), values, strict=True)
                 ]
                 for family, values in gates.items()
@@ -158,6 +177,30 @@ class GatedModel(nn.Module):
         They are the gates themselves, but for token gates of kind "tanh", whose gates are the tanh of the parameters.
         """
         return {f: [getattr(b, f"{f}_gate") for b in self.gated_blocks()] for f in self.shape.gate_shapes}
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """timm's; what the dense model costs is counted again.
+
+        Raises:
+            RefusedInput: a ValueError: tokens have gates, and the new pooling returns or refines every token.
+        """
+        if "token" in self.shape.gate_shapes and global_pool in KEEPS_TOKENS:
+            raise RefusedInput(
+                f"this model has token gates, and global_pool={global_pool!r} returns or refines every token: reset the dense "
+                "model's classifier, then add gates"
+            )
+        super().reset_classifier(num_classes, global_pool)  # type: ignore[misc]  # timm's class comes next
+        self.shape = shape_of(fold_gates(self), self.granularity, tuple(self.shape.gate_shapes))
+        for block in self.gated_blocks():
+            if hasattr(block, "token_bias"):
+                block.token_bias.never_empty = self.shape.least_tokens > 0
+
+    def set_input_size(self, *args: object, **kwargs: object) -> None:
+        """Refused: budgets and token gates are for the image size at which gates were added."""
+        raise RefusedInput(
+            "budgets and token gates are for the image size at which gates were added: call set_input_size on the dense model, "
+            "then add gates"
+        )
 
     def set_token_power(self, power: float) -> None:
         """1: token gates act as they are. 0: every token gate above 0 acts as 1, as it will after the cut."""

@@ -8,11 +8,12 @@ structure.
 import copy
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 from safetensors import safe_open
@@ -125,7 +126,7 @@ def save(
         small: what `slim` or `load` returned, or a dense model that timm.create_model made.
         folder: a local folder, made where it is missing.
         preprocessing: mean, std, input_size, interpolation, crop_pct of the images it was trained on. Default: the model's own.
-        labels: class names, in the order of the outputs.
+        labels: class names, one for each output, in their order.
         metrics: numbers to keep beside it, such as top-1 in percent.
 
     What is written is read back before it replaces a model that is there: the folder is replaced whole or not at all.
@@ -134,7 +135,8 @@ def save(
     Raises:
         ValueError: timm did not make the model, so its architecture has no name and arguments to build it again; it was changed
             since, so that they do not describe it; the model still has gates, or has no weights; preprocessing, labels or
-            metrics are not JSON; or `folder` is a file. What was in the folder is left as it was.
+            metrics are not JSON; there are more or fewer labels
+            than outputs; or `folder` is a file, a URL or not to be written to. What was in the folder is left as it was.
     """
     model: Timm = unwrapped(small)
     if isinstance(model, GatedModel):
@@ -146,18 +148,48 @@ def save(
         )
     if any(tensor.is_meta for tensor in model.state_dict().values()):
         raise ValueError(f"this {model_name(model)} is on the meta device, so it has no weights to save: give it weights first")
-    config = {**_description(model), **({"label_names": list(labels)} if labels else {})}
+    names = [] if labels is None else _names(labels, model)
+    config = {**_description(model), **({"label_names": names} if names else {})}
     if metrics:
-        config["metrics"] = dict(metrics)
+        config["metrics"] = {key: _number(value) for key, value in metrics.items()}
     try:
         json.dumps([config, dict(preprocessing or {})])  # before anything is written
     except (TypeError, ValueError) as problem:
         raise ValueError(f"metrics, preprocessing and labels must be plain numbers, text and lists ({problem})") from problem
     described = _with_arguments(model, {})  # they are in `config`, as JSON
-    with replacing(Path(folder)) as beside:
+    with replacing(_local(folder, "save a model to")) as beside:
         save_file(_plain_tensors(model), beside / WEIGHTS)
         save_config_for_hf(described, str(beside / CONFIG), model_config=config, data_config=dict(preprocessing or {}) or None)
         check_read_back(model, lambda: load(beside), lambda: _without_weights(beside))
+
+
+def _number(value: Any) -> Any:
+    """A number of numpy as Python's own; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _local(folder: str | os.PathLike[str], what: str) -> Path:
+    """A folder's path, with the home folder in place of a first `~`.
+
+    Raises:
+        RefusedInput: a ValueError: it is no path of this machine.
+    """
+    if not isinstance(folder, str | os.PathLike) or not os.fspath(folder):
+        raise RefusedInput(f"the folder to {what} is {folder!r}: give a path, such as 'models/small'")
+    if "://" in str(folder) or str(folder).startswith(("hf-hub:", "local-dir:")):
+        raise RefusedInput(f"the folder to {what} is {str(folder)!r}, and it has to be on this machine: give a local path")
+    return Path(folder).expanduser()
+
+
+def _names(labels: Any, model: Timm) -> list[Any]:
+    """Names of classes as JSON holds them, one for each output."""
+    if isinstance(labels, str | bytes | Mapping) or not isinstance(labels, Iterable):
+        raise RefusedInput(f"labels is a {type(labels).__name__}: give a list of names, in the order of the outputs")
+    names = [label.item() if isinstance(label, np.generic) else label for label in labels]
+    classes = getattr(model, "num_classes", 0)
+    if names and classes and len(names) != classes:
+        raise RefusedInput(f"labels has {len(names)} names, and the model has {classes} outputs: give a name for each output")
+    return names
 
 
 def _description(model: Timm) -> dict[str, Any]:
@@ -214,7 +246,9 @@ def load(folder: str | os.PathLike[str]) -> nn.Module:
     Raises:
         RefusedInput: a ValueError: the folder is missing, damaged, or of something else; says what is wrong.
     """
-    path = complete_folder(Path(folder))
+    path = complete_folder(_local(folder, "load a model from"))
+    if path.is_file():
+        raise RefusedInput(f"{path} is a file, so it has no config.json: give the folder that save wrote")
     for name in (CONFIG, WEIGHTS):
         if not (path / name).is_file():
             raise RefusedInput(

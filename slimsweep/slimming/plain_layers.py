@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 
 from slimsweep.errors import RefusedInput
 from slimsweep.slimming.architectures import MLP_ROWS, Timm, architecture_of, model_name
+from slimsweep.slimming.eva_attention import QueryValueLinear
 from slimsweep.slimming.wrapped_models import ADAPTER
 
 # The attributes by which a layer's kind is told where its class is unknown here, and what to do about it.
@@ -75,12 +76,13 @@ def _cut_layers(block: Timm) -> Iterator[tuple[str, Any]]:
     """The layers of a block that a cut makes smaller, by their paths in it."""
     names = ("qkv", "q_proj", "k_proj", "v_proj", "gate", "proj")
     yield from ((f"attn.{name}", getattr(block.attn, name)) for name in names if getattr(block.attn, name, None) is not None)
-    yield from ((f"mlp.{name}", getattr(block.mlp, name)) for name in (*MLP_ROWS[type(block.mlp)], "fc2"))
+    if type(block.mlp) in MLP_ROWS:  # a cut may have left no units
+        yield from ((f"mlp.{name}", getattr(block.mlp, name)) for name in (*MLP_ROWS[type(block.mlp)], "fc2"))
 
 
 def _not_linear(layer: Any) -> str:
     """What a layer is, and what to do, where it is no plain nn.Linear; "" where it is one."""
-    plain = type(layer) is nn.Linear and isinstance(layer._parameters.get("weight"), nn.Parameter)
+    plain = type(layer) in (nn.Linear, QueryValueLinear) and isinstance(layer._parameters.get("weight"), nn.Parameter)
     if plain and "forward" not in vars(layer):
         return ""
     kind = next((what for attributes, what in KINDS if any(hasattr(layer, a) for a in attributes)), "")

@@ -4,13 +4,15 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import timm
 import torch
+from timm.models import get_model_args
 from torch import Tensor, nn
 
 from slimsweep.errors import RefusedInput
 from slimsweep.slimming.architectures import Timm, model_name
 from slimsweep.slimming.structure import image_size
-from slimsweep.slimming.timm_arguments import arguments_of
+from slimsweep.slimming.timm_arguments import arguments_of, has_arguments
 from slimsweep.slimming.wrapped_models import is_compiled, plain_name
 
 WAY_OUT = (
@@ -45,6 +47,23 @@ def check_read_back(model: Timm, load: Callable[[], nn.Module], build: Callable[
         difference = _other_values(model, again) or _other_settings(model, again) or _other_output(model, again)
     if difference:
         raise ValueError(f"this {name} cannot be saved: {difference}; {WAY_OUT}")
+
+
+def unlike_built(model: Timm) -> str:
+    """The first tensor of another name or shape than in the model that timm builds from the name and arguments, in words.
+
+    "" where there is none, or timm did not make the model.
+    """
+    if not has_arguments(model):
+        return ""
+    arguments = get_model_args(copy.copy(model))
+
+    def build() -> nn.Module:
+        with torch.device("meta"):
+            return timm.create_model(model_name(model), pretrained=False, **arguments)
+
+    with torch.random.fork_rng(devices=[]):
+        return _other_names(model, build)
 
 
 def _other_names(model: nn.Module, build: Callable[[], nn.Module]) -> str:
@@ -142,12 +161,13 @@ def _other_output(model: Timm, again: nn.Module) -> str:
 
 
 def _output(model: nn.Module, image: Tensor) -> Tensor:
-    with _in_eval_mode(model), _uncompiled(model), torch.autocast(image.device.type, enabled=False):
+    with in_eval_mode(model), _uncompiled(model), torch.autocast(image.device.type, enabled=False):
         return model(image)
 
 
 @contextmanager
-def _in_eval_mode(model: nn.Module) -> Iterator[None]:
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """A model in eval mode inside the block; afterwards each module has its own mode again."""
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()

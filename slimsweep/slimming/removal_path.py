@@ -13,6 +13,7 @@ from typing import Any, overload
 import numpy as np
 import torch
 
+from slimsweep.errors import RefusedInput
 from slimsweep.slimming.budget import Budget, BudgetError, BudgetLike
 from slimsweep.slimming.cost import COSTS
 from slimsweep.slimming.gate_families import GATE_FAMILIES
@@ -67,8 +68,9 @@ class RemovalPath:
         paces: Mapping[str, float] | None = None,
     ) -> None:
         round_to = size_multiple(shape, round_to)
-        if round_to < 1:
-            raise ValueError(f"round_to is {round_to}; it must be at least 1")
+        if round_to < 1 or round_to != int(round_to):
+            raise ValueError(f"round_to is {round_to}; it must be a whole number of at least 1")
+        round_to = int(round_to)
         self.shape = shape
         self.families: dict[str, Steps] = {}
         for given in (scores, floors or {}, paces or {}):
@@ -284,11 +286,13 @@ def solve(
         raise ValueError("give either a budget or per_family shares")
     if per_family is not None and metric not in (None, "macs"):
         raise ValueError("metric says what a budget counts, and shares count gates: leave it out beside per_family")
-    gated = unwrapped(gated)
+    gated = gated if isinstance(getattr(gated, "shape", None), Shape) else unwrapped(gated)
+    if not isinstance(getattr(gated, "shape", None), Shape):
+        raise RefusedInput(f"this {type(gated).__name__} has no gates to rank: give what add_gates returns")
     path = RemovalPath(gated.shape, gated.gates if scores is None else scores, floors, round_to, paces)
     if per_family is not None:
         return path.shares(per_family)
-    asked: Any = budget
+    asked: Any = budget.item() if isinstance(budget, torch.Tensor) and budget.ndim == 0 else budget
     single = isinstance(asked, str | numbers.Real | Budget)
     found = [path.solve(one, metric) for one in ([asked] if single else asked)]
     return found[0] if single else found

@@ -291,7 +291,14 @@ def _(what: nn.Module) -> int:
     model = copy.deepcopy(what, weightless).eval()
     image = torch.zeros(1, *image_size(what), device=meta, dtype=next(what.parameters()).dtype)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(image)
+        try:
+            model(image)
+        except (AssertionError, RuntimeError) as problem:
+            reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+            raise RefusedInput(
+                f"this {type(what).__name__} cannot compute an image of its own size, {tuple(image.shape[1:])} (channels, "
+                f"height, width), so its MACs cannot be counted: {reason}"
+            ) from problem
     return counter.get_total_flops() // 2
 
 

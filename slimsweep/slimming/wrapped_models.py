@@ -28,6 +28,8 @@ def unwrapped(model: nn.Module) -> Any:
             with adapters. Says which and what to do.
     """
     model = inner_model(model)
+    if not isinstance(model, nn.Module):
+        raise RefusedInput(f"a timm model is needed, not a {type(model).__name__}: make one with timm.create_model(name)")
     if reason := _refused_kind(model):
         raise RefusedInput(f"this {_name(model)} {reason}")
     return model

@@ -132,6 +132,11 @@ def read_checkpoint(path: Path, device: str) -> Stored:
     """
     if path.is_dir():
         return _of_folder(path, device)
+    if (start := re.match(r"(\w[\w+-]+:/|hf-hub:|local-dir:)", str(path))) and not path.is_file():
+        raise ConfigError(
+            f"model.checkpoint is {str(path)!r}, and what begins with {start[1]!r} is not read: download it and give the path "
+            "of the file or folder; weights that timm itself names come with model.pretrained"
+        )
     if not path.is_file():
         raise ConfigError(f"model.checkpoint is {str(path)!r}, but there is no such file: fix the path")
     described = _description(path.with_name("config.json")) if path.name in WEIGHTS_FILES else {}
@@ -175,7 +180,9 @@ def _description(file: Path) -> dict[str, Any]:
 def _of_file(path: Path, device: str) -> Stored:
     said: Any = {}
     try:
-        if path.suffix == ".safetensors":
+        if reason := _no_weights(path):
+            raise ConfigError(f"model.checkpoint {str(path)!r} {reason}")
+        if _is_safetensors(path):
             with safe_open(path, framework="pt") as file:
                 said = {key: _json(text) for key, text in (file.metadata() or {}).items()}
                 if device == "meta":
@@ -203,6 +210,34 @@ def _of_file(path: Path, device: str) -> Stored:
     return Stored(states=dict(sorted(states.items(), key=lambda item: _preference(item[0]))), class_names=_class_names(content))
 
 
+def _no_weights(path: Path) -> str:
+    """What a file is that people find in place of weights, and what to do; "" where its first bytes do not tell."""
+    with path.open("rb") as file:
+        start = file.read(200)
+    text = start.lstrip().lower()
+    if not start:
+        return "is empty: copy or download it again"
+    if start.startswith(b"version https://git-lfs"):
+        return "is a pointer of Git LFS, not the weights: run git lfs pull, or download the file itself"
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "is a web page, not weights: download the file itself"
+    if start.startswith(b"\x1f\x8b"):
+        return "is compressed by gzip: unpack it first"
+    if start.startswith(b"\x89HDF"):
+        return "is an HDF5 file, as Keras writes: convert it to a state_dict of torch"
+    return ""
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By what is in the file, whatever its name; a file of neither kind is judged by its name."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    if start[8:] == b"{":  # eight bytes of length, then JSON
+        return True
+    written_by_torch = start.startswith((b"PK\x03\x04", b"\x80\x02"))  # as zip, and before torch 1.6
+    return path.suffix.lower() == ".safetensors" and not written_by_torch
+
+
 def _quantized(path: Path) -> ConfigError:
     return ConfigError(
         f"model.checkpoint {str(path)!r} holds quantized tensors: give the weights from before they were quantized"
@@ -226,8 +261,9 @@ def _plain_content(path: Path, device: str) -> Any:
     allowed = list(PLAIN_DATA)
     while True:
         try:
-            with torch.serialization.safe_globals(allowed):
-                return torch.load(path, map_location=device, weights_only=True)
+            # An open file, since torch takes a path that ends in .safetensors for one, whatever it holds.
+            with torch.serialization.safe_globals(allowed), path.open("rb") as file:
+                return torch.load(file, map_location=device, weights_only=True)
         except pickle.UnpicklingError as problem:
             found = re.search(r"GLOBAL ([\w.]+) was not an allowed global", str(problem)) or re.search(
                 r"Unsupported (?:global|class) ([\w.]+)", str(problem)
@@ -254,6 +290,7 @@ def _states(content: Any, where: str = "", depth: int = 0) -> Iterator[tuple[str
     """All mappings of names to tensors in a file, with their place in it ("model", "ema/module"); optimizers' excepted."""
     if not isinstance(content, Mapping) or not content or not all(isinstance(key, str) for key in content):
         return
+    content = {key: _as_tensor(value) for key, value in content.items()}
     tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
     if len(tensors) == len(content):
         yield where, tensors
@@ -265,6 +302,11 @@ def _states(content: Any, where: str = "", depth: int = 0) -> Iterator[tuple[str
     for key, value in inner.items():
         if depth < 3 and not re.search("optim|sched|scaler|callback", key.lower()):
             yield from _states(value, f"{where}/{key}" if where else key, depth + 1)
+
+
+def _as_tensor(value: Any) -> Any:
+    """An array of numbers as a tensor; anything else as it is."""
+    return torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) and value.dtype.kind in "fiu" else value
 
 
 def _preference(where: str) -> tuple[int, int]:

@@ -31,6 +31,16 @@ CHANGED_LAYERS = (
 )
 
 
+# Parts of names that tell which other package wrote the weights.
+OTHER_PACKAGES = (
+    ("embeddings.patch_embeddings.projection.", "Hugging Face transformers"),
+    ("encoder.layer.0.attention.attention.", "Hugging Face transformers"),
+    ("vision_model.encoder.layers.", "Hugging Face transformers"),
+    ("transformer.resblocks.", "OpenAI's CLIP or OpenCLIP"),
+    ("encoder.layers.encoder_layer_", "torchvision"),
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
     """Tensors by the model's names.
@@ -233,6 +243,13 @@ def _refusal(model: nn.Module, stored: Stored, state: State, path: Path) -> str:
         key = next((key for key in state if any(mark in key for mark in marks)), None)
         if key is not None and key not in model.state_dict():
             return f"{begins}holds {what} (it has {key})"
+    for mark, package in OTHER_PACKAGES:
+        key = next((key for state in stored.states.values() for key in state if mark in key), None)
+        if key is not None:
+            return (
+                f"{begins}has the names of {package} (such as {key}), which timm does not read for this model: take timm's "
+                "weights of the same model (model.pretrained), or rename the tensors as timm names them"
+            )
     saved = f" (a {stored.architecture})" if stored.architecture else ""
     said = misfit(model, state)
     assert isinstance(said, str)

@@ -7,49 +7,72 @@ Very Deep Neural Networks", He et al., ICCV 2017, arXiv 1707.06168, section 3.1)
 """
 
 import copy
+import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from slimsweep.errors import RefusedInput
 from slimsweep.slimming.architectures import Timm, architecture_of
-from slimsweep.slimming.axes import batches_of
+from slimsweep.slimming.axes import NOT_FINITE, as_the_weights, batches_of, full_precision
 from slimsweep.slimming.cut import RemovedBranch, check_sizes
+from slimsweep.slimming.gates import GatedModel
+from slimsweep.slimming.plain_layers import check_layers
+from slimsweep.slimming.read_back import in_eval_mode
 from slimsweep.slimming.structure import Structure
+from slimsweep.slimming.wrapped_models import unwrapped
+
+log = logging.getLogger(__name__)
 
 RIDGE = 1e-3
+SHARES = (1.0, 0.5, 0.25, 0.125)  # of the change of weights, the first of which that brings the outputs nearer is taken
 
 
 def repair(small: Timm, dense: Timm, images: Tensor | Iterable[Tensor], ridge: float = RIDGE) -> nn.Module:
     """A copy of a cut model whose branches give what the dense model's give, as well as their last linear layer can.
 
     Memory: what goes into one layer, for all images and of both models (images x tokens x embed_dim x 4 bytes each), and what
-    one batch needs. Time: about four forward passes of the cut model and two of the dense one.
+    one batch needs. Time: about five forward passes of the cut model and two of the dense one.
+
+    Layers that are nearer one by one can be farther off together, where images are few. The change is halved then, until the
+    outputs for these images are nearer to the dense model's than they were; where no part of it brings them nearer, the copy is
+    as `small` was, with a warning in the log.
 
     Args:
         small: what `slim` returned; left alone. Where nothing was cut, nothing changes.
         dense: the model whose outputs are aimed at, of the architecture that `small` was cut from.
-        images: (N, C, H, W), or batches of such, as the models take them. Some hundred to a thousand.
+        images: (N, C, H, W), or batches of such, normalised as the models take them; of the batches of a DataLoader the labels
+            are left out. Some hundred to a thousand.
         ridge: how strongly weights are held where they are, relative to the mean second moment of a layer's inputs.
 
     Raises:
-        RefusedInput: a ValueError: `small` was not cut, or from another architecture; or there are no images.
+        RefusedInput: a ValueError: `small` was not cut, or from another architecture; `dense` has gates or was cut; there are
+            no images, or they are not such as the models take.
     """
+    small, dense = unwrapped(small), unwrapped(dense)
     structure: Structure | None = getattr(small, "structure", None)
     if structure is None:
         raise RefusedInput("this model was not cut, so there is nothing to repair: give what slim returned")
+    if isinstance(dense, GatedModel) or hasattr(dense, "structure"):
+        state = "has gates" if isinstance(dense, GatedModel) else "was cut itself"
+        raise RefusedInput(f"the model to aim at {state}: give the dense one, repair(small, dense, images)")
+    if not 0 <= ridge < math.inf:
+        raise RefusedInput(f"ridge is {ridge}; it must be at least 0 and finite")
     architecture = architecture_of(dense)
+    for model in (dense, small):
+        check_layers(model)
     check_sizes(dense, structure)
     repaired: Timm = copy.deepcopy(small)
-    given = list(batches_of(images))
+    given = list(batches_of(batches_of(images, dense), small))
     if not given:
         raise RefusedInput("there are no images to repair the model with: give some hundred")
-    with torch.no_grad(), evaluating(repaired), evaluating(dense):
-        streams, calls = before_the_blocks(repaired, architecture.blocks(repaired), given)
-        dense_streams, dense_calls = before_the_blocks(dense, architecture.blocks(dense), given)
+    with full_precision(), in_eval_mode(repaired), in_eval_mode(dense):
+        streams, calls, before = before_the_blocks(repaired, architecture.blocks(repaired), given)
+        dense_streams, dense_calls, wanted_outputs = before_the_blocks(dense, architecture.blocks(dense), given)
         for index, (block, dense_block) in enumerate(
             zip(architecture.blocks(repaired), architecture.blocks(dense), strict=True)
         ):
@@ -70,7 +93,36 @@ def repair(small: Timm, dense: Timm, images: Tensor | Iterable[Tensor], ridge: f
                     fit.add(*seen[0], target)
                 fit.solve(ridge)
             streams = [block(x, **calls[index]) for x in streams]
+        take_what_helps(repaired, small, given, before, wanted_outputs)
     return repaired
+
+
+def take_what_helps(repaired: Timm, small: Timm, given: list[Tensor], before: list[Tensor], wanted: list[Tensor]) -> None:
+    """Keep the largest of SHARES of the change, in place, that brings the outputs nearer to those wanted; else none of it."""
+    if any(old.shape != new.shape for old, new in zip(before, wanted, strict=True)):
+        return  # of models with other heads only the branches can be compared
+    farthest = squares(before, wanted)
+    if not math.isfinite(farthest):
+        raise RefusedInput(NOT_FINITE)
+    old = {name: value.clone() for name, value in small.named_parameters()}
+    change = {name: value - old[name] for name, value in repaired.named_parameters()}
+    for share in (*SHARES, 0.0):
+        if share < 1:
+            for name, value in repaired.named_parameters():
+                value.copy_(old[name] + share * change[name] if share else old[name])
+        if not share or squares([repaired(as_the_weights(batch, repaired)) for batch in given], wanted) <= farthest:
+            break
+    if not share:
+        log.warning(
+            "repair brought the outputs for these %d images no nearer to the dense model's, so nothing was changed: "
+            "give more images",
+            sum(map(len, given)),
+        )
+
+
+def squares(outputs: list[Tensor], wanted: list[Tensor]) -> float:
+    """The sum of squared differences."""
+    return sum(float((a.double() - b.to(a.device).double()).square().sum()) for a, b in zip(outputs, wanted, strict=True))
 
 
 class LeastSquares:
@@ -92,7 +144,7 @@ class LeastSquares:
             x = x[:, :0]
         if self.layer.bias is not None:
             x = torch.cat([x, x.new_ones(len(x), 1)], 1)
-        lacking = (targets.float() - outputs.float()).flatten(0, -2)
+        lacking = (targets.to(outputs.device).float() - outputs.float()).flatten(0, -2)
         # Products of one batch in float32, twice as fast as in float64: what they round is far below the ridge.
         self.second = self.second.to(x.device) + (x.T @ x).double()
         self.cross = self.cross.to(x.device) + (x.T @ lacking).double()
@@ -104,7 +156,11 @@ class LeastSquares:
         held = (
             ridge * self.second.diagonal().mean() * torch.eye(len(self.second), dtype=torch.float64, device=self.second.device)
         )
-        change = torch.linalg.solve(self.second + held, self.cross)
+        if not (self.second.isfinite().all() and self.cross.isfinite().all()):
+            raise RefusedInput(NOT_FINITE)
+        change, singular = torch.linalg.solve_ex(self.second + held, self.cross)
+        if singular or not change.isfinite().all():  # inputs that are all 0, or no ridge: the smallest change of the best ones
+            change = torch.linalg.pinv(self.second + held, hermitian=True) @ self.cross
         if self.layer.bias is not None:
             self.layer.bias += change[-1].to(self.layer.bias.dtype)
             change = change[:-1]
@@ -127,7 +183,15 @@ def kept_tokens(structure: Structure, layer: int) -> Tensor | None:
     return None if kept.all() else torch.cat([torch.arange(prefix), kept.nonzero().flatten() + prefix])
 
 
-def before_the_blocks(model: Timm, blocks: list[Timm], batches: list[Tensor]) -> tuple[list[Tensor], list[Mapping[str, Any]]]:
+class Begun(NamedTuple):
+    """A forward pass over all batches."""
+
+    streams: list[Tensor]  # what the first block got from each batch
+    calls: list[Mapping[str, Any]]  # what each block got besides
+    outputs: list[Tensor]  # of the model, for each batch
+
+
+def before_the_blocks(model: Timm, blocks: list[Timm], batches: list[Tensor]) -> Begun:
     """What the first block gets from each batch, and what each block gets besides (rotary embeddings)."""
     streams: list[Tensor] = []
     calls: dict[int, Mapping[str, Any]] = {}
@@ -142,12 +206,11 @@ def before_the_blocks(model: Timm, blocks: list[Timm], batches: list[Tensor]) ->
 
     hooks = [watch(place, block) for place, block in enumerate(blocks)]
     try:
-        for batch in batches:
-            model(batch.to(next(model.parameters()).device))
+        outputs = [model(as_the_weights(batch, model)) for batch in batches]
     finally:
         for hook in hooks:
             hook.remove()
-    return streams, [calls[place] for place in range(len(blocks))]
+    return Begun(streams, [calls[place] for place in range(len(blocks))], outputs)
 
 
 @contextmanager
@@ -160,14 +223,3 @@ def watched(layers: list[Timm]) -> Iterator[list[tuple[Tensor, Tensor]]]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode inside the block, then as it was."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
