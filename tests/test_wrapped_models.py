@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from timm.utils import ModelEmaV3
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune, weight_norm
 from zoo import difference, images, random_gates, small_vit
 
@@ -243,6 +243,10 @@ def test_a_penalty_over_the_copies_of_gates_is_refused_and_over_the_parameters_t
     ):
         with pytest.raises(RefusedInput, match=r"copies.*trains nothing.*gate_parameters"):
             penalty()
+    for train in (Tensor.requires_grad_, lambda value: setattr(value, "requires_grad", True)):
+        with pytest.raises(RefusedInput, match=r"copies.*changes nothing in the model.*gate_parameters"):
+            train(copies[0])
+    assert copies[0].detach().requires_grad_().requires_grad
     (loss + 0.1 * sum(p.abs().sum() for p in parameters)).backward()
     assert all(p.grad is not None for p in parameters)
     anchored = sum((p - value.detach()).square().sum() for p, value in zip(parameters, copies, strict=True))

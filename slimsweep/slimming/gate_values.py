@@ -10,6 +10,9 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from slimsweep.errors import RefusedInput
 
 
+USE_PARAMETERS = "use gated.gate_parameters(), or detach() where constants are meant"
+
+
 class GateValues(Tensor):
     """A copy of one layer's gates. A penalty over it would train nothing, so a loss that holds it is refused.
 
@@ -30,8 +33,10 @@ class GateValues(Tensor):
         """Compute as torch does; what comes from copies alone is a copy too.
 
         Raises:
-            RefusedInput: what comes out would be learned from, while the gates in it would not.
+            RefusedInput: what comes out would be learned from, while the gates in it would not; or a gradient is asked for.
         """
+        if func in (Tensor.requires_grad_, Tensor.requires_grad.__set__) and all(args[1:]) and not args[0].is_constant:
+            raise RefusedInput(f"gated.gates are copies, so training them changes nothing in the model: {USE_PARAMETERS}")
         with torch._C.DisableTorchFunctionSubclass():
             found = func(*args, **(kwargs or {}))
             if func is Tensor.detach:
@@ -44,10 +49,7 @@ class GateValues(Tensor):
             if not own:  # all are constants by now, or something that learns
                 return found
             if torch.is_grad_enabled() and any(leaf.grad_fn is not None for leaf in outcome):
-                raise RefusedInput(
-                    "gated.gates are copies, so a loss or penalty over them trains nothing: use gated.gate_parameters(), or "
-                    "detach() where constants are meant"
-                )
+                raise RefusedInput(f"gated.gates are copies, so a loss or penalty over them trains nothing: {USE_PARAMETERS}")
             return tree_map_only(Tensor, lambda leaf: leaf.as_subclass(cls) if type(leaf) is Tensor else leaf, found)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
