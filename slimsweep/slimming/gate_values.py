@@ -9,7 +9,6 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from slimsweep.errors import RefusedInput
 
-
 USE_PARAMETERS = "use gated.gate_parameters(), or detach() where constants are meant"
 
 
