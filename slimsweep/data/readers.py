@@ -161,7 +161,7 @@ class IndexedImages:
             if isinstance(problem, RuntimeError) and any("torchvision/io" in frame.filename for frame in frames):
                 raise OSError(reason_of(problem)) from problem  # what torchvision's own decoders raise
             raise DataSetError(
-                f"image {index} of {self.called} cannot be had: its data set raised {said_with_line(problem)}: "
+                f"image {index} of {self.called} cannot be read: its data set raised {said_with_line(problem)}: "
                 "fix that line, or what it reads"
             ) from problem
 
