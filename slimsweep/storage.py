@@ -49,11 +49,13 @@ class Folder:
         uri: a local path or a URI that `pyarrow.fs` can open.
 
     Raises:
-        RefusedInput: the URI's scheme is unknown.
+        RefusedInput: the URI's scheme is unknown, or the path is no text that files can be named by on each system.
     """
 
     def __init__(self, uri: str | Path) -> None:
         text = str(uri)
+        if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):  # pyarrow takes UTF-8 only
+            raise RefusedInput(f"the path {text!r} is not UTF-8: give a folder whose name is, or a symbolic link to it")
         try:
             fs, path = (
                 pafs.FileSystem.from_uri(text)
@@ -275,10 +277,10 @@ class Folder:
             os.makedirs(os.path.dirname(full), exist_ok=True)
             self._before_change()
             with open(full, "ab", buffering=0) as stream:
-                stream.write((line + "\n").encode())
+                stream.write(_encoded(line))
         else:  # objects cannot grow: one object per line, in a folder with the log's name
             name = f"{name}.d/{uuid.uuid4().hex}"
-            self.write_bytes(name, (line + "\n").encode())
+            self.write_bytes(name, _encoded(line))
         return joined(self.uri, name)
 
     def read_lines(self, name: str) -> Sequence[str]:
@@ -348,6 +350,11 @@ class Folder:
             for file in self.list():
                 Path(folder, file).write_bytes(self.read_bytes(file))
             yield Path(folder)
+
+
+def _encoded(line: str) -> bytes:
+    """A line of a log as UTF-8; a file's name that is none, such as in a traceback, stays readable."""
+    return (line + "\n").encode(errors="backslashreplace")
 
 
 def _sync(full: str) -> None:

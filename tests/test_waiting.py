@@ -108,7 +108,25 @@ def test_without_a_named_cluster_one_is_started_in_silence(said: list[str], monk
     assert said == []
 
 
-@pytest.mark.parametrize("value", ["foo", "10.0.0.1", "10.0.0.1:port", "http://127.0.0.1:8265", "auto", "10.0.0.1:99999"])
+@pytest.mark.parametrize("content", [b"garbage", b"\xff\xfe:6379", b"10.0.0.1:"])
+def test_a_damaged_file_of_ray_start_is_said_and_passed_over(
+    content: bytes, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = note(tmp_path, "")
+    file.write_bytes(content)
+    assert wait_for_answer(said.append) == "local"
+    assert said == [f"{file} is damaged, and names no Ray cluster: starting one on this machine; delete the file"]
+    file.write_bytes(b"")
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setattr(joining.services, "find_gcs_addresses", list)
+    with pytest.raises(ConfigError, match="RAY_ADDRESS is auto, and no Ray cluster runs"):
+        wait_for_answer(said.append)
+
+
+NO_ADDRESSES = ["foo", "10.0.0.1", "10.0.0.1:port", "http://127.0.0.1:8265", "auto", "10.0.0.1:99999", "head..cluster:6379"]
+
+
+@pytest.mark.parametrize("value", NO_ADDRESSES)
 def test_what_is_no_address_is_refused_at_once(value: str, said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", value)
     monkeypatch.setattr(joining.services, "find_gcs_addresses", list)

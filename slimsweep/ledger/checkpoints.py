@@ -8,7 +8,6 @@ write overwrites no checkpoint of the driver that took it, and it deletes none: 
 
 import json
 import logging
-import re
 from typing import Any
 
 from safetensors import SafetensorError
@@ -16,13 +15,11 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from slimsweep.ledger.run import Run
+from slimsweep.ledger.run import CHECKPOINT_NAME, Run
 
 log = logging.getLogger(__name__)
 
 KEEP = 2  # checkpoints per stage or point
-# epoch-00012-3-1f09ab.safetensors is the state after 12 epochs, by the third holder. Earlier versions wrote only the epoch.
-NAME = re.compile(r"epoch-(?P<epoch>\d+)(-(?P<generation>\d+)-(?P<token>\w+))?\.safetensors")
 
 
 class Checkpoints:
@@ -75,7 +72,7 @@ class Checkpoints:
 
     def _names(self) -> list[str]:
         """The files, the newest last."""
-        return sorted((name for name in self.folder.list() if NAME.fullmatch(name)), key=_order)
+        return sorted((name for name in self.folder.list() if CHECKPOINT_NAME.fullmatch(name)), key=_order)
 
     def _ours(self) -> list[str]:
         """Those of this holder of the run and of earlier ones, the newest last."""
@@ -84,7 +81,7 @@ class Checkpoints:
 
 def _order(name: str) -> tuple[int, int]:
     """(generation, epoch): a checkpoint of a later holder is newer, since that holder goes on from where it chose to."""
-    found = NAME.fullmatch(name)
+    found = CHECKPOINT_NAME.fullmatch(name)
     assert found is not None
     return int(found["generation"] or 0), int(found["epoch"])
 
