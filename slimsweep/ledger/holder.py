@@ -138,8 +138,8 @@ def take(board: Board, seconds: float, settle: float, now: Callable[[], float]) 
             yield settle
             look = board.look()
             if look.claim != mine:
-                # Another driver was later. It finds its own claim, and writes its heartbeat, before this one looks again. Two that
-                # claimed the run again at once would do so for ever.
+                # Another driver was later. It finds its own claim, and writes its heartbeat, before this one looks again. Two
+                # that claimed the run again at once would do so for ever.
                 yield 2 * settle
                 break
             if look.beaten_by is None or look.beaten_by.generation < mine.generation:
