@@ -16,8 +16,9 @@ from slimsweep.cluster import joining
 from slimsweep.cluster.joining import wait_for_answer
 from slimsweep.cluster.waiting import Held, sentence, waits_for_others
 from slimsweep.config import Config, ConfigError
+from slimsweep.ledger.holder import Holder
 from slimsweep.ledger.lock import hold
-from slimsweep.ledger.run import Run
+from slimsweep.ledger.run import HOLDER, Run
 from slimsweep.ledger.status import read_status
 from slimsweep.report.page_data import _progress
 from slimsweep.storage import Folder
@@ -264,6 +265,18 @@ def test_a_store_that_fails_for_a_while_loses_nothing_and_is_one_line(
     handler.failing = 1
     with pytest.raises(OSError, match="token has expired"):
         patient.at_once().read_bytes("row")
+
+
+def test_a_worker_that_begins_while_its_store_fails_has_not_lost_the_run(store: tuple[Store, Folder]) -> None:
+    handler, folder = store
+    run = Run(folder, holder=Holder(1))
+    assert run.holder is not None
+    run.unchecked.write_json(HOLDER, run.holder.to_json())
+    handler.failing = 3
+    run.patient().check_held()
+    handler.failing = 1
+    with pytest.raises(OSError, match="token has expired"):
+        run.check_held()
 
 
 def test_patience_ends_with_the_store_s_own_reason(store: tuple[Store, Folder]) -> None:

@@ -117,7 +117,7 @@ class Run(Readable):
     def patient(self) -> "Run":
         """The same run, for work that must not end because its store fails for a while (`Folder.patient`)."""
         other = copy.copy(self)
-        other.folder = self.folder.patient()
+        other.folder, other.unchecked = self.folder.patient(), self.unchecked.patient()
         return other
 
     # Who may write.
