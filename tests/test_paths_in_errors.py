@@ -17,6 +17,18 @@ def test_a_folder_that_cannot_be_opened_is_refused_by_its_name(path: str) -> Non
         Folder(path)
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "iso8859-1"])
+def test_a_locale_whose_file_names_are_not_utf8_is_named(
+    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files would be written under one name and read under another."""
+    monkeypatch.setattr("slimsweep.storage.sys.getfilesystemencoding", lambda: encoding)
+    monkeypatch.setattr("slimsweep.storage.os.fsencode", lambda path: path.encode(encoding, "surrogateescape"))
+    assert Folder(tmp_path).uri == str(tmp_path)
+    with pytest.raises(RefusedInput, match=f"größe.*{encoding}: set PYTHONUTF8=1"):
+        Folder(tmp_path / "größe")
+
+
 def test_a_traceback_that_names_such_a_path_is_written(tmp_path: Path) -> None:
     """Neither the run's log nor the temporary file may fail over a file's name: nobody would see the error."""
     text = f"OSError: {NOT_UTF8}"
