@@ -223,7 +223,9 @@ def written(text: str, log: Callable[[str], str] | None) -> str | None:
             pass
     try:
         handle, path = tempfile.mkstemp(prefix="slimsweep-error-", suffix=".log")
-        with os.fdopen(handle, "w") as file:
+        with os.fdopen(
+            handle, "w", encoding="utf-8", errors="backslashreplace"
+        ) as file:  # it may name a file that is not UTF-8
             file.write(text)
     except OSError:
         return None

@@ -9,6 +9,7 @@ import logging
 import os
 import posixpath
 import shutil
+import sys
 import tempfile
 import time
 import uuid
@@ -49,11 +50,12 @@ class Folder:
         uri: a local path or a URI that `pyarrow.fs` can open.
 
     Raises:
-        RefusedInput: the URI's scheme is unknown.
+        RefusedInput: the URI's scheme is unknown, or the path is not UTF-8.
     """
 
     def __init__(self, uri: str | Path) -> None:
         text = str(uri)
+        _refuse_unless_utf8(text if "://" in text else os.path.abspath(os.path.expanduser(text)))
         try:
             fs, path = (
                 pafs.FileSystem.from_uri(text)
@@ -275,10 +277,10 @@ class Folder:
             os.makedirs(os.path.dirname(full), exist_ok=True)
             self._before_change()
             with open(full, "ab", buffering=0) as stream:
-                stream.write((line + "\n").encode())
+                stream.write(_encoded(line))
         else:  # objects cannot grow: one object per line, in a folder with the log's name
             name = f"{name}.d/{uuid.uuid4().hex}"
-            self.write_bytes(name, (line + "\n").encode())
+            self.write_bytes(name, _encoded(line))
         return joined(self.uri, name)
 
     def read_lines(self, name: str) -> Sequence[str]:
@@ -348,6 +350,24 @@ class Folder:
             for file in self.list():
                 Path(folder, file).write_bytes(self.read_bytes(file))
             yield Path(folder)
+
+
+def _refuse_unless_utf8(path: str) -> None:
+    """Refuse a path that pyarrow, which takes names as UTF-8, cannot open, or that would be another one than Python's own."""
+    try:
+        same = "\0" not in path and path.encode() == (path.encode() if "://" in path else os.fsencode(path))
+    except UnicodeEncodeError:
+        same = False
+    if same:
+        return
+    if (encoding := sys.getfilesystemencoding()) != "utf-8":
+        raise RefusedInput(f"the path {path!r} cannot be opened where names of files are {encoding}: set PYTHONUTF8=1")
+    raise RefusedInput(f"the path {path!r} is not UTF-8: give a folder whose name is, or a symbolic link to it")
+
+
+def _encoded(line: str) -> bytes:
+    """A line of a log as UTF-8; a file's name that is none, such as in a traceback, stays readable."""
+    return (line + "\n").encode(errors="backslashreplace")
 
 
 def _sync(full: str) -> None:

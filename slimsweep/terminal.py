@@ -189,6 +189,8 @@ def outlive_output(work_goes_on: bool) -> None:
         known = output_of(stream)
         if known is None:
             known = Output(descriptor if stream is None else stream.fileno())
+            if stream is None and not work_goes_on:  # what it prints is its result
+                known.problem = OSError(errno.EBADF, os.strerror(errno.EBADF))
             if stream is not None:
                 with contextlib.suppress(OSError):  # what was printed before cannot be written: the next line notes why
                     stream.flush()

@@ -174,6 +174,10 @@ def test_a_command_whose_output_is_its_result_says_that_it_was_lost(tmp_path: Pa
         )
     assert lost.returncode == 1
     assert b"the output cannot be written (No space left on device)" in lost.stderr
+    closed = ["bash", "-c", 'exec "$@" >&-', "bash", *COMMAND, "status", run]
+    nowhere = subprocess.run(closed, cwd=ROOT, stderr=subprocess.PIPE, check=False)
+    assert nowhere.returncode == 1
+    assert b"the output cannot be written (Bad file descriptor)" in nowhere.stderr
     # A reader who has seen enough is no failure, and nothing is said about it.
     reader, own = os.pipe()
     os.close(reader)

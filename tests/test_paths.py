@@ -215,6 +215,12 @@ def test_a_job_does_not_write_its_results_into_rays_copy(job, tmp_path, words, c
     assert not (job / "runs").exists()
 
 
+def test_a_url_of_a_local_folder_is_one_too(job, tmp_path):
+    with pytest.raises(ConfigError, match="Ray's own copy of the working directory"):
+        check_places(config_of("--output", f"file://{job}/results"))
+    check_places(config_of("--output", f"file://{tmp_path}/shared"))
+
+
 def test_a_job_may_write_to_what_lasts(job, tmp_path):
     for output in (str(tmp_path / "shared"), STORE, "../../../../shared"):
         check_places(config_of("--output", output))

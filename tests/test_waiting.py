@@ -16,8 +16,9 @@ from slimsweep.cluster import joining
 from slimsweep.cluster.joining import wait_for_answer
 from slimsweep.cluster.waiting import Held, sentence, waits_for_others
 from slimsweep.config import Config, ConfigError
+from slimsweep.ledger.holder import Holder
 from slimsweep.ledger.lock import hold
-from slimsweep.ledger.run import Run
+from slimsweep.ledger.run import HOLDER, Run
 from slimsweep.ledger.status import read_status
 from slimsweep.report.page_data import _progress
 from slimsweep.storage import Folder
@@ -108,7 +109,25 @@ def test_without_a_named_cluster_one_is_started_in_silence(said: list[str], monk
     assert said == []
 
 
-@pytest.mark.parametrize("value", ["foo", "10.0.0.1", "10.0.0.1:port", "http://127.0.0.1:8265", "auto", "10.0.0.1:99999"])
+@pytest.mark.parametrize("content", [b"garbage", b"\xff\xfe:6379", b"10.0.0.1:"])
+def test_a_damaged_file_of_ray_start_is_said_and_passed_over(
+    content: bytes, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = note(tmp_path, "")
+    file.write_bytes(content)
+    assert wait_for_answer(said.append) == "local"
+    assert said == [f"{file} is damaged, and names no Ray cluster: starting one on this machine; delete the file"]
+    file.write_bytes(b"")
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setattr(joining.services, "find_gcs_addresses", list)
+    with pytest.raises(ConfigError, match="RAY_ADDRESS is auto, and no Ray cluster runs"):
+        wait_for_answer(said.append)
+
+
+NO_ADDRESSES = ["foo", "10.0.0.1", "10.0.0.1:port", "http://127.0.0.1:8265", "auto", "10.0.0.1:99999", "head..cluster:6379"]
+
+
+@pytest.mark.parametrize("value", NO_ADDRESSES)
 def test_what_is_no_address_is_refused_at_once(value: str, said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", value)
     monkeypatch.setattr(joining.services, "find_gcs_addresses", list)
@@ -246,6 +265,18 @@ def test_a_store_that_fails_for_a_while_loses_nothing_and_is_one_line(
     handler.failing = 1
     with pytest.raises(OSError, match="token has expired"):
         patient.at_once().read_bytes("row")
+
+
+def test_a_worker_that_begins_while_its_store_fails_has_not_lost_the_run(store: tuple[Store, Folder]) -> None:
+    handler, folder = store
+    run = Run(folder, holder=Holder(1))
+    assert run.holder is not None
+    run.unchecked.write_json(HOLDER, run.holder.to_json())
+    handler.failing = 3
+    run.patient().check_held()
+    handler.failing = 1
+    with pytest.raises(OSError, match="token has expired"):
+        run.check_held()
 
 
 def test_patience_ends_with_the_store_s_own_reason(store: tuple[Store, Folder]) -> None:

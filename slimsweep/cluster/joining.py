@@ -58,12 +58,13 @@ def named_cluster() -> Named | None:
         return None
     if given == "auto":
         running = sorted(services.find_gcs_addresses())
-        if not current_cluster_file().exists() and not running:
+        noted = _noted()
+        if not noted and not running:
             raise ConfigError(
                 f"{VARIABLE} is auto, and no Ray cluster runs on this machine: start one (`ray start --head`), give host:port, "
                 "or unset it"
             )
-        return Named(_noted() or running[0], VARIABLE)
+        return Named(noted or running[0], VARIABLE)
     if given.startswith(("http://", "https://")):
         raise ConfigError(
             f"{VARIABLE} is {given}, which is where `ray job submit` sends jobs to: submit this command there, or give "
@@ -78,7 +79,7 @@ def named_cluster() -> Named | None:
 
 def _noted() -> str:
     try:
-        return current_cluster_file().read_text().strip()
+        return current_cluster_file().read_text(encoding="utf-8", errors="replace").strip()
     except OSError:  # none, or one that only its owner may read
         return ""
 
@@ -90,7 +91,12 @@ def host_and_port(address: str) -> tuple[str, int]:
         ConfigError: it is none of these.
     """
     host, _, port = address.removeprefix("ray://").rstrip("/").rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536 or "://" in host:
+    try:
+        host.strip("[]").encode("idna")  # as the system asks for a name
+        named = bool(host) and "://" not in host
+    except UnicodeError:
+        named = False
+    if not named or not port.isdecimal() or not 0 < int(port) < 65536:
         raise ConfigError(f"{VARIABLE} is {address!r}, which is not host:port, such as 10.0.0.1:6379: correct it, or unset it")
     return host.strip("[]"), int(port)
 
@@ -108,6 +114,12 @@ def wait_for_answer(say: Say) -> str | None:
     named = named_cluster()
     if named is None:
         return "local"
+    if named.by_file:
+        try:
+            host_and_port(named.address)
+        except ConfigError:  # which names the variable
+            say(f"{named.source} is damaged, and names no Ray cluster: starting one on this machine; delete the file")
+            return "local"
     say(f"connecting to the Ray cluster at {named.address} (from {named.source}) ...")
     began, told = time.monotonic(), False
     while True:

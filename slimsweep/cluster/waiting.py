@@ -17,6 +17,7 @@ import ray
 from ray import cloudpickle
 from ray.util.placement_group import placement_group_table
 
+from slimsweep.errors import RunLost
 from slimsweep.ledger.run import Run
 
 log = logging.getLogger(__name__)
@@ -199,7 +200,8 @@ def waiting_said(run: Run, say: Callable[[str], None]) -> Iterator[None]:
                 say(text)
                 printed = now
             written = text
-            with suppress(OSError):  # it is said above, and written again when it changes
+            # It is said above, and written again when it changes. A driver that lost its run ends elsewhere, with its reason.
+            with suppress(OSError, RunLost):
                 run.write_waiting(text)
 
     thread = threading.Thread(target=watch, daemon=True, name="room")

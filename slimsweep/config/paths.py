@@ -65,7 +65,8 @@ def refuse_rays_copy(field: str, path: str, gives: str = "--output s3://bucket/s
     Raises:
         ConfigError: the path lies in such a copy.
     """
-    if "://" not in path and in_rays_copy(path):
+    local = path.removeprefix("file://")
+    if "://" not in local and in_rays_copy(local):
         raise ConfigError(
             f"{field} is {path}, in Ray's own copy of the working directory, which Ray deletes after the job, and a job with "
             f"one changed file has another copy: give a folder that all nodes share, or an object store, such as {gives}"

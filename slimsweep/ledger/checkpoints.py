@@ -1,6 +1,7 @@
 """Checkpoints: one safetensors file per epoch with tensors and JSON, never a pickle; the last two are kept.
 
-A file appears whole or not at all, so the newest file is a whole checkpoint. If it is damaged later, the one before it is used.
+A file appears whole or not at all, so the newest file is a whole checkpoint. If it is damaged later, which a checksum
+shows, the one before it is used.
 
 The name of a file holds the epoch and the holder of the run that wrote it. So a driver that lost the run in the middle of a
 write overwrites no checkpoint of the driver that took it, and it deletes none: those of a later holder count as newer.
@@ -9,6 +10,7 @@ write overwrites no checkpoint of the driver that took it, and it deletes none: 
 import json
 import logging
 import re
+import zlib
 from typing import Any
 
 from safetensors import SafetensorError
@@ -16,13 +18,12 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from slimsweep.ledger.run import Run
+from slimsweep.ledger.run import CHECKPOINT_NAME, Run
 
 log = logging.getLogger(__name__)
 
 KEEP = 2  # checkpoints per stage or point
-# epoch-00012-3-1f09ab.safetensors is the state after 12 epochs, by the third holder. Earlier versions wrote only the epoch.
-NAME = re.compile(r"epoch-(?P<epoch>\d+)(-(?P<generation>\d+)-(?P<token>\w+))?\.safetensors")
+UNSEALED = "00000000"  # what stands for the checksum while it is computed
 
 
 class Checkpoints:
@@ -39,9 +40,9 @@ class Checkpoints:
         """
         tensors: dict[str, Tensor] = {}
         rest = _split(state, "", tensors, {})
-        metadata = {"state": json.dumps(rest)}
+        metadata = {"state": json.dumps(rest), "crc32": UNSEALED}
         here = f"epoch-{epoch:05d}{'' if self.holder is None else f'-{self.holder.name}'}.safetensors"
-        self.folder.write_bytes(here, save_tensors(tensors, metadata))
+        self.folder.write_bytes(here, _sealed(save_tensors(tensors, metadata)))
         mine = self._ours()
         # Other files of this or a later epoch must be damaged, or training would have resumed from them.
         passed_over = [name for name in mine if name != here and _order(name)[1] >= epoch]
@@ -55,7 +56,10 @@ class Checkpoints:
             try:
                 data = self.folder.read_bytes(name)
                 tensors = load_tensors(data)
-                state = _join(json.loads(_metadata(data)["state"]), tensors)
+                metadata = _metadata(data)
+                if "crc32" in metadata and metadata["crc32"] != _checksum(data):  # earlier versions wrote none
+                    raise ValueError("its checksum is another one")
+                state = _join(json.loads(metadata["state"]), tensors)
             except (SafetensorError, OSError, KeyError, ValueError, TypeError) as problem:
                 log.warning(
                     "checkpoint %s/%s cannot be read (%s); going on from the one before", self.folder.uri, name, problem
@@ -75,7 +79,7 @@ class Checkpoints:
 
     def _names(self) -> list[str]:
         """The files, the newest last."""
-        return sorted((name for name in self.folder.list() if NAME.fullmatch(name)), key=_order)
+        return sorted((name for name in self.folder.list() if CHECKPOINT_NAME.fullmatch(name)), key=_order)
 
     def _ours(self) -> list[str]:
         """Those of this holder of the run and of earlier ones, the newest last."""
@@ -84,15 +88,31 @@ class Checkpoints:
 
 def _order(name: str) -> tuple[int, int]:
     """(generation, epoch): a checkpoint of a later holder is newer, since that holder goes on from where it chose to."""
-    found = NAME.fullmatch(name)
+    found = CHECKPOINT_NAME.fullmatch(name)
     assert found is not None
     return int(found["generation"] or 0), int(found["epoch"])
 
 
 def _metadata(data: bytes) -> dict[str, str]:
     """The metadata in the header of safetensors bytes; safetensors' own `load` does not return it."""
-    size = int.from_bytes(data[:8], "little")
-    return json.loads(data[8 : 8 + size])["__metadata__"]
+    return json.loads(data[8 : _header_end(data)])["__metadata__"]
+
+
+def _header_end(data: bytes) -> int:
+    return 8 + int.from_bytes(data[:8], "little")
+
+
+def _checksum(data: bytes) -> str:
+    """The CRC-32 of a checkpoint's bytes, in which `UNSEALED` stands for what they say of it themselves."""
+    end = _header_end(data)
+    head = re.sub(rb'"crc32":"[^"]*"', f'"crc32":"{UNSEALED}"'.encode(), data[:end], count=1)
+    return f"{zlib.crc32(memoryview(data)[end:], zlib.crc32(head)):08x}"
+
+
+def _sealed(data: bytes) -> bytes:
+    """A checkpoint's bytes with their checksum in place of `UNSEALED`."""
+    end, checksum = _header_end(data), _checksum(data)
+    return data[:end].replace(f'"crc32":"{UNSEALED}"'.encode(), f'"crc32":"{checksum}"'.encode(), 1) + data[end:]
 
 
 def _split(value: Any, path: str, tensors: dict[str, Tensor], names: dict[Any, str]) -> Any:

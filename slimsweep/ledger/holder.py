@@ -51,6 +51,7 @@ class Look:
     beaten_by: Holder | None = None  # whose heartbeat is there; None also for that of an earlier version
     token: str = ""  # of the driver that is judged
     heartbeat: str | None = None  # any text that is another one after each beat; None where no driver is at work
+    written: int = 0  # the highest generation that other files name, where no claim can be read
     own: bool = False  # whether the run is held in this very process
     process: State = "unknown"  # of the driver that is judged
     every: float = 0.0  # seconds between its beats; 0 where it does not say
@@ -59,7 +60,7 @@ class Look:
     @property
     def generation(self) -> int:
         """The highest that is known."""
-        return max((known.generation for known in (self.claim, self.beaten_by) if known is not None), default=0)
+        return max(self.written, *(known.generation for known in (self.claim, self.beaten_by) if known is not None), 0)
 
 
 class Watch:
@@ -137,7 +138,10 @@ def take(board: Board, seconds: float, settle: float, now: Callable[[], float]) 
             yield settle
             look = board.look()
             if look.claim != mine:
-                break  # another driver was later: watch it
+                # Another driver was later. It finds its own claim, and writes its heartbeat, before this one looks again. Two
+                # that claimed the run again at once would do so for ever.
+                yield 2 * settle
+                break
             if look.beaten_by is None or look.beaten_by.generation < mine.generation:
                 board.beat(mine)
                 return mine

@@ -47,6 +47,7 @@ class RunBoard:
         self.run, self.every = run, every
         self.me = process.identity()
         self.count = 0
+        self.written: int | None = None  # the highest generation of the checkpoints; None: not looked up
         self.looked: Look | None = None  # the last look
 
     def look(self) -> Look:
@@ -57,7 +58,11 @@ class RunBoard:
         own = judged.get("token") in held_here
         # This process without the run in its hands: its own leftover, from an end at which the folder could not be written.
         gone = not own and process.same(judged, self.me)
+        if "generation" not in claimed and self.written is None:
+            # Checkpoints of a higher generation would count as newer than all of this driver's.
+            self.written = self.run.highest_generation()
         self.looked = Look(
+            written=self.written or 0,
             claim=Holder.from_json(claimed) if "generation" in claimed else None,
             beaten_by=Holder.from_json(beat) if "generation" in beat else None,
             token=str(judged.get("token", "")),
@@ -75,7 +80,8 @@ class RunBoard:
     def beat(self, holder: Holder) -> None:
         self.count += 1  # what changes; the time is for people, and for earlier versions
         said = {**holder.to_json(), **self.me, "every": self.every, "count": self.count, "time": time.time()}
-        self.run.folder.write_json(DRIVER, said)
+        # Checked by this holder: the same `Run` may have been held before.
+        Run(self.run.unchecked, holder=holder).folder.write_json(DRIVER, said)
 
 
 @contextmanager
@@ -168,7 +174,11 @@ class Keeper:
             log.warning("the end of this driver could not be written to %s (%s)", self.run.uri, problem)
 
     def _look(self) -> None:
-        if self.lost is None and (look := superseded(self.board, self.holder)) is not None:
+        if self.lost is not None or (look := superseded(self.board, self.holder)) is None:
+            return
+        if look.claim != self.holder:
+            self.run.check_held()  # raises, except where the claim could not be read for a moment
+        else:  # an earlier version claims nothing
             self.lost = lost_to(self.run.uri, look.record)
 
     def _beat(self) -> None:
@@ -181,7 +191,9 @@ class Keeper:
                 failed = 0
             except RunLost as lost:  # at this very moment
                 self.lost = lost
-            except OSError as problem:  # a full disk, or a store that fails for a moment: the next beat tries again
+            except Exception as problem:
+                # A full disk, or a store that fails for a moment: the next beat tries again. Whatever else it is: without a
+                # heartbeat, the run of a driver that is alive would be taken.
                 failed += 1
                 if failed & (failed - 1) == 0:  # the 1st, 2nd, 4th, 8th ...: an outage of hours must not fill the log
                     log.warning("no heartbeat could be written, %d times in a row (%s)", failed, problem)
@@ -190,8 +202,10 @@ class Keeper:
             signal.pthread_kill(threading.main_thread().ident or 0, WAKE)
             self.stop.wait(END_SECONDS / 3)  # a library that swallowed an interrupt gets another one
             if time.monotonic() >= end and not self.stop.is_set():
-                print(f"slimsweep: {self.lost}", file=sys.stderr, flush=True)
-                os._exit(LOST)
+                try:
+                    print(f"slimsweep: {self.lost}", file=sys.stderr, flush=True)
+                finally:  # also where standard error is closed
+                    os._exit(LOST)
 
     def _wake(self, number: int, frame: object) -> None:
         if self.lost is not None and not self.stop.is_set():

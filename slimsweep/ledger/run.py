@@ -16,6 +16,9 @@ import copy
 import functools
 import hashlib
 import json
+import math
+import re
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -60,6 +63,10 @@ SEARCH_SHAPE, SEARCH_MODEL = f"{SEARCH}/search.json", f"{SEARCH}/model.safetenso
 SEARCH_GATES, SEARCH_PATH = f"{SEARCH}/gates.parquet", f"{SEARCH}/path.safetensors"
 # The files of a model's folder, in timm's hub format. The description is written last: where it is, the model is whole.
 MODEL_WEIGHTS, MODEL_CONFIG = "model.safetensors", "config.json"
+# epoch-00012-3-1f09ab.safetensors is the state after 12 epochs, by the third holder. Earlier versions wrote only the epoch.
+CHECKPOINT_NAME = re.compile(r"epoch-(?P<epoch>\d+)(-(?P<generation>\d+)-(?P<token>\w+))?\.safetensors")
+
+MOMENT_SECONDS = 2.0  # in which a file that cannot be read for a moment can be read again
 
 
 class Run(Readable):
@@ -110,7 +117,7 @@ class Run(Readable):
     def patient(self) -> "Run":
         """The same run, for work that must not end because its store fails for a while (`Folder.patient`)."""
         other = copy.copy(self)
-        other.folder = self.folder.patient()
+        other.folder, other.unchecked = self.folder.patient(), self.unchecked.patient()
         return other
 
     # Who may write.
@@ -123,11 +130,13 @@ class Run(Readable):
         """Do nothing where this object's holder holds the run, or where it has none.
 
         Raises:
-            RunLost: another driver has taken the run.
+            RunLost: another driver has taken the run; or its files name none, also after a moment.
         """
         if self.holder is None:
             return
-        record = self.driver_record(HOLDER)
+        end = time.monotonic() + MOMENT_SECONDS
+        while not (record := self.driver_record(HOLDER)) and time.monotonic() < end:
+            time.sleep(MOMENT_SECONDS / 20)
         if record.get("token") != self.holder.token:
             raise lost_to(self.uri, record)
 
@@ -139,10 +148,16 @@ class Run(Readable):
         try:
             found = self.unchecked.read_json(name)
             Holder.from_json({"generation": 0, **found})
-            float(found.get("every", 0.0)), float(found.get("time", 0.0)), int(found.get("pid", 0))
-        except (FileNotFoundError, ValueError, TypeError, KeyError):
+            numbers = float(found.get("every", 0.0)), float(found.get("time", 0.0)), int(found.get("pid", 0))
+        except (FileNotFoundError, ValueError, TypeError, KeyError, OverflowError):
             return {}
-        return dict(found)
+        return dict(found) if all(map(math.isfinite, numbers)) else {}
+
+    def highest_generation(self) -> int:
+        """The highest generation of a holder that a checkpoint names; 0 where none does."""
+        paths = self.folder.files(CHECKPOINTS, recursive=True)
+        names = [found for path in paths if (found := CHECKPOINT_NAME.fullmatch(path.rpartition("/")[2]))]
+        return max((int(found["generation"] or 0) for found in names), default=0)
 
     # What was asked for.
 
