@@ -9,6 +9,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from slimsweep.errors import RefusedInput
 
+# What makes a tensor learn. (torch's types have the property's value in the place of the property.)
+LEARNING = (Tensor.requires_grad_, Tensor.requires_grad.__set__)  # type: ignore[attr-defined]
 USE_PARAMETERS = "use gated.gate_parameters(), or detach() where constants are meant"
 
 
@@ -34,7 +36,7 @@ class GateValues(Tensor):
         Raises:
             RefusedInput: what comes out would be learned from, while the gates in it would not; or a gradient is asked for.
         """
-        if func in (Tensor.requires_grad_, Tensor.requires_grad.__set__) and all(args[1:]) and not args[0].is_constant:
+        if func in LEARNING and all(args[1:]) and not args[0].is_constant:
             raise RefusedInput(f"gated.gates are copies, so training them changes nothing in the model: {USE_PARAMETERS}")
         with torch._C.DisableTorchFunctionSubclass():
             found = func(*args, **(kwargs or {}))
