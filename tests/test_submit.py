@@ -100,6 +100,20 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
             os.killpg(process.pid, signal.SIGKILL)
 
 
+@pytest.mark.parametrize("output", [[], ["--output", "results"]], ids=["without --output", "relative"])
+def test_a_job_whose_results_would_lie_in_rays_copy_is_refused(head: Head, output: list[str]) -> None:
+    name = f"lost-{len(output)}"
+    command = [sys.executable, "-m", "slimsweep.run", *output, *QUICK]
+    done = head.ray("job", "submit", "--submission-id", name, "--working-dir", ".", "--", *command, check=False)
+    assert done.returncode == 1  # Ray's own code for any job that did not end with 0
+    logs = " ".join(head.ray("job", "logs", name).stdout.split())
+    assert re.search(r"output is \S+/working_dir_files/\S+, in Ray's own copy of the working directory", logs), logs
+    assert "give a folder that all nodes share, or an object store" in logs
+    assert "exit code 2" in done.stdout + done.stderr
+    assert "epoch 0/" not in logs
+    assert "Traceback" not in logs
+
+
 def test_a_submitted_run_ends_with_its_report_and_readable_logs(head: Head, tmp_path: Path) -> None:
     said = head.submit(tmp_path, "--search.epochs", "1", name="ends")
     assert "succeeded" in said
