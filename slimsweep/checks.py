@@ -113,6 +113,8 @@ def start_or_continue(run: Run) -> None:
         DamagedFile: a file without which that cannot be said is damaged.
     """
     old = earlier_config(run)
+    if old is not None:
+        run.take_config(run.config.going_on_from(old))
     if run.damaged:
         make_again(run, old)
     run.known_checkpoint = known_checkpoint(run, old)

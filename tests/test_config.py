@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
@@ -141,7 +142,7 @@ def test_help_lists_every_field(capsys):
         load_config(["--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    assert "--baselines LIST of uniform|random|taylor|scratch|small|torch-pruning" in text
+    assert "--baselines LIST of uniform|random|taylor|taylor-repaired|scratch|small|torch-pruning" in text
     for gates in ("On attention dims. (default: 0.05)", "Of MLP units. (default: 0.1)"):
         assert gates in text
     for field in ("--config", "--smoke", "--budgets", "--search.l1.mlp", "--data.augment.affine.degrees", "--retrain.seeds"):
@@ -191,7 +192,7 @@ def test_help_lists_every_field(capsys):
         (["--search.lr", "nan"], ["search.lr", "finite"]),
         (["--search.penalty", "mac"], ["search.penalty", "l1, macs", "did you mean macs"]),
         (["--search.families", "attention,mpl"], ["search.families", "did you mean mlp"]),
-        (["--baselines", "unifrom"], ["baselines", "'unifrom'", "command line", "taylor, scratch", "did you mean uniform?"]),
+        (["--baselines", "unifrom"], ["baselines", "'unifrom'", "command line", "taylor, taylor-repaired, scratch", "did you mean uniform?"]),
         (["--baselines", "searched"], ["baselines", "'searched'", "uniform, random, taylor"]),
         (["--baselines", "taylor,taylor"], ["baselines", "'taylor' twice"]),
         (["--search.paces", '[{"mpl": 1.4}]'], ["search.paces", "'mpl'", "did you mean mlp?"]),
@@ -418,9 +419,15 @@ def test_a_written_configuration_is_read_back_whole(write):
 RECORDED = json.loads(Path(__file__).with_name("data").joinpath("fingerprints.json").read_text())
 
 
+def in_the_first_version(argv):
+    """The configuration of a command, with what came later and is on by default as it was then."""
+    config, _ = load_config(argv)
+    return config.changed(**identity.AS_BEFORE)
+
+
 @pytest.mark.parametrize("case", RECORDED, ids=lambda case: " ".join(case["argv"]))
 def test_fingerprints_are_those_of_the_first_version(case):
-    config, _ = load_config(case["argv"])
+    config = in_the_first_version(case["argv"])
     assert {stage: config.fingerprint(stage) for stage in STAGES} == {stage: case[stage] for stage in STAGES}
 
 
@@ -461,7 +468,7 @@ class WiderData(DataConfig):
 class WiderSearch(Search):
     l1: WiderL1 = WiderL1()
     paces: list[WiderPaces] = Field([WiderPaces(mlp=m, token=t) for t in (1.0, 0.7, 0.5) for m in (1.0, 1.4)])
-    axes: bool = False
+    merge: bool = False
 
 
 class Wider(Config):
@@ -475,7 +482,7 @@ class Wider(Config):
 
 @pytest.mark.parametrize("case", RECORDED, ids=lambda case: " ".join(case["argv"]))
 def test_fields_of_a_later_version_rename_nothing_while_they_are_at_their_defaults(case):
-    config, _ = load_config(case["argv"])
+    config = in_the_first_version(case["argv"])
     wider = Wider(**config.model_dump(mode="json"))
     for stage in STAGES:
         assert wider.fingerprint(stage) == case[stage]
@@ -487,7 +494,9 @@ def test_fields_of_a_later_version_rename_nothing_while_they_are_at_their_defaul
     [
         ("teacher", "regnety_160", "teacher", STAGES),
         ("repair", {"images": 2048}, "repair.images", STAGES),
-        ("search.axes", True, "search.axes", ("search", "retrain")),
+        ("search.merge", True, "search.merge", ("search", "retrain")),
+        ("search.axes", False, "search.axes", ("search", "retrain")),
+        ("retrain.repair", False, "retrain.repair", ("retrain",)),
         ("search.l1.registers", 0.1, "search.l1.registers", ("search", "retrain")),
         ("search.paces", [{"registers": 0.5}], "search.paces", ("retrain",)),
         ("data.augment.affine.perspective", 0.5, "data.augment.affine.perspective", STAGES),
@@ -500,6 +509,23 @@ def test_a_field_of_a_later_version_counts_once_it_is_set(field, value, named, s
         changed = changed_keys(before.identity(stage), after.identity(stage))
         assert changed == ([named] if stage in stages else [])
         assert (before.fingerprint(stage) != after.fingerprint(stage)) == (stage in stages)
+
+
+def test_runs_of_earlier_versions_go_on_without_what_is_on_by_default_now():
+    digits, _ = load_config(["--name", "old"])
+    stored = yaml.safe_load(digits.changed(**identity.AS_BEFORE).to_yaml())
+    for name in identity.AS_BEFORE:
+        section, key = name.split(".")
+        del stored[section][key]  # that version did not know it
+    earlier = Config(**identity.with_earlier_ways(stored))
+    same, _ = load_config(["--name", "old"])
+    asked, _ = load_config(["--name", "old", "--search.axes", "true"])
+    assert same.value("search.axes") is True  # of a new run
+    assert not same.going_on_from(earlier).value("search.axes")
+    assert not same.changed(budgets=[0.5]).going_on_from(earlier).value("retrain.repair")
+    assert changed_keys(earlier.identity("retrain"), same.going_on_from(earlier).identity("retrain")) == []
+    assert changed_keys(earlier.identity("retrain"), asked.going_on_from(earlier).identity("retrain")) == ["search.axes"]
+    assert same.going_on_from(digits) == digits
 
 
 def test_a_renamed_field_and_one_that_is_gone_keep_the_names_of_points(monkeypatch):

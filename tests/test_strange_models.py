@@ -202,12 +202,23 @@ def test_no_ridge_takes_the_smallest_change():
     assert all(value.isfinite().all() for value in repaired.parameters())
 
 
-def test_repair_aims_at_the_dense_model():
+@pytest.mark.parametrize("aim", ["gated", "cut less"])
+def test_repair_aims_at_whatever_the_model_was_cut_from(aim):
     dense = small_vit()
-    small, gated = cut(dense), add_gates(dense)
-    for wrong, said in ((small, "was cut itself"), (gated, "has gates")):
-        with pytest.raises(RefusedInput, match=said):
-            repair(small, wrong, images(dense))
+    gated = add_gates(dense)
+    gated.set_gates({family: [1.2 - 0.5 * torch.rand_like(g) for g in of] for family, of in gated.gates.items()})
+    larger, smaller = solve(gated, [0.7, 0.4])
+    before = gated if aim == "gated" else slim(gated, larger)
+    small, x = slim(before, smaller), images(dense)
+    assert squares(before, repair(small, before, x), x) < 0.5 * squares(before, small, x)
+
+
+def test_repair_needs_a_model_that_has_what_is_kept():
+    dense = small_vit()
+    gated = add_gates(dense)
+    larger, smaller = (slim(gated, one) for one in solve(gated, [0.7, 0.4]))
+    with pytest.raises(RefusedInput, match="lacks some of what this one keeps"):
+        repair(larger, smaller, images(dense))
 
 
 # Arguments in the wrong place.

@@ -282,7 +282,7 @@ def test_a_search_s_running_statistics_come_back(tmp_path: Path) -> None:
     gated = add_gates(dense).train()
     gated(images)
     run = Run(tmp_path, config)
-    save_searched(run, gated)
+    save_searched(run, gated, 0.0)
     with torch.no_grad():
         assert torch.equal(load_searched(run, dense).eval()(images), gated.eval()(images))
 

@@ -6,9 +6,10 @@ import ray
 
 from slimsweep import methods
 from slimsweep.cluster.failures import explained
+from slimsweep.cluster.starting_model import cut_and_repaired
 from slimsweep.cluster.waiting import run_tasks
 from slimsweep.cluster.worker import data_of, device_of, job_arguments, run_of, set_threads, worker_resources
-from slimsweep.data import training_images
+from slimsweep.data import calibration_images, training_images
 from slimsweep.errors import OutOfTime, StageFailed, TrainingDiverged
 from slimsweep.ledger.checkpoints import Checkpoints
 from slimsweep.ledger.planning import baseline_targets, distinct_paces, pace_key, smallest_budget, target_of, to_choose
@@ -17,7 +18,7 @@ from slimsweep.ledger.run import Run
 from slimsweep.ledger.searched_model import load_searched
 from slimsweep.methods.choice import Choice
 from slimsweep.saved_models import load
-from slimsweep.slimming.cut import slim
+from slimsweep.slimming.axes import principal_axes
 from slimsweep.slimming.gates import add_gates
 from slimsweep.slimming.removal_path import size_multiple
 from slimsweep.slimming.structure import Structure
@@ -87,7 +88,7 @@ def try_pace(arguments: dict[str, Any]) -> dict[str, Any] | None:
     budget, recipe = smallest_budget(config, run.shape), config.pace_recipe()
     target = target_of(budget, run.shape)
     result: dict[str, Any] = {"pace": pace, "budget": target.budget, "unit": target.unit, "val_top1": 0.0, "error": ""}
-    start = slim(gated, run.path_at(pace).solve(budget))
+    start = cut_and_repaired(run, gated.to(device), run.path_at(pace).solve(budget), data).model
     recorder = recorder_of(run, "retrain", name)
     teacher = Teacher.of(dense, config.retrain.distill)
     try:
@@ -128,8 +129,11 @@ def choose_structure(arguments: dict[str, Any]) -> None:
     config = run.config
     set_threads(config)
     dense = load(run.dense)
-    images, labels = training_images(data_of(run, dense), config.seed)
+    data = data_of(run, dense)
+    images, labels = training_images(data, config.seed)
     dense.to(device_of(config))
+    if method.repaired and config.search.axes:
+        dense = principal_axes(dense, calibration_images(data, config.seed))
     targets, settings = baseline_targets(run), config.search
     shape = add_gates(dense, settings.granularity, settings.families).shape
     choice = Choice(

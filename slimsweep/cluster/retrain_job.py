@@ -15,12 +15,12 @@ import ray.train.torch
 import ray.tune
 import timm
 import torch
-from torch import nn
 
 import slimsweep
 from slimsweep import methods
 from slimsweep.cluster import failures
 from slimsweep.cluster.search_job import data_parallel
+from slimsweep.cluster.starting_model import starting_model
 from slimsweep.cluster.worker import (
     check_shared,
     data_of,
@@ -36,7 +36,6 @@ from slimsweep.errors import OutOfTime, RunLost
 from slimsweep.ledger.points import Point
 from slimsweep.ledger.recorder import recorder_of
 from slimsweep.ledger.run import Run
-from slimsweep.ledger.searched_model import load_searched
 from slimsweep.saved_models import load
 from slimsweep.slimming.budget import BudgetError
 from slimsweep.slimming.cost import COSTS
@@ -166,18 +165,12 @@ def retrain(run: Run, point: Point, device: torch.device, rank: int, until: floa
     if not point.structure:
         raise BudgetError(run.choice_error(method.name, point.budget, point.unit, point.seed if method.draws else None))
     dense = load(run.dense)
-    # The dense point starts from the dense weights: it shows what retraining alone gives.
-    source: nn.Module = dense
-    if point.start:
-        source = load(run.models / point.start)
-    elif method.from_searched:
-        source = load_searched(run, dense)
-    small = methods.starting_model(method.name, source, Structure.from_json(point.structure), point.seed)
     recipe = config.retrain.at(point.lr, point.epochs)
     data = data_of(run, dense)
+    start = starting_model(run, point, dense, data, device)
     recorder = recorder_of(run, "retrain", point.name)
     teacher = Teacher.of(dense, config.retrain.distill)
-    small = train(small, data, recipe, recorder, seed=point.seed, device=device, teacher=teacher, until=until)
+    small = train(start.model, data, recipe, recorder, seed=point.seed, device=device, teacher=teacher, until=until)
     val = evaluate_split(small, data, "val", device, recipe)
     test = evaluate_split(small, data, "test", device, recipe)
     if rank != 0:
@@ -194,6 +187,7 @@ def retrain(run: Run, point: Point, device: torch.device, rank: int, until: floa
         "macs": macs(small),
         "params": params(small),
         "model_bytes": size,
+        "repair_seconds": start.repair_seconds,
         "val_top1_cut": curve[0]["val_top1"] if whole else None,
         "val_top1": val.top1,
         "test_top1": test.top1,

@@ -1,6 +1,7 @@
 """The search: one data-parallel Ray Train job that trains the dense model, and then its gates and weights together."""
 
 import signal
+import time
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -22,11 +23,13 @@ from slimsweep.cluster.worker import (
     wait_for_all_ranks,
     worker_resources,
 )
+from slimsweep.data import calibration_images
 from slimsweep.errors import OutOfTime, RunLost, StageFailed
 from slimsweep.ledger.recorder import recorder_of
 from slimsweep.ledger.run import DENSE, Run
 from slimsweep.ledger.searched_model import save_searched
 from slimsweep.saved_models import load
+from slimsweep.slimming.axes import principal_axes
 from slimsweep.slimming.gates import GatedModel, add_gates
 from slimsweep.training.criterion import Teacher
 from slimsweep.training.dense_model import build_dense
@@ -134,11 +137,14 @@ def search(run: Run, device: torch.device, rank: int, until: float | None = None
     torch.manual_seed(config.seed)
     data = data_of(run, dense)
     recorder = recorder_of(run, "search")
-    gated = add_gates(dense, settings.granularity, settings.families, settings.token_gate)
+    began = time.perf_counter()
+    start = principal_axes(dense.to(device), calibration_images(data, config.seed)) if settings.axes else dense
+    seconds = time.perf_counter() - began if settings.axes else 0.0
+    gated = add_gates(start, settings.granularity, settings.families, settings.token_gate)
     teacher = Teacher.of(dense, settings.distill)
     gated = cast(
         GatedModel, train(gated, data, settings, recorder, seed=config.seed, device=device, teacher=teacher, until=until)
     )
     if rank == 0:
-        save_searched(run, gated)
+        save_searched(run, gated, seconds)
         recorder.finished(None)

@@ -3,7 +3,7 @@
 Light to import (no torch).
 """
 
-from slimsweep.config.identity import Stage, changed_keys, checkpoint_token
+from slimsweep.config.identity import Stage, changed_keys, checkpoint_token, with_earlier_ways
 from slimsweep.config.load import Options, load_config, load_configs, presets
 from slimsweep.config.messages import ConfigError, did_you_mean
 from slimsweep.config.paths import check_places, refuse_rays_copy
@@ -53,4 +53,5 @@ __all__ = [
     "load_configs",
     "presets",
     "refuse_rays_copy",
+    "with_earlier_ways",
 ]

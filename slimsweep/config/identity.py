@@ -2,7 +2,8 @@
 
 Points are named after these values, so a name must stay the same when slimsweep gains a setting. `identity_v1.yaml` lists the
 fields that counted when the names were fixed: those always count. A field that a later version adds counts only where it is not
-at its default, which therefore must mean "as before". A renamed field keeps its first name here (RENAMED).
+at its default, which therefore must mean "as before"; where it does not, AS_BEFORE holds the value that does, with which runs
+of earlier versions go on. A renamed field keeps its first name here (RENAMED).
 """
 
 import hashlib
@@ -43,6 +44,12 @@ RENAMED: dict[
 ] = {}  # a field's dotted name now -> its name in identity_v1.yaml; a section's name renames what is in it
 
 
+AS_BEFORE: dict[str, Any] = {
+    "search.axes": False,
+    "retrain.repair": False,
+}  # fields that came later and are on by default -> the value that means what earlier versions did, which counts for nothing
+
+
 def identity(config: BaseModel, stage: Stage, checkpoint: str | None = None) -> dict[str, Any]:
     """All that changes the result of a stage, and nothing else, as nested dicts of JSON values.
 
@@ -81,6 +88,16 @@ def with_current_names(values: Mapping[str, Any]) -> dict[str, Any]:
                 for name in above:
                     section = section.setdefault(name, {})
                 section.setdefault(key, value)
+    return found
+
+
+def with_earlier_ways(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a configuration that a run stored: what its version did not know yet is as it was then (AS_BEFORE)."""
+    found = dict(values)
+    for name, value in AS_BEFORE.items():
+        section, key = name.split(".")
+        if isinstance(inner := found.get(section), Mapping):
+            found[section] = {key: value, **inner}
     return found
 
 
@@ -173,7 +190,7 @@ def _counted(section: type[BaseModel], values: Mapping[str, Any], prefix: str) -
     for key, field in section.model_fields.items():
         name, value = f"{prefix}{key}", values[key]
         first = _first_name(name)
-        default = to_jsonable_python(field.get_default(call_default_factory=True))
+        default = AS_BEFORE.get(name, to_jsonable_python(field.get_default(call_default_factory=True)))
         if first not in frozen() and first not in _frozen_sections() and value == default:
             continue
         inner, entry = section_of(field.annotation), listed_section(field.annotation)

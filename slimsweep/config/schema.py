@@ -1,5 +1,6 @@
 """The whole configuration: what the sections add up to, what must fit together, and copies with other values."""
 
+import functools
 import math
 import re
 from collections.abc import Mapping
@@ -50,8 +51,9 @@ class Config(Section):
     """Training of each point after the cut, and of the dense model for comparison."""
     baselines: list[Annotated[str, OneOf(known_baselines)]] = []
     """Other methods at the same budgets, to compare with. uniform: the same share of every layer. taylor: gate x gradient on
-    the dense model. random: drawn by the seed. scratch: what the search keeps, with fresh weights. small: a smaller timm model
-    with fresh weights. torch-pruning: what that package keeps. docs/baselines.md says more."""
+    the dense model. taylor-repaired: the same on principal axes, and repaired. random: drawn by the seed. scratch: what the
+    search keeps, with fresh weights. small: a smaller timm model with fresh weights. torch-pruning: what that package keeps.
+    docs/baselines.md says more."""
     baseline_terms: list[Terms] = ["retraining"]
     """How long baselines are retrained. retraining: as many epochs as searched points. compute: longer, by the compute of the
     search spread over the budgets. Both may be named."""
@@ -197,9 +199,32 @@ class Config(Section):
             ConfigError: as for a configuration file.
         """
         values = self.model_dump()
+        for section, key in (name.split(".") for name in self.unsaid):
+            del values[section][key]  # at its default, it stays unsaid
         for name, value in dotted.items():
             put(values, name.split("."), value)
         return type(self)(**values)
+
+    @property
+    def unsaid(self) -> list[str]:
+        """The fields of `identity.AS_BEFORE` that nobody set: dotted names."""
+        fields = (name.split(".") for name in identity.AS_BEFORE)
+        return [f"{section}.{key}" for section, key in fields if key not in getattr(self, section).model_fields_set]
+
+    def going_on_from(self, earlier: Self) -> Self:
+        """The configuration for a run that an earlier start began: what nobody set, and what its version did not know yet,
+        stays as that version did it.
+
+        Args:
+            earlier: the configuration of that start.
+        """
+        before = identity.AS_BEFORE
+        kept = {name: before[name] for name in self.unsaid if earlier.value(name) == before[name]}
+        return self.changed(**kept) if kept else self
+
+    def value(self, name: str) -> Any:
+        """The value of a field by its dotted name."""
+        return functools.reduce(getattr, name.split("."), self)
 
     def smoke(self) -> Self:
         """A copy that does everything in about a minute: the same model and stages, few images, one epoch or two."""

@@ -306,6 +306,9 @@ class Search(Recipe):
     """Token gates as they are, or as the tanh of a parameter."""
     token_anneal: float = Field(0.3, ge=0, le=1)
     """Last part of the search (0.3 is the last 30 %), in which the token gates that are kept move to 1."""
+    axes: bool = True
+    """Turn each attention head into its principal axes on some training images before gates are put on. It computes the same
+    then, and its last dims matter least. Runs that an earlier version began go on without."""
     distill: Distill = Distill()
     """Learning from the dense model's answers."""
     floors: Floors = Floors()
@@ -353,6 +356,9 @@ class Retrain(Recipe):
     """What the retraining of a searched point starts from. search: the search's weights. larger: the trained model of the next
     larger budget, for which it waits; the largest budget starts from the trained dense point. Each budget's structure is then
     part of the next larger one's."""
+    repair: bool = True
+    """Right after a searched point's cut, solve the last layer of each branch to give what the model before the cut gave, on
+    some training images. Runs that an earlier version began go on without."""
     distill: Distill = Distill()
     """Learning from the dense model's answers."""
     workers_per_trial: int = Field(1, ge=1)

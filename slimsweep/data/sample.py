@@ -10,6 +10,8 @@ from slimsweep.data.loaders import train_loader
 from slimsweep.data.splits import Data
 
 SAMPLE_IMAGES = 512
+# Principal axes and repair solve for some hundred to some thousand weights per output, from one equation per token.
+CALIBRATION_IMAGES = 1024
 
 
 def training_images(data: Data, seed: int, count: int = SAMPLE_IMAGES) -> tuple[Tensor, Tensor]:
@@ -33,3 +35,8 @@ def training_images(data: Data, seed: int, count: int = SAMPLE_IMAGES) -> tuple[
     batches = islice(train_loader(stream, data.settings, seed=seed), -(-count // data.settings.batch_size))
     images, labels = zip(*batches, strict=True)
     return torch.cat(images)[:count], torch.cat(labels)[:count]
+
+
+def calibration_images(data: Data, seed: int) -> Tensor:
+    """(n, C, H, W): the training images that principal axes and repair look at, without augmentation."""
+    return training_images(data, seed, CALIBRATION_IMAGES)[0]

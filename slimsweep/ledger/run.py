@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import yaml
 
-from slimsweep.config import Config, ConfigError, Stage
+from slimsweep.config import Config, ConfigError, Stage, with_earlier_ways
 from slimsweep.errors import DamagedFile
 from slimsweep.ledger import tables
 from slimsweep.ledger.holder import Holder, lost_to
@@ -173,6 +173,11 @@ class Run(Readable):
             self._config = self.stored_config()
         return self._config
 
+    def take_config(self, config: Config) -> None:
+        """Use another configuration from now on."""
+        self._config = config
+        self._cut_keys.clear()
+
     def refuse_other_folders(self) -> None:
         """Refuse a folder that no driver has started on.
 
@@ -204,7 +209,7 @@ class Run(Readable):
         if not isinstance(said, dict) or not whole or not {"name", *STAGES, "resources"} <= said.keys():
             raise DamagedFile(f"{where} is damaged ({'it ends too early' if text else 'it is empty'}): {STARTED_AGAIN}")
         try:
-            return Config(**said)
+            return Config(**with_earlier_ways(said))
         except (TypeError, ConfigError) as problem:
             reason = " ".join(str(problem).split())
             raise ConfigError(
@@ -283,17 +288,21 @@ class Run(Readable):
     def search_done(self) -> bool:
         return self.folder.exists(SEARCH_SHAPE)
 
-    def write_search(self, shape: "Shape", gates: Mapping[str, Sequence["Tensor"]], weights: bytes) -> None:
+    def write_search(
+        self, shape: "Shape", gates: Mapping[str, Sequence["Tensor"]], weights: bytes, axes_seconds: float
+    ) -> None:
         """Write what the search found. The shape is written last: the search counts as done where it exists.
 
         Args:
             shape: of the gated model.
             gates: the final gates in their shapes, a list of layers per family.
             weights: the searched model's tensors, as safetensors bytes.
+            axes_seconds: that the principal axes took.
         """
         tables.write_table(self.folder, SEARCH_GATES, tables.gate_rows(gates), tables.GATES)
         self.folder.write_bytes(SEARCH_MODEL, weights)
-        self.folder.write_json(SEARCH_SHAPE, {"shape": json.loads(shape.full().to_json())["shape"]})
+        found = {"shape": json.loads(shape.full().to_json())["shape"], "axes_seconds": axes_seconds}
+        self.folder.write_json(SEARCH_SHAPE, found)
 
     def forget_sources(self, dense: bool) -> None:
         """Delete the search and what was begun from it, for the next stage to make it again; no point may be done.

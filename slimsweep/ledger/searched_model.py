@@ -10,10 +10,14 @@ from slimsweep.saved_models import load
 from slimsweep.slimming.gates import GatedModel, add_gates
 
 
-def save_searched(run: Run, gated: GatedModel) -> None:
-    """Write the gates and weights of a searched model to the run's folder."""
+def save_searched(run: Run, gated: GatedModel, axes_seconds: float) -> None:
+    """Write the gates and weights of a searched model to the run's folder.
+
+    Args:
+        axes_seconds: that its principal axes took before the search; 0 where there were none.
+    """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in learned(gated).items()}
-    run.write_search(gated.shape, gated.gates, save_tensors(weights))
+    run.write_search(gated.shape, gated.gates, save_tensors(weights), axes_seconds)
 
 
 def load_searched(run: Run, dense: nn.Module) -> GatedModel:
@@ -42,7 +46,7 @@ def restore_search(run: Run) -> None:
     sources = (f"{DENSE}/{MODEL_CONFIG}", f"{DENSE}/{MODEL_WEIGHTS}", SEARCH_MODEL)
     if any(path in run.damaged for path in sources) or not {SEARCH_SHAPE, SEARCH_GATES} & run.damaged.keys():
         return
-    save_searched(run, load_searched(run, load(run.dense)))
+    save_searched(run, load_searched(run, load(run.dense)), axes_seconds=0.0)
     for path in (SEARCH_SHAPE, SEARCH_GATES):
         run.damaged.pop(path, None)
 

@@ -43,7 +43,8 @@ RESULTS = pa.schema(
             )
         ),
         shown("model_bytes", pa.int64(), "size on disk", "B", axis="x"),  # of the weights' file
-        ("val_top1_cut", pa.float64()),  # percent, after the cut and before any retraining
+        ("repair_seconds", pa.float64()),  # that principal axes and repair took after the cut; 0 for methods without
+        shown("val_top1_cut", pa.float64(), "validation top-1 right after the cut", "%", 2, axis="y", more=True),
         shown("val_top1", pa.float64(), "validation top-1", "%", 2, axis="y", more=True),
         shown("test_top1", pa.float64(), "test top-1", "%", 2, axis="y", more=True),
         shown("test_top5", pa.float64(), "test top-5", "%", 2, axis="y", more=True),

@@ -51,6 +51,7 @@ class Method:
         from_searched: retraining starts from the searched model and its gates, not from the dense model.
         fresh: `start` draws fresh weights by the point's seed.
         draws: `choose` draws by the point's seed, so each seed has a structure of its own.
+        repaired: its points are cut on principal axes (search.axes) and repaired (retrain.repair).
         chained: its points may start from the next larger one's trained model (retrain.start: larger).
         always: part of every sweep; the others are compared with it where the configuration names them.
         choose: `choose(choice: Choice) -> list[Structure | ValueError]`, an entry per budget of `choice`: the structure, or
@@ -72,6 +73,7 @@ class Method:
     from_searched: bool = False
     fresh: bool = False
     draws: bool = False
+    repaired: bool = False
     chained: bool = False
     always: bool = False
     choose: Function | None = None
@@ -112,6 +114,7 @@ register(
         always=True,
         needs_search=True,
         from_searched=True,
+        repaired=True,
         chained=True,
         style=Style(light="#0b62b0", dark="#62aef0", symbol="circle"),
     ),
@@ -135,6 +138,12 @@ register(
     Method(
         name="taylor",
         style=Style(light="#10a86c", dark="#3fe6a0", symbol="triangle-down"),
+        choose="slimsweep.methods.taylor:choose",
+    ),
+    Method(
+        name="taylor-repaired",
+        repaired=True,
+        style=Style(light="#0f7f86", dark="#35c6cf", symbol="hourglass"),
         choose="slimsweep.methods.taylor:choose",
     ),
     Method(

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from slimsweep.errors import RefusedInput
 from slimsweep.slimming.architectures import Timm, architecture_of, attention_rows, tensor_at
+from slimsweep.slimming.cut import check_sizes, remaining_dims
 from slimsweep.slimming.gates import GatedModel
 from slimsweep.slimming.plain_layers import check_layers
 from slimsweep.slimming.read_back import in_eval_mode
-from slimsweep.slimming.structure import image_size
+from slimsweep.slimming.structure import Structure, image_size
 from slimsweep.slimming.wrapped_models import unwrapped
 
 JITTER = 1e-6  # of the mean of second moments, added to each: directions that no image has stay finite
@@ -32,7 +33,7 @@ NOT_FINITE = (
 BATCH = 64  # images per forward pass where they are given as one tensor
 
 
-def principal_axes(model: Timm, images: Tensor | Iterable[Tensor]) -> nn.Module:
+def principal_axes(model: Timm, images: Tensor | Iterable[Tensor], structure: Structure | None = None) -> nn.Module:
     """A copy of a model that computes the same, with each head's dims turned into its principal axes, strongest first.
 
     The two sides of an axis (rows of query and key; row of value and column of the projection) get weights of one norm, as
@@ -45,10 +46,11 @@ def principal_axes(model: Timm, images: Tensor | Iterable[Tensor]) -> nn.Module:
             that allows: take the axes in float32, and go to half precision afterwards.
         images: (N, C, H, W), or batches of such, normalised as the model takes them; of the batches of a DataLoader the labels
             are left out. Some hundred are enough.
+        structure: what a cut is going to keep: each head's strongest axes then lie at the dims that it keeps.
 
     Raises:
-        RefusedInput: a ValueError: the model has gates, or is of a kind that cannot be cut; there are no images, or they are
-            not such as the model takes.
+        RefusedInput: a ValueError: the model has gates, or is of a kind that cannot be cut; the structure is of another model,
+            or keeps what is gone; there are no images, or they are not such as the model takes.
     """
     model = unwrapped(model)
     if isinstance(model, GatedModel):
@@ -57,15 +59,50 @@ def principal_axes(model: Timm, images: Tensor | Iterable[Tensor]) -> nn.Module:
     check_layers(model)
     if next(model.parameters()).is_meta:
         raise RefusedInput("this model is on the meta device, so it has no weights to take the axes of: give it weights first")
+    kept = None if structure is None else kept_dims(model, structure)
     turned: Timm = copy.deepcopy(model)
-    attentions = [block.attn for block in architecture.blocks(turned) if hasattr(block.attn, "proj")]
+    attentions = {index: block.attn for index, block in enumerate(architecture.blocks(turned)) if hasattr(block.attn, "proj")}
     with full_precision():
-        for attention, moments in zip(attentions, moments_of(turned, attentions, images), strict=True):
+        found = moments_of(turned, list(attentions.values()), images)
+        for (index, attention), moments in zip(attentions.items(), found, strict=True):
             if not architecture.whole_heads and is_plain(attention, "q_norm", "k_norm"):
                 turn_queries_and_keys(attention, moments)
+                if kept is not None:
+                    put_first(kept[index], Rows(attention, 0), Rows(attention, 1))
             if is_plain(attention, "norm", "gate"):
                 turn_values(attention, moments)
+                if kept is not None:
+                    put_first(kept[index], Rows(attention, 2), columns=attention.proj.weight)
     return turned
+
+
+def kept_dims(model: Timm, structure: Structure) -> list[Tensor]:
+    """For each block (heads, head_dim): which of the dims that the model has now a structure keeps.
+
+    Raises:
+        ValueError: the structure is of another model, or keeps what has been cut already.
+    """
+    before: Structure = getattr(model, "structure", structure.shape.full())
+    if not hasattr(model, "structure"):
+        check_sizes(model, structure)
+    elif not before.holds(structure):
+        raise RefusedInput("the model has been cut already, to a structure that does not hold all of this one")
+    layers = range(len(structure.shape.layers))
+    return [remaining_dims(structure.attention_mask(index), before.attention_mask(index)) for index in layers]
+
+
+def put_first(kept: Tensor, *rows: "Rows", columns: Tensor | None = None) -> None:
+    """Reorder each head's dims in place, so that its first ones lie where `kept` (heads, head_dim) is True."""
+    for head, mask in enumerate(kept):
+        place = torch.cat([mask.nonzero().flatten(), (~mask).nonzero().flatten()])  # of each axis, the strongest first
+        axis = place.argsort().to(rows[0].weight.device)  # at each dim
+        for one in rows:
+            one.weight[head] = one.weight[head][axis]
+            if one.bias is not None:
+                one.bias[head] = one.bias[head][axis]
+        if columns is not None:
+            of_head = columns.unflatten(1, kept.shape)[:, head]
+            of_head.copy_(of_head[:, axis])
 
 
 def is_plain(attention: Timm, *names: str) -> bool:

@@ -1,8 +1,8 @@
-"""Repair: the last projection of each branch of a cut model, solved to give what the dense model gave there.
+"""Repair: the last projection of each branch of a cut model, solved to give what it gave before the cut.
 
 After a cut each branch lacks what its lost dims, units and tokens gave. Attention's projection and fc2 are linear, so what
 they can make up for is a least-squares problem: in the order of the layers, from the inputs that the cut model really feeds
-them to the dense branch's output on the tokens that stay (layer-wise reconstruction, as in "Channel Pruning for Accelerating
+them to the whole branch's output on the tokens that stay (layer-wise reconstruction, as in "Channel Pruning for Accelerating
 Very Deep Neural Networks", He et al., ICCV 2017, arXiv 1707.06168, section 3.1). It takes some images and no labels.
 """
 
@@ -20,7 +20,7 @@ from slimsweep.errors import RefusedInput
 from slimsweep.slimming.architectures import Timm, architecture_of
 from slimsweep.slimming.axes import NOT_FINITE, as_the_weights, batches_of, full_precision
 from slimsweep.slimming.cut import RemovedBranch, check_sizes
-from slimsweep.slimming.gates import GatedModel
+from slimsweep.slimming.gates import GatedModel, fold_gates
 from slimsweep.slimming.plain_layers import check_layers
 from slimsweep.slimming.read_back import in_eval_mode
 from slimsweep.slimming.structure import Structure
@@ -33,55 +33,57 @@ SHARES = (1.0, 0.5, 0.25, 0.125)  # of the change of weights, the first of which
 
 
 def repair(small: Timm, dense: Timm, images: Tensor | Iterable[Tensor], ridge: float = RIDGE) -> nn.Module:
-    """A copy of a cut model whose branches give what the dense model's give, as well as their last linear layer can.
+    """A copy of a cut model whose branches give what they gave before the cut, as well as their last linear layer can.
 
     Memory: what goes into one layer, for all images and of both models (images x tokens x embed_dim x 4 bytes each), and what
-    one batch needs. Time: about five forward passes of the cut model and two of the dense one.
+    one batch needs. Time: about five forward passes of the cut model and two of the other one.
 
     Layers that are nearer one by one can be farther off together, where images are few. The change is halved then, until the
-    outputs for these images are nearer to the dense model's than they were; where no part of it brings them nearer, the copy is
-    as `small` was, with a warning in the log.
+    outputs for these images are nearer to those before the cut than they were; where no part of it brings them nearer, the
+    copy is as `small` was, with a warning in the log.
 
     Args:
         small: what `slim` returned; left alone. Where nothing was cut, nothing changes.
-        dense: the model whose outputs are aimed at, of the architecture that `small` was cut from.
+        dense: the model whose outputs are aimed at; also the one with gates, or one that was cut less.
         images: (N, C, H, W), or batches of such, normalised as the models take them; of the batches of a DataLoader the labels
             are left out. Some hundred to a thousand.
         ridge: how strongly weights are held where they are, relative to the mean second moment of a layer's inputs.
 
     Raises:
-        RefusedInput: a ValueError: `small` was not cut, or from another architecture; `dense` has gates or was cut; there are
+        RefusedInput: a ValueError: `small` was not cut, or from another architecture; `dense` lacks what it keeps; there are
             no images, or they are not such as the models take.
     """
-    small, dense = unwrapped(small), unwrapped(dense)
+    small, before = unwrapped(small), unwrapped(dense)
     structure: Structure | None = getattr(small, "structure", None)
     if structure is None:
         raise RefusedInput("this model was not cut, so there is nothing to repair: give what slim returned")
-    if isinstance(dense, GatedModel) or hasattr(dense, "structure"):
-        state = "has gates" if isinstance(dense, GatedModel) else "was cut itself"
-        raise RefusedInput(f"the model to aim at {state}: give the dense one, repair(small, dense, images)")
     if not 0 <= ridge < math.inf:
         raise RefusedInput(f"ridge is {ridge}; it must be at least 0 and finite")
-    architecture = architecture_of(dense)
-    for model in (dense, small):
-        check_layers(model)
-    check_sizes(dense, structure)
+    architecture = architecture_of(before)
+    check_layers(fold_gates(before) if isinstance(before, GatedModel) else before)
+    check_layers(small)
+    whole: Structure = getattr(before, "structure", structure.shape.full())
+    if not hasattr(before, "structure"):
+        check_sizes(before, structure)
+    elif not whole.holds(structure):
+        raise RefusedInput(
+            "the model to aim at was cut itself, and lacks some of what this one keeps: give the dense one, or the one that "
+            "this was cut from"
+        )
     repaired: Timm = copy.deepcopy(small)
-    given = list(batches_of(batches_of(images, dense), small))
+    given = list(batches_of(batches_of(images, before), small))
     if not given:
         raise RefusedInput("there are no images to repair the model with: give some hundred")
-    with full_precision(), in_eval_mode(repaired), in_eval_mode(dense):
-        streams, calls, before = before_the_blocks(repaired, architecture.blocks(repaired), given)
-        dense_streams, dense_calls, wanted_outputs = before_the_blocks(dense, architecture.blocks(dense), given)
-        for index, (block, dense_block) in enumerate(
-            zip(architecture.blocks(repaired), architecture.blocks(dense), strict=True)
-        ):
-            kept = kept_tokens(structure, index)
-            branches, dense_branches = last_layers(block), last_layers(dense_block)
+    with full_precision(), in_eval_mode(repaired), in_eval_mode(before):
+        streams, calls, outputs = before_the_blocks(repaired, architecture.blocks(repaired), given)
+        aims, aim_calls, wanted_outputs = before_the_blocks(before, architecture.blocks(before), given)
+        for index, (block, aim) in enumerate(zip(architecture.blocks(repaired), architecture.blocks(before), strict=True)):
+            kept = kept_tokens(structure, whole, index)
+            branches, aim_branches = last_layers(block), last_layers(aim)
             targets: list[list[Tensor]] = [[] for _ in branches]
-            for place, x in enumerate(dense_streams):
-                with watched(dense_branches) as seen:
-                    dense_streams[place] = dense_block(architecture.before(dense, index)(x), **dense_calls[index])
+            for place, x in enumerate(aims):
+                with watched(aim_branches) as seen:
+                    aims[place] = aim(architecture.before(before, index)(x), **aim_calls[index])
                 for branch, (_, output) in enumerate(seen):
                     targets[branch].append(output if kept is None else output[:, kept.to(output.device)])
             streams = [architecture.before(repaired, index)(x) for x in streams]
@@ -93,15 +95,15 @@ def repair(small: Timm, dense: Timm, images: Tensor | Iterable[Tensor], ridge: f
                     fit.add(*seen[0], target)
                 fit.solve(ridge)
             streams = [block(x, **calls[index]) for x in streams]
-        take_what_helps(repaired, small, given, before, wanted_outputs)
+        take_what_helps(repaired, small, given, outputs, wanted_outputs)
     return repaired
 
 
-def take_what_helps(repaired: Timm, small: Timm, given: list[Tensor], before: list[Tensor], wanted: list[Tensor]) -> None:
+def take_what_helps(repaired: Timm, small: Timm, given: list[Tensor], outputs: list[Tensor], wanted: list[Tensor]) -> None:
     """Keep the largest of SHARES of the change, in place, that brings the outputs nearer to those wanted; else none of it."""
-    if any(old.shape != new.shape for old, new in zip(before, wanted, strict=True)):
+    if any(old.shape != new.shape for old, new in zip(outputs, wanted, strict=True)):
         return  # of models with other heads only the branches can be compared
-    farthest = squares(before, wanted)
+    farthest = squares(outputs, wanted)
     if not math.isfinite(farthest):
         raise RefusedInput(NOT_FINITE)
     old = {name: value.clone() for name, value in small.named_parameters()}
@@ -114,7 +116,7 @@ def take_what_helps(repaired: Timm, small: Timm, given: list[Tensor], before: li
             break
     if not share:
         log.warning(
-            "repair brought the outputs for these %d images no nearer to the dense model's, so nothing was changed: "
+            "repair brought the outputs for these %d images no nearer to those before the cut, so nothing was changed: "
             "give more images",
             sum(map(len, given)),
         )
@@ -176,9 +178,9 @@ def last_layers(block: Timm) -> list[Timm]:
     ]
 
 
-def kept_tokens(structure: Structure, layer: int) -> Tensor | None:
-    """Positions of the tokens that a layer keeps, its prefix included, among the dense model's; None where it keeps all."""
-    kept = structure.token_mask(layer)
+def kept_tokens(structure: Structure, whole: Structure, layer: int) -> Tensor | None:
+    """Positions of the tokens that a layer keeps, its prefix included, among those of `whole`; None where it keeps all."""
+    kept = structure.token_mask(layer)[whole.token_mask(layer)]
     prefix = structure.shape.layers[layer].prefix
     return None if kept.all() else torch.cat([torch.arange(prefix), kept.nonzero().flatten() + prefix])
 
