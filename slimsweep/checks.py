@@ -325,7 +325,7 @@ def starts_changed(old: Config, run: Run, done: pd.DataFrame) -> list[str]:
 
 def starts_of(config: Config, run: Run) -> dict[tuple[Any, ...], list[tuple[Any, ...]]]:
     """For each searched point that a configuration asks for, by its `Point.rate_group`, those that it starts from in turn."""
-    points = {point.name: point for point in expected_points(config, run.shape, run.gates, run.pace, run)}
+    points = {point.name: point for point in expected_points(config, run.shape, run.scores, run.pace, run)}
     starts: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
     for point in points.values():  # larger ones, which others start from, come first
         start = points.get(point.start)

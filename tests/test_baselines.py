@@ -53,7 +53,7 @@ def small_gated() -> GatedModel:
 def searched_run(folder: Path, config: Config) -> Run:
     """A run folder as a search leaves it, as far as a plan reads it."""
     run, gated = Run(folder, config), small_gated()
-    run.write_search(gated.shape, random_gates(gated), weights=b"", axes_seconds=0.0)
+    run.write_search(gated.shape, random_gates(gated), None, weights=b"", axes_seconds=0.0)
     return run
 
 

@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import ray.train
@@ -11,6 +11,7 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
+from torch import Tensor
 
 from slimsweep.cluster.failures import explained
 from slimsweep.cluster.worker import (
@@ -23,12 +24,15 @@ from slimsweep.cluster.worker import (
     wait_for_all_ranks,
     worker_resources,
 )
-from slimsweep.data import calibration_images
+from slimsweep.config import Config
+from slimsweep.data import Data, calibration_images, training_images
 from slimsweep.errors import OutOfTime, RunLost, StageFailed
 from slimsweep.ledger.recorder import recorder_of
 from slimsweep.ledger.run import DENSE, Run
 from slimsweep.ledger.searched_model import save_searched
+from slimsweep.methods.taylor import taylor_of_gates
 from slimsweep.saved_models import load
+from slimsweep.slimming.activation_scores import activation_scores
 from slimsweep.slimming.axes import principal_axes
 from slimsweep.slimming.gates import GatedModel, add_gates
 from slimsweep.training.criterion import Teacher
@@ -146,5 +150,15 @@ def search(run: Run, device: torch.device, rank: int, until: float | None = None
         GatedModel, train(gated, data, settings, recorder, seed=config.seed, device=device, teacher=teacher, until=until)
     )
     if rank == 0:
-        save_searched(run, gated, seconds)
+        save_searched(run, gated, seconds, scores_of(gated, data, config))
         recorder.finished(None)
+
+
+def scores_of(gated: GatedModel, data: Data, config: Config) -> Mapping[str, list[Tensor]] | None:
+    """What the gates of a searched model are ranked by (search.rank); None for their values."""
+    if config.search.ranked_by == "gates":
+        return None
+    images, labels = training_images(data, config.seed)
+    if config.search.ranked_by == "taylor":
+        return taylor_of_gates(gated.eval(), images, labels)
+    return activation_scores(gated, images, config.seed)

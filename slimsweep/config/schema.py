@@ -152,6 +152,11 @@ class Config(Section):
             raise ValueError(
                 "dense.epochs is 0 without weights to start from: set model.pretrained, model.checkpoint or dense.epochs"
             )
+        if self.search.rank == "gates" and not self.search.epochs:
+            raise ValueError(
+                "search.rank is gates, but search.epochs is 0, so all gates are still 1: take activation or taylor, or set "
+                "search.epochs"
+            )
         if self.search.ema_decay is not None:
             raise ValueError(f"search.ema_decay is {self.search.ema_decay:g}, but gates are not averaged: leave it out")
         for stage in ("dense", "search", "retrain"):

@@ -280,8 +280,8 @@ class Pace(PerFamily, default=1.0, gt=0, le=10):
 class Search(Recipe):
     """The one search, with learnable gates."""
 
-    epochs: int = Field(50, ge=1)
-    """Passes over the training images."""
+    epochs: int = Field(50, ge=0)
+    """Passes over the training images; 0 ranks the dense model's gates as they are, without training them."""
     weight_decay: float = Field(1e-3, ge=0)
     """Weight decay, on matrices only; never on gates."""
     scheduler: Literal["cosine", "constant"] = "constant"
@@ -309,6 +309,10 @@ class Search(Recipe):
     axes: bool = True
     """Turn each attention head into its principal axes on some training images before gates are put on. It computes the same
     then, and its last dims matter least. Runs that an earlier version began go on without."""
+    rank: Literal["gates", "activation", "taylor"] | None = None
+    """What gates are ranked by after the search. gates: their values. activation: the energy that each adds to its branch, on
+    some training images, without labels. taylor: squared gate x gradient of the loss. null takes gates after a search, and
+    activation where search.epochs is 0."""
     distill: Distill = Distill()
     """Learning from the dense model's answers."""
     floors: Floors = Floors()
@@ -332,6 +336,11 @@ class Search(Recipe):
                 'must hold at least one pace, such as [{"mlp": 1.4, "token": 0.7}]; [{}] is the same pace for all families'
             )
         return once(value)
+
+    @property
+    def ranked_by(self) -> str:
+        """gates, activation or taylor."""
+        return self.rank or ("gates" if self.epochs else "activation")
 
     @field_validator("families")
     @classmethod

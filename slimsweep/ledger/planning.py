@@ -116,7 +116,7 @@ def expected_points(
 
     Args:
         shape: of the gated model.
-        gates: the gates that the search is assumed to find, in the gates' shapes, a list of layers per family.
+        gates: what the search is assumed to rank gates by, in the gates' shapes, a list of layers per family.
         pace: the pace of each family that is assumed to be chosen.
         run: a run of this configuration, where there is one: paces count as it tried them.
 
@@ -135,7 +135,7 @@ def points_to_come(run: Run, points: list[Point]) -> int:
     if len(run.config.retrain.rates) == 1 and run.config.retrain.start == "search":
         return 0
     known = Counter(point.rate_group for point in points)
-    expected = Counter(point.rate_group for point in expected_points(run.config, run.shape, run.gates, run.pace, run))
+    expected = Counter(point.rate_group for point in expected_points(run.config, run.shape, run.scores, run.pace, run))
     return sum((expected - known).values())
 
 

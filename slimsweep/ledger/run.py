@@ -289,18 +289,28 @@ class Run(Readable):
         return self.folder.exists(SEARCH_SHAPE)
 
     def write_search(
-        self, shape: "Shape", gates: Mapping[str, Sequence["Tensor"]], weights: bytes, axes_seconds: float
+        self,
+        shape: "Shape",
+        gates: Mapping[str, Sequence["Tensor"]],
+        scores: Mapping[str, Sequence["Tensor"]] | None,
+        weights: bytes,
+        axes_seconds: float,
     ) -> None:
         """Write what the search found. The shape is written last: the search counts as done where it exists.
 
         Args:
             shape: of the gated model.
             gates: the final gates in their shapes, a list of layers per family.
+            scores: what gates are ranked by, likewise; None for the gates themselves.
             weights: the searched model's tensors, as safetensors bytes.
             axes_seconds: that the principal axes took.
         """
-        tables.write_table(self.folder, SEARCH_GATES, tables.gate_rows(gates), tables.GATES)
+        tables.write_table(self.folder, SEARCH_GATES, tables.gate_rows(gates, scores), tables.GATES)
         self.folder.write_bytes(SEARCH_MODEL, weights)
+        self.write_shape(shape, axes_seconds)
+
+    def write_shape(self, shape: "Shape", axes_seconds: float) -> None:
+        """Write the sizes of the gated model, and how long its principal axes took."""
         found = {"shape": json.loads(shape.full().to_json())["shape"], "axes_seconds": axes_seconds}
         self.folder.write_json(SEARCH_SHAPE, found)
 
@@ -341,9 +351,22 @@ class Run(Readable):
         Raises:
             DamagedFile: their file, or that of the shape, cannot be read.
         """
+        return self._gates("value")
+
+    @cached_property
+    def scores(self) -> dict[str, list["Tensor"]]:
+        """What the gates are ranked by, the smallest leaves first: in their shapes, a list of layers per family.
+
+        Raises:
+            DamagedFile: as for `gates`.
+        """
+        table = self.gates_table()
+        return self._gates("score") if "score" in table and table.score.notna().any() else self.gates
+
+    def _gates(self, column: str) -> dict[str, list["Tensor"]]:
         table = self.gates_table()
         try:
-            return tables.gate_tensors(table, self.shape.gate_shapes)
+            return tables.gate_tensors(table, self.shape.gate_shapes, column)
         except (KeyError, RuntimeError) as problem:  # a layer is missing, or some of its gates
             said = self.damaged.get(SEARCH_GATES) or f"{(self.folder / SEARCH_GATES).uri} is damaged: {WRITTEN_AGAIN}"
             raise DamagedFile(said) from problem
@@ -388,7 +411,7 @@ class Run(Readable):
         return dict(choice["pace"]) if choice is not None else self.config.search.paces[0].model_dump()
 
     def path_at(self, pace: Mapping[str, float]) -> "RemovalPath":
-        """The removal path over the search's gates, with the configuration's floors, at a pace.
+        """The removal path over the search's ranking of gates, with the configuration's floors, at a pace.
 
         Args:
             pace: of each family; families without gates are ignored.
@@ -396,8 +419,8 @@ class Run(Readable):
         from slimsweep.slimming.removal_path import RemovalPath
 
         settings = self.config.search
-        of_gated = {family: pace[family] for family in self.gates}
-        return RemovalPath(self.shape, self.gates, settings.floors.model_dump(), settings.round_to, of_gated)
+        of_gated = {family: pace[family] for family in self.scores}
+        return RemovalPath(self.shape, self.scores, settings.floors.model_dump(), settings.round_to, of_gated)
 
     @property
     def path(self) -> "RemovalPath":

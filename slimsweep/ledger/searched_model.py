@@ -1,5 +1,7 @@
 """The searched model: saved after the search with its weights and gates, and loaded for the points that are cut from it."""
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -10,14 +12,17 @@ from slimsweep.saved_models import load
 from slimsweep.slimming.gates import GatedModel, add_gates
 
 
-def save_searched(run: Run, gated: GatedModel, axes_seconds: float) -> None:
+def save_searched(
+    run: Run, gated: GatedModel, axes_seconds: float, scores: Mapping[str, Sequence[Tensor]] | None = None
+) -> None:
     """Write the gates and weights of a searched model to the run's folder.
 
     Args:
         axes_seconds: that its principal axes took before the search; 0 where there were none.
+        scores: what gates are ranked by, in their shapes; None for the gates themselves.
     """
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in learned(gated).items()}
-    run.write_search(gated.shape, gated.gates, save_tensors(weights), axes_seconds)
+    run.write_search(gated.shape, gated.gates, scores, save_tensors(weights), axes_seconds)
 
 
 def load_searched(run: Run, dense: nn.Module) -> GatedModel:
@@ -41,13 +46,20 @@ def load_searched(run: Run, dense: nn.Module) -> GatedModel:
 def restore_search(run: Run) -> None:
     """Write the search's gates and sizes again where their files are damaged, from the searched model, which holds the gates.
 
-    Does nothing where the dense or the searched model is damaged too.
+    Does nothing where the dense or the searched model is damaged too, and where gates were ranked by scores, which it does not
+    hold (search.rank).
     """
     sources = (f"{DENSE}/{MODEL_CONFIG}", f"{DENSE}/{MODEL_WEIGHTS}", SEARCH_MODEL)
     if any(path in run.damaged for path in sources) or not {SEARCH_SHAPE, SEARCH_GATES} & run.damaged.keys():
         return
-    save_searched(run, load_searched(run, load(run.dense)), axes_seconds=0.0)
-    for path in (SEARCH_SHAPE, SEARCH_GATES):
+    gated = load_searched(run, load(run.dense))
+    restored = [SEARCH_SHAPE]
+    if run.config.search.ranked_by == "gates":
+        save_searched(run, gated, axes_seconds=0.0)
+        restored.append(SEARCH_GATES)
+    else:
+        run.write_shape(gated.shape, axes_seconds=0.0)
+    for path in restored:
         run.damaged.pop(path, None)
 
 

@@ -87,7 +87,15 @@ CURVES = pa.schema(
     ]
 )
 
-GATES = pa.schema([("family", pa.string()), ("layer", pa.int64()), ("index", pa.int64()), ("value", pa.float64())])
+GATES = pa.schema(
+    [
+        ("family", pa.string()),
+        ("layer", pa.int64()),
+        ("index", pa.int64()),
+        ("value", pa.float64()),
+        ("score", pa.float64()),  # what the gate is ranked by; null: by its value
+    ]
+)
 
 
 BENCH = pa.schema(
@@ -150,26 +158,35 @@ def results_of(parts: Sequence[pa.Table]) -> pd.DataFrame:
     )
 
 
-def gate_rows(gates: Mapping[str, Sequence["torch.Tensor"]]) -> list[dict[str, Any]]:
+GateTensors = Mapping[str, Sequence["torch.Tensor"]]
+
+
+def gate_rows(gates: GateTensors, scores: GateTensors | None = None) -> list[dict[str, Any]]:
     """The gates of a model as rows of GATES; `gate_tensors` turns them back into tensors.
 
     Args:
         gates: a list of layers per family, each (heads, dims), (units,) or (tokens,). `index` counts in row-major order.
+        scores: what they are ranked by, in the same shapes; None for the gates themselves.
     """
     return [
-        {"family": f, "layer": i, "index": j, "value": v}
+        {"family": f, "layer": i, "index": j, "value": v, "score": score}
         for f, layers in gates.items()
         for i, g in enumerate(layers)
-        for j, v in enumerate(g.flatten().tolist())
+        for j, (v, score) in enumerate(
+            zip(g.flatten().tolist(), scores[f][i].flatten().tolist() if scores else [None] * g.numel(), strict=True)
+        )
     ]
 
 
-def gate_tensors(table: pd.DataFrame, gate_shapes: Mapping[str, Sequence[tuple[int, ...]]]) -> dict[str, list["torch.Tensor"]]:
+def gate_tensors(
+    table: pd.DataFrame, gate_shapes: Mapping[str, Sequence[tuple[int, ...]]], column: str = "value"
+) -> dict[str, list["torch.Tensor"]]:
     """The gates of a table as `gated.gates` returns them: a list of layers per family.
 
     Args:
         table: of schema GATES.
         gate_shapes: the shape of each layer's gates, per family.
+        column: value, or score for what they are ranked by.
 
     Raises:
         KeyError: the table lacks a layer.
@@ -178,7 +195,7 @@ def gate_tensors(table: pd.DataFrame, gate_shapes: Mapping[str, Sequence[tuple[i
 
     gates: dict[str, list[torch.Tensor]] = {}
     for family, shapes in gate_shapes.items():
-        values = table[table.family == family].sort_values(["layer", "index"]).groupby("layer")["value"]
+        values = table[table.family == family].sort_values(["layer", "index"]).groupby("layer")[column]
         gates[family] = [torch.tensor(values.get_group(i).to_numpy()).reshape(s) for i, s in enumerate(shapes)]
     return gates
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from slimsweep.methods.by_scores import structures_by_scores
 from slimsweep.methods.choice import Choice
 from slimsweep.methods.gradients import batches
-from slimsweep.slimming.gates import add_gates
+from slimsweep.slimming.gates import GatedModel, add_gates
 from slimsweep.slimming.removal_path import Scores
 from slimsweep.slimming.structure import Structure
 
@@ -44,7 +44,15 @@ def taylor_scores(
     Returns:
         For each family a tensor per layer, in the gates' shapes.
     """
-    gated = add_gates(dense, granularity, families).eval()
+    return taylor_of_gates(add_gates(dense, granularity, families).eval(), images, labels)
+
+
+def taylor_of_gates(gated: GatedModel, images: Tensor, labels: Tensor) -> dict[str, list[Tensor]]:
+    """`taylor_scores` of a model that has gates, at the values that they have.
+
+    Args:
+        gated: in evaluation mode, on the device to compute on; left as it is.
+    """
     gates = gated.gate_parameters()
     flat = [gate for layers in gates.values() for gate in layers]
     sums = [torch.zeros_like(gate) for gate in flat]

@@ -143,7 +143,7 @@ def plan(
             raise ConfigError(f"--run is {run.uri}, but no search has ended there: leave it out to plan with equal gates")
         if run.shape.gate_shapes != gated.shape.gate_shapes:
             raise ConfigError(f"--run is {run.uri}, which searched another model: leave it out, or plan that model")
-        gates = run.gates
+        gates = run.scores
         notes.append(f"structures are those of the search in {run.uri}")
     pace = settings.paces[0].model_dump() if run is None else run.pace
     points = expected_points(config, gated.shape, gates, pace, run)
