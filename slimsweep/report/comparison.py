@@ -147,7 +147,7 @@ def _curves(rows: pd.DataFrame, seeds: list[int], x: str, y: str) -> list[Number
 
 
 def _over_seeds(name: str, of_seeds: list[Comparison | None]) -> dict[str, float]:
-    """Mean and standard error over the seeds that have a comparison, with the ranges' ends; ratios are averaged as logarithms."""
+    """Mean, standard error and ranges' ends over the seeds that have a comparison; ratios are averaged as logarithms."""
     found = [one for one in of_seeds if one is not None]
     values = np.array([one.value for one in found])
     if not found:

@@ -291,7 +291,7 @@ def comparison_table(rows: pd.DataFrame) -> Table | None:
     found = compare_methods(ok, x=cost.name)
     if found.empty:
         return None
-    title = f"searched compared with each method by test top-1 (+ means ahead, below 1x means fewer {cost.title})"
+    title = f"searched compared with each method (+: ahead; below 1x: fewer {cost.title})"
     figures = (f"at equal {cost.title}", f"{cost.title} for the same accuracy")
     table = plain_table(title, [("method", "left"), *((name, "right") for name in figures)])
     for row in found.to_dict("records"):
