@@ -96,7 +96,7 @@ def compare_methods(rows: pd.DataFrame, method: str = "searched", x: str = "macs
     """
     known = rows[(rows["status"] == "ok") & (rows["method"] != "dense") & rows[x].gt(0) & rows[y].notna()]
     known = with_asked(known.assign(shares=known["shares"].fillna("") if "shares" in known else ""))
-    known = known.assign(asked=known["asked"] + " " + known["shares"])
+    known = known.assign(asked=[f"{asked} {shares}" for asked, shares in zip(known["asked"], known["shares"], strict=True)])
     of_method = {str(name): _of_one_kind(group, x) for name, group in known.groupby("method")}
     found: list[dict[str, object]] = []
     for other in sorted(set(of_method) - {method}):
@@ -178,17 +178,18 @@ def _mean_gap(ours: tuple[Numbers, Numbers], theirs: tuple[Numbers, Numbers]) ->
 
 def _by_cost(points: Numbers) -> tuple[Numbers, Numbers]:
     """The logarithms of the costs of all points, ascending, and the mean accuracy at each."""
-    table = _table(points)
-    means = table.groupby("cost", sort=True)["accuracy"].mean()
-    return np.log(means.index.to_numpy(dtype=np.float64)), means.to_numpy(dtype=np.float64)
+    known = _known(points)
+    costs, places, counts = np.unique(known[:, 0], return_inverse=True, return_counts=True)
+    return np.log(costs), np.bincount(places, weights=known[:, 1], minlength=len(costs)) / counts
 
 
 def _by_accuracy(points: Numbers) -> tuple[Numbers, Numbers]:
     """The accuracies on the front of points, ascending, and the logarithm of the cost at each."""
-    front = pareto_front(_table(points), "cost", "accuracy").drop_duplicates()
+    front = pareto_front(pd.DataFrame(_known(points), columns=["cost", "accuracy"]), "cost", "accuracy").drop_duplicates()
     return front["accuracy"].to_numpy(dtype=np.float64), np.log(front["cost"].to_numpy(dtype=np.float64))
 
 
-def _table(points: Numbers) -> pd.DataFrame:
-    table = pd.DataFrame(np.asarray(points, dtype=np.float64).reshape(-1, 2), columns=["cost", "accuracy"]).dropna()
-    return table[table["cost"] > 0]
+def _known(points: Numbers) -> Numbers:
+    """The points that have both numbers."""
+    points = np.asarray(points, dtype=np.float64).reshape(-1, 2)
+    return points[(points[:, 0] > 0) & ~np.isnan(points[:, 1])]

@@ -38,26 +38,44 @@ export function drawMethods(view) {
   const cost = costOf(view);
   const names = new Set(sets.map(({ reference }) => reference.method));
   const reference = names.size === 1 ? [...names][0] : "the reference";
+  const measure = (name, text) => el("li", {}, el("strong", {}, name), `: ${text}`);
+  const equal = compared
+    ? [
+        measure(
+          `At equal ${cost.title}`,
+          `by how many points of test accuracy ${reference} is ahead (+) of the row's method, or behind (\u2212), at the same ${cost.title}: the mean over the range below the number, which both cover.`,
+        ),
+        measure(
+          `${capital(cost.title)} for the same accuracy`,
+          `0.80× means that ${reference} reaches the same accuracy as the row's method with 80 % of its ${cost.title}, on average over the range below the number; ${DASH} where they reach no common accuracy.`,
+        ),
+      ]
+    : [];
   const parts = [
     el("h2", { id: "methods-title" }, several ? "Runs and methods" : "Methods"),
     el(
+      "ul",
+      { class: "caption" },
+      measure(
+        "Hypervolume",
+        "average over all MACs limits of the best test accuracy available under that limit, up to the MACs of the data set's largest dense model (0 where no model is small enough). MACs that a budget allows and a model does not use count as a gain, so it compares methods only where all use up the same budgets.",
+      ),
+      ...equal,
+    ),
+    el(
       "p",
       { class: "caption" },
-      "Hypervolume: average over all MACs limits of the best test accuracy available under that limit, up to the MACs of the data set's largest dense model (0 where no model is small enough). Mean ± standard error over seeds, at the budgets that all seeds of a method have; one seed has no ±. Methods compare where their budgets are the same. MACs that a budget allows and a model does not use count as a gain.",
+      "Mean ± standard error over seeds; one seed has no ±. Hypervolumes are at the budgets that all seeds of a method have.",
+      compared ? ` The other two compare equal seeds with each other, and take each model at its own ${cost.title}.` : "",
     ),
   ];
-  if (compared) parts.push(...explained(page, rows, sets, reference, cost));
+  if (compared) parts.push(choice(page, rows, sets));
   const titles = [
     ...(several ? ["Run", "Model"] : []),
     "Method",
     "Hypervolume",
     "",
-    ...(compared
-      ? [
-          `${capital(reference)} ahead at equal ${cost.title}`,
-          `${capital(cost.title)} that ${reference} needs for the same accuracy`,
-        ]
-      : []),
+    ...(compared ? [`At equal ${cost.title}`, `${capital(cost.title)} for the same accuracy`] : []),
     "Budgets",
     "Seeds",
   ];
@@ -81,7 +99,7 @@ export function drawMethods(view) {
           "th",
           { scope: "rowgroup", colspan: titles.length, class: "text" },
           page.datasets.length > 1 ? `${set.name}, ${reach}` : capital(reach),
-          here.length > 1 ? `; compared with ${nameOf(page, first)}` : "",
+          here.length > 1 ? `; ${nameOf(page, first)} compared with each row` : "",
         ),
       ),
     );
@@ -129,31 +147,22 @@ const referenceOf = (page, here) =>
   here.filter((row) => row.method === "searched").sort((a, b) => a.r - b.r)[0] ??
   here[0];
 
-// What the two measures say, with the choice of what to compare with.
-function explained(page, rows, sets, reference, cost) {
-  const pick = el(
-    "select",
-    { id: "against" },
-    ...sets
-      .flatMap(({ here }) => (here.length > 1 ? [...here].sort((a, b) => rows.indexOf(a) - rows.indexOf(b)) : []))
-      .map((row) => nameOf(page, row))
-      .map((name) => el("option", { value: name }, name)),
-  );
-  const chosen = sets.map((one) => nameOf(page, one.reference));
+// The choice of what is compared with the others.
+function choice(page, rows, sets) {
+  const choices = sets.filter(({ here }) => here.length > 1);
+  const names = choices
+    .flatMap(({ here }) => here)
+    .sort((a, b) => rows.indexOf(a) - rows.indexOf(b))
+    .map((row) => nameOf(page, row));
+  const pick = el("select", { id: "against" }, ...names.map((name) => el("option", { value: name }, name)));
+  const chosen = choices.map((one) => nameOf(page, one.reference));
   pick.value = chosen.includes(state.against) ? state.against : chosen[0];
   pick.addEventListener("change", () => {
     state.against = pick.value;
     actions.update();
     byId("against").focus();
   });
-  return [
-    el(
-      "p",
-      { class: "caption" },
-      `Ahead at equal ${cost.title}: the mean distance between two curves of test accuracy over ${cost.title}, where both methods have models; +1 means one point more accuracy with as many ${cost.title}. ${capital(cost.title)} for the same accuracy: 0.80× means that ${reference} reaches the accuracy of the row's method with 80 % of the ${cost.title}. Each model counts at its own ${cost.title}, so neither rewards what is not used. Below each number is the range that both methods cover; ${DASH} where there is none. Pairs of equal seeds are compared.`,
-    ),
-    el("div", { class: "controls" }, el("label", {}, "Compare with ", pick)),
-  ];
+  return el("div", { class: "controls" }, el("label", {}, "Compare ", pick, " with each row"));
 }
 
 /**
@@ -170,7 +179,7 @@ function comparedCells(page, reference, row, cost) {
   const spread = (/** @type {OverSeeds} */ one) => (known(one.se) ? ` ± ${fixed(one.se)}` : "");
   const range = (/** @type {OverSeeds} */ one, /** @type {(value: number | null) => string} */ text) => {
     const seeds = one.seeds < Math.max(difference.seeds, ratio.seeds) ? `, ${count(one.seeds, "seed")}` : "";
-    return el("small", {}, `${text(one.low)} to ${text(one.high)}${seeds}`);
+    return el("small", {}, `${rangeText(text(one.low), text(one.high))}${seeds}`);
   };
   return [
     known(difference.mean)
@@ -190,6 +199,16 @@ function comparedCells(page, reference, row, cost) {
         )
       : el("td", {}, DASH),
   ];
+}
+
+/**
+ * A range with its unit once, where both ends have the same: "0.668 to 5.56 MMACs".
+ * @param {string} low
+ * @param {string} high
+ */
+function rangeText(low, high) {
+  const unit = low.slice(low.indexOf(" "));
+  return `${high.endsWith(unit) ? low.slice(0, -unit.length) : low} to ${high}`;
 }
 
 // A mean and its standard error on a scale that all rows share.
