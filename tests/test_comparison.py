@@ -246,6 +246,8 @@ def test_the_terminal_compares_the_search_with_each_baseline():
     assert "±" not in alone
     assert "one seed" in alone
     assert comparison_table(make_run(seeds=2).results) is None  # no baseline
+    numbers = {name: None for name in ("macs", "params", "test_top1", "val_top1")}
+    assert comparison_table(rows.assign(status="failed", **numbers)) is None
 
 
 SCRIPT = """

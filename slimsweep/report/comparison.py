@@ -94,7 +94,8 @@ def compare_methods(rows: pd.DataFrame, method: str = "searched", x: str = "macs
         seeds, below 1 where `method` is cheaper), ratio_se, ratio_seeds, ratio_low and ratio_high. Only seeds with a common
         range count. Standard errors are NaN for one seed, all numbers where no seed has a common range.
     """
-    known = rows[(rows["status"] == "ok") & (rows["method"] != "dense") & rows[x].gt(0) & rows[y].notna()]
+    ok = rows[(rows["status"] == "ok") & (rows["method"] != "dense")]
+    known = ok[ok[x].gt(0) & ok[y].notna()]
     known = with_asked(known.assign(shares=known["shares"].fillna("") if "shares" in known else ""))
     known = known.assign(asked=[f"{asked} {shares}" for asked, shares in zip(known["asked"], known["shares"], strict=True)])
     of_method = {str(name): _of_one_kind(group, x) for name, group in known.groupby("method")}
