@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from test_report import in_params, make_run, make_status
 
+from slimsweep.report.comparison import compare_methods
 from slimsweep.report.page import build_page
 from slimsweep.report.page_data import COLUMNS, TIMINGS
 from slimsweep.report.pareto import knee, pareto_front, summarize
@@ -287,6 +288,9 @@ def test_a_budget_of_parameters_is_no_seed_of_a_budget_of_macs(opened: Opened):
     page.locator("#points tbody tr").click()
     assert title(page) == "searched at 50 % of params"
     assert page.locator("#point .seed").count() == 0
+    assert page.locator("#methods tbody tr").count() == 2  # the heading and the method, which is compared with nothing
+    assert page.locator("#against").count() == 0
+    assert "for the same" not in page.inner_text("#methods")
 
 
 def test_what_is_measured_is_in_the_table_and_beside_the_point(opened: Opened):
@@ -526,6 +530,36 @@ def test_runs_are_compared_by_hypervolume_with_spread(opened: Opened):
     assert number(by_run["a"]) > number(by_run["b"])
     assert "±" in by_run["a"]
     assert "±" not in by_run["f"]  # one seed
+
+
+def test_methods_are_compared_at_equal_cost_with_what_the_reader_chooses(opened: Opened):
+    page = opened("one")
+
+    def cells(method: str) -> list[str]:
+        rows = page.eval_on_selector_all(
+            "#methods tbody tr", "rows => rows.map(r => [...r.cells].map(c => c.innerText.trim()))"
+        )
+        (row,) = [row for row in rows if row[0] == method]
+        return [text.replace("\u2212", "-").split("\n")[0] for text in row[3:5]]
+
+    def expected(method: str, x: str) -> list[str]:
+        row = compare_methods(one().results, method=method, x=x).iloc[0]
+        return [
+            f"{row['difference']:+.2f} ± {row['difference_se']:.2f} points",
+            f"{row['ratio']:.2f} ± {row['ratio_se']:.2f}×",
+        ]
+
+    assert cells("uniform") == expected("searched", "macs")
+    assert cells("searched") == ["", ""]  # itself
+    page.select_option("#against", "uniform")
+    assert cells("searched") == expected("uniform", "macs")
+    assert cells("uniform") == ["", ""]
+    page.select_option("#x", "params")
+    assert cells("searched") == expected("uniform", "params")
+    assert "At equal parameters" in page.inner_text("#methods thead")
+    page.select_option("#x", "images_per_second:0")  # more is better there: no cost
+    assert cells("searched") == expected("uniform", "macs")
+    assert "against=uniform" in page.url  # a link, and the page's own refresh, keep it
 
 
 def luminance(colour: str) -> float:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from slimsweep.ledger.run import Run
+from slimsweep.report.comparison import compare_methods, with_error
 from slimsweep.report.page import build_page
 from slimsweep.report.pareto import best_rates, hypervolume_by_method, hypervolume_gains, pareto_front, summarize
 from slimsweep.report.run_tables import RunTables
@@ -34,7 +35,7 @@ TERMS = {
 
 
 def tables(rows: pd.DataFrame) -> Iterator[str]:
-    """Markdown, one table per kind of terms: test top-1 of methods x budgets, and hypervolumes compared with the search's."""
+    """Markdown, one table per kind of terms: test top-1 of methods x budgets, and the search compared with each method."""
     ok = best_rates(rows[rows["status"] == "ok"])
     dense = float(ok["macs_dense"].iloc[0])
     searched = ok[ok["method"] == "searched"]
@@ -54,16 +55,26 @@ def table(rows: pd.DataFrame, dense: float, says: str) -> str:
     gains = hypervolume_gains(rows, (dense, 0.0)).set_index("method")
     gains[["gain", "se"]] /= dense
     even = hypervolume_gains(rows, (1.0, 0.0), x="budget").set_index("method")
-    lines = [
-        says,
-        "",
-        f"| method | {' | '.join(f'{100 * b:g} %' for b in budgets)} | hypervolume | searched ahead by | at the budgets |",
-        f"| --- |{' ---: |' * (len(budgets) + 3)}",
+    equal = compare_methods(rows).set_index("method")
+    measures = [
+        "searched ahead at equal MACs",
+        "MACs for the same accuracy",
+        "hypervolume",
+        "searched ahead by",
+        "at the budgets",
     ]
+    headings = [*(f"{100 * b:g} %" for b in budgets), *measures]
+    lines = [says, "", f"| method | {' | '.join(headings)} |", f"| --- |{' ---: |' * len(headings)}"]
     order = ["searched", *areas.drop("searched").sort_values("mean", ascending=False).index]
     for method in order:
         cells = [_cell(means.loc[(method, b)], "test_top1_mean", "test_top1_se", 2) if (method, b) in means.index else ""
                  for b in budgets]  # fmt: skip
+        if method in equal.index:
+            found = equal.loc[method]
+            cells.append(with_error(found["difference"], found["difference_se"], 2, sign=True))
+            cells.append(with_error(found["ratio"], found["ratio_se"], 2, "x"))
+        else:
+            cells += ["", ""]
         whole = areas.loc[method, "budgets"] == len(budgets)
         cells.append(_cell(areas.loc[method] / dense, "mean", "se", 3) if whole else "")
         beside = "" if whole else f" ({areas.loc[method, 'budgets']} budgets)"

@@ -150,7 +150,7 @@ def hypervolume_by_method(
         One row per method: method, budgets, seeds, mean, se (NaN for one seed), in the unit of x times the unit of y.
     """
     found: list[dict[str, object]] = []
-    for method, group in _with_budgets(rows[(rows["status"] == "ok") & rows[y].notna()]).groupby("method"):
+    for method, group in with_asked(rows[(rows["status"] == "ok") & rows[y].notna()]).groupby("method"):
         shared = set.intersection(*(set(of_seed["asked"]) for _, of_seed in group.groupby("seed")))
         kept = group[group["asked"].isin(shared)]
         areas = np.array([hypervolume(g[[x, y]].to_numpy(), reference) for _, g in kept.groupby("seed")])
@@ -177,7 +177,7 @@ def hypervolume_gains(
         One row per other method that has a budget and a seed in common: method, budgets, seeds, gain (mean of the
         difference, positive where `method` is ahead), se (of that mean; NaN for one seed), in the unit of x times that of y.
     """
-    ok = _with_budgets(rows[(rows["status"] == "ok") & rows[y].notna()])
+    ok = with_asked(rows[(rows["status"] == "ok") & rows[y].notna()])
     groups = {(name, seed): group for (name, seed), group in ok.groupby(["method", "seed"])}
     found: list[dict[str, object]] = []
     for other in sorted(set(ok["method"]) - {method}):
@@ -195,8 +195,8 @@ def hypervolume_gains(
     return pd.DataFrame(found, columns=["method", "budgets", "seeds", "gain", "se"])
 
 
-def _with_budgets(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with a column `asked` that identifies the budget: its unit and fraction."""
+def with_asked(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with a `unit` in each, and a column `asked` that identifies the budget: its unit and fraction."""
     rows = with_units(rows)
     return rows.assign(asked=[f"{unit} {budget}" for unit, budget in zip(rows["unit"], rows["budget"], strict=True)])
 

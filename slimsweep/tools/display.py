@@ -24,8 +24,10 @@ from slimsweep.errors import RunLost
 from slimsweep.ledger.points import Plan, Point
 from slimsweep.ledger.run import DAMAGED_LOG, Run
 from slimsweep.ledger.status import Status, TrainingStatus, read_status
+from slimsweep.report.comparison import compare_methods, usual_cost, with_error
 from slimsweep.report.page import write_report
 from slimsweep.report.pareto import best_rates, by_series
+from slimsweep.slimming.cost import COSTS
 from slimsweep.storage import LONGEST_PAUSE
 from slimsweep.terminal import fits, plain_table, say, show_whole
 from slimsweep.tools.status import status_table
@@ -221,6 +223,10 @@ def show_end(run: Run, plan: Plan, failed: Collection[Point], console: Console, 
     rows = run.rows
     say(console, "")
     show_whole(console, final_table(run, rows, seconds))
+    compared = comparison_table(rows)
+    if compared is not None:
+        say(console, "")
+        show_whole(console, compared)
     ok = rows[rows.status == "ok"]
     say(console, f"\nThe dense model before the sweep: {ok.test_top1_untouched.iloc[0]:.2f} % on test." if len(ok) else "\n")
     say(console, f"Report: {run.report_uri}")
@@ -271,4 +277,30 @@ def final_table(run: Run, rows: pd.DataFrame, seconds: float) -> Table:
             f"{row['test_top1']:.2f}",
             f"{row['test_top1'] - (row['test_top1_untouched'] if retrained.empty else retrained.mean()):+.2f}",
         )
+    return table
+
+
+def comparison_table(rows: pd.DataFrame) -> Table | None:
+    """The search compared with each other method at equal cost and at equal accuracy; None where there is no other method.
+
+    Args:
+        rows: of one run.
+    """
+    ok = by_series(best_rates(rows))
+    cost = COSTS[usual_cost(ok)]
+    found = compare_methods(ok, x=cost.name)
+    if found.empty:
+        return None
+    title = f"searched compared with each method (+: ahead; below 1x: fewer {cost.title})"
+    figures = (f"at equal {cost.title}", f"{cost.title} for the same accuracy")
+    table = plain_table(title, [("method", "left"), *((name, "right") for name in figures)])
+    for row in found.to_dict("records"):
+        table.add_row(
+            Text(row["method"]),
+            with_error(row["difference"], row["difference_se"], 2, " points", sign=True),
+            with_error(row["ratio"], row["ratio_se"], 2, "x"),
+        )
+    if found["difference_seeds"].max() <= 1:
+        table.caption = "one seed: the error is not known"
+        table.caption_justify = "left"
     return table

@@ -16,6 +16,7 @@ export const state = {
   run: null, // the open point's run and name: names stay the same when the page is written again, places may not
   point: null,
   compare: "smaller",
+  against: "", // the method that others are compared with, or "" for the search
   question: "",
   fits: false,
   filter: "",

@@ -1,0 +1,232 @@
+// Methods compared at equal cost and at equal accuracy: what they are compared with and in which cost is the reader's choice,
+// so the page computes it itself. slimsweep/report/comparison.py computes the same, and says where the formulas come from;
+// tests/test_comparison.py holds both to each other.
+
+import { known } from "./format.js";
+import { paretoFront } from "./front.js";
+
+/** @import { Metric, Page, Point } from "./types.js" */
+
+/**
+ * A measure of two curves: its value, and the range that both cover, over which it is the mean.
+ * @typedef {{ value: number, low: number, high: number }} Comparison
+ */
+
+/**
+ * Mean over seeds with its standard error (null for one seed); all null where no seed has a common range.
+ * @typedef {{ mean: number | null, se: number | null, seeds: number, low: number | null, high: number | null }} OverSeeds
+ */
+
+/** @typedef {[cost: number, accuracy: number]} Pair */
+
+/**
+ * A curve through points: `at` ascending.
+ * @typedef {{ at: number[], values: number[] }} Curve
+ */
+
+const SMALLEST_RANGE = 1e-6; // a common range that is narrower counts as none
+
+/** @param {number[]} values */
+const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+
+/**
+ * The mean difference of accuracy at equal cost, in points of percent; the range is one of costs.
+ * @param {Pair[]} ours
+ * @param {Pair[]} theirs
+ * @returns {Comparison | null} null where the two share no range of costs
+ */
+export function accuracyDifference(ours, theirs) {
+  const gap = meanGap(byCost(ours), byCost(theirs));
+  return gap && { value: gap.value, low: Math.exp(gap.low), high: Math.exp(gap.high) };
+}
+
+/**
+ * The mean ratio of costs at equal accuracy, ours to theirs; the range is one of accuracies.
+ * @param {Pair[]} ours
+ * @param {Pair[]} theirs
+ * @returns {Comparison | null} null where the two fronts share no range of accuracies
+ */
+export function costRatio(ours, theirs) {
+  const gap = meanGap(byAccuracy(ours), byAccuracy(theirs));
+  return gap && { ...gap, value: Math.exp(gap.value) };
+}
+
+/**
+ * Two methods, of the same run or of two, compared by test top-1 and paired by seed.
+ * @param {Page} page
+ * @param {{ run: number, method: string }} ours
+ * @param {{ run: number, method: string }} theirs
+ * @param {Metric} cost less is better
+ * @returns {{ difference: OverSeeds, ratio: OverSeeds } | null} null where they have no seed in common
+ */
+export function compareMethods(page, ours, theirs, cost) {
+  const both = [ours, theirs].map(({ run, method }) =>
+    ofOneKind(
+      page.points.filter(
+        (p) => p.run === run && p.method === method && p.status === "ok" && (cost.of(p) ?? 0) > 0 && known(p.test_top1),
+      ),
+      cost,
+    ),
+  );
+  const seeds = [...new Set(both[0].map((p) => p.seed))].filter((seed) => known(seed) && both[1].some((p) => p.seed === seed));
+  if (!seeds.length) return null;
+  const [a, b] = both.map((points) => curves(points, /** @type {number[]} */ (seeds), cost));
+  return {
+    difference: overSeeds(a.map((curve, i) => accuracyDifference(curve, b[i]))),
+    ratio: overSeeds(
+      a.map((curve, i) => costRatio(curve, b[i])),
+      true,
+    ),
+  };
+}
+
+/**
+ * What a point was asked for.
+ * @param {Point} point
+ */
+const askedKey = ({ unit, budget, shares }) => `${unit} ${budget} ${shares ?? ""}`;
+
+/**
+ * The points of one method that make one curve: those of budgets where there are any, and of these the budgets in the unit of
+ * the cost where there are at least two.
+ * @param {Point[]} points
+ * @param {Metric} cost
+ */
+function ofOneKind(points, cost) {
+  const ofBudgets = points.filter((p) => !p.shares);
+  const rows = ofBudgets.length ? ofBudgets : points;
+  const inUnit = rows.filter((p) => p.unit === cost.key);
+  return new Set(inUnit.map(askedKey)).size > 1 ? inUnit : rows;
+}
+
+/**
+ * Per seed, cost and accuracy of what was asked for at all of the seeds.
+ * @param {Point[]} points
+ * @param {number[]} seeds
+ * @param {Metric} cost
+ * @returns {Pair[][]}
+ */
+function curves(points, seeds, cost) {
+  const groups = seeds.map((seed) => points.filter((p) => p.seed === seed));
+  const asked = groups.map((group) => new Set(group.map(askedKey)));
+  return groups.map((group) =>
+    group
+      .filter((p) => asked.every((one) => one.has(askedKey(p))))
+      .map((p) => [/** @type {number} */ (cost.of(p)), /** @type {number} */ (p.test_top1)]),
+  );
+}
+
+/**
+ * @param {(Comparison | null)[]} ofSeeds
+ * @param {boolean} [ratios] averaged as logarithms
+ * @returns {OverSeeds}
+ */
+function overSeeds(ofSeeds, ratios = false) {
+  const found = ofSeeds.filter((one) => one !== null);
+  const seeds = found.length;
+  if (!seeds) return { mean: null, se: null, seeds, low: null, high: null };
+  const values = found.map((one) => (ratios ? Math.log(one.value) : one.value));
+  const middle = mean(values);
+  const se = seeds > 1 ? Math.sqrt(values.reduce((sum, v) => sum + (v - middle) ** 2, 0) / (seeds - 1) / seeds) : null;
+  const [low, high] = [mean(found.map((one) => one.low)), mean(found.map((one) => one.high))];
+  if (!ratios) return { mean: middle, se, seeds, low, high };
+  const ratio = Math.exp(middle);
+  return { mean: ratio, se: se === null ? null : se * ratio, seeds, low, high };
+}
+
+/**
+ * The mean of one curve minus the other over the range that both cover.
+ * @param {Curve} ours
+ * @param {Curve} theirs
+ * @returns {Comparison | null}
+ */
+function meanGap(ours, theirs) {
+  if (Math.min(ours.at.length, theirs.at.length) < 2) return null;
+  const low = Math.max(ours.at[0], theirs.at[0]);
+  const high = Math.min(ours.at[ours.at.length - 1], theirs.at[theirs.at.length - 1]);
+  if (high - low < SMALLEST_RANGE) return null;
+  return { value: (integral(ours, low, high) - integral(theirs, low, high)) / (high - low), low, high };
+}
+
+/**
+ * The logarithms of the costs, ascending, and the mean accuracy at each.
+ * @param {Pair[]} points
+ * @returns {Curve}
+ */
+function byCost(points) {
+  const costs = [...new Set(points.map(([cost]) => cost))].sort((a, b) => a - b);
+  const accuracy = (/** @type {number} */ cost) => mean(points.filter(([c]) => c === cost).map(([, a]) => a));
+  return { at: costs.map(Math.log), values: costs.map(accuracy) };
+}
+
+/**
+ * The accuracies on the front of points, and the logarithm of the cost at each.
+ * @param {Pair[]} points
+ * @returns {Curve}
+ */
+function byAccuracy(points) {
+  const front = paretoFront(
+    points.map(([x, y]) => ({ x, y })),
+    false,
+    true,
+  ).filter((item, i, all) => i === 0 || item.y !== all[i - 1].y); // equal points once
+  return { at: front.map(({ y }) => y), values: front.map(({ x }) => Math.log(x)) };
+}
+
+/**
+ * The integral of the monotone piecewise cubic through a curve's points, from low to high, both inside the curve.
+ * @param {Curve} curve
+ * @param {number} low
+ * @param {number} high
+ */
+function integral({ at, values }, low, high) {
+  const slopes = slopesOf(at, values);
+  let total = 0;
+  for (let i = 0; i + 1 < at.length; i++) {
+    const [from, to] = [Math.max(low, at[i]), Math.min(high, at[i + 1])];
+    if (from >= to) continue;
+    const width = at[i + 1] - at[i];
+    const value = (/** @type {number} */ place) => {
+      const t = (place - at[i]) / width;
+      const [s, rise] = [1 - t, t * t * (3 - 2 * t)];
+      return values[i] * (1 - rise) + values[i + 1] * rise + width * t * s * (slopes[i] * s - slopes[i + 1] * t);
+    };
+    total += ((to - from) / 6) * (value(from) + 4 * value((from + to) / 2) + value(to)); // Simpson's rule: exact for cubics
+  }
+  return total;
+}
+
+/**
+ * The slopes of the cubic at the points, as PCHIP (Fritsch and Butland, 1984) has them in SciPy.
+ * @param {number[]} at
+ * @param {number[]} values
+ */
+function slopesOf(at, values) {
+  const widths = at.slice(1).map((x, i) => x - at[i]);
+  const rises = widths.map((width, i) => (values[i + 1] - values[i]) / width);
+  if (rises.length === 1) return [rises[0], rises[0]];
+  const inner = rises.slice(1).map((rise, i) => {
+    if (!(rises[i] * rise > 0)) return 0; // a turn, or a flat piece
+    const [one, two] = [2 * widths[i + 1] + widths[i], widths[i + 1] + 2 * widths[i]];
+    return (one + two) / (one / rises[i] + two / rise);
+  });
+  const last = rises.length - 1;
+  return [
+    endSlope(widths[0], widths[1], rises[0], rises[1]),
+    ...inner,
+    endSlope(widths[last], widths[last - 1], rises[last], rises[last - 1]),
+  ];
+}
+
+/**
+ * The slope at an end, by three points, limited so that the curve stays monotone.
+ * @param {number} width of the piece at the end
+ * @param {number} nextWidth
+ * @param {number} rise its mean slope
+ * @param {number} nextRise
+ */
+function endSlope(width, nextWidth, rise, nextRise) {
+  const slope = ((2 * width + nextWidth) * rise - width * nextRise) / (width + nextWidth);
+  if (Math.sign(slope) !== Math.sign(rise)) return 0;
+  return Math.sign(rise) !== Math.sign(nextRise) && Math.abs(slope) > 3 * Math.abs(rise) ? 3 * rise : slope;
+}
