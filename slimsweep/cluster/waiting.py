@@ -41,19 +41,23 @@ class Held:
 plain = Held()  # of the plain tasks that this process waits for
 
 
-def run_tasks(function: Callable[[Any], Any], arguments: Sequence[Any], resources: Resources) -> list[Any]:
+def run_tasks(
+    function: Callable[[Any], Any], arguments: Sequence[Any], resources: Resources, max_failures: int = 0
+) -> list[Any]:
     """Call a function once per argument, each call as a Ray task.
 
     Args:
         function: what each task calls.
         arguments: of the calls.
         resources: of each task, in Ray's names (CPU, GPU).
+        max_failures: how often each task is started again where its process or node died. Ray itself would start a task again
+            without an end where its node is out of memory.
 
     Returns:
         What the calls returned, in the order of their arguments.
 
     Raises:
-        ray.exceptions.RayError: a call raised, or its worker died more often than Ray starts it again.
+        ray.exceptions.RayError: a call raised, or its process or node died more often than max_failures.
     """
     packed = cloudpickle.dumps(function)
 
@@ -61,11 +65,11 @@ def run_tasks(function: Callable[[Any], Any], arguments: Sequence[Any], resource
         yield "begun"  # before the modules of the function are imported, which takes seconds
         yield cloudpickle.loads(packed)(argument)
 
-    work = ray.remote(num_cpus=resources.get("CPU", 0), num_gpus=resources.get("GPU", 0))(call)
-    answers: list[Any] = [None] * len(
-        arguments
-    )  # per task the last that it sent: that it has begun, what it returned, or its error
+    work = ray.remote(num_cpus=resources.get("CPU", 0), num_gpus=resources.get("GPU", 0), max_retries=0)(call)
+    answers: list[Any] = [None] * len(arguments)
+    failures = [0] * len(arguments)
     begun: set[int] = set()
+    first_error: Exception | None = None
     try:
         left: dict[Any, int] = {work.remote(argument): index for index, argument in enumerate(arguments)}
         while left:
@@ -75,14 +79,23 @@ def run_tasks(function: Callable[[Any], Any], arguments: Sequence[Any], resource
             for task in ready:
                 index = left[task]
                 try:
-                    answers[index] = next(task)
-                except StopIteration:  # it ended by an error before it could begin
+                    answer = ray.get(next(task))  # that it has begun, or what it returned
+                except (ray.exceptions.RayError, StopIteration) as problem:
                     del left[task]
+                    begun.discard(index)
+                    failures[index] += 1
+                    if isinstance(problem, ray.exceptions.RayTaskError) or failures[index] > max_failures:
+                        first_error = first_error or problem  # the other calls end first
+                    else:
+                        left[work.remote(arguments[index])] = index
                     continue
                 if index in begun:
+                    answers[index] = answer
                     del left[task]
                 begun.add(index)
-        return ray.get(answers)
+        if first_error is not None:
+            raise first_error if isinstance(first_error, ray.exceptions.RayError) else ray.exceptions.WorkerCrashedError
+        return answers
     finally:
         plain.waiting, plain.placed = [], []
 
