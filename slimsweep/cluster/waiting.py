@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray import cloudpickle
+from ray import cloudpickle, get
 from ray.util.placement_group import placement_group_table
 
 from slimsweep.errors import RunLost
@@ -66,10 +66,9 @@ def run_tasks(
         yield cloudpickle.loads(packed)(argument)
 
     work = ray.remote(num_cpus=resources.get("CPU", 0), num_gpus=resources.get("GPU", 0), max_retries=0)(call)
-    answers: list[Any] = [None] * len(arguments)
+    answers: list[Any] = [None] * len(arguments)  # of each call, what it returned or its error
     failures = [0] * len(arguments)
     begun: set[int] = set()
-    first_error: Exception | None = None
     try:
         left: dict[Any, int] = {work.remote(argument): index for index, argument in enumerate(arguments)}
         while left:
@@ -78,26 +77,29 @@ def run_tasks(
             ready: list[Any] = ray.wait(list(left), num_returns=1)[0]
             for task in ready:
                 index = left[task]
-                try:
-                    answer = ray.get(next(task))  # that it has begun, or what it returned
-                except (ray.exceptions.RayError, StopIteration) as problem:
-                    del left[task]
-                    begun.discard(index)
-                    failures[index] += 1
-                    if isinstance(problem, ray.exceptions.RayTaskError) or failures[index] > max_failures:
-                        first_error = first_error or problem  # the other calls end first
-                    else:
-                        left[work.remote(arguments[index])] = index
+                answers[index] = next(task)  # that it has begun, what it returned, or its error
+                problem = error_of(answers[index])
+                if problem is None and index not in begun:
+                    begun.add(index)
                     continue
-                if index in begun:
-                    answers[index] = answer
-                    del left[task]
-                begun.add(index)
-        if first_error is not None:
-            raise first_error if isinstance(first_error, ray.exceptions.RayError) else ray.exceptions.WorkerCrashedError
-        return answers
+                del left[task]
+                if problem is not None and not isinstance(problem, ray.exceptions.RayTaskError):  # it raised nothing: it died
+                    failures[index] += 1
+                    if failures[index] <= max_failures:
+                        begun.discard(index)
+                        left[work.remote(arguments[index])] = index
+        return ray.get(answers)
     finally:
         plain.waiting, plain.placed = [], []
+
+
+def error_of(answer: Any) -> Exception | None:
+    """Why a task has no answer; None where it has one."""
+    try:
+        get(answer)
+    except ray.exceptions.RayError as problem:
+        return problem
+    return None
 
 
 def held(job: str) -> Held:
