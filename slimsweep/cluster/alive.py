@@ -4,6 +4,7 @@ Ray ends the process of a driver by itself, with lines of its own, when the clus
 the raylet of the driver's machine died. The driver ends sooner here, with one sentence, and so closes its run.
 """
 
+import atexit
 import os
 import select
 import signal
@@ -11,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 from types import FrameType
 
 import grpc  # type: ignore[import-untyped]
@@ -29,6 +31,8 @@ EARLIER_SECONDS = 30.0  # by which the driver gives a GCS up before Ray does: wh
 END_SECONDS = 20.0  # that the driver has to end, before its process is ended
 # Wakes the main thread, as ledger/lock.py does: by default systems ignore it, and no program sends it.
 WAKE = signal.SIGURG
+
+lost: list[str] = []  # why this process has no cluster any more: Ray cannot be started in it again
 
 
 def gcs_answers(address: str, seconds: float = ANSWER_SECONDS) -> bool:
@@ -104,6 +108,18 @@ class Watch:
         """The process has left the cluster."""
         self.ended.set()
 
+    def leave(self) -> None:
+        """Leave a cluster that is gone, where `ray.shutdown` would wait, or end this process in the middle.
+
+        The processes of the cluster that this process started are killed. The process itself ends, when it does, without what
+        Ray's library does at the end of a process.
+        """
+        lost.append(str(self.gone))
+        node = global_worker.node
+        if node is not None:
+            node.kill_all_processes(check_alive=False, allow_graceful=False)
+        atexit.register(end_process)
+
     def _look(self) -> str | None:
         if self.raylet is not None:
             if (connection := reached(self.raylet)) is None:
@@ -153,6 +169,14 @@ class Watch:
             raise KeyboardInterrupt
         if callable(self.handler_before):
             self.handler_before(number, frame)
+
+
+def end_process() -> None:
+    """End with exit code 1, and what was printed."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # a pipe that nobody reads, or a stream that is closed
+            stream.flush()
+    os._exit(1)
 
 
 def reached(path: str) -> socket.socket | None:

@@ -12,12 +12,11 @@ import ray
 import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from slimsweep.cluster import set_ray_defaults
-from slimsweep.cluster.alive import Watch
+from slimsweep.cluster import alive, set_ray_defaults
 from slimsweep.cluster.failures import as_sentences
 from slimsweep.cluster.joining import current_cluster_file, wait_for_answer
 from slimsweep.config import Config, ConfigError
-from slimsweep.errors import RunLost, explain, written
+from slimsweep.errors import ClusterFailed, RunLost, explain, written
 from slimsweep.ledger.run import HOLDER, Run
 
 # Tune logs a traceback for each trial that dies: the point's row, the table at the end and the exit code report it already.
@@ -64,6 +63,8 @@ def connected(
         ClusterFailed: Ray, or a part of the cluster, failed while it was joined or in the block.
     """
     set_ray_defaults()
+    if alive.lost:
+        raise ClusterFailed(alive.lost[0])
     if not verbose:
         for name, level in QUIET.items():
             logging.getLogger(name).setLevel(level)
@@ -86,7 +87,7 @@ def connected(
             raise
         finally:
             signal.signal(signal.SIGTERM, on_sigterm)
-    watch = Watch()
+    watch = alive.Watch()
     if not verbose:
         set_messages_aside(log)
     try:
@@ -94,7 +95,7 @@ def connected(
             yield Cluster([node["Resources"] for node in ray.nodes() if node["Alive"]])
     finally:
         if not already:
-            ray.shutdown()
+            watch.leave() if watch.gone else ray.shutdown()
         watch.end()
 
 
