@@ -78,6 +78,7 @@ class Watch:
 
     def __init__(self) -> None:
         self.gone: str | None = None  # why the driver has to end
+        self.failed = False  # whether the block ended because of that, and not just before
         here = not client.is_connected()  # Ray's client speaks to a server in the cluster, and has time limits of its own
         self.address = ray.get_runtime_context().gcs_address if here else None
         self.raylet = global_worker.node.raylet_socket_name if here and global_worker.node is not None else None
@@ -102,6 +103,7 @@ class Watch:
         if isinstance(problem, ClusterFailed | StageFailed):  # Ray names what it met first
             self.gone = self.gone or self._look()
         if self.gone is not None and problem is not None:
+            self.failed = True
             raise ClusterFailed(self.gone) from problem
 
     def end(self) -> None:
@@ -118,7 +120,8 @@ class Watch:
         node = global_worker.node
         if node is not None:
             node.kill_all_processes(check_alive=False, allow_graceful=False)
-        atexit.register(end_process)
+        if self.failed:
+            atexit.register(end_process)
 
     def _look(self) -> str | None:
         if self.raylet is not None:
@@ -132,8 +135,8 @@ class Watch:
             if self.ended.wait(0.2):
                 return
         end = time.monotonic() + END_SECONDS
-        while not self.ended.is_set():
-            if self.interrupts and not self.left.is_set():
+        while self.interrupts and not self.ended.is_set():
+            if not self.left.is_set():
                 signal.pthread_kill(threading.main_thread().ident or 0, WAKE)
             self.ended.wait(END_SECONDS / 4)  # a library that swallowed an interrupt gets another one
             if time.monotonic() >= end and not self.ended.is_set():
@@ -159,7 +162,8 @@ class Watch:
         while held is not None and self.gone is None and not self.left.is_set():
             if select.select([held], [], [], 0.2)[0]:
                 held.close()
-                if (held := reached(str(self.raylet))) is None:
+                self.left.wait(0.3)
+                if (held := reached(str(self.raylet))) is None and not self.left.is_set():
                     self.gone = RAYLET_GONE
         if held is not None:
             held.close()
