@@ -2,14 +2,20 @@
 
 import inspect
 import re
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import pytest
+import ray._private.worker
 import ray.exceptions as core
 from ray.train.v2._internal import exceptions as train
 from ray.train.v2.api import exceptions as train_api
 from ray.tune.error import TuneError
 
+from slimsweep.cluster import GCS_SECONDS
+from slimsweep.cluster.alive import gcs_answers, give_up_seconds
 from slimsweep.cluster.failures import as_sentences, explained, sentence
 from slimsweep.cluster.retrain_job import process_died
 from slimsweep.config import ConfigError
@@ -22,6 +28,12 @@ Top 10 memory users on the node (IP: 10.0.0.7, ID: 08f4):
 PID     MEM(GB) COMMAND
 10345   14.20   ray::trial
 Refer to the documentation on how to address the out of memory issue."""
+# The same from a node that had one percent of its memory to give.
+SEEN = """1 worker(s) were killed due to the node running low on memory. \
+Memory on the node (IP: 192.0.2.2, ID: 2973) was 6.34GB used / 23.54GB limit (0.269433)
+OOM kill reason: Memory usage 6787395584B exceeded threshold of 252765104B (1.0% of 25276510208B limit)
+Top 10 memory users: PID\tMEM(GB)\tCOMMAND
+5312\t1.09\tray::RayTrainWorker"""
 VERSIONS = """Version mismatch: The cluster was started with:
     Ray: 2.55.1
     Python: 3.12.4
@@ -112,6 +124,7 @@ def test_a_node_without_memory_is_named_with_what_it_had() -> None:
         assert said is not None
         assert said.startswith("a node ran out of memory (10.0.0.7, 30.52GB / 31.00GB), and Ray ended a process there: ")
         assert "resources.max_concurrent_trials" in said
+    assert str(sentence(core.OutOfMemoryError(SEEN))).startswith("a node ran out of memory (192.0.2.2, 6.34GB / 23.54GB), and ")
     assert process_died(TuneError(FULL_NODE)).startswith("a node ran out of memory (10.0.0.7")
     assert process_died(TuneError("one\ntwo")) == "the trial's process died: two"
 
@@ -174,3 +187,27 @@ def test_what_leaves_the_cluster_s_room_has_an_exit_code_of_the_table() -> None:
         raise ZeroDivisionError
     with pytest.raises(KeyboardInterrupt), as_sentences():
         raise KeyboardInterrupt
+
+
+def test_a_gcs_that_is_gone_is_told_from_one_that_refuses() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        assert not gcs_answers(address, 0.3)
+    assert not gcs_answers(address, 0.3)
+    server = grpc.server(ThreadPoolExecutor(1))  # without Ray's services: it answers that it does not know the question
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    assert gcs_answers(f"127.0.0.1:{port}", 5)
+    server.stop(None)
+
+
+def test_a_driver_gives_up_before_ray_ends_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for seconds, expected in (("90", 60.0), ("600", 570.0), ("20", 10.0)):
+        monkeypatch.setenv(GCS_SECONDS, seconds)
+        assert give_up_seconds() == expected
+    monkeypatch.delenv(GCS_SECONDS)
+    assert give_up_seconds() == 30.0
+
+
+def test_what_ray_prints_about_processes_has_the_name_that_is_replaced() -> None:
+    assert callable(ray._private.worker.print_to_stdstream)

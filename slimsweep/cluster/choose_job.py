@@ -49,7 +49,7 @@ def choose_pace(run: Run, until: float | None = None) -> bool:
     try:
         for first in range(0, len(paces), at_once):
             arguments = [job_arguments(run, pace=pace, until=until) for pace in paces[first : first + at_once]]
-            ended = run_tasks(try_pace, arguments, worker_resources(config))
+            ended = run_tasks(try_pace, arguments, worker_resources(config), config.resources.max_failures)
             if None in ended:
                 return False
             found += ended
@@ -117,7 +117,7 @@ def choose_structures(run: Run) -> None:
     """
     arguments = [job_arguments(run, method=method, seed=seed) for method, seed in to_choose(run, again=True)]
     try:
-        run_tasks(choose_structure, arguments, worker_resources(run.config))
+        run_tasks(choose_structure, arguments, worker_resources(run.config), run.config.resources.max_failures)
     except ray.exceptions.RayError as problem:
         reason = explained(problem, None, run.log_error)
         raise StageFailed(f"what the methods keep could not be chosen: {reason}") from problem

@@ -4,18 +4,19 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from slimsweep.cluster import set_ray_defaults
+from slimsweep.cluster import alive, set_ray_defaults
 from slimsweep.cluster.failures import as_sentences
 from slimsweep.cluster.joining import current_cluster_file, wait_for_answer
 from slimsweep.config import Config, ConfigError
-from slimsweep.errors import explain
+from slimsweep.errors import ClusterFailed, RunLost, explain, written
 from slimsweep.ledger.run import HOLDER, Run
 
 # Tune logs a traceback for each trial that dies: the point's row, the table at the end and the exit code report it already.
@@ -62,6 +63,8 @@ def connected(
         ClusterFailed: Ray, or a part of the cluster, failed while it was joined or in the block.
     """
     set_ray_defaults()
+    if alive.lost:
+        raise ClusterFailed(alive.lost[0])
     if not verbose:
         for name, level in QUIET.items():
             logging.getLogger(name).setLevel(level)
@@ -84,12 +87,29 @@ def connected(
             raise
         finally:
             signal.signal(signal.SIGTERM, on_sigterm)
+    watch = alive.Watch()
+    if not verbose:
+        set_messages_aside(log)
     try:
-        with as_sentences(log):
+        with watch, as_sentences(log):
             yield Cluster([node["Resources"] for node in ray.nodes() if node["Alive"]])
     finally:
         if not already:
-            ray.shutdown()
+            watch.leave() if watch.gone else ray.shutdown()
+        watch.end()
+
+
+def set_messages_aside(log: Callable[[str], str] | None) -> None:
+    """Let Ray's messages about processes and nodes, of up to fifty lines each, go to a file and not to the terminal.
+
+    Ray prints them whatever `log_to_driver` is; it has no setting for that.
+    """
+
+    def keep(message: dict[str, Any], **_: Any) -> None:
+        with suppress(RunLost):  # which ends the driver elsewhere, with its reason
+            written("\n".join(message["lines"]) + "\n", log)
+
+    ray._private.worker.print_to_stdstream = keep  # type: ignore[assignment]
 
 
 def local_cluster() -> Cluster | None:

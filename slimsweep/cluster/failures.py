@@ -148,8 +148,9 @@ def token_refused(text: str) -> str | None:
 def memory_of_node(text: str) -> str:
     """Which node, and how full it was, from the message of Ray's memory monitor; empty where it does not say."""
     node = re.search(r"\(IP: ([^,)]+)", text) or re.search(r"\bip: (\S+)", text)
-    used = re.search(r"[\d.]+ ?[KMGT]i?B */ *[\d.]+ ?[KMGT]i?B", text)
-    return ", ".join(part for part in (node[1] if node else "", used[0] if used else "") if part)
+    amount = r"([\d.]+ ?[KMGT]i?B)"
+    used = re.search(rf"{amount}(?: used)? */ *{amount}", text)
+    return ", ".join(part for part in (node[1] if node else "", f"{used[1]} / {used[2]}" if used else "") if part)
 
 
 def version_differs(text: str) -> str | None:

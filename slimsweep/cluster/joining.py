@@ -182,10 +182,8 @@ def ask(named: Named, seconds: float | None = None) -> None:
         raise NoAnswer(f"{host}:{port}: {problem.strerror or problem}") from problem
     if named.address.startswith("ray://"):  # Ray's client has time limits of its own
         return
-    channel = init_grpc_channel(named.address)
     try:
-        stub = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
-        stub.CheckAlive(gcs_service_pb2.CheckAliveRequest(), timeout=seconds)  # type: ignore[attr-defined]
+        check_alive(named.address, seconds)
     except grpc.RpcError as problem:
         if problem.code() in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
             # `ray.init` gives its token to a cluster that `ray start` has started here, and never to one at RAY_ADDRESS.
@@ -195,7 +193,23 @@ def ask(named: Named, seconds: float | None = None) -> None:
         if problem.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
             raise NoAnswer(f"something accepts connections at {host}:{port}, and does not answer like Ray") from problem
         raise NoAnswer(f"{host}:{port}: {problem.details()}") from problem
-    finally:
-        channel.close()
     if not services.find_node_ids():
         raise NoAnswer("it answers, and this machine is none of its nodes")
+
+
+def check_alive(address: str, seconds: float) -> None:
+    """Return when the GCS of a cluster answers.
+
+    Args:
+        address: host:port of the GCS.
+        seconds: how long to wait for the answer.
+
+    Raises:
+        grpc.RpcError: it does not, or refuses this process's token.
+    """
+    channel = init_grpc_channel(address)
+    try:
+        stub = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
+        stub.CheckAlive(gcs_service_pb2.CheckAliveRequest(), timeout=seconds)  # type: ignore[attr-defined]
+    finally:
+        channel.close()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray import cloudpickle
+from ray import cloudpickle, get
 from ray.util.placement_group import placement_group_table
 
 from slimsweep.errors import RunLost
@@ -41,19 +41,23 @@ class Held:
 plain = Held()  # of the plain tasks that this process waits for
 
 
-def run_tasks(function: Callable[[Any], Any], arguments: Sequence[Any], resources: Resources) -> list[Any]:
+def run_tasks(
+    function: Callable[[Any], Any], arguments: Sequence[Any], resources: Resources, max_failures: int = 0
+) -> list[Any]:
     """Call a function once per argument, each call as a Ray task.
 
     Args:
         function: what each task calls.
         arguments: of the calls.
         resources: of each task, in Ray's names (CPU, GPU).
+        max_failures: how often each task is started again where its process or node died. Ray itself would start a task again
+            without an end where its node is out of memory.
 
     Returns:
         What the calls returned, in the order of their arguments.
 
     Raises:
-        ray.exceptions.RayError: a call raised, or its worker died more often than Ray starts it again.
+        ray.exceptions.RayError: a call raised, or its process or node died more often than max_failures.
     """
     packed = cloudpickle.dumps(function)
 
@@ -61,10 +65,9 @@ def run_tasks(function: Callable[[Any], Any], arguments: Sequence[Any], resource
         yield "begun"  # before the modules of the function are imported, which takes seconds
         yield cloudpickle.loads(packed)(argument)
 
-    work = ray.remote(num_cpus=resources.get("CPU", 0), num_gpus=resources.get("GPU", 0))(call)
-    answers: list[Any] = [None] * len(
-        arguments
-    )  # per task the last that it sent: that it has begun, what it returned, or its error
+    work = ray.remote(num_cpus=resources.get("CPU", 0), num_gpus=resources.get("GPU", 0), max_retries=0)(call)
+    answers: list[Any] = [None] * len(arguments)  # of each call, what it returned or its error
+    failures = [0] * len(arguments)
     begun: set[int] = set()
     try:
         left: dict[Any, int] = {work.remote(argument): index for index, argument in enumerate(arguments)}
@@ -74,17 +77,29 @@ def run_tasks(function: Callable[[Any], Any], arguments: Sequence[Any], resource
             ready: list[Any] = ray.wait(list(left), num_returns=1)[0]
             for task in ready:
                 index = left[task]
-                try:
-                    answers[index] = next(task)
-                except StopIteration:  # it ended by an error before it could begin
-                    del left[task]
+                answers[index] = next(task)  # that it has begun, what it returned, or its error
+                problem = error_of(answers[index])
+                if problem is None and index not in begun:
+                    begun.add(index)
                     continue
-                if index in begun:
-                    del left[task]
-                begun.add(index)
+                del left[task]
+                if problem is not None and not isinstance(problem, ray.exceptions.RayTaskError):  # it raised nothing: it died
+                    failures[index] += 1
+                    if failures[index] <= max_failures:
+                        begun.discard(index)
+                        left[work.remote(arguments[index])] = index
         return ray.get(answers)
     finally:
         plain.waiting, plain.placed = [], []
+
+
+def error_of(answer: Any) -> Exception | None:
+    """Why a task has no answer; None where it has one."""
+    try:
+        get(answer)
+    except ray.exceptions.RayError as problem:
+        return problem
+    return None
 
 
 def held(job: str) -> Held:
