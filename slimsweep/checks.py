@@ -120,11 +120,8 @@ def start_or_continue(run: Run) -> None:
     run.known_checkpoint = known_checkpoint(run, old)
     if old is not None:
         refuse_incomparable(old, run)
-    elif run.is_begun and not is_same_sweep(run):
-        raise DamagedFile(
-            f"{(run.folder / CONFIG).uri} is damaged, and no result shows that the run was begun with these settings: restore "
-            "it from a copy, or take another --name"
-        )
+    elif run.is_begun:
+        take_what_fits(run)
     # The model decides only what images are turned into; its checkpoint may be one that is refused later.
     plain = run.config.model_copy(update={"model": run.config.model.model_copy(update={"checkpoint": None})})
     data = data_for(run.config, check_model(plain))
@@ -198,6 +195,22 @@ def make_again(run: Run, old: Config | None) -> None:
         run.forget_sources(dense)
         run.damaged.clear()
         look_over(run)
+
+
+def take_what_fits(run: Run) -> None:
+    """Where the configuration of the earlier start is lost: take this one, or as an earlier version would have meant it.
+
+    Raises:
+        DamagedFile: the points that are done were made with other settings.
+    """
+    for config in (run.config, run.config.in_earlier_ways()):
+        run.take_config(config)
+        if is_same_sweep(run):
+            return
+    raise DamagedFile(
+        f"{(run.folder / CONFIG).uri} is damaged, and no result shows that the run was begun with these settings: restore "
+        "it from a copy, or take another --name"
+    )
 
 
 def is_same_sweep(run: Run) -> bool:

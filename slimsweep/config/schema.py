@@ -3,7 +3,7 @@
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from typing import Annotated, Any, Literal, Self
 
@@ -224,7 +224,14 @@ class Config(Section):
             earlier: the configuration of that start.
         """
         before = identity.AS_BEFORE
-        kept = {name: before[name] for name in self.unsaid if earlier.value(name) == before[name]}
+        return self._with_earlier_ways(name for name in self.unsaid if earlier.value(name) == before[name])
+
+    def in_earlier_ways(self) -> Self:
+        """`going_on_from` a start whose version knew none of these fields."""
+        return self._with_earlier_ways(self.unsaid)
+
+    def _with_earlier_ways(self, names: Iterable[str]) -> Self:
+        kept = {name: identity.AS_BEFORE[name] for name in names}
         return self.changed(**kept) if kept else self
 
     def value(self, name: str) -> Any:

@@ -361,7 +361,7 @@ class Run(Readable):
             DamagedFile: as for `gates`.
         """
         table = self.gates_table()
-        return self._gates("score") if "score" in table and table.score.notna().any() else self.gates
+        return self._gates("score") if table.score.notna().any() else self.gates
 
     def _gates(self, column: str) -> dict[str, list["Tensor"]]:
         table = self.gates_table()
@@ -374,14 +374,15 @@ class Run(Readable):
     def gates_table(self) -> pd.DataFrame:
         """The final gates, a row per gate; empty before the search has ended, and where the file is damaged."""
         empty = tables.GATES.empty_table()
-        if not self.folder.exists(SEARCH_GATES):
-            return empty.to_pandas()
-        return self.unless_damaged(
-            SEARCH_GATES,
-            lambda: tables.read_table(self.folder, SEARCH_GATES, tables.GATES),
-            empty,
-            f"the report lacks the gates, and {WRITTEN_AGAIN}",
-        ).to_pandas()
+        found = empty
+        if self.folder.exists(SEARCH_GATES):
+            found = self.unless_damaged(
+                SEARCH_GATES,
+                lambda: tables.read_table(self.folder, SEARCH_GATES, tables.GATES),
+                empty,
+                f"the report lacks the gates, and {WRITTEN_AGAIN}",
+            )
+        return tables.joined([found], tables.GATES)
 
     # The pace of the families, and the removal path at that pace.
 
