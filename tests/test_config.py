@@ -470,7 +470,7 @@ class Wider(Config):
     data: WiderData = WiderData()
     search: WiderSearch = WiderSearch()
     repair: Repair = Repair()
-    teacher: str | None = None
+    tutor: str | None = None
 
 
 @pytest.mark.parametrize("case", RECORDED, ids=lambda case: " ".join(case["argv"]))
@@ -485,7 +485,7 @@ def test_fields_of_a_later_version_rename_nothing_while_they_are_at_their_defaul
 @pytest.mark.parametrize(
     ("field", "value", "named", "stages"),
     [
-        ("teacher", "regnety_160", "teacher", STAGES),
+        ("tutor", "regnety_160", "tutor", STAGES),
         ("repair", {"images": 2048}, "repair.images", STAGES),
         ("search.axes", True, "search.axes", ("search", "retrain")),
         ("search.l1.registers", 0.1, "search.l1.registers", ("search", "retrain")),

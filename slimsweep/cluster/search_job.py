@@ -135,7 +135,7 @@ def search(run: Run, device: torch.device, rank: int, until: float | None = None
     data = data_of(run, dense)
     recorder = recorder_of(run, "search")
     gated = add_gates(dense, settings.granularity, settings.families, settings.token_gate)
-    teacher = Teacher.of(dense, settings.distill)
+    teacher = Teacher.for_stage(config, "search", dense, data)
     gated = cast(
         GatedModel, train(gated, data, settings, recorder, seed=config.seed, device=device, teacher=teacher, until=until)
     )

@@ -50,6 +50,7 @@ RESULTS = pa.schema(
         shown("test_loss", pa.float64(), "test loss", "nats", 3, axis="y"),
         ("test_top1_untouched", pa.float64()),  # percent, of the dense model that the search started from
         ("lr", pa.float64()),  # highest learning rate of the retraining
+        ("teacher", pa.string()),  # who taught the retraining, and how: "dense, soft, alpha 0.5"; empty where nobody did
         ("epochs", pa.int64()),
         ("samples_seen", pa.int64()),
         shown("train_seconds", pa.float64(), "training time", "s", axis="x"),
