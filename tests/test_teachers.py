@@ -17,11 +17,14 @@ from torch import Tensor, nn
 from zoo import small_vit
 
 from slimsweep import save
-from slimsweep.checks import check
+from slimsweep.checks import check, start_or_continue
 from slimsweep.cluster.worker import data_for
 from slimsweep.config import Config, ConfigError, Distill, load_config
 from slimsweep.config.identity import checkpoint_token
 from slimsweep.ledger.planning import expected_points, search_macs
+from slimsweep.ledger.recorder import RunRecorder
+from slimsweep.ledger.run import Run
+from slimsweep.run import main
 from slimsweep.slimming.cut import slim
 from slimsweep.slimming.gates import add_gates
 from slimsweep.slimming.removal_path import RemovalPath, equal_gates, solve
@@ -254,7 +257,7 @@ def test_teachers_of_other_classes_are_refused_with_the_way_out(tmp_path: Path):
     assert "are for 7 classes, not for the 10 of the data" in said
     config = config_of("--teacher.checkpoint", str(folder_of(tmp_path, labels=list("abcdefghij"))), *TAUGHT)
     data = dataclasses.replace(data_for(config), class_names=list("abcdefghik"))
-    with pytest.raises(ConfigError, match=r"are for other classes .only it has 'j'; only data has 'k'. than the 10 of the data"):
+    with pytest.raises(ConfigError, match=r"for other classes .only it has 'j'; only data has 'k'. than the 10 of the data"):
         check_teachers(config, check_model(config), data)
     file = folder_of(tmp_path, 7) / "model.safetensors"
     kwargs = json.dumps({"img_size": 16, "in_chans": 1, **SIZES})
@@ -409,3 +412,44 @@ def test_who_taught_stands_in_words():
         }
     )
     assert several.teacher_in_words("retrain") == "2 x a.b + 1 x models/y, soft, alpha 0.5, temperature 2"
+
+
+def begin(folder: Path, config: Config) -> Run:
+    run = Run(folder, config)
+    start_or_continue(run)
+    return run
+
+
+def test_a_run_goes_on_with_a_moved_teacher_and_not_with_a_changed_one(tmp_path: Path):
+    folder = folder_of(tmp_path)
+    config = config_of("--teacher.checkpoint", str(folder), "--search.distill.alpha", "0.5")
+    run = begin(tmp_path / "run", config)
+    row: Any = {"stage": "search", "point": "", "epoch": 1, "loss": 1.0, "val_top1": 1.0, "seconds": 1.0, "learning_rate": 1.0}
+    RunRecorder(run, "search").epoch({**row, "gates_kept": None, "gates": None})
+    name = run.fingerprint("search")
+    assert Run(tmp_path / "run", config).fingerprint("search") == name  # as a worker finds it
+
+    moved = folder.rename(tmp_path / "moved")
+    run = begin(tmp_path / "run", config.changed(**{"teacher.checkpoint": str(moved)}))
+    assert run.fingerprint("search") == name
+    save(differing(1)[0], moved)
+    with pytest.raises(ConfigError, match=r"teacher\.checkpoint changed since .* was begun"):
+        begin(tmp_path / "run", config.changed(**{"teacher.checkpoint": str(moved)}))
+
+
+@pytest.mark.slow
+def test_a_run_learns_from_a_folder_and_its_rows_and_page_say_so(ray_cluster: None, tmp_path: Path):
+    folder = folder_of(tmp_path, labels=[str(digit) for digit in range(10)])
+    arguments = [
+        *("--output", str(tmp_path), "--name", "taught", "--budgets", "0.5", *QUICK, "--search.epochs", "2"),
+        *("--retrain.epochs", "1", "--retrain.warmup_epochs", "0", "--teacher.checkpoint", str(folder)),
+        *("--search.distill.alpha", "0.5", *TAUGHT, "--retrain.distill.answers", "hard"),
+    ]
+    assert main(arguments) == 0
+    rows = Run(tmp_path / "taught").rows
+    assert len(rows) == 2
+    label = "/".join(folder.parts[-2:])
+    assert set(rows.teacher) == {f"{label}, hard, alpha 0.5"}
+    assert f"{label}, hard, alpha 0.5" in (tmp_path / "taught" / "report.html").read_text()
+    assert main(arguments) == 0
+    assert list(Run(tmp_path / "taught").rows.created_at) == list(rows.created_at)

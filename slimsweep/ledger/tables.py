@@ -132,6 +132,7 @@ def complete_row(row: Mapping[str, Any]) -> dict[str, Any]:
         "unit": "macs",
         "terms": "retraining",
         "shares": "",
+        "teacher": "",
         "created_at": datetime.now(UTC),
     }
     return {**defaults, **row}
@@ -140,10 +141,10 @@ def complete_row(row: Mapping[str, Any]) -> dict[str, Any]:
 def results_of(parts: Sequence[pa.Table]) -> pd.DataFrame:
     """One results table from several, sorted by budget (largest first), method, terms, seed and learning rate.
 
-    Rows of earlier versions lack some columns; they get the values that were the only ones then.
+    Rows of earlier versions lack some columns; they get the values that were the only ones then, and no teacher.
     """
     rows = joined(parts, RESULTS)
-    for column, value in (("unit", "macs"), ("terms", "retraining"), ("shares", "")):
+    for column, value in (("unit", "macs"), ("terms", "retraining"), ("shares", ""), ("teacher", "")):
         rows[column] = rows[column].fillna(value)
     return rows.sort_values(
         ["budget", "method", "terms", "seed", "lr"], ascending=[False, True, False, True, True], ignore_index=True

@@ -40,7 +40,8 @@ class TeacherView(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
-        self.rows = None if rows is None else list(rows)
+        self.rows: Tensor | None
+        self.register_buffer("rows", None if rows is None else torch.tensor(rows), persistent=False)
         self.channels, *self.size = image_size(model)
         self.same = normalized
         mean, std = own_statistics(model)
@@ -62,7 +63,7 @@ class TeacherView(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, classes), in the order of the data's classes."""
         logits: Tensor = self.model(self.view(images))
-        return logits if self.rows is None else logits[:, self.rows]
+        return logits if self.rows is None else logits.index_select(1, self.rows)
 
     def features(self, images: Tensor) -> Tensor:
         """Features before the head, (B, dims)."""
