@@ -325,6 +325,21 @@ def test_a_saved_folder_teaches_with_its_rows_in_the_order_of_the_data(tmp_path:
     assert not torch.allclose(answers[0], answers[1])
 
 
+def test_a_name_with_a_file_of_weights_teaches_as_the_folder_they_are_of(tmp_path: Path):
+    folder = folder_of(tmp_path)
+    kwargs = json.dumps({"img_size": 16, "in_chans": 1, **SIZES})
+    file = str(folder / "model.safetensors")
+    config = config_of(
+        "--teacher.name", "vit_tiny_patch16_224", "--teacher.kwargs", kwargs, "--teacher.checkpoint", file, *TAUGHT
+    )
+    check(config)
+    data = data_for(config)
+    images = torch.stack([data.val[i][0] for i in range(4)])
+    of_folder = config.changed(**{"teacher": {"checkpoint": str(folder)}})
+    answers = [teacher_model(one, "retrain", nn.Identity(), data).eval()(images) for one in (config, of_folder)]
+    assert torch.allclose(*answers, atol=1e-6)
+
+
 def test_a_cut_model_s_folder_teaches(tmp_path: Path):
     model = small_vit(img_size=16, in_chans=1)
     save(slim(add_gates(model), solve(add_gates(model), 0.5)), tmp_path / "cut", preprocessing={"mean": [0.3], "std": [0.2]})
@@ -333,6 +348,22 @@ def test_a_cut_model_s_folder_teaches(tmp_path: Path):
     data = data_for(config)
     images = torch.stack([data.val[i][0] for i in range(4)])
     assert teacher_model(config, "retrain", nn.Identity(), data)(images).shape == (4, 10)
+
+
+def test_a_teacher_is_told_by_file_environment_and_command_line_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = tmp_path / "sweep.yaml"
+    file.write_text("extends: digits\nteacher: {name: vit_tiny_patch16_224, checkpoint: x}\nretrain: {distill: {alpha: 0.5}}\n")
+    monkeypatch.setenv("SLIMSWEEP_TEACHER__CHECKPOINT", "/weights/y.safetensors")
+    config, _ = load_config(["--config", str(file), "--teacher.kwargs.depth", "3", "--teacher.kwargs.qk_norm", "true"])
+    assert config.teachers[0].model_dump() == {
+        "name": "vit_tiny_patch16_224",
+        "pretrained": False,
+        "checkpoint": "/weights/y.safetensors",
+        "kwargs": {"depth": 3, "qk_norm": True},
+        "weight": 1.0,
+    }
+    (tmp_path / "again.yaml").write_text(config.to_yaml())
+    assert load_config(["--config", str(tmp_path / "again.yaml")])[0].teacher == config.teacher
 
 
 # Names and costs.

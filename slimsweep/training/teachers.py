@@ -355,14 +355,14 @@ def _check_classes(config: Config, one: TeacherModel, data: Data) -> list[str]:
 
 
 def _other_classes(one: TeacherModel, reason: str, num_classes: int) -> ConfigError:
-    """
+    """The refusal of a teacher for other classes than the data's.
+
     Args:
-        reason: what its weights are, after "whose weights".
+        reason: how the sentence goes on after "its weights".
     """
-    what = "teacher.pretrained" if one.pretrained else "teacher.checkpoint"
     return ConfigError(
         f"teacher is {one.label}, but its weights {reason} of the data, so it cannot teach them: fine-tune it on these "
-        f"{num_classes} classes and give that in place of {what}, as teacher.checkpoint"
+        f"{num_classes} classes and give the result as teacher.checkpoint"
     )
 
 
