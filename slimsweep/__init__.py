@@ -11,6 +11,7 @@ from slimsweep.slimming.timm_entry import register_with_timm
 
 if TYPE_CHECKING:
     from slimsweep.saved_models import load
+    from slimsweep.slimming.activation_scores import activation_scores
     from slimsweep.slimming.axes import principal_axes
     from slimsweep.slimming.budget import BudgetError
     from slimsweep.slimming.cut import slim
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BudgetError",
     "Structure",
+    "activation_scores",
     "add_gates",
     "load",
     "macs",
@@ -39,6 +41,7 @@ __all__ = [
 _HOME = {
     "BudgetError": "slimming.budget",
     "Structure": "slimming.structure",
+    "activation_scores": "slimming.activation_scores",
     "add_gates": "slimming.gates",
     "load": "saved_models",
     "macs": "slimming.structure",

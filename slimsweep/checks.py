@@ -32,6 +32,7 @@ from slimsweep.slimming.cost import COSTS
 from slimsweep.slimming.gates import add_gates
 from slimsweep.slimming.removal_path import RemovalPath, equal_gates, size_multiple
 from slimsweep.training.dense_model import check_model, start_of
+from slimsweep.training.teachers import check_teachers
 
 
 def check(config: Config) -> list[str]:
@@ -39,7 +40,7 @@ def check(config: Config) -> list[str]:
 
     Returns:
         What whoever starts the run should read: files of the data set that are not used, classes that a split lacks,
-        what is done to a checkpoint's weights.
+        what is done to the weights of a checkpoint or of a teacher.
 
     Raises:
         ConfigError: says in one sentence which setting is wrong.
@@ -56,9 +57,10 @@ def check(config: Config) -> list[str]:
             f"{start.new_head} of {title(config)}: set dense.epochs, such as 30, to train the dense model on them"
         )
     check_cuts(config, model)
+    of_teachers = check_teachers(config, model, data)
     if (cluster := local_cluster()) is not None:
         check_placement(config, cluster)
-    return [*data.notes, *start.notes]
+    return [*data.notes, *start.notes, *of_teachers]
 
 
 def check_cuts(config: Config, model: nn.Module) -> None:
@@ -117,6 +119,8 @@ def start_or_continue(run: Run) -> None:
         run.take_config(run.config.going_on_from(old))
     if run.damaged:
         make_again(run, old)
+    checkpoints = [one.checkpoint for one in run.config.teachers if one.checkpoint is not None]
+    run.known_teachers = {path: checkpoint_token(path, "teacher.checkpoint") for path in checkpoints}
     run.known_checkpoint = known_checkpoint(run, old)
     if old is not None:
         refuse_incomparable(old, run)
@@ -250,6 +254,7 @@ def known_checkpoint(run: Run, old: Config | None) -> dict[str, str]:
         for token in dict.fromkeys(name for name in (content, before, path) if name):
             candidate = Run(run.folder, run.config)
             candidate.known_checkpoint = {"token": token, "content": content}
+            candidate.known_teachers = run.known_teachers
             if is_same_sweep(candidate):
                 return candidate.known_checkpoint
         raise DamagedFile(

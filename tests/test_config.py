@@ -188,7 +188,8 @@ def test_help_lists_every_field(capsys):
         (["--name", ".."], ["name"]),
         (["--search.epochs", "ten"], ["search.epochs", "'ten'", "whole number", "command line"]),
         (["--search.epochs", "1.5"], ["search.epochs", "whole number"]),
-        (["--search.epochs", "0"], ["search.epochs", "at least 1"]),
+        (["--search.epochs", "-1"], ["search.epochs", "at least 0"]),
+        (["--search.epochs", "0", "--search.rank", "gates"], ["search.rank", "activation", "search.epochs"]),
         (["--search.lr", "nan"], ["search.lr", "finite"]),
         (["--search.penalty", "mac"], ["search.penalty", "l1, macs", "did you mean macs"]),
         (["--search.families", "attention,mpl"], ["search.families", "did you mean mlp"]),
@@ -480,7 +481,7 @@ class Wider(Config):
     data: WiderData = WiderData()
     search: WiderSearch = WiderSearch()
     repair: Repair = Repair()
-    teacher: str | None = None
+    tutor: str | None = None
 
 
 @pytest.mark.parametrize("case", RECORDED, ids=lambda case: " ".join(case["argv"]))
@@ -495,7 +496,7 @@ def test_fields_of_a_later_version_rename_nothing_while_they_are_at_their_defaul
 @pytest.mark.parametrize(
     ("field", "value", "named", "stages"),
     [
-        ("teacher", "regnety_160", "teacher", STAGES),
+        ("tutor", "regnety_160", "tutor", STAGES),
         ("repair", {"images": 2048}, "repair.images", STAGES),
         ("search.merge", True, "search.merge", ("search", "retrain")),
         ("search.axes", False, "search.axes", ("search", "retrain")),

@@ -169,7 +169,7 @@ def retrain(run: Run, point: Point, device: torch.device, rank: int, until: floa
     data = data_of(run, dense)
     start = starting_model(run, point, dense, data, device)
     recorder = recorder_of(run, "retrain", point.name)
-    teacher = Teacher.of(dense, config.retrain.distill)
+    teacher = Teacher.for_stage(config, "retrain", dense, data)
     small = train(start.model, data, recipe, recorder, seed=point.seed, device=device, teacher=teacher, until=until)
     val = evaluate_split(small, data, "val", device, recipe)
     test = evaluate_split(small, data, "test", device, recipe)
@@ -222,6 +222,7 @@ def known_before(run: Run, point: Point) -> dict[str, Any]:
         "budget": point.budget,
         "unit": point.unit,
         "lr": point.lr,
+        "teacher": run.config.teacher_in_words("retrain"),
         **{name: cost.of(structure) if structure else None for name, cost in COSTS.items()},
         **{f"{name}_dense": cost.of_dense(run.shape) for name, cost in COSTS.items()},
         "test_top1_untouched": run.dense_description["metrics"]["test_top1"],

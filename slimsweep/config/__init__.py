@@ -23,6 +23,7 @@ from slimsweep.config.sections import (
     Resources,
     Retrain,
     Search,
+    TeacherModel,
 )
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "Retrain",
     "Search",
     "Stage",
+    "TeacherModel",
     "Terms",
     "changed_keys",
     "check_places",

@@ -33,6 +33,7 @@ FIRST_STAGE: dict[str, Stage | None] = {
     **dict.fromkeys(("budgets", "shares", "baselines", "baseline_terms", "retrain.seeds", "retrain.workers_per_trial"), None),
     "search": "search",
     "retrain": "retrain",
+    "teacher": "search",  # or "retrain", where the search does not learn from it
     # How gates become a structure, once the search is done.
     **dict.fromkeys(("search.floors", "search.paces", "search.recovery", "search.round_to"), "retrain"),
 }  # the first stage whose result a field changes, None for no stage; what is not named here changes the dense model already
@@ -50,19 +51,28 @@ AS_BEFORE: dict[str, Any] = {
 }  # fields that came later and are on by default -> the value that means what earlier versions did, which counts for nothing
 
 
-def identity(config: BaseModel, stage: Stage, checkpoint: str | None = None) -> dict[str, Any]:
+def identity(
+    config: BaseModel, stage: Stage, checkpoint: str | None = None, teachers: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """All that changes the result of a stage, and nothing else, as nested dicts of JSON values.
 
     Args:
         config: the whole configuration (`Config`).
         checkpoint: what stands for the file of model.checkpoint, where there is one; its path where not given.
+        teachers: by path, what stands for the files of teacher.checkpoint; their paths where not given.
     """
     values = _values(type(config), config.model_dump(mode="json"))
     if checkpoint is not None and values["model.checkpoint"] is not None:
         values["model.checkpoint"] = checkpoint
+    members = values.get("teacher") or []
+    for entry, key in [(values, "teacher.checkpoint"), *((one, "checkpoint") for one in members if isinstance(members, list))]:
+        if entry.get(key) is not None:
+            entry[key] = (teachers or {}).get(entry[key], entry[key])
     counted: dict[str, Any] = {}
     for name, value in values.items():
         first = next((FIRST_STAGE[above] for above in _ancestry(name) if above in FIRST_STAGE), "dense")
+        if name.partition(".")[0] == "teacher" and not values["search.distill.alpha"]:
+            first = "retrain"
         if first is not None and STAGES.index(first) <= STAGES.index(stage):
             only_cut = first == "retrain" and name.startswith("search.")
             counted[name.replace("search", CUT, 1) if only_cut else name] = value
@@ -101,9 +111,11 @@ def with_earlier_ways(values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def fingerprint(config: BaseModel, stage: Stage, checkpoint: str | None = None) -> str:
+def fingerprint(
+    config: BaseModel, stage: Stage, checkpoint: str | None = None, teachers: Mapping[str, str] | None = None
+) -> str:
     """A hash of an identity: ten hex digits, the same on every machine and in every version."""
-    text = json.dumps(identity(config, stage, checkpoint), sort_keys=True)
+    text = json.dumps(identity(config, stage, checkpoint, teachers), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
@@ -118,11 +130,14 @@ def changed_keys(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     return names
 
 
-def checkpoint_token(path: str | os.PathLike[str]) -> str:
+def checkpoint_token(path: str | os.PathLike[str], field: str = "model.checkpoint") -> str:
     """The token of a checkpoint in an identity: `sha256:` and 16 hex digits of the file's content, wherever the file lies.
 
     Of a folder in timm's hub format it is that of its weights. A file is read once for as long as its size and time of change
     stay as they are.
+
+    Args:
+        field: what names the path, for messages.
 
     Raises:
         ConfigError: the file cannot be read.
@@ -134,9 +149,7 @@ def checkpoint_token(path: str | os.PathLike[str]) -> str:
         known = local.stat()
         return _content_token(str(local.resolve()), known.st_mtime_ns, known.st_size)
     except OSError as problem:
-        raise ConfigError(
-            f"model.checkpoint is {str(path)!r}, which cannot be read ({problem.strerror}): fix the path"
-        ) from problem
+        raise ConfigError(f"{field} is {str(path)!r}, which cannot be read ({problem.strerror}): fix the path") from problem
 
 
 @lru_cache(maxsize=64)

@@ -68,8 +68,8 @@ def load_configs(argv: Sequence[str], *, prog: str = "python -m slimsweep.run") 
     said, flags, source = _command_line(argv)
     layers = {**_read(source), "environment": _environment(), "command line": said}
     merged: dict[str, Any] = {}
-    for layer in layers.values():
-        merged = _merge(merged, layer, Config)
+    for name, layer in layers.items():
+        merged = _merge(merged, layer, Config, text=name in ("environment", "command line"))
     try:
         configs = [with_absolute_paths(Config(**values)) for values in _bases(merged, "-smoke" if "smoke" in flags else "")]
     except ConfigError as refused:  # say it again, with the place where it was said
@@ -197,8 +197,12 @@ def _command_line(argv: Sequence[str]) -> tuple[dict[str, Any], set[str], str]:
     return said, flags, source
 
 
-def _merge(below: Mapping[str, Any], above: Mapping[str, Any], section: type[BaseModel]) -> dict[str, Any]:
-    """`above` over `below`: sections key by key; any other value replaces what is below it."""
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any], section: type[BaseModel], text: bool = False) -> dict[str, Any]:
+    """`above` over `below`: sections key by key; any other value replaces what is below it.
+
+    Args:
+        text: whether the values above are text, from environment or command line.
+    """
     merged = dict(below)
     for key, value in above.items():
         annotation = section.model_fields[key].annotation if key in section.model_fields else None
@@ -210,10 +214,13 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any], section: type[Bas
                 raise ConfigError(f"{key} is a list, and {said} does not say of which entry: write it in the list")
             if new is None and type(None) not in kinds(annotation):
                 continue  # 'search:' with all its fields commented out
-            merged[key] = _merge(old if isinstance(old, Mapping) else {}, new, inner) if isinstance(new, Mapping) else new
-        elif dict in kinds(annotation) and isinstance(value, Mapping) and isinstance(old, Mapping):
+            merged[key] = _merge(old if isinstance(old, Mapping) else {}, new, inner, text) if isinstance(new, Mapping) else new
+        elif dict in kinds(annotation) and isinstance(value, Mapping) and (isinstance(old, Mapping) or text):
             # Single keys of a free mapping, from environment or command line: as a whole it would be text.
-            merged[key] = {**old, **{k: _free_value(f"{key}.{k}", v) for k, v in value.items()}}
+            merged[key] = {
+                **(old if isinstance(old, Mapping) else {}),
+                **{k: _free_value(f"{key}.{k}", v) for k, v in value.items()},
+            }
         else:
             merged[key] = value
     return merged

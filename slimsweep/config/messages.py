@@ -46,20 +46,30 @@ def sentence(problem: ValidationError, root: type[BaseModel], layers: Mapping[st
         root: the section that was checked, of which all names are told.
         layers: where values came from, the last ones over the first: the name of each source, and what it says, nested.
     """
-    error = problem.errors(include_url=False)[0]
-    section = root
+    errors = problem.errors(include_url=False)
+    # Of a field that takes a section or a list of them, pydantic says what is wrong with the value as either.
+    error = next((one for one in errors if not (one["type"] == "model_type" and isinstance(one["input"], list))), errors[0])
+    outer = section = root
     path: list[str] = []
     annotation: Any = root
+    unlabelled = False
     for part in error["loc"]:
         if not isinstance(part, str):
             break  # an element of a list
+        if unlabelled:  # pydantic's label of the branch: the section, or the list
+            unlabelled = False
+            if part.startswith("list["):
+                section = outer
+                break
+            continue
         path.append(part)
         if part not in section.model_fields:
             break
         annotation = section.model_fields[part].annotation
         if (inner := section_of(annotation)) is None:
             break  # what follows are pydantic's labels of a union's branches
-        section = inner
+        outer, section = section, inner
+        unlabelled = listed_section(annotation) is not None
     name, origin = ".".join(path), _origin(path, layers)
     if error["type"] == "extra_forbidden" and path[-1] not in section.model_fields:
         above = ".".join(path[:-1])

@@ -15,19 +15,27 @@ RAYS_FOLDER, RAYS_COPIES = "runtime_resources", ("working_dir_files", "py_module
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """The configuration with every local path absolute: output, data.root, model.checkpoint, and names that are folders."""
+    """The configuration with every local path absolute: output, data.root, those of model and teacher."""
     data, model = config.data, config.model
     of_data = {"root": _absolute(data.root), "name": _name_of_data(data.name)}
-    of_model = {"checkpoint": _absolute(model.checkpoint), "name": model.name}
-    if model.name.startswith(LOCAL_MODEL):
-        of_model["name"] = f"{LOCAL_MODEL}{_absolute(model.name.removeprefix(LOCAL_MODEL))}"
+    of_model = {"checkpoint": _absolute(model.checkpoint), "name": _name_of_model(model.name)}
+    teachers = [
+        one.model_copy(update={"checkpoint": _absolute(one.checkpoint), "name": one.name and _name_of_model(one.name)})
+        for one in config.teachers
+    ]
     return config.model_copy(
         update={
             "output": _absolute(config.output),
             "data": data.model_copy(update=of_data),
             "model": model.model_copy(update=of_model),
+            "teacher": teachers[0] if len(teachers) == 1 else teachers or None,
         }
     )
+
+
+def _name_of_model(name: str) -> str:
+    """timm's name of a model, of which local-dir: names a folder."""
+    return f"{LOCAL_MODEL}{_absolute(name.removeprefix(LOCAL_MODEL))}" if name.startswith(LOCAL_MODEL) else name
 
 
 def _absolute(path: str | None) -> str | None:
@@ -80,7 +88,8 @@ def check_places(config: Config) -> None:
         ConfigError: names the field, and what to give.
     """
     refuse_rays_copy("output", config.output)
-    for field, path in (("data.root", config.data.root), ("model.checkpoint", config.model.checkpoint)):
+    of_teachers = [("teacher.checkpoint", one.checkpoint) for one in config.teachers]
+    for field, path in (("data.root", config.data.root), ("model.checkpoint", config.model.checkpoint), *of_teachers):
         if path is not None and "://" not in path and in_rays_copy(path) and not os.path.exists(path):
             raise ConfigError(
                 f"{field} is {path}, which did not come along with the job's working directory (at most 100 MiB, without what "

@@ -14,7 +14,18 @@ from slimsweep.config import identity
 from slimsweep.config.fields import OneOf, Section, from_json, once
 from slimsweep.config.identity import Stage
 from slimsweep.config.messages import ConfigError, sentence
-from slimsweep.config.sections import DataConfig, Dense, Family, ModelConfig, Recipe, Resources, Retrain, Search
+from slimsweep.config.sections import (
+    DataConfig,
+    Dense,
+    Distill,
+    Family,
+    ModelConfig,
+    Recipe,
+    Resources,
+    Retrain,
+    Search,
+    TeacherModel,
+)
 from slimsweep.methods import baselines as known_baselines
 from slimsweep.slimming.budget import Budget
 
@@ -49,6 +60,9 @@ class Config(Section):
     """The one search, with learnable gates."""
     retrain: Retrain = Retrain()
     """Training of each point after the cut, and of the dense model for comparison."""
+    teacher: TeacherModel | list[TeacherModel] | None = None
+    """What search.distill and retrain.distill learn from; null is the dense model. A list of models, each with its weight,
+    answers by the average of their probabilities."""
     baselines: list[Annotated[str, OneOf(known_baselines)]] = []
     """Other methods at the same budgets, to compare with. uniform: the same share of every layer. taylor: gate x gradient on
     the dense model. taylor-repaired: the same on principal axes, and repaired. random: drawn by the seed. scratch: what the
@@ -120,6 +134,17 @@ class Config(Section):
         # A family of which all is kept is as one that is not named.
         return once(value, key=lambda point: frozenset((f, share) for f, share in point.items() if share < 1))
 
+    @field_validator("teacher")
+    @classmethod
+    def _one_or_several(cls, value: TeacherModel | list[TeacherModel] | None) -> TeacherModel | list[TeacherModel] | None:
+        # One teacher is the same, as an entry of a list and alone, whatever its weight.
+        members = [value] if isinstance(value, TeacherModel) else value
+        if members is None:
+            return None
+        if not members:
+            raise ValueError("must name at least one model, or be null for the dense model")
+        return members[0].model_copy(update={"weight": 1.0}) if len(members) == 1 else members
+
     @field_validator("baselines")
     @classmethod
     def _eachonce(cls, value: list[str]) -> list[str]:
@@ -157,6 +182,11 @@ class Config(Section):
                 "search.rank is gates, but search.epochs is 0, so all gates are still 1: take activation or taylor, or set "
                 "search.epochs"
             )
+        if self.teacher is not None and not any(self.distills(stage).alpha for stage in ("search", "retrain")):
+            raise ValueError(
+                "teacher is given, but search.distill.alpha and retrain.distill.alpha are both 0, so nothing learns from it: "
+                "set one of them, such as 0.5, or leave teacher out"
+            )
         if self.search.ema_decay is not None:
             raise ValueError(f"search.ema_decay is {self.search.ema_decay:g}, but gates are not averaged: leave it out")
         for stage in ("dense", "search", "retrain"):
@@ -191,6 +221,34 @@ class Config(Section):
             return unit != "macs", not relative, -amount
 
         return sorted(self.budgets, key=order)
+
+    @property
+    def teachers(self) -> list[TeacherModel]:
+        """The models of `teacher`; empty where the dense model teaches."""
+        return [self.teacher] if isinstance(self.teacher, TeacherModel) else self.teacher or []
+
+    def distills(self, stage: Stage) -> Distill:
+        """How the search or the retraining learns from a teacher."""
+        found: Distill = getattr(self, stage).distill
+        return found
+
+    def teaches_anew(self, stage: Stage) -> bool:
+        """Whether a stage learns from `teacher`, or from the dense model in another way than by soft answers.
+
+        Only then the teacher's MACs count as compute, and the two heads of a distilled model learn apart: soft answers of the
+        dense model are older than both, and points that learned from them keep their names and what these stand for.
+        """
+        distill = self.distills(stage)
+        return distill.alpha > 0 and (self.teacher is not None or distill.answers != "soft")
+
+    def teacher_in_words(self, stage: Stage) -> str:
+        """Who teaches a stage, and how, for tables: "dense, soft, alpha 0.5"; empty where nobody does."""
+        distill, members = self.distills(stage), self.teachers
+        if not distill.alpha:
+            return ""
+        names = [one.label if len(members) == 1 else f"{one.weight:g} x {one.label}" for one in members] or ["dense"]
+        warm = f", temperature {distill.temperature:g}" if distill.answers == "soft" and distill.temperature != 1 else ""
+        return f"{' + '.join(names)}, {distill.answers}, alpha {distill.alpha:g}{warm}"
 
     @property
     def target_count(self) -> int:
@@ -273,7 +331,9 @@ class Config(Section):
         short = {"accumulate": parts, "warmup_epochs": min(self.retrain.warmup_epochs, epochs - 1), "ema_decay": None}
         return self.retrain.at(self.retrain.rates[0], epochs).model_copy(update=short)
 
-    def identity(self, stage: Stage, checkpoint: str | None = None) -> dict[str, Any]:
+    def identity(
+        self, stage: Stage, checkpoint: str | None = None, teachers: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
         """All that changes the result of a stage, and nothing else: not budgets, shares, seeds, resources or output.
 
         The same in every version of slimsweep that gives the same result: fields that a later version adds count only where
@@ -281,12 +341,13 @@ class Config(Section):
 
         Args:
             checkpoint: what stands for the file of model.checkpoint: its `checkpoint_token`; its path where not given.
+            teachers: the same by the path of each teacher.checkpoint.
         """
-        return identity.identity(self, stage, checkpoint)
+        return identity.identity(self, stage, checkpoint, teachers)
 
-    def fingerprint(self, stage: Stage, checkpoint: str | None = None) -> str:
-        """A hash of `identity(stage, checkpoint)`: ten hex digits, the same on every machine."""
-        return identity.fingerprint(self, stage, checkpoint)
+    def fingerprint(self, stage: Stage, checkpoint: str | None = None, teachers: Mapping[str, str] | None = None) -> str:
+        """A hash of `identity(stage, checkpoint, teachers)`: ten hex digits, the same on every machine."""
+        return identity.fingerprint(self, stage, checkpoint, teachers)
 
     def to_yaml(self) -> str:
         """The whole resolved configuration, which `--config` takes again; a comment names the versions."""

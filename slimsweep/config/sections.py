@@ -184,6 +184,62 @@ class ModelConfig(Section):
         return value
 
 
+class TeacherModel(Section):
+    """A model whose answers search and retraining learn from, of any architecture of timm."""
+
+    name: str | None = None
+    """timm's name of the model, such as regnety_160.deit_in1k; null takes what the checkpoint, a folder, says of itself."""
+    pretrained: bool = False
+    """Take timm's pretrained weights (downloads them)."""
+    checkpoint: str | None = None
+    """Take these weights: a .safetensors file, a file of torch.save, or a folder that slimsweep or timm saved."""
+    kwargs: dict[str, Any] = {}
+    """Arguments of timm.create_model, such as {"img_size": 160}."""
+    weight: float = Field(1.0, gt=0)
+    """Share of its answers where there are several teachers, relative to the weights of the others."""
+
+    @field_validator("kwargs")
+    @classmethod
+    def _own_keys(cls, value: dict[str, Any]) -> dict[str, Any]:
+        taken = {
+            "pretrained": "say it in teacher.pretrained",
+            "num_classes": "a teacher has the classes of the data",
+            "checkpoint_path": "say it in teacher.checkpoint",
+        }
+        for key in value:
+            if key in taken:
+                raise ValueError(f"must not set {key}: {taken[key]}")
+        return value
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> Self:
+        if self.name is None and self.checkpoint is None:
+            raise ValueError(
+                "teacher names no model: set teacher.name and teacher.pretrained, or teacher.checkpoint, a folder that "
+                "slimsweep or timm saved"
+            )
+        if self.name is None and (self.pretrained or self.kwargs):
+            field = "pretrained" if self.pretrained else "kwargs"
+            raise ValueError(f"teacher.{field} is set without teacher.name: give the name, or leave {field} out")
+        if self.checkpoint is not None and self.pretrained:
+            raise ValueError(
+                f"teacher.pretrained is set, and teacher.checkpoint is {self.checkpoint!r}: leave one of the two out"
+            )
+        if self.checkpoint is None and not self.pretrained:
+            raise ValueError(
+                f"teacher.name is {self.name!r} without weights, so its answers would mean nothing: set teacher.pretrained or "
+                "teacher.checkpoint"
+            )
+        return self
+
+    @property
+    def label(self) -> str:
+        """The model in a few words: timm's name, or the end of the folder's path."""
+        if self.name is not None:
+            return self.name
+        return "/".join(str(self.checkpoint).rstrip("/").split("/")[-2:])
+
+
 class Recipe(Section):
     """One training."""
 
@@ -238,12 +294,16 @@ class Dense(Recipe):
 
 
 class Distill(Section):
-    """Learning from the dense model's answers."""
+    """Learning from the answers of the dense model, or of teacher."""
 
     alpha: float = Field(0.0, ge=0, le=1)
-    """Share of the loss that the dense model's answers make up; 0 is off."""
+    """Share of the loss that the teacher's answers make up; 0 is off."""
     temperature: float = Field(1.0, gt=0)
-    """Temperature of the softmax over both models' logits: higher makes the answers softer."""
+    """Temperature of the softmax over both models' logits: higher makes the answers softer. For soft answers, and for the
+    average of several teachers."""
+    answers: Literal["soft", "hard", "features"] = "soft"
+    """What is learned from the teacher. soft: the probabilities of all classes. hard: the class it finds most probable, as in
+    DeiT. features: its features before the head, which must be as many as the model's own."""
 
 
 class PerFamily(Section):
@@ -314,7 +374,7 @@ class Search(Recipe):
     some training images, without labels. taylor: squared gate x gradient of the loss. null takes gates after a search, and
     activation where search.epochs is 0."""
     distill: Distill = Distill()
-    """Learning from the dense model's answers."""
+    """Learning from the answers of the dense model, or of teacher."""
     floors: Floors = Floors()
     """Share of each layer's gates that always stays."""
     paces: list[Pace] = [
@@ -369,7 +429,7 @@ class Retrain(Recipe):
     """Right after a searched point's cut, solve the last layer of each branch to give what the model before the cut gave, on
     some training images. Runs that an earlier version began go on without."""
     distill: Distill = Distill()
-    """Learning from the dense model's answers."""
+    """Learning from the answers of the dense model, or of teacher."""
     workers_per_trial: int = Field(1, ge=1)
     """Workers that train one point together."""
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from slimsweep.config import Config
+from slimsweep.config import Config, Stage
 from slimsweep.ledger.points import Plan, Point
 from slimsweep.ledger.run import Run
 from slimsweep.methods import METHODS, extra_epochs
@@ -16,6 +16,7 @@ from slimsweep.slimming.budget import Budget, BudgetLike
 from slimsweep.slimming.cost import COSTS
 from slimsweep.slimming.removal_path import RemovalPath, Scores
 from slimsweep.slimming.structure import FAMILIES, Shape, Structure
+from slimsweep.training.teachers import teacher_macs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,8 +271,9 @@ def _requests(
                 shares = target.shares if method.needs_search else ""
                 yield Request(method=method.name, shares=shares, of_seed=alike, **budget)
             if "compute" in config.baseline_terms and not method.needs_search:
+                teaching = taught_macs(config, "retrain", dense.macs())  # longer retraining asks the teacher for longer too
                 longer = {
-                    seed: epochs + extra_epochs(spent, config.target_count, Structure.from_json(text).macs())
+                    seed: epochs + extra_epochs(spent, config.target_count, Structure.from_json(text).macs() + teaching)
                     if text
                     else epochs
                     for seed, text in kept.items()
@@ -363,12 +365,29 @@ def to_choose(run: Run, again: bool = False) -> list[tuple[str, int]]:
 def search_macs(config: Config, path: RemovalPath, run: Run | None = None) -> float:
     """Cost of the search per training image, in MACs of forward passes: all epochs of the gated model, and the tries of paces.
 
+    What the teachers of both cost is part of it (`taught_macs`).
+
     Args:
         run: the run, where there is one: paces count as it tried them.
     """
     tries, budget = paces_tried(config, path.shape, run)
-    trying = tries * config.search.recovery * path.solve(budget).macs() if tries else 0
-    return config.search.epochs * path.shape.full().macs() + trying
+    dense = path.shape.full().macs()
+    retraining = taught_macs(config, "retrain", dense)
+    trying = tries * config.search.recovery * (path.solve(budget).macs() + retraining) if tries else 0
+    return config.search.epochs * (dense + taught_macs(config, "search", dense)) + trying
+
+
+def taught_macs(config: Config, stage: Stage, dense_macs: int) -> float:
+    """What a stage's teacher adds to the cost of training on one image, in MACs of the trained model's forward passes.
+
+    A training step costs three forward passes of the trained model, of which one is counted; the teacher's forward pass comes
+    to a third of its MACs then.
+
+    Args:
+        dense_macs: of the dense model.
+    """
+    macs = teacher_macs(config, stage, dense_macs)
+    return macs / 3 if macs else 0
 
 
 # Paces say how fast each family of gates is removed. Workers choose them once; the choice is stored beside the search.
@@ -422,7 +441,7 @@ def pace_key(run: Run) -> str:
     # Not accumulate, which pace_recipe raises by the workers per trial: the batch is the same for any number of workers.
     tried = {f"retrain.{key}": getattr(short, key) for key in ("epochs", "lr", "warmup_epochs", "ema_decay")}
     recipe = {key: value for key, value in run.identity("retrain", **tried)["retrain"].items() if key != "start"}
-    known = [identity["search"], cut, recipe, smallest]
+    known = [identity["search"], cut, recipe, smallest, *([identity["teacher"]] if "teacher" in identity else [])]
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:8]
 
 

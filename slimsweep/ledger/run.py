@@ -228,12 +228,28 @@ class Run(Readable):
         if not self.folder.exists(IDENTITY):
             return {}
         meaning = "the pace that was chosen is not known until the same command writes the file again"
-        return self.unless_damaged(IDENTITY, lambda: self.json(IDENTITY, "token", "content"), {}, meaning)
+        nothing: dict[str, Any] = {}
+        found = self.unless_damaged(IDENTITY, self._known_files, nothing, meaning)
+        return {key: found[key] for key in ("token", "content") if key in found}
+
+    def _known_files(self) -> dict[str, Any]:
+        found = self.json(IDENTITY)
+        return found if "teachers" in found else self.json(IDENTITY, "token", "content")
+
+    @cached_property
+    def known_teachers(self) -> dict[str, str]:
+        """By path, what stands for each teacher.checkpoint in names: a hash of its content; empty where none is recorded."""
+        if not self.folder.exists(IDENTITY):
+            return {}
+        meaning = "the files of teacher.checkpoint are read again"
+        nothing: dict[str, Any] = {}
+        return dict(self.unless_damaged(IDENTITY, self._known_files, nothing, meaning).get("teachers", {}))
 
     def write_known_checkpoint(self) -> None:
-        """Write `known_checkpoint` for later starts and for workers."""
-        if self.known_checkpoint:
-            self.folder.write_json(IDENTITY, self.known_checkpoint)
+        """Write `known_checkpoint` and `known_teachers` for later starts and for workers."""
+        known = {**self.known_checkpoint, **({"teachers": self.known_teachers} if self.known_teachers else {})}
+        if known:
+            self.folder.write_json(IDENTITY, known)
         else:
             self.folder.delete(IDENTITY)
 
@@ -257,12 +273,12 @@ class Run(Readable):
             changes: values that replace those of the configuration, by dotted name.
         """
         config = self.config.changed(**changes) if changes else self.config
-        return config.identity(stage, self.known_checkpoint.get("token"))
+        return config.identity(stage, self.known_checkpoint.get("token"), self.known_teachers if config.teachers else None)
 
     def fingerprint(self, stage: Stage, **changes: Any) -> str:
         """A hash of `identity(stage, **changes)`: ten hex digits."""
         config = self.config.changed(**changes) if changes else self.config
-        return config.fingerprint(stage, self.known_checkpoint.get("token"))
+        return config.fingerprint(stage, self.known_checkpoint.get("token"), self.known_teachers if config.teachers else None)
 
     # The dense model and the search.
 

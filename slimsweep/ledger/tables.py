@@ -51,6 +51,7 @@ RESULTS = pa.schema(
         shown("test_loss", pa.float64(), "test loss", "nats", 3, axis="y"),
         ("test_top1_untouched", pa.float64()),  # percent, of the dense model that the search started from
         ("lr", pa.float64()),  # highest learning rate of the retraining
+        ("teacher", pa.string()),  # who taught the retraining, and how: "dense, soft, alpha 0.5"; empty where nobody did
         ("epochs", pa.int64()),
         ("samples_seen", pa.int64()),
         shown("train_seconds", pa.float64(), "training time", "s", axis="x"),
@@ -140,6 +141,7 @@ def complete_row(row: Mapping[str, Any]) -> dict[str, Any]:
         "unit": "macs",
         "terms": "retraining",
         "shares": "",
+        "teacher": "",
         "created_at": datetime.now(UTC),
     }
     return {**defaults, **row}
@@ -148,10 +150,10 @@ def complete_row(row: Mapping[str, Any]) -> dict[str, Any]:
 def results_of(parts: Sequence[pa.Table]) -> pd.DataFrame:
     """One results table from several, sorted by budget (largest first), method, terms, seed and learning rate.
 
-    Rows of earlier versions lack some columns; they get the values that were the only ones then.
+    Rows of earlier versions lack some columns; they get the values that were the only ones then, and no teacher.
     """
     rows = joined(parts, RESULTS)
-    for column, value in (("unit", "macs"), ("terms", "retraining"), ("shares", "")):
+    for column, value in (("unit", "macs"), ("terms", "retraining"), ("shares", ""), ("teacher", "")):
         rows[column] = rows[column].fillna(value)
     return rows.sort_values(
         ["budget", "method", "terms", "seed", "lr"], ascending=[False, True, False, True, True], ignore_index=True

@@ -232,17 +232,17 @@ def check_method(method: str, model: "nn.Module", settings: "Settings", budgets:
         _function(check)(model, settings, budgets)
 
 
-def extra_epochs(search_macs: float, searched_points: int, point_macs: int) -> int:
+def extra_epochs(search_macs: float, searched_points: int, point_macs: float) -> int:
     """Epochs of retraining that cost as much as a point's share of the search ("on equal compute").
 
     The search trains the gated model, which costs what the dense one does, on the images that retraining sees too. So the
     number of images per epoch cancels, and so do backward passes, which cost the same multiple of forward passes in both.
 
     Args:
-        search_macs: MACs of the whole search per training image: of the gated model in each of its epochs, and of trying
-            paces.
+        search_macs: MACs of the whole search per training image: of the gated model in each of its epochs, of trying paces,
+            and a third of the teacher's, which has no backward pass.
         searched_points: points that share the search equally: one per budget, or per point by shares. Seeds repeat them all.
-        point_macs: MACs of one image through the point's model.
+        point_macs: MACs of one image through the point's model, and a third of those through its teacher.
     """
     return max(0, round(search_macs / (searched_points * point_macs)))
 

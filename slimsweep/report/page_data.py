@@ -45,6 +45,7 @@ SENT: dict[str, int] = {
     **{f"{name}_dense": 0 for name in COSTS},
     "val_top1_cut": 4,
     "lr": 9,
+    "teacher": 0,
     "epochs": 0,
     "device": 0,
     "model_path": 0,

@@ -9,7 +9,7 @@ import heapq
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from slimsweep.checks import check_cuts
 from slimsweep.cluster.cluster import Cluster, check_placement, local_cluster, trials_at_once
 from slimsweep.cluster.worker import data_for, set_threads
-from slimsweep.config import Config, ConfigError, Distill, Recipe
+from slimsweep.config import Config, ConfigError, Recipe, Stage
 from slimsweep.data import check_batch, mixup_fn, train_loader
 from slimsweep.ledger.checkpoints import KEEP
 from slimsweep.ledger.planning import expected_points, paces_tried
@@ -31,10 +31,11 @@ from slimsweep.slimming.gates import GatedModel, add_gates
 from slimsweep.slimming.removal_path import RemovalPath, Scores
 from slimsweep.slimming.structure import Structure, image_size, macs, params
 from slimsweep.terminal import counted, plain_table, say, show_whole
-from slimsweep.training.criterion import Criterion, Teacher
+from slimsweep.training.criterion import Criterion, Teacher, student_of
 from slimsweep.training.dense_model import build_dense
 from slimsweep.training.evaluate import autocast
 from slimsweep.training.loop import State, as_network, backward, set_drop_path
+from slimsweep.training.teachers import forward_macs
 
 FLOAT = 4  # bytes of a weight
 TIMED_SECONDS = 1.0  # for which each model's training steps are timed, at least two steps
@@ -162,9 +163,13 @@ def plan(
     if not known and tflops is None:
         notes.append("this machine has no GPU, so times are those of its CPU; plan on a GPU, or give its speed with --tflops")
 
-    def cost(model: nn.Module, recipe: Recipe, workers: int, distill: Distill | None) -> ImageCost:
-        batch = config.data.batch_size // workers // recipe.accumulate
-        teacher = None if distill is None else Teacher.of(dense, distill)
+    taught: dict[Stage, Teacher | None] = {"dense": None}
+    for stage in ("search", "retrain"):
+        taught[stage] = Teacher.alike(config, stage, dense, num_classes)
+    notes += _teachers_said(taught)
+
+    def cost(model: nn.Module, recipe: Recipe, workers: int, stage: Stage) -> ImageCost:
+        batch, teacher = config.data.batch_size // workers // recipe.accumulate, taught[stage]
         if tflops is not None:
             return _computed(model, recipe, batch, tflops, teacher)
         return time_training(model, config, recipe, batch, device, teacher)
@@ -172,9 +177,9 @@ def plan(
     stages: list[Training] = []
     search_workers = config.resources.search_workers
     if config.dense.epochs:
-        found = cost(dense, config.dense, search_workers, None)
+        found = cost(dense, config.dense, search_workers, "dense")
         stages.append(_training("dense", dense, config, config.dense, found, sizes, load_seconds, search_workers, 1))
-    found = cost(gated, settings, search_workers, settings.distill)
+    found = cost(gated, settings, search_workers, "search")
     stages.append(_training("search", gated, config, settings, found, sizes, load_seconds, search_workers, 1))
     per_trial = config.retrain.workers_per_trial
     tries: list[Training] = []
@@ -184,7 +189,7 @@ def plan(
         path = RemovalPath(gated.shape, gates, settings.floors.model_dump(), settings.round_to, of_gated)
         small = slim(gated, path.solve(smallest))
         recipe = config.pace_recipe()
-        found = cost(small, recipe, 1, config.retrain.distill)
+        found = cost(small, recipe, 1, "retrain")
         tries.append(_training("paces", small, config, recipe, found, sizes, load_seconds, 1, paces))
     retrained: list[Training] = []
     costs: dict[str, ImageCost] = {}
@@ -197,7 +202,7 @@ def plan(
         small = slim(gated, Structure.from_json(structure))
         recipe = config.retrain.at(members[0].lr, epochs)
         if structure not in costs:
-            costs[structure] = cost(small, recipe, per_trial, config.retrain.distill)
+            costs[structure] = cost(small, recipe, per_trial, "retrain")
         retrained.append(
             _training(label, small, config, recipe, costs[structure], sizes, load_seconds, per_trial, len(members))
         )
@@ -230,6 +235,19 @@ def plan(
     )
 
 
+def _teachers_said(taught: Mapping[Stage, Teacher | None]) -> list[str]:
+    """What the teachers add to every training step, a note per teacher."""
+    found: dict[tuple[int, int], list[str]] = {}
+    for stage, teacher in taught.items():
+        if teacher is not None:
+            found.setdefault((forward_macs(teacher.model), params(teacher.model)), []).append(stage)
+    return [
+        f"in each step of {' and '.join(stages)} the teacher answers too: {cost / 1e6:,.1f} MMACs per image, "
+        f"{size / 1e6:.2f} M params, which times and GiB include"
+        for (cost, size), stages in found.items()
+    ]
+
+
 def time_training(
     model: nn.Module,
     config: Config,
@@ -252,7 +270,7 @@ def time_training(
     state = State.start(model, one_part)
     mixup = mixup_fn(config.data.augment, int(model.num_classes), label_smoothing=recipe.label_smoothing)  # type: ignore[arg-type]
     criterion = Criterion(one_part, device, mixup=mixup, teacher=teacher, gates=state.gates)
-    network = as_network(model, recipe, device)
+    network = as_network(student_of(model, teacher), recipe, device)
     size = image_size(model)
 
     def step(images: Tensor, labels: Tensor) -> float:
@@ -379,7 +397,7 @@ def _training(
 def _computed(model: nn.Module, recipe: Recipe, batch: int, tflops: float, teacher: Teacher | None) -> ImageCost:
     """The cost computed from MACs: a backward pass counts as two forward passes. Bytes are those of a step on the CPU."""
     forward = 2 * macs(model) / (tflops * 1e12)
-    taught = 2 * macs(teacher.model) / (tflops * 1e12) if teacher is not None else 0.0
+    taught = 2 * forward_macs(teacher.model) / (tflops * 1e12) if teacher is not None else 0.0
     few = min(batch, 2)
     state = State.start(model.train(), recipe)
     images, labels = torch.randn(few, *image_size(model)), torch.zeros(few, dtype=torch.long)

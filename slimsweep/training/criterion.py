@@ -2,31 +2,114 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from slimsweep.config import Distill, Recipe
+from slimsweep.config import Config, Distill, Recipe, Stage
+from slimsweep.data import Data
 from slimsweep.slimming.gate_optimizer import GateOptimizer
+from slimsweep.training.teachers import Teachers, check_dims, features_of, teacher_alike, teacher_model
 
 
 @dataclass(frozen=True)
 class Teacher:
     """A model whose answers are learned from (Hinton, Vinyals and Dean 2015)."""
 
-    model: nn.Module
+    model: nn.Module  # takes the student's images; several in one are `slimsweep.training.teachers.Teachers`
     alpha: float  # share of the loss that its answers make up, from 0 to 1
     temperature: float  # logits are divided by it: the higher, the softer the answers
+    answers: str = "soft"  # what is learned from it: soft, hard or features, as in `slimsweep.config.Distill`
+    heads_apart: bool = False  # whether of a distilled student one head learns from the labels, the other from the teacher
 
     @classmethod
     def of(cls, model: nn.Module, distill: Distill) -> "Teacher | None":
         """The teacher that a recipe asks for; None where its share of the loss is 0."""
-        return cls(model, distill.alpha, distill.temperature) if distill.alpha > 0 else None
+        if distill.alpha == 0:
+            return None
+        return cls(model, distill.alpha, distill.temperature, distill.answers, heads_apart=distill.answers == "hard")
+
+    @classmethod
+    def for_stage(cls, config: Config, stage: Stage, dense: nn.Module, data: Data) -> "Teacher | None":
+        """The teacher of a search or a retraining, with its weights; None where there is none.
+
+        Args:
+            dense: the dense model, which teaches where `config.teacher` is null.
+            data: whose images the teacher is shown.
+
+        Raises:
+            ConfigError: weights that cannot be read or downloaded, or that are for other classes.
+        """
+        model = teacher_model(config, stage, dense, data)
+        return None if model is None else cls._of_stage(config, stage, model)
+
+    @classmethod
+    def alike(cls, config: Config, stage: Stage, dense: nn.Module, num_classes: int) -> "Teacher | None":
+        """One that costs what `for_stage` does, without its weights."""
+        model = teacher_alike(config, stage, dense, num_classes)
+        return None if model is None else cls._of_stage(config, stage, model)
+
+    @classmethod
+    def _of_stage(cls, config: Config, stage: Stage, model: nn.Module) -> "Teacher":
+        distill = config.distills(stage)
+        apart = distill.answers != "features" and config.teaches_anew(stage)
+        return cls(model, distill.alpha, distill.temperature, distill.answers, heads_apart=apart)
+
+    def log_probabilities(self, images: Tensor) -> Tensor:
+        """The logarithms of the probabilities that it gives all classes at its temperature, (B, classes); no gradient."""
+        with torch.no_grad():
+            if isinstance(self.model, Teachers):
+                return self.model.log_probabilities(images, self.temperature)
+            answers: Tensor = self.model(images)
+            return F.log_softmax(answers.float() / self.temperature, dim=1)
+
+
+class WithFeatures(nn.Module):
+    """A timm model that answers with its logits (B, classes) and its features before the head (B, dims)."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        model: Any = self.model
+        tokens = model.forward_features(images)
+        return model.forward_head(tokens), model.forward_head(tokens, pre_logits=True)
+
+
+def student_of(model: nn.Module, teacher: Teacher | None) -> nn.Module:
+    """The module that a training step calls, which answers as `Criterion` takes it: a pair where two parts of it are taught.
+
+    Args:
+        model: of timm; the module that is returned has its weights.
+    """
+    if teacher is None:
+        return model
+    if teacher.answers == "features":
+        return WithFeatures(model)
+    if teacher.heads_apart and has_two_heads(model):
+        model.set_distilled_training(True)  # type: ignore[operator]
+    return model
+
+
+def has_two_heads(model: nn.Module) -> bool:
+    """Whether a model has a head for the labels and one for a teacher (timm's distilled DeiT)."""
+    return hasattr(model, "set_distilled_training")
 
 
 class Criterion:
-    """The mean loss of a batch: cross entropy on its labels, mixed with the divergence from the teacher's answers.
+    """The mean loss of a batch: cross entropy on its labels, mixed with what is learned from the teacher.
+
+    With alpha a: (1 - a) times the cross entropy, plus a times
+
+    - soft: T^2 times the Kullback-Leibler divergence of the answers from the teacher's, both at temperature T;
+    - hard: the cross entropy with the class that the teacher finds most probable (DeiT, arXiv 2012.12877, section 3);
+    - features: the smooth L1 distance of the layer-normed features of both, plus 1 - their cosine.
+
+    A network that answers with a pair (`student_of`) learns the labels with the first and from the teacher with the second:
+    logits of two heads, or logits and features.
 
     Args:
         recipe: its label smoothing is used where Mixup is off; Mixup's labels are smoothed already.
@@ -52,23 +135,54 @@ class Criterion:
         if teacher is not None:
             teacher.model.to(device).eval()
 
-    def __call__(self, network: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Tensor:
+    def __call__(self, network: Callable[[Tensor], Tensor | tuple[Tensor, Tensor]], images: Tensor, labels: Tensor) -> Tensor:
         """The loss (a scalar) of a network on images (B, C, H, W) and labels (B,)."""
         if self.mixup is not None:
             images, labels = self.mixup(images, labels)  # labels become (B, classes)
-        logits = network(images)
+        answers = network(images)
+        logits, taught = answers if isinstance(answers, tuple) else (answers, answers)
         smoothing = 0.0 if labels.ndim == 2 else self.smoothing
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
         if self.teacher is not None:
-            taught = self.divergence(logits, images, self.teacher)
-            loss = (1 - self.teacher.alpha) * loss + self.teacher.alpha * self.teacher.temperature**2 * taught
+            loss = (1 - self.teacher.alpha) * loss + self.teacher.alpha * from_teacher(taught, images, self.teacher)
         return loss if self.gates is None else loss + self.gates.penalty()
 
-    @staticmethod
-    def divergence(logits: Tensor, images: Tensor, teacher: Teacher) -> Tensor:
-        """Mean Kullback-Leibler divergence of the answers from the teacher's, in nats, both at the teacher's temperature."""
+
+def from_teacher(taught: Tensor, images: Tensor, teacher: Teacher) -> Tensor:
+    """The loss on a teacher's answers, a scalar.
+
+    Args:
+        taught: the student's logits (B, classes), or its features (B, dims).
+        images: as the student saw them.
+    """
+    if teacher.answers == "features":
+        return features_loss(taught, images, teacher)
+    if teacher.answers == "hard":
+        return F.cross_entropy(taught.float(), teacher.log_probabilities(images).argmax(dim=1))
+    return teacher.temperature**2 * divergence(taught, images, teacher)
+
+
+def divergence(logits: Tensor, images: Tensor, teacher: Teacher) -> Tensor:
+    """Mean Kullback-Leibler divergence of the answers from the teacher's, in nats, both at the teacher's temperature."""
+    student = F.log_softmax(logits.float() / teacher.temperature, dim=1)
+    return F.kl_div(student, teacher.log_probabilities(images), reduction="batchmean", log_target=True)
+
+
+def features_loss(features: Tensor, images: Tensor, teacher: Teacher) -> Tensor:
+    """Smooth L1 distance between layer-normed features (B, dims) and the teacher's, plus 1 - their cosine, on average.
+
+    Raises:
+        ConfigError: the teacher has another number of dims.
+    """
+    model = teacher.model
+    members = model.weighted if isinstance(model, Teachers) else [(1.0, model)]
+    loss = features.new_zeros((), dtype=torch.float32)
+    student = features.float()
+    for share, member in members:
         with torch.no_grad():
-            answers = teacher.model(images)
-        student = F.log_softmax(logits.float() / teacher.temperature, dim=1)
-        target = F.log_softmax(answers.float() / teacher.temperature, dim=1)
-        return F.kl_div(student, target, reduction="batchmean", log_target=True)
+            target = features_of(member, images).float()
+        check_dims(student.shape[1], target.shape[1])
+        dims = student.shape[1:]
+        distance = F.smooth_l1_loss(F.layer_norm(student, dims), F.layer_norm(target, dims))
+        loss = loss + share * (distance + 1 - F.cosine_similarity(student, target, dim=1).mean())
+    return loss

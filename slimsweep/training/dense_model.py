@@ -137,15 +137,30 @@ def _start_of_checkpoint(
     if fitted.fresh:
         said = f"the head of {path} is not one for {classes} classes: training starts from a new head"
         return Start(new_head=f"have no head for the {classes} classes", notes=(*notes, said))
-    names = stored.class_names
+    start = order_of_rows(stored.class_names, class_names, classes, f"model.checkpoint {path}", notes)
+    if start.new_head:
+        said = f"the head of {path} is for other classes than the data's: training starts from a new head"
+        return Start(new_head=start.new_head, notes=(*notes, said))
+    return start
+
+
+def order_of_rows(
+    names: Sequence[str] | None, class_names: Sequence[str] | None, classes: int, weights: str, notes: tuple[str, ...] = ()
+) -> Start:
+    """How the rows of a head of as many classes as the data have to be put into the data's order, by the classes' names.
+
+    Args:
+        names: of the head's rows; None where they are not known.
+        class_names: of the data, in the order of its labels; None where they are not known.
+        weights: what a note calls the head's weights.
+        notes: what is already said of them.
+    """
     if not names or not class_names or len(names) != classes or (are_numbers(names) and not are_numbers(class_names)):
         return Start(notes=notes)  # nothing is known of the order
     rows = rows_by_name(class_names, also_called(names))
     if rows is None:
-        differ = f"are for other classes ({_difference(names, class_names)}) than the {classes}"
-        said = f"the head of {path} is for other classes than the data's: training starts from a new head"
-        return Start(new_head=differ, notes=(*notes, said))
-    return _in_order(rows, f"model.checkpoint {path}", notes)
+        return Start(new_head=f"are for other classes ({_difference(names, class_names)}) than the {classes}", notes=notes)
+    return _in_order(rows, weights, notes)
 
 
 def _start_of_pretrained(config: Config, model: nn.Module, num_classes: int, class_names: Sequence[str] | None) -> Start:

@@ -20,7 +20,7 @@ from slimsweep.errors import OutOfTime, TrainingDiverged
 from slimsweep.slimming.architectures import architecture_of
 from slimsweep.slimming.gate_optimizer import GateOptimizer, GateTraining
 from slimsweep.slimming.gates import GatedModel
-from slimsweep.training.criterion import Criterion, Teacher
+from slimsweep.training.criterion import Criterion, Teacher, has_two_heads, student_of
 from slimsweep.training.evaluate import autocast, evaluate
 from slimsweep.training.optimizer import weight_optimizer
 from slimsweep.training.ranks import mean_over_ranks, on_any_rank, ranks, share_damaged
@@ -88,7 +88,7 @@ def train(
         top1 = evaluate(state.averaged, val, device, recipe).top1
         if rank == 0:
             recorder.epoch(curve_row(recorder, model, epoch=0, loss=None, val_top1=top1, seconds=0.0, lr=recipe.lr))
-    network = as_network(model, recipe, device)  # shares the model's weights
+    network = as_network(student_of(model, teacher), recipe, device)  # shares the model's weights
 
     for epoch in range(first, recipe.epochs):
         if until is not None and on_any_rank(time.time() >= until, device):
@@ -121,6 +121,9 @@ def train(
             recorder.damaged(loader.damaged, val.damaged)
             recorder.epoch(curve_row(recorder, model, epoch=epoch + 1, loss=loss, val_top1=top1, seconds=seconds, lr=lr))
             recorder.checkpoint(epoch + 1, state.state_dict())
+    for trained in (model, state.averaged):
+        if has_two_heads(trained):  # as timm has it: both heads' answers are averaged
+            trained.set_distilled_training(False)  # type: ignore[operator]
     return state.averaged
 
 

@@ -110,7 +110,12 @@ function pointFacts(view, p, group) {
     params: `${share(p.params, p.params_dense)} of dense`,
     test_top1: seeds > 1 ? `${withSpread(group.mean.test_top1, group.se.test_top1)} over ${seeds} seeds` : "",
     val_top1: known(p.val_top1_cut) ? `${percent(p.val_top1_cut)} right after the cut` : "",
-    train_seconds: [known(p.epochs) ? count(p.epochs, "epoch") : "", known(p.lr) ? `learning rate ${p.lr}` : "", p.device ?? ""]
+    train_seconds: [
+      known(p.epochs) ? count(p.epochs, "epoch") : "",
+      known(p.lr) ? `learning rate ${p.lr}` : "",
+      p.teacher ? `teacher: ${p.teacher}` : "",
+      p.device ?? "",
+    ]
       .filter(Boolean)
       .join(", "),
   };

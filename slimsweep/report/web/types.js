@@ -40,6 +40,7 @@
  * @property {number | null} test_top5
  * @property {number | null} test_loss
  * @property {number | null} lr
+ * @property {string | null} teacher who taught the retraining, and how; empty where nobody did
  * @property {number | null} epochs
  * @property {number | null} train_seconds
  * @property {string | null} device
