@@ -229,6 +229,10 @@ def show_end(run: Run, plan: Plan, failed: Collection[Point], console: Console, 
         show_whole(console, compared)
     ok = rows[rows.status == "ok"]
     say(console, f"\nThe dense model before the sweep: {ok.test_top1_untouched.iloc[0]:.2f} % on test." if len(ok) else "\n")
+    took = ok.repair_seconds[ok.repair_seconds > 0]
+    if len(took):
+        span = f"{took.min():.1f} to {took.max():.1f}" if len(took) > 1 else f"{took.min():.1f}"
+        say(console, f"Principal axes and repair took {span} s per point.")
     say(console, f"Report: {run.report_uri}")
     say(console, f"Models: {run.models.uri}/\n")
     if no_picture:
