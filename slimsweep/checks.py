@@ -76,7 +76,7 @@ def check_cuts(config: Config, model: nn.Module) -> None:
     settings = config.search
     shape = add_gates(model, settings.granularity, settings.families, settings.token_gate).shape
     # The order in which gates are removed is not known yet, but the smallest model is the same for every order.
-    path = RemovalPath(shape, equal_gates(shape), settings.floors.model_dump(), settings.round_to)
+    path = RemovalPath(shape, equal_gates(shape), settings.floors.model_dump(), settings.round_to, depth=settings.depth)
     dense = shape.full().macs()
     budgets: list[Budget] = []
     for given in config.budgets:
@@ -101,6 +101,7 @@ def check_cuts(config: Config, model: nn.Module) -> None:
         granularity=settings.granularity,
         families=settings.families,
         floors=settings.floors.model_dump(),
+        depth=settings.depth,
         round_to=size_multiple(shape, settings.round_to),
     )
     for method in config.baselines:

@@ -140,6 +140,7 @@ def choose_structure(arguments: dict[str, Any]) -> None:
         granularity=settings.granularity,
         families=settings.families,
         floors=settings.floors.model_dump(),
+        depth=settings.depth,
         round_to=size_multiple(shape, settings.round_to),
         dense=dense,
         shape=shape,

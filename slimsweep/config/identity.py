@@ -35,7 +35,7 @@ FIRST_STAGE: dict[str, Stage | None] = {
     "retrain": "retrain",
     "teacher": "search",  # or "retrain", where the search does not learn from it
     # How gates become a structure, once the search is done.
-    **dict.fromkeys(("search.floors", "search.paces", "search.recovery", "search.round_to"), "retrain"),
+    **dict.fromkeys(("search.depth", "search.floors", "search.paces", "search.recovery", "search.round_to"), "retrain"),
 }  # the first stage whose result a field changes, None for no stage; what is not named here changes the dense model already
 
 CUT = "cut"  # where the fields of the search that only change the cut stand in an identity

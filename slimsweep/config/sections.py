@@ -377,6 +377,8 @@ class Search(Recipe):
     """Learning from the answers of the dense model, or of teacher."""
     floors: Floors = Floors()
     """Share of each layer's gates that always stays."""
+    depth: bool = False
+    """What floors keep of a layer's attention or MLP may leave too, all at once: the model gets fewer layers."""
     paces: list[Pace] = [
         Pace.model_construct(attention=1.0, mlp=mlp, token=token) for token in (1.0, 0.7, 0.5) for mlp in (1.0, 1.4)
     ]

@@ -125,7 +125,7 @@ def expected_points(
         BudgetError: a budget below the smallest model that can be cut.
     """
     of_gated = {family: pace[family] for family in gates}
-    path = RemovalPath(shape, gates, config.search.floors.model_dump(), config.search.round_to, of_gated)
+    path = RemovalPath(shape, gates, config.search.floors.model_dump(), config.search.round_to, of_gated, config.search.depth)
     spent = search_macs(config, path, run)
     fingerprints = {lr: config.changed(**{"retrain.lr": lr}).fingerprint("retrain") for lr in config.retrain.rates}
     return _points(config, _requests(config, path, spent), fingerprints, lambda tried: tried[0].lr, lambda point: True)

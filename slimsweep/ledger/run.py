@@ -437,7 +437,7 @@ class Run(Readable):
 
         settings = self.config.search
         of_gated = {family: pace[family] for family in self.scores}
-        return RemovalPath(self.shape, self.scores, settings.floors.model_dump(), settings.round_to, of_gated)
+        return RemovalPath(self.shape, self.scores, settings.floors.model_dump(), settings.round_to, of_gated, settings.depth)
 
     @property
     def path(self) -> "RemovalPath":

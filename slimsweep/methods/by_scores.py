@@ -12,5 +12,5 @@ def structures_by_scores(choice: Choice, scores: Scores) -> list[Structure | Val
     Args:
         scores: for each family a tensor per layer, in the gates' shapes; the smallest leave first.
     """
-    path = RemovalPath(choice.shape, scores, choice.floors, choice.round_to)
+    path = RemovalPath(choice.shape, scores, choice.floors, choice.round_to, depth=choice.depth)
     return at_each_budget(path.solve, choice.budgets)

@@ -17,6 +17,7 @@ class Settings:
     granularity: Literal["dim", "head", "uniform"] = "dim"  # of attention gates: one per head and dim, per head, or per dim
     families: Sequence[str] | None = None  # attention, mlp, token; None for all that the model has
     floors: Mapping[str, float]  # for each family the share of every layer that stays
+    depth: bool = False  # what floors keep of a layer's attention or MLP may leave too, all at once
     round_to: int  # sizes that are kept are multiples of this, the dense sizes excepted
 
 

@@ -41,7 +41,7 @@ def _order(layer: list[np.ndarray], score: list[np.ndarray], rank: list[np.ndarr
     return np.lexsort((np.concatenate(layer), np.concatenate(rank), np.concatenate(score)))
 
 
-def mlp_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: int) -> Steps:
+def mlp_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: int, depth: bool = False) -> Steps:
     """MLP units of each layer, `round_to` at a time, the smallest first.
 
     Args:
@@ -49,6 +49,7 @@ def mlp_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: in
         scores: per layer a value of at least 0 for each gate, in the gates' shape, float64.
         floor: share of every layer that never leaves.
         round_to: sizes that are left are multiples of this.
+        depth: what the floor keeps of a layer leaves too, as one last step, by its mean score.
     """
     layers, values, ranks, removed, groups = [], [], [], [], []
     for index, score in enumerate(scores):
@@ -57,6 +58,8 @@ def mlp_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: in
         least = _rounded_up(floor * size, round_to)
         # The first group may be smaller, so that all later sizes are multiples.
         ends = np.arange(size - least, 0, -round_to)[::-1]
+        if depth and least:
+            ends = np.append(ends, size)
         starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
         units = ends - starts
         group = np.full(size, NEVER_REMOVED)
@@ -72,7 +75,7 @@ def mlp_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: in
     return _assemble(layers, values, ranks, removed={"units": removed}, groups=groups, total=total)
 
 
-def attention_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: int) -> Steps:
+def attention_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: int, depth: bool = False) -> Steps:
     """Dims and heads of each layer, so that its kept heads always have one width, each with its own best dims.
 
     A step takes either the worst dim of every kept head or the worst head, whichever loses less per dim. Arguments as in
@@ -113,6 +116,10 @@ def attention_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_
                 group[which, order[which, :width]] = number
                 steps.append((loss, width, 1))
                 heads.remove(which)
+        if depth and heads and width:
+            for head in heads:
+                group[head, order[head, :width]] = len(steps)
+            steps.append((float(np.float32(best[heads, width].mean() / width)), len(heads) * width, len(heads)))
         # Heads of the uniform granularity are all the layer's heads.
         lost_heads = [s[2] * (layer.heads if rows == 1 else 1) for s in steps]
         size = rows * columns
@@ -126,12 +133,12 @@ def attention_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_
     return _assemble(layers, values, ranks, removed={"dims": removed, "heads": lost}, groups=groups, total=total)
 
 
-def token_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: int) -> Steps:
+def token_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: int, depth: bool = False) -> Steps:
     """Tokens leave in an order in which each leaves the last layer first; a layer gives them up `round_to` at a time.
 
     A token's rank in a layer is its best one there or later, so that a token kept in a layer is kept in all earlier ones.
     Those that make the number of rows odd leave first, from all layers. Arguments as in `mlp_steps`; a size here is the patch
-    tokens with the prefix.
+    tokens with the prefix, and what the floor keeps stays, whatever `depth` says: tokens are no branch.
     """
     score = np.stack(scores)  # (layers, patches)
     depth, patches = score.shape

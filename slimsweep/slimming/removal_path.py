@@ -50,6 +50,7 @@ class RemovalPath:
             excepted. None takes what is fast: 16 where heads are at least 64 wide, 1 in smaller models.
         paces: for each family, how fast it leaves: where one of pace 1 keeps a share s, one of pace p keeps s ** p.
             Default: 1 for all.
+        depth: what the floor keeps of a layer's attention or MLP leaves too, as the last step of that branch: fewer layers.
 
     Attributes:
         length: how many steps there are.
@@ -66,6 +67,7 @@ class RemovalPath:
         floors: Mapping[str, float] | None = None,
         round_to: int | None = 1,
         paces: Mapping[str, float] | None = None,
+        depth: bool = False,
     ) -> None:
         round_to = size_multiple(shape, round_to)
         if round_to < 1 or round_to != int(round_to):
@@ -86,7 +88,7 @@ class RemovalPath:
             floor = (floors or {}).get(family, 0.0)
             if not 0 <= floor < 1:
                 raise ValueError(f"the floor of {family} gates is {floor}; it must be at least 0 and below 1")
-            self.families[family] = GATE_FAMILIES[family].steps(shape, values, floor, round_to)
+            self.families[family] = GATE_FAMILIES[family].steps(shape, values, floor, round_to, depth)
         self.paces = dict(paces or {})
         self._merge()
 
@@ -228,6 +230,7 @@ def solve(
     floors: Mapping[str, float] | None = None,
     round_to: int | None = 1,
     paces: Mapping[str, float] | None = None,
+    depth: bool = False,
 ) -> Structure: ...
 @overload
 def solve(
@@ -239,6 +242,7 @@ def solve(
     floors: Mapping[str, float] | None = None,
     round_to: int | None = 1,
     paces: Mapping[str, float] | None = None,
+    depth: bool = False,
 ) -> list[Structure]: ...
 @overload
 def solve(
@@ -251,6 +255,7 @@ def solve(
     floors: Mapping[str, float] | None = None,
     round_to: int | None = 1,
     paces: Mapping[str, float] | None = None,
+    depth: bool = False,
 ) -> Structure: ...
 
 
@@ -264,6 +269,7 @@ def solve(
     floors: Mapping[str, float] | None = None,
     round_to: int | None = 1,
     paces: Mapping[str, float] | None = None,
+    depth: bool = False,
 ) -> Structure | list[Structure]:
     """The structure that a budget leaves of a gated model; for a list of budgets a list.
 
@@ -278,6 +284,7 @@ def solve(
         round_to: kept head dims, MLP units and tokens (with the prefix) of a layer are multiples of this; None takes what is
             fast: 16 where heads are at least 64 wide, 1 in smaller models.
         paces: how fast each family leaves ({"mlp": 1.4, "token": 0.7}). Default: all at one pace.
+        depth: what floors keep of a layer's attention or MLP may leave too, all at once.
 
     Raises:
         BudgetError: `budget` is not a budget, or cannot be reached; the text names the smallest that can.
@@ -289,7 +296,7 @@ def solve(
     gated = gated if isinstance(getattr(gated, "shape", None), Shape) else unwrapped(gated)
     if not isinstance(getattr(gated, "shape", None), Shape):
         raise RefusedInput(f"this {type(gated).__name__} has no gates to rank: give what add_gates returns")
-    path = RemovalPath(gated.shape, gated.gates if scores is None else scores, floors, round_to, paces)
+    path = RemovalPath(gated.shape, gated.gates if scores is None else scores, floors, round_to, paces, depth)
     if per_family is not None:
         return path.shares(per_family)
     asked: Any = budget.item() if isinstance(budget, torch.Tensor) and budget.ndim == 0 else budget

@@ -186,7 +186,7 @@ def plan(
     paces, smallest = paces_tried(config, gated.shape, run)
     if paces:
         of_gated = {family: pace[family] for family in gates}
-        path = RemovalPath(gated.shape, gates, settings.floors.model_dump(), settings.round_to, of_gated)
+        path = RemovalPath(gated.shape, gates, settings.floors.model_dump(), settings.round_to, of_gated, settings.depth)
         small = slim(gated, path.solve(smallest))
         recipe = config.pace_recipe()
         found = cost(small, recipe, 1, "retrain")
