@@ -17,6 +17,15 @@ def test_the_study_s_tables_are_those_of_its_rows() -> None:
     assert runpy.run_path(str(STUDY / "make_table.py"))["main"](["--check"]) == 0
 
 
+def test_the_table_before_any_retraining_is_that_of_its_rows() -> None:
+    assert runpy.run_path(str(STUDY / "before_training.py"))["main"](["--check"]) == 0
+    rows = pd.read_parquet(STUDY / "before-training.parquet")
+    dense = rows.loc[rows.ranking == "dense", "val_top1"].item()
+    best = rows[rows.axes & rows.repair].groupby("budget").val_top1.max()
+    assert dense - best[0.5] <= 1
+    assert dense - best[0.25] <= 5
+
+
 def test_the_study_has_every_point_or_says_why_not() -> None:
     rows = pd.read_parquet(STUDY / "results.parquet")
     had = rows[rows["status"] == "ok"].groupby(["method", "terms", "budget"])["seed"].nunique()
