@@ -21,7 +21,7 @@ def test_the_table_before_any_retraining_is_that_of_its_rows() -> None:
     assert runpy.run_path(str(STUDY / "before_training.py"))["main"](["--check"]) == 0
     rows = pd.read_parquet(STUDY / "before-training.parquet")
     dense = rows.loc[rows.ranking == "dense", "val_top1"].item()
-    best = rows[rows.axes & rows.repair].groupby("budget").val_top1.max()
+    best = rows[rows["axes"] & rows["repair"]].groupby("budget").val_top1.max()
     assert dense - best[0.5] <= 1
     assert dense - best[0.25] <= 5
 
