@@ -192,7 +192,10 @@ def test_help_lists_every_field(capsys):
         (["--search.lr", "nan"], ["search.lr", "finite"]),
         (["--search.penalty", "mac"], ["search.penalty", "l1, macs", "did you mean macs"]),
         (["--search.families", "attention,mpl"], ["search.families", "did you mean mlp"]),
-        (["--baselines", "unifrom"], ["baselines", "'unifrom'", "command line", "taylor, taylor-repaired, scratch", "did you mean uniform?"]),
+        (
+            ["--baselines", "unifrom"],
+            ["baselines", "'unifrom'", "command line", "taylor, taylor-repaired, scratch", "did you mean uniform?"],
+        ),
         (["--baselines", "searched"], ["baselines", "'searched'", "uniform, random, taylor"]),
         (["--baselines", "taylor,taylor"], ["baselines", "'taylor' twice"]),
         (["--search.paces", '[{"mpl": 1.4}]'], ["search.paces", "'mpl'", "did you mean mlp?"]),

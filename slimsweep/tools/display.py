@@ -174,8 +174,10 @@ def paces_to_try(count: int, epochs: int) -> str:
     """One line that says how many paces will be tried.
 
     Args:
-        epochs: of the retraining that tries one.
+        epochs: of the retraining that tries one; 0 where none does.
     """
+    if not epochs:
+        return f"Pace of the families: trying {count}, each right after the cut to the smallest budget"
     each = f"{epochs} epoch{'s' if epochs > 1 else ''}"
     return f"Pace of the families: trying {count}, {each} each at the smallest budget"
 
@@ -223,6 +225,11 @@ def show_end(run: Run, plan: Plan, failed: Collection[Point], console: Console, 
     show_whole(console, final_table(run, rows, seconds))
     ok = rows[rows.status == "ok"]
     say(console, f"\nThe dense model before the sweep: {ok.test_top1_untouched.iloc[0]:.2f} % on test." if len(ok) else "\n")
+    if run.config.retrain.epochs == 0 and len(ok):
+        train = "--retrain.epochs N" + ("" if run.config.search.epochs else " and --search.epochs 0")
+        say(
+            console, f"Before retraining: cut and repaired, not trained. The same command with {train} trains these points too."
+        )
     say(console, f"Report: {run.report_uri}")
     say(console, f"Models: {run.models.uri}/\n")
     if no_picture:
