@@ -111,7 +111,7 @@ def _cost_limit(unit: str, most: BudgetLike, dense: int) -> tuple[str, Callable[
 
 
 def describe(row: pd.Series) -> str:
-    """A point in one line: name, costs, latency (ms) if it was timed, validation top-1 (percent), and if it is untrained, that."""
+    """A point in one line: name, costs, latency (ms) if it was timed, validation top-1 (percent), a mark if untrained."""
     latency = f", {row.latency_ms:.2f} ms" if row.latency_ms == row.latency_ms else ""
     costs = ", ".join(cost.text(row[name]) for name, cost in COSTS.items())
     mark = ", not trained after the cut" if row.get("epochs") == 0 else ""
