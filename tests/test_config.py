@@ -188,7 +188,7 @@ def test_help_lists_every_field(capsys):
         (["--name", ".."], ["name"]),
         (["--search.epochs", "ten"], ["search.epochs", "'ten'", "whole number", "command line"]),
         (["--search.epochs", "1.5"], ["search.epochs", "whole number"]),
-        (["--search.epochs", "0"], ["search.epochs", "at least 1"]),
+        (["--search.epochs", "-1"], ["search.epochs", "at least 0"]),
         (["--search.lr", "nan"], ["search.lr", "finite"]),
         (["--search.penalty", "mac"], ["search.penalty", "l1, macs", "did you mean macs"]),
         (["--search.families", "attention,mpl"], ["search.families", "did you mean mlp"]),
