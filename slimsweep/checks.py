@@ -109,7 +109,7 @@ def start_or_continue(run: Run, quick: bool = False) -> None:
     """Check that earlier results in the run's folder compare with new ones, and write the configuration there.
 
     Args:
-        quick: whether --quick was given: a search that the run's folder has is then taken as it is.
+        quick: whether --quick was given: a search that the run's folder has is then taken as it is, with its pace.
 
     Raises:
         ConfigError: the configuration changed so that earlier and new results would not compare.
@@ -119,7 +119,8 @@ def start_or_continue(run: Run, quick: bool = False) -> None:
     if old is not None:
         run.take_config(run.config.going_on_from(old))
         if quick and run.search_done and old.search.epochs:
-            run.take_config(run.config.changed(**{"search.epochs": old.search.epochs}))
+            kept = {f"search.{key}": getattr(old.search, key) for key in ("epochs", "recovery")}
+            run.take_config(run.config.changed(**kept))
     if run.damaged:
         make_again(run, old)
     run.known_checkpoint = known_checkpoint(run, old)
@@ -215,10 +216,16 @@ def is_same_sweep(run: Run) -> bool:
         return not (run.dense_done or run.search_done or run.curve_names() or run.checkpoint_names())
     if not run.search_done:
         return False
+    configs = [run.config]
     if not (done.epochs > 0).any():  # points of any recipe of retraining may be added
-        known, run = run.known_checkpoint, Run(run.folder, run.config.untrained())
-        run.known_checkpoint = known
-    return bool({point.hash for point in plan_points(run)} & set(done.point_hash))
+        untrained = run.config.untrained()
+        configs = [untrained, untrained.changed(**{"search.recovery": 0})]
+    for config in configs:
+        candidate = Run(run.folder, config)
+        candidate.known_checkpoint = run.known_checkpoint
+        if {point.hash for point in plan_points(candidate)} & set(done.point_hash):
+            return True
+    return False
 
 
 def known_checkpoint(run: Run, old: Config | None) -> dict[str, str]:
@@ -301,6 +308,8 @@ def refuse_incomparable(old: Config, run: Run) -> None:
         before, now = (old, new) if of_recipe or stage != "retrain" else (old.untrained(), new.untrained())
         token = Run(run.folder, old).known_checkpoint.get("token")
         changed = changed_keys(before.identity(stage, token), now.identity(stage, run.known_checkpoint.get("token")))
+        if not of_recipe:  # the pace is chosen anew then
+            changed = [key for key in changed if key != "search.recovery"]
     if of_recipe:
         if len(old.retrain.rates) > 1 and len(new.retrain.rates) > 1 and set(trained.lr) <= set(new.retrain.rates):
             changed = [key for key in changed if key != "retrain.lr"]  # a list of rates may grow, and lose those that failed

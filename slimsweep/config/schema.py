@@ -289,7 +289,6 @@ class Config(Section):
         """
         return self.changed(
             **{
-                "search.recovery": 0,
                 "retrain": {"epochs": 0, "repair": self.retrain.repair},
                 "baselines": [],
                 "baseline_terms": ["retraining"],
