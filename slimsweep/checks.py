@@ -217,7 +217,7 @@ def is_same_sweep(run: Run) -> bool:
     if not run.search_done:
         return False
     configs = [run.config]
-    if not (done.epochs > 0).any():  # points of any recipe of retraining may be added
+    if not (done.epochs != 0).any():  # points of any recipe of retraining may be added
         untrained = run.config.untrained()
         configs = [untrained, untrained.changed(**{"search.recovery": 0})]
     for config in configs:

@@ -168,7 +168,7 @@ def test_the_page_has_two_series_and_the_front_is_that_of_trained_points(finishe
     for row in run.rows[run.rows.epochs == 0].point:
         assert row in {p.name for p in plan_points(run)}
     run.write_plan(make_plan(run, "one", over=True))
-    assert {p.note for p in read_status(Run(run.folder)).points} == {"untrained: cut and repaired"}
+    assert {p.note for p in read_status(Run(run.folder)).points} == {"untrained"}
 
 
 def test_pick_prefers_trained_points_and_says_when_it_has_none() -> None:

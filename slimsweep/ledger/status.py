@@ -17,7 +17,7 @@ EARLIER_VERSION = (
 PLAN_LOST = (
     f"{PLAN} is damaged, so points that have not begun are not known; the next start of the same command writes it again"
 )
-UNTRAINED = "untrained: cut and repaired"  # note of a point of 0 epochs
+UNTRAINED = "untrained"  # note of a point of 0 epochs
 NOT_YET = "the points are planned next"
 
 State = Literal["done", "running", "failed", "waiting"]

@@ -228,7 +228,7 @@ def show_end(run: Run, plan: Plan, failed: Collection[Point], console: Console, 
     if run.config.retrain.epochs == 0 and len(ok):
         train = "--retrain.epochs N" + ("" if run.config.search.epochs else " and --search.epochs 0")
         say(
-            console, f"Before retraining: cut and repaired, not trained. The same command with {train} trains these points too."
+            console, f"Before retraining: not trained after the cut. The same command with {train} trains these points too."
         )
     say(console, f"Report: {run.report_uri}")
     say(console, f"Models: {run.models.uri}/\n")

@@ -78,7 +78,7 @@ export function frontCaption(view) {
       : 0;
     const dominated = view.groups.length - view.front.length - beside;
     said.push(`${count(view.front.length, "model")} on the front${dominated ? `, ${dominated} dominated` : ""}.`);
-    if (beside) said.push(`${beside} before retraining (dotted, hollow) are beside it: cut and repaired, not trained.`);
+    if (beside) said.push(`${beside} before retraining (dotted, hollow) are beside it: not trained after the cut.`);
     said.push("The steps show the best model at each cost; between two points there is none.");
   }
   if (view.groups.some((g) => g.members.length > 1))

@@ -111,7 +111,7 @@ function pointFacts(view, p, group) {
     test_top1: seeds > 1 ? `${withSpread(group.mean.test_top1, group.se.test_top1)} over ${seeds} seeds` : "",
     val_top1: known(p.val_top1_cut) ? `${percent(p.val_top1_cut)} right after the cut` : "",
     train_seconds: [
-      isTrained(page, p) ? null : "cut and repaired, not trained",
+      isTrained(page, p) ? null : "not trained after the cut",
       isTrained(page, p) && known(p.epochs) ? count(p.epochs, "epoch") : "",
       isTrained(page, p) && known(p.lr) ? `learning rate ${p.lr}` : "",
       p.device ?? "",

@@ -28,7 +28,7 @@ function hoverOf(view, group) {
   if (!["macs", "params", "model_bytes", "train_seconds"].includes(x.key)) lines.push(`${plain(x.label)}: ${show(x, group.x)}`);
   const rest = [];
   if (known(p.model_bytes)) rest.push(`${scaled(p.model_bytes, "B")} on disk`);
-  if (!isTrained(page, p)) rest.push("cut and repaired, not trained");
+  if (!isTrained(page, p)) rest.push("not trained after the cut");
   else if (known(mean.train_seconds)) rest.push(`trained in ${duration(mean.train_seconds)}`);
   if (rest.length) lines.push(rest.join(", "));
   return lines.join("<br>");
