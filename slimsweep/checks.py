@@ -12,7 +12,7 @@ from slimsweep.config import Config, ConfigError, changed_keys, checkpoint_token
 from slimsweep.data import check_classes, check_data, check_more_labels, difference, title
 from slimsweep.errors import DamagedFile
 from slimsweep.ledger.damage import look_over
-from slimsweep.ledger.planning import exact_fraction, expected_points, plan_points
+from slimsweep.ledger.planning import exact_fraction, expected_points, plan_points, point_hash, recipe_fingerprints
 from slimsweep.ledger.run import (
     CONFIG,
     DENSE,
@@ -108,8 +108,11 @@ def check_cuts(config: Config, model: nn.Module) -> None:
         check_method(method, model, common, budgets)
 
 
-def start_or_continue(run: Run) -> None:
+def start_or_continue(run: Run, quick: bool = False) -> None:
     """Check that earlier results in the run's folder compare with new ones, and write the configuration there.
+
+    Args:
+        quick: whether --quick was given: a search that the run's folder has is then taken as it is, with its pace.
 
     Raises:
         ConfigError: the configuration changed so that earlier and new results would not compare.
@@ -118,6 +121,9 @@ def start_or_continue(run: Run) -> None:
     old = earlier_config(run)
     if old is not None:
         run.take_config(run.config.going_on_from(old))
+        if quick and run.search_done and old.search.epochs:
+            kept = {f"search.{key}": getattr(old.search, key) for key in ("epochs", "recovery")}
+            run.take_config(run.config.changed(**kept))
     if run.damaged:
         make_again(run, old)
     checkpoints = [one.checkpoint for one in run.config.teachers if one.checkpoint is not None]
@@ -226,7 +232,18 @@ def is_same_sweep(run: Run) -> bool:
     done = run.rows[run.rows.status == "ok"]
     if done.empty:
         return not (run.dense_done or run.search_done or run.curve_names() or run.checkpoint_names())
-    return run.search_done and bool({point.hash for point in plan_points(run)} & set(done.point_hash))
+    if not run.search_done:
+        return False
+    configs = [run.config]
+    if not (done.epochs != 0).any():  # points of any recipe of retraining may be added
+        untrained = run.config.untrained()
+        configs = [untrained, untrained.changed(**{"search.recovery": 0})]
+    for config in configs:
+        candidate = Run(run.folder, config)
+        candidate.known_checkpoint = run.known_checkpoint
+        if {point.hash for point in plan_points(candidate)} & set(done.point_hash):
+            return True
+    return False
 
 
 def known_checkpoint(run: Run, old: Config | None) -> dict[str, str]:
@@ -289,7 +306,7 @@ def refuse_incomparable(old: Config, run: Run) -> None:
     """Refuse a change of the configuration after which earlier and new results would not compare.
 
     Budgets, shares, seeds and resources may change. With retrain.start "larger", the points that done points started from may
-    not.
+    not. Points of 0 epochs depend on the search, the cut and its repair alone: they stay beside trained points of any recipe.
 
     Args:
         old: the configuration of the run's earlier start.
@@ -301,22 +318,64 @@ def refuse_incomparable(old: Config, run: Run) -> None:
     begun = [stage for stage, done in (("dense", run.dense_done), ("search", run.search_done)) if done or run.has_curve(stage)]
     # Failed points have no results to compare, so that their recipe may be corrected.
     done = run.rows[run.rows.status == "ok"]
+    trained = done[done.epochs != 0]
+    # Whether trained points were made, and are to be made by the recipe that the last start had.
+    of_recipe = len(trained) > 0 and old.retrain.epochs > 0 and new.retrain.epochs > 0
     stage: Any = "retrain" if len(done) else begun[-1] if begun else None
     changed = []
     if stage is not None:
-        changed = changed_keys(Run(run.folder, old).identity(stage), run.identity(stage))
-    if len(old.retrain.rates) > 1 and len(new.retrain.rates) > 1 and set(done.lr) <= set(new.retrain.rates):
-        changed = [key for key in changed if key != "retrain.lr"]  # a list of rates may grow, and lose those that failed
-    if (done.terms == "compute").any() and old.target_count != new.target_count:
-        changed.append("budgets and shares (over which the search's compute is spread)")
-    if new.retrain.start == "larger" and (done.method == "searched").any():
-        changed += starts_changed(old, run, done)
+        before, now = (old, new) if of_recipe or stage != "retrain" else (old.untrained(), new.untrained())
+        token = Run(run.folder, old).known_checkpoint.get("token")
+        changed = changed_keys(before.identity(stage, token), now.identity(stage, run.known_checkpoint.get("token")))
+        if not of_recipe:  # the pace is chosen anew then
+            changed = [key for key in changed if key != "search.recovery"]
+    if of_recipe:
+        if len(old.retrain.rates) > 1 and len(new.retrain.rates) > 1 and set(trained.lr) <= set(new.retrain.rates):
+            changed = [key for key in changed if key != "retrain.lr"]  # a list of rates may grow, and lose those that failed
+        if (trained.terms == "compute").any() and old.target_count != new.target_count:
+            changed.append("budgets and shares (over which the search's compute is spread)")
+        if new.retrain.start == "larger" and (trained.method == "searched").any():
+            changed += starts_changed(old, run, trained)
+    elif len(trained) and new.retrain.epochs and not changed:
+        changed = recipe_changed(run, trained)
     if changed:
         names = ", ".join(dict.fromkeys(changed))
+        ranked = "search.epochs" in changed and not old.search.epochs
         raise ConfigError(
             f"{names} changed since {run.uri} was begun, so its results would not compare with new ones: "
             "take another --name, or set it back"
+            + (" (--search.epochs 0, as --quick sets it: then the points that it ranked are trained)" if ranked else "")
         )
+
+
+def recipe_changed(run: Run, trained: pd.DataFrame) -> list[str]:
+    """The changes after which new trained points would not compare with those that are done.
+
+    For a run whose last start trained nothing, so that its configuration does not say how the trained points were made: the
+    hash of each stands for all settings that it depends on.
+
+    Args:
+        trained: the rows of the trained points that are done.
+    """
+    retrain, rows = run.config.retrain, trained.to_dict("records")
+    if {row["epochs"] for row in rows if row["terms"] == "retraining"} - {retrain.epochs}:
+        return ["retrain.epochs"]
+    if not set(trained.lr) <= set(retrain.rates):
+        return ["retrain.lr"]
+    fingerprints = recipe_fingerprints(run)
+    asked = ("method", "budget", "seed", "unit", "terms", "epochs", "shares")
+    # One that started from no other point tells the recipe: the dense point always is one.
+    hashes = (point_hash(fingerprints[row["lr"]], **{name: row[name] for name in asked}, start="") for row in rows)
+    if not any(found == row["point_hash"] for found, row in zip(hashes, rows, strict=True)):
+        return ["the recipe of retrain, or search.recovery,"]
+    planned = {(*point.rate_group, point.lr): point.hash for point in plan_points(run)}
+    for row in rows:
+        group = (row["method"], row["terms"], f"{row['budget']:.9f}", row["unit"], row["shares"], row["seed"], row["lr"])
+        if planned.get(group, row["point_hash"]) != row["point_hash"]:
+            return [
+                "budgets, shares or retrain.seeds (which decide what points start from, and the share of the search's compute)"
+            ]
+    return []
 
 
 def starts_changed(old: Config, run: Run, done: pd.DataFrame) -> list[str]:

@@ -93,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--run", metavar="RUN", help="a run whose search has ended: structures are those of its gates")
     add.allow_abbrev = False  # --name is an option of the configuration and no short form of --nodes
     add.epilog = (
-        "Takes all options of `slimsweep run` too: --config, --smoke, --FIELD VALUE. "
+        "Takes all options of `slimsweep run` too: --config, --smoke, --quick, --FIELD VALUE. "
         "Example: slimsweep plan --config sweep.yaml --images 45000,5000,10000 --nodes 4 --node-cpus 32 --node-gpus 8 "
         "--tflops 35"
     )

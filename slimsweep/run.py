@@ -83,7 +83,7 @@ def run_all(words: Sequence[str], console: Console) -> int:
         with hold(run, run.config.resources.takeover_seconds, lambda text: say(console, text, "dim")):
             for sentence in look_over(run):
                 say(console, sentence, "yellow")
-            start_or_continue(run)
+            start_or_continue(run, quick=options.quick)
             run.write_notes(notes)
             return sweep(run.patient(), console, options.verbose, until)
 

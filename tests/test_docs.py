@@ -93,7 +93,7 @@ def test_fields_and_options_that_pages_name_are_there(page: Path) -> None:
     fields = {name for name, _ in all_fields(Config)}
     commands = next(a for a in parser()._actions if isinstance(a, argparse._SubParsersAction)).choices
     options = {o for command in commands.values() for action in command._actions for o in action.option_strings}
-    known = {f"--{name}" for name in fields} | options | {"--config", "--smoke", "--help", "--verbose"}
+    known = {f"--{name}" for name in fields} | options | {"--config", "--smoke", "--quick", "--help", "--verbose"}
     text = page.read_text()
     commands_shown = [line for line in text.replace("\\\n", " ").splitlines() if re.search(r"slimsweep(\.run)? ", line)]
     named = {option for line in commands_shown for option in re.findall(r"(?<=[\s`])--[\w.-]+", line) if option.islower()}

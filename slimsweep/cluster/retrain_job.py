@@ -42,7 +42,7 @@ from slimsweep.slimming.cost import COSTS
 from slimsweep.slimming.structure import Structure, macs, params
 from slimsweep.training.criterion import Teacher
 from slimsweep.training.evaluate import evaluate_split
-from slimsweep.training.loop import train
+from slimsweep.training.loop import curve_row, train
 
 log = logging.getLogger(__name__)
 
@@ -169,13 +169,16 @@ def retrain(run: Run, point: Point, device: torch.device, rank: int, until: floa
     data = data_of(run, dense)
     start = starting_model(run, point, dense, data, device)
     recorder = recorder_of(run, "retrain", point.name)
-    teacher = Teacher.for_stage(config, "retrain", dense, data)
+    teacher = Teacher.for_stage(config, "retrain", dense, data) if recipe.epochs else None
     small = train(start.model, data, recipe, recorder, seed=point.seed, device=device, teacher=teacher, until=until)
     val = evaluate_split(small, data, "val", device, recipe)
     test = evaluate_split(small, data, "test", device, recipe)
     if rank != 0:
         return
     recorder.damaged(data.test.damaged)
+    if not recipe.epochs:  # its curve is where a training would start from
+        recorder.damaged(data.val.damaged)
+        recorder.epoch(curve_row(recorder, small, epoch=0, loss=None, val_top1=val.top1, seconds=0.0, lr=point.lr))
     path = run.model_path(point.name)
     described_by = {"val_top1": val.top1, "test_top1": test.top1, "budget": point.budget, "method": point.method}
     described_by |= {"unit": point.unit} if point.unit != "macs" else {}

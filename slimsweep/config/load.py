@@ -26,6 +26,7 @@ from slimsweep.config.sections import ModelConfig
 from slimsweep.storage import joined
 
 ENV_PREFIX = "SLIMSWEEP_"
+FLAGS = ("smoke", "quick", "verbose")  # words of the command line without a value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,7 @@ class Options:
     """What the command line says beside the configuration."""
 
     smoke: bool = False  # the configuration that load_config returns is shrunk already
+    quick: bool = False  # the configuration trains no point and searches nothing already
     verbose: bool = False
 
 
@@ -55,8 +57,8 @@ def load_configs(argv: Sequence[str], *, prog: str = "python -m slimsweep.run") 
     its model, in the folder that is the run's otherwise. Relative paths are made absolute, against the current folder.
 
     Args:
-        argv: arguments after the program's name: `--config PATH_OR_PRESET` (default: digits), `--smoke`, `--verbose`,
-            and `--FIELD VALUE` for every field. `--help` prints all of them and exits.
+        argv: arguments after the program's name: `--config PATH_OR_PRESET` (default: digits), `--smoke`, `--quick`,
+            `--verbose`, and `--FIELD VALUE` for every field. `--help` prints all of them and exits.
         prog: the program's name in the help.
 
     Raises:
@@ -75,8 +77,9 @@ def load_configs(argv: Sequence[str], *, prog: str = "python -m slimsweep.run") 
     except ConfigError as refused:  # say it again, with the place where it was said
         cause = refused.__cause__
         raise (ConfigError(sentence(cause, Config, layers)) if isinstance(cause, ValidationError) else refused) from None
-    options = Options(smoke="smoke" in flags, verbose="verbose" in flags)
-    return ([config.smoke() for config in configs] if options.smoke else configs), options
+    options = Options(smoke="smoke" in flags, quick="quick" in flags, verbose="verbose" in flags)
+    configs = [config.smoke() for config in configs] if options.smoke else configs
+    return ([config.quick() for config in configs] if options.quick else configs), options
 
 
 def _bases(merged: dict[str, Any], ending: str) -> list[dict[str, Any]]:
@@ -174,10 +177,10 @@ def _command_line(argv: Sequence[str]) -> tuple[dict[str, Any], set[str], str]:
         word = rest.pop(0)
         name, equals, value = word.removeprefix("--").partition("=")
         free = next((f for f in fields if name.startswith(f"{f}.") and dict in kinds(fields[f].annotation)), None)
-        if not word.startswith("--") or not (name in ("config", "smoke", "verbose") or name in fields or free):
-            fix = did_you_mean(name, [*fields, "config", "smoke", "verbose"], "--help lists all")
+        if not word.startswith("--") or not (name in ("config", *FLAGS) or name in fields or free):
+            fix = did_you_mean(name, [*fields, "config", *FLAGS], "--help lists all")
             raise ConfigError(f"unknown argument {word!r}; {fix}")
-        if name in ("smoke", "verbose"):
+        if name in FLAGS:
             if equals:
                 raise ConfigError(f"--{name} takes no value, got {value!r}; leave it out")
             flags.add(name)
@@ -267,7 +270,7 @@ def _type_in_words(annotation: Any) -> str:
 def _help(prog: str) -> str:
     parser = argparse.ArgumentParser(
         prog=prog,
-        usage=f"{prog} [--config FILE_OR_PRESET] [--smoke] [--verbose] [--FIELD VALUE ...]",
+        usage=f"{prog} [--config FILE_OR_PRESET] [--smoke] [--quick] [--verbose] [--FIELD VALUE ...]",
         description="Search a vision transformer once, cut and retrain it at every budget. "
         "Values come from the configuration file, then the environment (SLIMSWEEP_SEARCH__EPOCHS=50), then this command line; "
         "a later one replaces an earlier one. A default holds where none of them sets the field. Without --config the file is "
@@ -281,6 +284,13 @@ def _help(prog: str) -> str:
     )
     parser.add_argument("--version", action="store_true", help="print slimsweep's version")
     parser.add_argument("--smoke", action="store_true", help="shrink the run to about a minute")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="the whole front in minutes: gates are ranked without a search, points are cut and repaired, and not trained "
+        "(search.epochs, search.recovery and retrain.epochs are 0; baselines with fresh weights are left out). With --smoke on "
+        "few images. The same run takes trained points later: --search.epochs 0",
+    )
     parser.add_argument("--verbose", action="store_true", help="show Ray's own log, and whole tracebacks")
     groups: dict[str, Any] = {"": parser.add_argument_group("the run")}
     for name, field in all_fields(Config):

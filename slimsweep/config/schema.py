@@ -26,6 +26,7 @@ from slimsweep.config.sections import (
     Search,
     TeacherModel,
 )
+from slimsweep.methods import METHODS
 from slimsweep.methods import baselines as known_baselines
 from slimsweep.slimming.budget import Budget
 
@@ -187,6 +188,18 @@ class Config(Section):
                 "teacher is given, but search.distill.alpha and retrain.distill.alpha are both 0, so nothing learns from it: "
                 "set one of them, such as 0.5, or leave teacher out"
             )
+        if self.retrain.epochs == 0:
+            fresh = [name for name in self.baselines if METHODS[name].fresh]
+            if fresh:
+                raise ValueError(
+                    f"baselines names {' and '.join(fresh)}, whose weights are fresh, but retrain.epochs is 0, which trains "
+                    "nothing: leave them out, or set retrain.epochs"
+                )
+            if "compute" in self.baseline_terms and self.baselines:
+                raise ValueError(
+                    "baseline_terms names compute, which trains baselines longer, but retrain.epochs is 0, which trains "
+                    "nothing: leave it out, or set retrain.epochs"
+                )
         if self.search.ema_decay is not None:
             raise ValueError(f"search.ema_decay is {self.search.ema_decay:g}, but gates are not averaged: leave it out")
         for stage in ("dense", "search", "retrain"):
@@ -303,14 +316,15 @@ class Config(Section):
         batch = min(self.data.batch_size, -(-16 // share) * share)
         budgets = self.sorted_budgets
         quick = {"warmup_epochs": 0, "accumulate": 1, "compile": False}
-        stages = {"dense": min(self.dense.epochs, 1), "search": min(self.search.epochs, 2), "retrain": 1}
+        stages = {"dense": min(self.dense.epochs, 1), "search": min(self.search.epochs, 2)}
+        stages["retrain"] = min(self.retrain.epochs, 1)
         return self.changed(
             **{
                 "name": f"{self.name.removesuffix('-smoke')[:94]}-smoke",
                 "budgets": _ends(budgets),
                 "shares": _ends(self.shares),
                 "search.paces": self.search.paces[:2],
-                "search.recovery": 1,
+                "search.recovery": min(self.search.recovery, 1),
                 "baselines": self.baselines[:1],
                 "data.limit": min(self.data.limit or 2**62, max(64, 2 * batch)),
                 "data.batch_size": batch,
@@ -321,14 +335,44 @@ class Config(Section):
             }
         )
 
+    def quick(self) -> Self:
+        """A copy whose points are cut and repaired, and not trained: gates are ranked without a search, budgets and data stay.
+
+        It has the same name, so that the run takes trained points later.
+        """
+        return self.changed(
+            **{
+                "search.epochs": 0,
+                "search.recovery": 0,
+                "retrain.epochs": 0,
+                "retrain.lr": self.retrain.rates[0],
+                "retrain.seeds": self.retrain.seeds[:1],
+                "baselines": [name for name in self.baselines if not METHODS[name].fresh],
+                "baseline_terms": ["retraining"],
+            }
+        )
+
+    def untrained(self) -> Self:
+        """A copy with 0 epochs of retraining, in which all that only matters to a training is at its default.
+
+        Its identity is that of an untrained point: a change of the recipe of retraining leaves such points as they are.
+        """
+        return self.changed(
+            **{
+                "retrain": {"epochs": 0, "repair": self.retrain.repair},
+                "baselines": [],
+                "baseline_terms": ["retraining"],
+            }
+        )
+
     def pace_recipe(self) -> Retrain:
-        """How a pace of the families is tried: a short retraining at the first learning rate, by one worker.
+        """How a pace of the families is tried: a short retraining at the first learning rate, by one worker; or none.
 
         In as many parts as workers would train a point together, a batch needs no more memory than theirs.
         """
         epochs, parts = self.search.recovery, self.retrain.accumulate * self.retrain.workers_per_trial
         # A moving average would still hold mostly the weights right after the cut.
-        short = {"accumulate": parts, "warmup_epochs": min(self.retrain.warmup_epochs, epochs - 1), "ema_decay": None}
+        short = {"accumulate": parts, "warmup_epochs": min(self.retrain.warmup_epochs, max(epochs - 1, 0)), "ema_decay": None}
         return self.retrain.at(self.retrain.rates[0], epochs).model_copy(update=short)
 
     def identity(

@@ -384,8 +384,8 @@ class Search(Recipe):
     ]
     """How fast each family's gates are removed (above 1 faster, below 1 slower); several are tried by a short retraining at the
     smallest budget, and the best on validation holds for all budgets."""
-    recovery: int = Field(1, ge=1)
-    """Epochs of the short retraining by which each of paces is tried."""
+    recovery: int = Field(1, ge=0)
+    """Epochs of the short retraining by which each of paces is tried; 0 compares them right after the cut and its repair."""
     round_to: int | None = Field(None, ge=1)
     """Sizes of heads and MLPs, and numbers of tokens with the class token, are multiples of this; null takes 16, for speed,
     where heads have 64 dims or more, and else 1."""
@@ -417,8 +417,9 @@ class Search(Recipe):
 class Retrain(Recipe):
     """Training of each point after the cut, and of the dense model for comparison."""
 
-    epochs: int = Field(300, ge=1)
-    """Passes over the training images."""
+    epochs: int = Field(300, ge=0)
+    """Passes over the training images; 0 cuts and repairs the points and does not train them: one point per method and budget,
+    whatever lr and seeds list. The same run takes trained points later, and keeps these."""
     lr: float | list[float] = 5e-4  # type: ignore[assignment]  # one rate in what `at` returns, which is what trains
     """Highest learning rate, not scaled by the batch size; of a list, the best on validation for each method and budget."""
     seeds: list[int] = [0]
@@ -445,8 +446,9 @@ class Retrain(Recipe):
 
     @property
     def rates(self) -> list[float]:
-        """The learning rates to try, as they were given; one where there is no choice."""
-        return self.lr if isinstance(self.lr, list) else [self.lr]
+        """The learning rates to try, as they were given; one where there is no choice, and where nothing is trained."""
+        rates = self.lr if isinstance(self.lr, list) else [self.lr]
+        return rates if self.epochs else rates[:1]
 
     def at(self, lr: float, epochs: int) -> "Retrain":
         """The recipe with one learning rate and a number of epochs."""

@@ -102,7 +102,7 @@ def plan_points(run: Run) -> list[Point]:
 
     path = run.path
     spent = search_macs(run.config, path, run)
-    fingerprints = {lr: run.fingerprint("retrain", **{"retrain.lr": lr}) for lr in run.config.retrain.rates}
+    fingerprints = recipe_fingerprints(run)
     requests = _requests(run.config, path, spent, keeps)
     return _points(run.config, requests, fingerprints, best, lambda point: point.name in val_top1)
 
@@ -127,13 +127,27 @@ def expected_points(
     of_gated = {family: pace[family] for family in gates}
     path = RemovalPath(shape, gates, config.search.floors.model_dump(), config.search.round_to, of_gated, config.search.depth)
     spent = search_macs(config, path, run)
-    fingerprints = {lr: config.changed(**{"retrain.lr": lr}).fingerprint("retrain") for lr in config.retrain.rates}
+    if config.retrain.epochs:
+        fingerprints = {lr: config.changed(**{"retrain.lr": lr}).fingerprint("retrain") for lr in config.retrain.rates}
+    else:
+        fingerprints = dict.fromkeys(config.retrain.rates, config.untrained().fingerprint("retrain"))
     return _points(config, _requests(config, path, spent), fingerprints, lambda tried: tried[0].lr, lambda point: True)
+
+
+def recipe_fingerprints(run: Run) -> dict[float, str]:
+    """Per learning rate, the fingerprint of all settings that a point's result depends on.
+
+    Nothing of the recipe counts for a point that is not trained, so that the same one is not made twice.
+    """
+    if not run.config.retrain.epochs:
+        same = run.config.untrained().fingerprint("retrain", run.known_checkpoint.get("token"))
+        return dict.fromkeys(run.config.retrain.rates, same)
+    return {lr: run.fingerprint("retrain", **{"retrain.lr": lr}) for lr in run.config.retrain.rates}
 
 
 def points_to_come(run: Run, points: list[Point]) -> int:
     """How many points cannot be planned yet: they wait for the best learning rate, or for the point that they start from."""
-    if len(run.config.retrain.rates) == 1 and run.config.retrain.start == "search":
+    if len(run.config.retrain.rates) == 1 and (run.config.retrain.start == "search" or not run.config.retrain.epochs):
         return 0
     known = Counter(point.rate_group for point in points)
     expected = Counter(point.rate_group for point in expected_points(run.config, run.shape, run.scores, run.pace, run))
@@ -180,23 +194,27 @@ def _points(
         best: the best learning rate among the points of a first seed; None while it is not known.
         trained: whether a point's model is done, so that others can start from it.
     """
-    seeds, rates = config.retrain.seeds, config.retrain.rates
+    rates = config.retrain.rates
 
     def point(request: Request, seed: int, lr: float, start: Point | None) -> Point:
         structure, epochs = request.of_seed[seed]
-        # Default values are left out, so that points keep the names they had before these settings existed.
-        identity = [fingerprints[lr], request.method, f"{request.budget:.9f}", seed]
-        identity += [] if request.unit == "macs" else [request.unit]
-        identity += [] if request.terms == "retraining" else [request.terms, epochs]
-        identity += [request.shares] if request.shares else []
-        identity += [start.hash] if start else []
         return Point(
             method=request.method,
             budget=request.budget,
             unit=request.unit,
             seed=seed,
             structure=structure,
-            hash=hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16],
+            hash=point_hash(
+                fingerprints[lr],
+                method=request.method,
+                budget=request.budget,
+                seed=seed,
+                unit=request.unit,
+                terms=request.terms,
+                epochs=epochs,
+                shares=request.shares,
+                start=start.hash if start else "",
+            ),
             terms=request.terms,
             shares=request.shares,
             lr=lr,
@@ -208,9 +226,11 @@ def _points(
     points: list[Point] = []
     # Dense and each larger budget: its structure, and its point per seed.
     larger: list[tuple[Structure, dict[int, Point]]] = []
-    for request in sorted(requests, key=lambda request: -_share_of_macs(request, seeds[0])):
+    for request in sorted(requests, key=_share_of_macs, reverse=True):
+        seeds = list(request.of_seed)
         starts: dict[int, Point | None] = dict.fromkeys(seeds)
-        chained = config.retrain.start == "larger" and METHODS[request.method].chained
+        # An untrained point is cut from the searched model itself: a larger one knows no more.
+        chained = config.retrain.start == "larger" and METHODS[request.method].chained and config.retrain.epochs > 0
         if chained:
             structure = Structure.from_json(request.of_seed[seeds[0]][0])
             of_seed = next((known for whole, known in reversed(larger) if whole.holds(structure)), None)
@@ -229,9 +249,27 @@ def _points(
     return points
 
 
-def _share_of_macs(request: Request, seed: int) -> float:
+def point_hash(
+    fingerprint: str, *, method: str, budget: float, seed: int, unit: str, terms: str, epochs: int, shares: str, start: str
+) -> str:
+    """The hash of a point, which stands for all that its result depends on: 16 hex digits.
+
+    Args:
+        fingerprint: of the settings (`recipe_fingerprints`).
+        start: the hash of the point whose trained model it starts from; empty where there is none.
+    """
+    # Default values are left out, so that points keep the names they had before these settings existed.
+    identity: list[Any] = [fingerprint, method, f"{budget:.9f}", seed]
+    identity += [] if unit == "macs" else [unit]
+    identity += [] if terms == "retraining" else [terms, epochs]
+    identity += [shares] if shares else []
+    identity += [start] if start else []
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16]
+
+
+def _share_of_macs(request: Request) -> float:
     """What a request leaves of the dense model's MACs: its budget, or for another unit what its structure has."""
-    structure, _ = request.of_seed[seed]
+    structure, _ = next(iter(request.of_seed.values()))
     if request.unit == "macs" or not structure:
         return request.budget
     cut = Structure.from_json(structure)
@@ -248,7 +286,8 @@ def _requests(
         keeps: the structure that a method keeps at a target with a seed: JSON, empty where it cannot meet the budget, None
             while it is not known. Without this function all methods keep what the search keeps.
     """
-    dense, epochs, seeds = path.shape.full(), config.retrain.epochs, config.retrain.seeds
+    dense, epochs = path.shape.full(), config.retrain.epochs
+    seeds = seeds_of(config, draws=False)
     yield Request(method="dense", budget=1.0, of_seed=dict.fromkeys(seeds, (dense.to_json(), epochs)))
     seen: set[tuple[str, str]] = set()
     for target, structure in targets(config, path):
@@ -260,11 +299,11 @@ def _requests(
         for method in map(METHODS.__getitem__, config.baselines):
             if again and not method.needs_search:
                 continue
-            found: dict[int, str | None] = dict.fromkeys(seeds, searched)
+            found: dict[int, str | None] = dict.fromkeys(seeds_of(config, method.draws), searched)
             if keeps is not None and method.chooses:
-                found = {seed: keeps(method.name, target, seed) for seed in seeds}
+                found = {seed: keeps(method.name, target, seed) for seed in found}
             kept = {seed: text for seed, text in found.items() if text is not None}
-            if len(kept) < len(seeds):
+            if len(kept) < len(found):
                 continue
             if "retraining" in config.baseline_terms:
                 alike = {seed: (text, epochs) for seed, text in kept.items()}
@@ -280,6 +319,12 @@ def _requests(
                 }
                 of_seed = {seed: (text, longer[seed]) for seed, text in kept.items()}
                 yield Request(method=method.name, terms="compute", of_seed=of_seed, **budget)
+
+
+def seeds_of(config: Config, draws: bool) -> list[int]:
+    """The seeds of a method's points. Untrained ones of a method that draws nothing are alike: the first seed is enough."""
+    seeds = config.retrain.seeds
+    return seeds if config.retrain.epochs or draws else seeds[:1]
 
 
 # Targets: budgets and shares.

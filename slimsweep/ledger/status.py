@@ -17,6 +17,7 @@ EARLIER_VERSION = (
 PLAN_LOST = (
     f"{PLAN} is damaged, so points that have not begun are not known; the next start of the same command writes it again"
 )
+UNTRAINED = "untrained"  # note of a point of 0 epochs
 NOT_YET = "the points are planned next"
 
 State = Literal["done", "running", "failed", "waiting"]
@@ -151,7 +152,7 @@ def _planned(run: Run, plan: Plan, rows: Mapping[str, Any], alive: bool) -> list
         row = rows.get(point.name)
         if row is not None and row["status"] == "ok":
             other = best[point.rate_group] != (row["val_top1"], -point.lr)
-            note = "another learning rate is better on validation" if other else ""
+            note = "another learning rate is better on validation" if other else UNTRAINED if row["epochs"] == 0 else ""
             found.append(_done(point.name, row, point.epochs, note))
         else:
             curve = run.curve(point.name) if point.name in curves else []
@@ -165,7 +166,8 @@ def _known(run: Run, rows: Mapping[str, Any], alive: bool) -> list[TrainingStatu
     for name, row in rows.items():
         curve = run.curve(name) if row["status"] != "ok" else []
         total = int(row["epochs"]) if row["status"] == "ok" else run.config.retrain.epochs
-        found.append(_done(name, row, total, "") if row["status"] == "ok" else _not_done(run, name, row, curve, total, False))
+        note = UNTRAINED if row["epochs"] == 0 else ""
+        found.append(_done(name, row, total, note) if row["status"] == "ok" else _not_done(run, name, row, curve, total, False))
     tries_of_paces = {name for name in run.curve_names() if name.startswith("pace-")}
     others = (run.curve_names() | run.damaged_rows) - tries_of_paces - {"dense", "search"}
     for name in sorted(others - set(rows)):

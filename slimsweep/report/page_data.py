@@ -15,7 +15,7 @@ import pandas as pd
 from slimsweep.ledger.columns import Column, shown_columns
 from slimsweep.ledger.status import Status, TrainingStatus
 from slimsweep.ledger.tables import BENCH, RESULTS
-from slimsweep.report.pareto import best_rates, by_series, hypervolume_by_method, summarize, with_units
+from slimsweep.report.pareto import UNTRAINED, best_rates, by_series, hypervolume_by_method, summarize, with_units
 from slimsweep.report.run_tables import RunTables
 from slimsweep.report.styles import looks, run_colours
 from slimsweep.slimming.cost import COSTS
@@ -85,6 +85,7 @@ def page_data(runs: Sequence[RunTables]) -> dict[str, Any]:
         "datasets": datasets,
         "methods": methods,
         "looks": {name: asdict(look) for name, look in looks(methods).items()},
+        "untrained": [name for name in methods if name.endswith(UNTRAINED)],
         "run_colours": run_colours(),
         "points": points,
         "groups": _groups(points, timings["bench"]),
@@ -260,7 +261,7 @@ def _datasets(described: list[dict[str, Any]], runs: Sequence[RunTables]) -> lis
                     "se": None if math.isnan(row["se"]) else round(row["se"] / largest, 4),
                 }
                 for row in table.to_dict("records")
-                if row["method"] != "dense"  # one point at the reference itself has no area
+                if row["method"].removesuffix(UNTRAINED) != "dense"  # one point at the reference itself has no area
             ]
         datasets.append({"name": name, "runs": members, "reference_macs": largest})
     return datasets

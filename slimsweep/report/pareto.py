@@ -12,6 +12,7 @@ import pandas as pd
 Numbers = np.ndarray  # of float64
 
 EQUAL_COMPUTE = ", equal compute"  # added to a method's name for points with terms "compute"
+UNTRAINED = ", before retraining"  # added to a method's name for points of 0 epochs
 
 
 def pareto_front(
@@ -111,13 +112,16 @@ def summarize(
 def best_rates(rows: pd.DataFrame) -> pd.DataFrame:
     """Of points that differ only in learning rate, the one with the best validation top-1; failed points all stay.
 
+    Points that were not trained stay beside those that were.
+
     Args:
         rows: of one run; returned unchanged if they have no column `lr`.
     """
     if "lr" not in rows or rows.empty:
         return rows
     ok = with_units(rows[rows["status"] == "ok"]).sort_values(["val_top1", "lr"], ascending=[False, True], kind="stable")
-    alike = [column for column in ("method", "terms", "unit", "budget", "shares", "seed") if column in ok]
+    ok = ok.assign(untrained=untrained(ok))
+    alike = [column for column in ("method", "terms", "unit", "budget", "shares", "seed", "untrained") if column in ok]
     best = ok.groupby(alike, dropna=False, sort=False).head(1)
     return rows[(rows["status"] != "ok") | rows.index.isin(best.index)]
 
@@ -127,12 +131,26 @@ def with_units(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(unit=rows["unit"].fillna("macs") if "unit" in rows else "macs")
 
 
+def untrained(rows: pd.DataFrame) -> pd.Series:
+    """Which rows are of points that were cut and repaired, and not trained (retrain.epochs: 0)."""
+    return rows["epochs"] == 0 if "epochs" in rows else pd.Series(False, index=rows.index)
+
+
 def by_series(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with the terms in the method's name: "uniform, equal compute" is then a method of its own."""
-    if "terms" not in rows:
-        return rows
-    longer = rows["terms"] == "compute"
-    return rows.assign(method=rows["method"].where(~longer, rows["method"] + EQUAL_COMPUTE))
+    """The rows with terms and lack of training in the method's name: each is then a method of its own.
+
+    "uniform, equal compute" and "searched, before retraining" form fronts of their own.
+    """
+    method = rows["method"].where(~untrained(rows), rows["method"] + UNTRAINED)
+    if "terms" in rows:
+        method = method.where(rows["terms"] != "compute", method + EQUAL_COMPUTE)
+    return rows.assign(method=method)
+
+
+def trained_first(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of trained points; all rows where there are none. Of what `by_series` returned, the method's name tells."""
+    trained = rows[~untrained(rows) & ~rows["method"].str.endswith(UNTRAINED)] if "method" in rows else rows[~untrained(rows)]
+    return rows if trained.empty else trained
 
 
 def hypervolume_by_method(

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from slimsweep.ledger.run import Run
-from slimsweep.report.pareto import best_rates, by_series, knee, pareto_front, summarize
+from slimsweep.report.pareto import UNTRAINED, best_rates, by_series, knee, pareto_front, summarize, trained_first
 from slimsweep.report.run_tables import RunTables
 from slimsweep.report.styles import looks
 
@@ -51,7 +51,7 @@ def front_figure(tables: RunTables) -> go.Figure:
     means = means[means["test_top1_mean"].notna()]
     scale, unit = next(((s, u) for s, u in ((1e9, "GMACs"), (1e6, "MMACs")) if means["macs_mean"].max() >= s), (1.0, "MACs"))
     x, y = "macs_mean", "test_top1_mean"
-    front = pareto_front(means, x, y)
+    front = pareto_front(trained_first(means), x, y)
     figure = go.Figure()
     figure.add_scatter(
         x=front[x] / scale,
@@ -64,11 +64,12 @@ def front_figure(tables: RunTables) -> go.Figure:
     for method, look in looks(sorted(means["method"].unique())).items():
         group = means[means["method"] == method]
         own = pareto_front(group, x, y)
+        dash = "dot" if method.endswith(UNTRAINED) else "dash" if look.hollow else "solid"
         figure.add_scatter(
             x=own[x] / scale,
             y=own[y],
             mode="lines",
-            line={"shape": "hv", "width": 2, "color": look.light, "dash": "dash" if look.hollow else "solid"},
+            line={"shape": "hv", "width": 2, "color": look.light, "dash": dash},
             showlegend=False,
         )
         figure.add_scatter(
@@ -92,7 +93,7 @@ def front_figure(tables: RunTables) -> go.Figure:
             annotation={"text": f"dense, untouched: {untouched:.2f} %", "font": {"color": MUTED}},
             annotation_position="bottom right",
         )
-    bend = knee(means, x, y)
+    bend = knee(front, x, y)
     if bend is not None:
         figure.add_annotation(
             x=bend[x] / scale, y=bend[y], text="knee", ax=-34, ay=-32, arrowhead=0, arrowcolor=MUTED, standoff=9

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from slimsweep.methods import METHODS, Style
-from slimsweep.report.pareto import EQUAL_COMPUTE
+from slimsweep.report.pareto import EQUAL_COMPUTE, UNTRAINED
 
 # Of methods in a run's rows that this version does not know.
 UNKNOWN = (
@@ -20,16 +20,16 @@ class Look:
     light: str  # colour on a light background
     dark: str  # colour on a dark background
     symbol: str  # plotly's marker symbol
-    hollow: bool  # on equal compute: an outlined marker and a dashed line in the method's colour
+    hollow: bool  # on equal compute, or not trained: an outlined marker and a line with gaps in the method's colour
 
 
 def looks(methods: Sequence[str]) -> dict[str, Look]:
     """The look of each method, by its name.
 
     Args:
-        methods: names, which may end with ", equal compute".
+        methods: names, which may end with ", equal compute" or ", before retraining".
     """
-    bases = [name.removesuffix(EQUAL_COMPUTE) for name in methods]
+    bases = [name.removesuffix(EQUAL_COMPUTE).removesuffix(UNTRAINED) for name in methods]
     unknown = list(dict.fromkeys(base for base in bases if base not in METHODS))
     found = {}
     for name, base in zip(methods, bases, strict=True):

@@ -176,8 +176,10 @@ def paces_to_try(count: int, epochs: int) -> str:
     """One line that says how many paces will be tried.
 
     Args:
-        epochs: of the retraining that tries one.
+        epochs: of the retraining that tries one; 0 where none does.
     """
+    if not epochs:
+        return f"Pace of the families: trying {count}, each right after the cut to the smallest budget"
     each = f"{epochs} epoch{'s' if epochs > 1 else ''}"
     return f"Pace of the families: trying {count}, {each} each at the smallest budget"
 
@@ -233,6 +235,9 @@ def show_end(run: Run, plan: Plan, failed: Collection[Point], console: Console, 
     if len(took):
         span = f"{took.min():.1f} to {took.max():.1f}" if len(took) > 1 else f"{took.min():.1f}"
         say(console, f"Principal axes and repair took {span} s per point.")
+    if run.config.retrain.epochs == 0 and len(ok):
+        train = "--retrain.epochs N" + ("" if run.config.search.epochs else " and --search.epochs 0")
+        say(console, f"Before retraining: not trained after the cut. The same command with {train} trains these points too.")
     say(console, f"Report: {run.report_uri}")
     say(console, f"Models: {run.models.uri}/\n")
     if no_picture:

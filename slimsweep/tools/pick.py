@@ -8,7 +8,7 @@ from slimsweep.errors import RefusedInput
 from slimsweep.ledger.damage import description_problem, weights_problem
 from slimsweep.ledger.run import MODEL_CONFIG, MODEL_WEIGHTS, Run
 from slimsweep.ledger.tables import SETTING
-from slimsweep.report.pareto import best_rates
+from slimsweep.report.pareto import best_rates, trained_first
 from slimsweep.slimming.budget import Budget, BudgetLike
 from slimsweep.slimming.cost import COSTS
 
@@ -27,6 +27,8 @@ def pick(
     batch_size: int | None = None,
 ) -> pd.Series:
     """The row of the most accurate point within the limits; with only `min_top1`, of the cheapest point.
+
+    A point that was not trained after its cut (retrain.epochs: 0) is taken where no trained one is within the limits.
 
     Args:
         rows: `Run.rows`.
@@ -70,6 +72,7 @@ def pick(
             near = fits.iloc[int(excess(fits).to_numpy().argmin())]
             raise NothingFits(f"no point fits {' and '.join(w for w, _ in tests)}; the nearest to {words} is {describe(near)}")
         fits = left
+    fits = trained_first(fits)
     if not most_of and max_latency_ms is None:
         return fits.sort_values(["macs", "val_top1"], ascending=[True, False]).iloc[0]
     return fits.sort_values(["val_top1", "macs"], ascending=[False, True]).iloc[0]
@@ -108,10 +111,11 @@ def _cost_limit(unit: str, most: BudgetLike, dense: int) -> tuple[str, Callable[
 
 
 def describe(row: pd.Series) -> str:
-    """A point in one line: name, costs, latency (ms) if it was timed, validation top-1 (percent)."""
+    """A point in one line: name, costs, latency (ms) if it was timed, validation top-1 (percent), a mark if untrained."""
     latency = f", {row.latency_ms:.2f} ms" if row.latency_ms == row.latency_ms else ""
     costs = ", ".join(cost.text(row[name]) for name, cost in COSTS.items())
-    return f"{row.point} ({costs}{latency}, {row.val_top1:.2f} % on validation)"
+    mark = ", not trained after the cut" if row.get("epochs") == 0 else ""
+    return f"{row.point} ({costs}{latency}, {row.val_top1:.2f} % on validation{mark})"
 
 
 def _latencies(bench: pd.DataFrame | None, batch_size: int | None) -> dict[str, float]:

@@ -41,7 +41,7 @@ def train(
     teacher: Teacher | None = None,
     until: float | None = None,
 ) -> nn.Module:
-    """Train a model by a recipe and return it, or its moving average where the recipe asks for one.
+    """Train a model by a recipe and return it, or its moving average where the recipe asks for one; 0 epochs leave it as it is.
 
     Goes on from the recorder's last checkpoint and gives it one per epoch. Every rank of a process group calls this with the
     same arguments and trains its share of each batch.
@@ -62,6 +62,8 @@ def train(
     rank, world = ranks()
     model.to(device)
     set_drop_path(model, recipe.drop_path)
+    if not recipe.epochs:
+        return model
     if recipe.grad_checkpointing:
         model.set_grad_checkpointing(True)  # type: ignore[operator]
     loader = train_loader(data.train, data.settings, rank=rank, world=world, seed=seed)
@@ -70,7 +72,7 @@ def train(
     scheduler, _ = create_scheduler_v2(
         state.optimizer,
         sched=recipe.scheduler,
-        num_epochs=max(recipe.epochs, 1),
+        num_epochs=recipe.epochs,
         warmup_epochs=recipe.warmup_epochs,
         warmup_lr=recipe.min_lr,
         min_lr=recipe.min_lr,
@@ -84,7 +86,7 @@ def train(
     if (found := recorder.resume()) is not None:
         first, saved = found
         state.load_state_dict(saved)
-    elif recipe.epochs:  # where it starts from: after a cut, what the cut alone costs
+    else:  # where it starts from: after a cut, what the cut alone costs
         top1 = evaluate(state.averaged, val, device, recipe).top1
         if rank == 0:
             recorder.epoch(curve_row(recorder, model, epoch=0, loss=None, val_top1=top1, seconds=0.0, lr=recipe.lr))

@@ -13,6 +13,7 @@ import {
   neighbourOf,
   placedGroups,
   sharesOf,
+  trainedOf,
 } from "../../slimsweep/report/web/metrics.js";
 import { page } from "./pages.js";
 
@@ -138,4 +139,29 @@ test("neighbours are one step along the front, of seeds too, and in the directio
   assert.equal(neighbourOf(view, of.points[5], 1), null);
   const fast = viewOf(of, "images_per_second:0"); // more is better: a step to what costs less is one to more images
   assert.equal(neighbourOf(fast, of.points[0], -1).budget, 0.5);
+});
+
+test("models before retraining are beside the front, and the dense one among them is what changes are measured against", () => {
+  const before = (data) => {
+    data.untrained = ["searched, before retraining", "dense, before retraining"];
+    data.points.method[1] = data.points.method[2] = data.groups.method[1] = "searched, before retraining";
+  };
+  const mixed = page(before);
+  assert.deepEqual(
+    trainedOf(mixed, mixed.groups).map((g) => g.budget),
+    [1, 0.25],
+  );
+  const view = viewOf(mixed);
+  assert.equal(neighbourOf(view, mixed.points[4], 1).method, "dense"); // not the untrained one in between
+  assert.equal(neighbourOf(view, mixed.points[1], 1), null);
+  assert.equal(denseOf(mixed, 0).what, "retrained dense");
+
+  const only = page((data) => {
+    before(data);
+    data.points.method = data.points.method.map((m) => `${m.split(",")[0]}, before retraining`);
+    data.groups.method = data.groups.method.map((m) => `${m.split(",")[0]}, before retraining`);
+  });
+  assert.equal(trainedOf(only, only.groups).length, 3);
+  assert.deepEqual([denseOf(only, 0).what, denseOf(only, 0).val], ["untouched dense", 96]);
+  assert.equal(defaultCost(only.points), "macs");
 });

@@ -5,7 +5,7 @@ import { axisScale } from "./axes.js";
 import { byId, el } from "./dom.js";
 import { count } from "./format.js";
 import { frontLayout } from "./layout.js";
-import { askedOf } from "./metrics.js";
+import { askedOf, isTrained, trainedOf } from "./metrics.js";
 import { theme } from "./styles.js";
 import { answerTrace, frontTraces, ring } from "./traces.js";
 import { plotly } from "./plotly.js";
@@ -73,8 +73,12 @@ export function frontCaption(view) {
   const { page } = view;
   const said = [];
   if (view.front.length) {
-    const dominated = view.groups.length - view.front.length;
+    const beside = trainedOf(page, view.groups).every((g) => isTrained(page, g))
+      ? view.groups.filter((g) => !isTrained(page, g)).length
+      : 0;
+    const dominated = view.groups.length - view.front.length - beside;
     said.push(`${count(view.front.length, "model")} on the front${dominated ? `, ${dominated} dominated` : ""}.`);
+    if (beside) said.push(`${beside} before retraining (dotted, hollow) are beside it: not trained after the cut.`);
     said.push("The steps show the best model at each cost; between two points there is none.");
   }
   if (view.groups.some((g) => g.members.length > 1))

@@ -3,7 +3,7 @@
 import { actions } from "./actions.js";
 import { byId, el } from "./dom.js";
 import { known, percent, percentPoints, share, show, withSpread } from "./format.js";
-import { askedOf, costName, judged, placedGroups } from "./metrics.js";
+import { askedOf, costName, isDense, isTrained, judged, placedGroups, trainedOf } from "./metrics.js";
 
 /** @import { View } from "./types.js" */
 
@@ -21,7 +21,7 @@ export function drawHeadline(view) {
   const sizeOf = (p) => show(bySize, p[bySize.key]);
   const shareOf = (p) => `${share(p[bySize.key], p[`${bySize.key}_dense`])} of ${costName(bySize.key)}`;
   const byTest = view.metrics.y.find((m) => m.key === "test_top1") ?? view.y;
-  const groups = placedGroups(page, new Set(view.shown), bySize, byTest);
+  const groups = trainedOf(page, placedGroups(page, new Set(view.shown), bySize, byTest));
   if (!groups.length) return node.replaceChildren();
   const stat = (term, value, note, point) => {
     const inner = [el("dt", {}, term), el("dd", {}, value), el("small", {}, note)];
@@ -31,10 +31,10 @@ export function drawHeadline(view) {
   if (dense.group) {
     const { mean, se, best } = dense.group;
     const note = `test top-1 at ${sizeOf(best)}`;
-    stats.push(stat("Dense, retrained", `${withSpread(mean.test_top1, se.test_top1)} %`, note, best));
+    stats.push(stat(isTrained(page, best) ? "Dense, retrained" : "Dense, untouched", `${withSpread(mean.test_top1, se.test_top1)} %`, note, best));
   } else if (known(dense.top1)) stats.push(stat("Dense, untouched", percent(dense.top1), "test top-1"));
   // Chosen by validation, reported on the test split.
-  const near = (group) => group.method !== "dense" && judged(group.mean) >= dense.val - 1;
+  const near = (group) => !isDense(group) && judged(group.mean) >= dense.val - 1;
   const close = known(dense.val) ? groups.filter(near) : [];
   if (close.length) {
     const least = close.reduce((a, b) => (b.x < a.x ? b : a));

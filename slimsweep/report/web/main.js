@@ -10,7 +10,7 @@ import { kneeOf, paretoFront } from "./front.js";
 import { drawHeadline } from "./headline.js";
 import { drawFailed, drawLive, drawWritten, jump, refreshLater } from "./live.js";
 import { drawMethods } from "./methods.js";
-import { columnMetric, defaultCost, denseOf, metricOr, metricsOf, placedGroups } from "./metrics.js";
+import { columnMetric, defaultCost, denseOf, metricOr, metricsOf, placedGroups, trainedOf } from "./metrics.js";
 import { drawPoint } from "./point.js";
 import { answerQuestion } from "./question.js";
 import { drawSearch } from "./search.js";
@@ -44,7 +44,10 @@ function computeView() {
   const fronts = page.datasets
     .map((_, d) =>
       paretoFront(
-        groups.filter((g) => page.runs[g.run].dataset === d),
+        trainedOf(
+          page,
+          groups.filter((g) => page.runs[g.run].dataset === d),
+        ),
         x.more,
         y.more,
       ),

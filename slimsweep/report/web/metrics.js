@@ -62,7 +62,7 @@ export const metricOr = (metrics, chosen, otherwise) =>
  * @param {Point[]} points
  */
 export function defaultCost(points) {
-  const units = new Set(points.filter((p) => p.method !== "dense").map((p) => p.unit));
+  const units = new Set(points.filter((p) => !isDense(p)).map((p) => p.unit));
   return units.size === 1 ? [...units][0] : "macs";
 }
 
@@ -116,6 +116,31 @@ export const placedGroups = (page, shown, x, y) =>
 export const judged = ({ val_top1, test_top1 }) => (known(val_top1) ? val_top1 : known(test_top1) ? test_top1 : -Infinity);
 
 /**
+ * Whether a group's or point's model was trained after its cut. One that was not is on no front with those that were.
+ * @param {Page} page
+ * @param {{ method: string }} item
+ */
+export const isTrained = (page, { method }) => !page.untrained.includes(method);
+
+/**
+ * The items that were trained after their cut; all of them where none was.
+ * @template {{ method: string }} T
+ * @param {Page} page
+ * @param {T[]} items
+ * @returns {T[]}
+ */
+export function trainedOf(page, items) {
+  const trained = items.filter((item) => isTrained(page, item));
+  return trained.length ? trained : items;
+}
+
+/**
+ * Whether a group or point is the whole model, retrained or as it was.
+ * @param {{ method: string }} item
+ */
+export const isDense = ({ method }) => method === "dense" || method.startsWith("dense, ");
+
+/**
  * What a change is measured against.
  * @param {Page} page
  * @param {number} run
@@ -125,6 +150,8 @@ export function denseOf(page, run) {
   const group = page.groups.find((g) => g.run === run && g.method === "dense" && known(g.mean.test_top1)) ?? null;
   if (group) return { top1: group.mean.test_top1, val: group.mean.val_top1, what: "retrained dense", group };
   const { untouched } = page.runs[run];
+  const before = page.groups.find((g) => g.run === run && isDense(g) && !isTrained(page, g)) ?? null;
+  if (before) return { top1: before.mean.test_top1, val: before.mean.val_top1, what: "untouched dense", group: before };
   return { top1: untouched, val: null, what: known(untouched) ? "untouched dense" : "dense", group: null };
 }
 
@@ -145,7 +172,7 @@ export const groupOf = (view, point) => view.groups.find((g) => g.members.includ
 export function neighbourOf(view, point, step) {
   const group = groupOf(view, point);
   if (!group) return null;
-  const own = view.groups.filter((g) => g.run === point.run);
+  const own = view.groups.filter((g) => g.run === point.run && isTrained(view.page, g) === isTrained(view.page, point));
   const front = paretoFront(own, view.x.more, view.y.more);
   const cost = (/** @type {Placed} */ g) => (view.x.more ? -g.x : g.x);
   if (step < 0) return front.filter((g) => cost(g) < cost(group)).pop() ?? null;

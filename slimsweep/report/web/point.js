@@ -4,7 +4,7 @@ import { actions } from "./actions.js";
 import { byId, copyButton, el } from "./dom.js";
 import { bare, capital, count, known, percent, percentPoints, share, show, signed, significant, withSpread } from "./format.js";
 import { differenceTable, keptCard, tokenCard } from "./layers.js";
-import { askedOf, budgetOf, groupOf, neighbourOf, sharesOf } from "./metrics.js";
+import { askedOf, budgetOf, groupOf, isDense, isTrained, neighbourOf, sharesOf } from "./metrics.js";
 import { plotly } from "./plotly.js";
 import { drawPanels } from "./panels.js";
 import { state, writeState } from "./state.js";
@@ -111,8 +111,9 @@ function pointFacts(view, p, group) {
     test_top1: seeds > 1 ? `${withSpread(group.mean.test_top1, group.se.test_top1)} over ${seeds} seeds` : "",
     val_top1: known(p.val_top1_cut) ? `${percent(p.val_top1_cut)} right after the cut` : "",
     train_seconds: [
-      known(p.epochs) ? count(p.epochs, "epoch") : "",
-      known(p.lr) ? `learning rate ${p.lr}` : "",
+      isTrained(page, p) ? null : "not trained after the cut",
+      isTrained(page, p) && known(p.epochs) ? count(p.epochs, "epoch") : "",
+      isTrained(page, p) && known(p.lr) ? `learning rate ${p.lr}` : "",
       p.teacher ? `teacher: ${p.teacher}` : "",
       p.device ?? "",
     ]
@@ -123,7 +124,7 @@ function pointFacts(view, p, group) {
     if (!known(p[column.name])) continue;
     const text = column.unit === "parameters" ? bare(column, p[column.name]) : show(column, p[column.name]);
     fact(capital(column.title), text, notes[column.name]);
-    if (column.name === "test_top1" && known(dense.top1) && p.method !== "dense")
+    if (column.name === "test_top1" && known(dense.top1) && !isDense(p))
       fact("Against dense", percentPoints(p.test_top1 - dense.top1), dense.what);
   }
   for (const [s, numbers] of Object.entries(p.bench)) {
@@ -146,7 +147,7 @@ function comparedWith(view, p) {
   const { page } = view;
   if (state.compare === "dense") {
     // A plain smaller model has sizes of its own.
-    const own = page.points.find((q) => q.run === p.run && q.method === "dense" && q.layers) ?? p;
+    const own = page.points.find((q) => q.run === p.run && isDense(q) && q.layers) ?? p;
     const shape = page.shapes[own.layers.shape];
     const structure = {
       shape: own.layers.shape,
@@ -259,7 +260,7 @@ function drawTraining(view, p, group) {
     });
   }
   const level = view.dense[p.run].val;
-  const compare = known(level) && p.method !== "dense";
+  const compare = known(level) && !isDense(p);
   const shapes = compare
     ? [
         {

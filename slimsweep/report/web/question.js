@@ -1,7 +1,7 @@
 // The question box: "at most 1.2 GMACs and at least 80 %" to conditions, and conditions to a model.
 
 import { fixed, known, percent, scaled, significant } from "./format.js";
-import { judged } from "./metrics.js";
+import { judged, trainedOf } from "./metrics.js";
 
 /** @import { Answer, Condition, Point, View } from "./types.js" */
 
@@ -167,7 +167,7 @@ export function answerQuestion(view, text) {
   const cheapest = (/** @type {Point} */ a, /** @type {Point} */ b) => a.macs - b.macs;
   const better = (/** @type {Point} */ a, /** @type {Point} */ b) =>
     limited ? best(a, b) || cheapest(a, b) : cheapest(a, b) || best(a, b);
-  const answer = [...fits].sort(better)[0] || null;
+  const answer = [...trainedOf(view.page, fits)].sort(better)[0] || null;
   return {
     conditions,
     fits: new Set(fits),

@@ -42,7 +42,10 @@ export const colourBy = (page) => state.colour || (page.runs.length > 1 ? "run" 
  */
 export function seriesStyle(page, run, method) {
   const look = page.looks[method];
-  if (colourBy(page) === "method") return { colour: shade(look), symbol: look.symbol, dash: look.hollow ? "dash" : "solid" };
+  if (colourBy(page) === "method") {
+    const dash = page.untrained.includes(method) ? "dot" : look.hollow ? "dash" : "solid";
+    return { colour: shade(look), symbol: look.symbol, dash };
+  }
   return { ...runStyle(page, run), symbol: look.symbol };
 }
 

@@ -3,7 +3,7 @@
 import { actions } from "./actions.js";
 import { byId, copyText, el, find, saveFile } from "./dom.js";
 import { bare, capital, count, DASH, known, share, show, signed } from "./format.js";
-import { budgetOf, sharesOf } from "./metrics.js";
+import { budgetOf, isTrained, sharesOf } from "./metrics.js";
 import { state, writeState } from "./state.js";
 import { markerIcon, seriesStyle } from "./styles.js";
 
@@ -76,6 +76,7 @@ function tableRows(view, columns) {
         view.page.runs[p.run].model,
         view.page.runs[p.run].data,
         view.fronted.has(p) ? "front" : "dominated",
+        isTrained(view.page, p) ? "" : "untrained",
       ]
         .join(" ")
         .toLowerCase();

@@ -2,7 +2,7 @@
 
 import { duration, known, percentPoints, plain, scaled, share, show, withSpread } from "./format.js";
 import { paretoFront } from "./front.js";
-import { askedOf } from "./metrics.js";
+import { askedOf, isDense, isTrained } from "./metrics.js";
 import { state } from "./state.js";
 import { darkMode, seriesStyle } from "./styles.js";
 
@@ -21,14 +21,15 @@ function hoverOf(view, group) {
   lines.push(`${scaled(p.params, "parameters")} (${share(p.params, p.params_dense)})`);
   if (known(mean.test_top1)) {
     lines.push(`test top-1 ${withSpread(mean.test_top1, se.test_top1)} %${seeds > 1 ? ` over ${seeds} seeds` : ""}`);
-    if (known(dense.top1) && p.method !== "dense")
+    if (known(dense.top1) && !isDense(p))
       lines.push(`${percentPoints(mean.test_top1 - dense.top1)} against ${dense.what}`);
   }
   if (y.key !== "test_top1") lines.push(`${plain(y.label)} ${show(y, group.y)}`);
   if (!["macs", "params", "model_bytes", "train_seconds"].includes(x.key)) lines.push(`${plain(x.label)}: ${show(x, group.x)}`);
   const rest = [];
   if (known(p.model_bytes)) rest.push(`${scaled(p.model_bytes, "B")} on disk`);
-  if (known(mean.train_seconds)) rest.push(`trained in ${duration(mean.train_seconds)}`);
+  if (!isTrained(page, p)) rest.push("not trained after the cut");
+  else if (known(mean.train_seconds)) rest.push(`trained in ${duration(mean.train_seconds)}`);
   if (rest.length) lines.push(rest.join(", "));
   return lines.join("<br>");
 }

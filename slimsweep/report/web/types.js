@@ -140,6 +140,7 @@
  * @property {{ name: string, runs: number[], reference_macs: number | null }[]} datasets
  * @property {string[]} methods
  * @property {Record<string, Look>} looks of each method
+ * @property {string[]} untrained the methods of points that were cut and repaired, and not trained
  * @property {Shades[]} run_colours
  * @property {Point[]} points
  * @property {Group[]} groups

@@ -44,7 +44,7 @@ export function readPage(page) {
     mean: at(mean, i),
     se: at(se, i),
   }));
-  return { ...page, points, groups };
+  return { ...page, points, groups, untrained: page.untrained ?? [] };
 }
 
 /**
