@@ -31,7 +31,14 @@ export function drawHeadline(view) {
   if (dense.group) {
     const { mean, se, best } = dense.group;
     const note = `test top-1 at ${sizeOf(best)}`;
-    stats.push(stat(isTrained(page, best) ? "Dense, retrained" : "Dense, untouched", `${withSpread(mean.test_top1, se.test_top1)} %`, note, best));
+    stats.push(
+      stat(
+        isTrained(page, best) ? "Dense, retrained" : "Dense, untouched",
+        `${withSpread(mean.test_top1, se.test_top1)} %`,
+        note,
+        best,
+      ),
+    );
   } else if (known(dense.top1)) stats.push(stat("Dense, untouched", percent(dense.top1), "test top-1"));
   // Chosen by validation, reported on the test split.
   const near = (group) => !isDense(group) && judged(group.mean) >= dense.val - 1;

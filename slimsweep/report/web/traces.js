@@ -21,8 +21,7 @@ function hoverOf(view, group) {
   lines.push(`${scaled(p.params, "parameters")} (${share(p.params, p.params_dense)})`);
   if (known(mean.test_top1)) {
     lines.push(`test top-1 ${withSpread(mean.test_top1, se.test_top1)} %${seeds > 1 ? ` over ${seeds} seeds` : ""}`);
-    if (known(dense.top1) && !isDense(p))
-      lines.push(`${percentPoints(mean.test_top1 - dense.top1)} against ${dense.what}`);
+    if (known(dense.top1) && !isDense(p)) lines.push(`${percentPoints(mean.test_top1 - dense.top1)} against ${dense.what}`);
   }
   if (y.key !== "test_top1") lines.push(`${plain(y.label)} ${show(y, group.y)}`);
   if (!["macs", "params", "model_bytes", "train_seconds"].includes(x.key)) lines.push(`${plain(x.label)}: ${show(x, group.x)}`);
