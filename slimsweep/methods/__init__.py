@@ -143,7 +143,7 @@ register(
     Method(
         name="taylor-repaired",
         repaired=True,
-        style=Style(light="#0f7f86", dark="#35c6cf", symbol="hourglass"),
+        style=Style(light="#7d0868", dark="#a347a1", symbol="x"),
         choose="slimsweep.methods.taylor:choose",
     ),
     Method(
