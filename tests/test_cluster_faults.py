@@ -141,16 +141,19 @@ def test_a_node_out_of_memory_while_methods_choose_is_one_sentence(tmp_path: Pat
 
 def test_a_node_out_of_memory_in_a_trial_is_in_its_row(tmp_path: Path, finished: list[str]) -> None:
     log = tmp_path / "log"
-    more = ["--budgets", "0.6,0.4,0.5", "--baselines", "[]"]
+    more = ["--budgets", "0.6,0.4,0.5,0.45", "--baselines", "[]"]
     with without_memory() as (address, add_node):
         process = start(tmp_path, log, *finished, *ONE_FAILURE, *more, RAY_ADDRESS=address)
-        wait_for(lambda: "Sweep: 1 points" in log.read_text(), process, log, 90)
+        wait_for(lambda: "Sweep: 2 points" in log.read_text(), process, log, 90)
         add_node()
         assert process.wait(120) == 1, log.read_text()
     said = log.read_text()
     assert "Traceback" not in said
     assert "(raylet)" not in said
-    said_of_memory(" ".join(said.split()))
+    failed = " ".join(said.split()).partition(" points failed; ")[2].split("searched-0.")[1:]
+    assert sorted(row[:4] for row in failed) == ["4500", "5000"]
+    for row in failed:
+        said_of_memory(row)
 
 
 def marked(mark: str) -> dict[int, str]:
@@ -191,12 +194,13 @@ def test_a_run_ends_and_goes_on_when_the_gcs_and_when_the_raylet_is_killed(tmp_p
         assert not (run / "driver.json").exists()
 
         process = start(tmp_path, log, *LONG, RAY_ADDRESS="local", **settings)
-        # Workers of the lost cluster are refused by the folder from now on.
+        wait_for(lambda: raylets_of(process.pid, mark), process, log)
+        # The driver holds the folder by now, which refuses the workers of the lost cluster: they write no epochs any more.
         before = len(searched(run))
         wait_for(lambda: len(searched(run)) >= before + 3, process, log)
         epochs = searched(run)
         assert len(epochs) - len(set(epochs)) <= 1, epochs
-        (raylet,) = (pid for pid, program in marked(mark).items() if program == "raylet" and parent(pid) == process.pid)
+        (raylet,) = raylets_of(process.pid, mark)
         os.kill(raylet, signal.SIGKILL)
         began = time.monotonic()
         assert "Ray's process on the driver's node (the raylet) died" in ended_with(process, log, 60)
@@ -220,5 +224,15 @@ def title(pid: int) -> str:
         return ""
 
 
+def raylets_of(driver: int, mark: str) -> list[int]:
+    """The raylet of the cluster that a driver started; empty where it has started none yet."""
+    return [pid for pid, program in marked(mark).items() if program == "raylet" and parent(pid) == driver]
+
+
 def parent(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    """The process that started another one; 0 where it has ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0
+    return int(stat.rpartition(")")[2].split()[1])

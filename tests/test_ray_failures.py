@@ -127,6 +127,10 @@ def test_a_node_without_memory_is_named_with_what_it_had() -> None:
     assert str(sentence(core.OutOfMemoryError(SEEN))).startswith("a node ran out of memory (192.0.2.2, 6.34GB / 23.54GB), and ")
     assert process_died(TuneError(FULL_NODE)).startswith("a node ran out of memory (10.0.0.7")
     assert process_died(TuneError("one\ntwo")) == "the trial's process died: two"
+    heads = [f"Failure # {number} (occurred at 2026-01-31_12-00-00)" for number in (1, 2)]
+    written = f"{heads[0]}\nthe first\n{heads[1]}\n{FULL_NODE}\n"
+    assert process_died(written).startswith("a node ran out of memory (10.0.0.7")
+    assert process_died(f"{heads[0]}\n{FULL_NODE}\n{heads[1]}\nthe last\n") == "the trial's process died: the last"
 
 
 def test_another_version_on_the_cluster_says_both() -> None:

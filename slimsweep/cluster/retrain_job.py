@@ -4,6 +4,7 @@ Each trial writes its own row when it ends. A point without an ok row is still t
 """
 
 import logging
+import re
 import time
 import traceback
 from dataclasses import asdict
@@ -77,10 +78,9 @@ def run_sweep(run: Run, points: list[Point], attempt: str, name: str, concurrent
         ),
     )
     results = tuner.fit()
-    for result in (results[index] for index in range(len(results))):
-        if not result.config:  # lost with its cluster: the point has no row, which the driver says
-            continue
-        point = Point(**result.config["point"])
+    # Tune makes and lists the trials in the order of the points. A result itself names its point only where its trial reported
+    # something, and a process that Ray ended while it started has not.
+    for point, result in zip(points, (results[index] for index in range(len(results))), strict=False):
         error = (result.metrics or {}).get("error", "")
         if result.error is not None:  # its process died more than max_failures times
             error = process_died(result.error)
@@ -88,10 +88,15 @@ def run_sweep(run: Run, points: list[Point], attempt: str, name: str, concurrent
             write_failed(run, point, error)
 
 
-def process_died(problem: BaseException) -> str:
-    """Why Tune could not bring a trial to its end, in one line."""
-    said = failures.sentence(problem) or failures.sentence(str(problem))
-    return said or f"the trial's process died: {failures.last_of(str(problem))}"
+def process_died(problem: BaseException | str) -> str:
+    """Why Tune could not bring a trial to its end, in one line.
+
+    Args:
+        problem: the error of Tune's result: an exception, or the text of the trial's error.txt, which has each failure.
+    """
+    last = re.split(r"^Failure # \d+ \(occurred at .*\)$", str(problem), flags=re.MULTILINE)[-1]
+    said = (None if isinstance(problem, str) else failures.sentence(problem)) or failures.sentence(last)
+    return said or f"the trial's process died: {failures.last_of(last)}"
 
 
 def trial_folder(trial: Any) -> str:
