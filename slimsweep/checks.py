@@ -325,8 +325,7 @@ def refuse_incomparable(old: Config, run: Run) -> None:
     changed = []
     if stage is not None:
         before, now = (old, new) if of_recipe or stage != "retrain" else (old.untrained(), new.untrained())
-        token = Run(run.folder, old).known_checkpoint.get("token")
-        changed = changed_keys(before.identity(stage, token), now.identity(stage, run.known_checkpoint.get("token")))
+        changed = changed_keys(Run(run.folder, old).identity_of(before, stage), run.identity_of(now, stage))
         if not of_recipe:  # the pace is chosen anew then
             changed = [key for key in changed if key != "search.recovery"]
     if of_recipe:

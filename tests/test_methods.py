@@ -457,7 +457,7 @@ def test_what_was_registered_can_be_sent_to_another_process():
 def test_the_built_in_methods_hold_together():
     assert {name: method.name for name, method in METHODS.items()} == {name: name for name in METHODS}
     assert [name for name, method in METHODS.items() if method.always] == ["searched", "dense"]
-    assert table.baselines() == ["uniform", "random", "taylor", "scratch", "small", "torch-pruning"]
+    assert table.baselines() == ["uniform", "random", "taylor", "taylor-repaired", "scratch", "small", "torch-pruning"]
     for method in METHODS.values():
         for function in filter(None, (method.choose, method.start, method.check)):
             assert callable(table._function(function))

@@ -64,8 +64,8 @@ def gcs_gone(address: str, seconds: float | None = None) -> str:
 
 
 RAYLET_GONE = (
-    "Ray's process on the driver's node (the raylet) died, and with it the workers there: see in Ray's logs why "
-    f"(raylet.out, by default in /tmp/ray/session_latest/logs); {AGAIN} on a cluster that runs"
+    "Ray's process on the driver's node (the raylet) died, and with it the workers there: raylet.out in the logs of Ray's "
+    f"session says why; {AGAIN} on a cluster that runs"
 )
 
 

@@ -272,12 +272,18 @@ class Run(Readable):
         Args:
             changes: values that replace those of the configuration, by dotted name.
         """
-        config = self.config.changed(**changes) if changes else self.config
+        return self.identity_of(self.config.changed(**changes) if changes else self.config, stage)
+
+    def identity_of(self, config: Config, stage: Stage) -> dict[str, Any]:
+        """`identity` of another configuration of this run."""
         return config.identity(stage, self.known_checkpoint.get("token"), self.known_teachers if config.teachers else None)
 
     def fingerprint(self, stage: Stage, **changes: Any) -> str:
         """A hash of `identity(stage, **changes)`: ten hex digits."""
-        config = self.config.changed(**changes) if changes else self.config
+        return self.fingerprint_of(self.config.changed(**changes) if changes else self.config, stage)
+
+    def fingerprint_of(self, config: Config, stage: Stage) -> str:
+        """`fingerprint` of another configuration of this run."""
         return config.fingerprint(stage, self.known_checkpoint.get("token"), self.known_teachers if config.teachers else None)
 
     # The dense model and the search.

@@ -247,3 +247,8 @@ def joined(parts: Sequence[pa.Table], schema: pa.Schema) -> pd.DataFrame:
     """One table from several."""
     # "default" fills columns that a file of an earlier version lacks with nulls.
     return pa.concat_tables([schema.empty_table(), *parts], promote_options="default").to_pandas()
+
+
+def with_all_columns(rows: pd.DataFrame, schema: pa.Schema) -> pd.DataFrame:
+    """Rows with the columns of a schema that they lack, as a table of an earlier version does: null there."""
+    return rows.reindex(columns=[*rows.columns, *(name for name in schema.names if name not in rows)])

@@ -14,7 +14,7 @@ import pandas as pd
 
 from slimsweep.ledger.columns import Column, shown_columns
 from slimsweep.ledger.status import Status, TrainingStatus
-from slimsweep.ledger.tables import BENCH, RESULTS
+from slimsweep.ledger.tables import BENCH, RESULTS, with_all_columns
 from slimsweep.report.pareto import UNTRAINED, best_rates, by_series, hypervolume_by_method, summarize, with_units
 from slimsweep.report.run_tables import RunTables
 from slimsweep.report.styles import looks, run_colours
@@ -60,7 +60,7 @@ def page_data(runs: Sequence[RunTables]) -> dict[str, Any]:
     Args:
         runs: at least one.
     """
-    runs = [replace(run, results=with_units(by_series(best_rates(run.results)))) for run in runs]
+    runs = [replace(run, results=with_units(by_series(best_rates(with_all_columns(run.results, RESULTS))))) for run in runs]
     structures = _Structures()
     names = _unique([run.name for run in runs])
     points: dict[str, list[Any]] = {"run": [], "structure": [], **{name: [] for name in SENT}}
