@@ -26,7 +26,7 @@ def save_searched(
 
 
 def load_searched(run: Run, dense: nn.Module) -> GatedModel:
-    """The searched model with its gates; kept tokens act as the search left them: at 1 where it annealed their gates.
+    """The searched model with its gates.
 
     Args:
         dense: the run's dense model; it is not changed.
@@ -40,8 +40,6 @@ def load_searched(run: Run, dense: nn.Module) -> GatedModel:
     with torch.no_grad():
         for name, tensor in learned(gated).items():
             tensor.copy_(state[name])
-    if settings.token_anneal:
-        gated.set_token_power(0.0)  # what the last steps trained; a repair aims at it
     return gated
 
 
@@ -69,7 +67,7 @@ def learned(gated: GatedModel) -> dict[str, Tensor]:
     """The tensors that a search changes: parameters, gates, and running statistics of norms in the stem.
 
     Each gate is listed once, while the state dict has it under each weight that it multiplies. The annealing of token gates
-    (`token_bias.power`) is left out: the settings say where it ends.
+    (`token_bias.power`) is left out: it matters only during the search.
     """
     kept = {name for name in gated.state_dict() if not name.endswith("token_bias.power")}
     return dict(gated.named_parameters()) | {name: b for name, b in gated.named_buffers() if name in kept}
