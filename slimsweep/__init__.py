@@ -11,7 +11,6 @@ from slimsweep.slimming.timm_entry import register_with_timm
 
 if TYPE_CHECKING:
     from slimsweep.saved_models import load
-    from slimsweep.slimming.activation_scores import activation_scores
     from slimsweep.slimming.axes import principal_axes
     from slimsweep.slimming.budget import BudgetError
     from slimsweep.slimming.cut import slim
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from slimsweep.slimming.hub import save
     from slimsweep.slimming.reconstruction import repair
     from slimsweep.slimming.removal_path import solve
+    from slimsweep.slimming.scores_from_images import activation_scores
     from slimsweep.slimming.structure import Structure, macs, params
 
 __version__ = "0.1.0"
@@ -41,7 +41,7 @@ __all__ = [
 _HOME = {
     "BudgetError": "slimming.budget",
     "Structure": "slimming.structure",
-    "activation_scores": "slimming.activation_scores",
+    "activation_scores": "slimming.scores_from_images",
     "add_gates": "slimming.gates",
     "load": "saved_models",
     "macs": "slimming.structure",

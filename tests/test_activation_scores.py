@@ -9,7 +9,7 @@ from zoo import MODELS, build, difference, random_gates, small_vit
 
 from slimsweep import add_gates, principal_axes, repair, slim, solve
 from slimsweep.errors import RefusedInput
-from slimsweep.slimming.activation_scores import activation_scores
+from slimsweep.slimming.scores_from_images import activation_scores
 
 
 @pytest.mark.parametrize("kind", MODELS)

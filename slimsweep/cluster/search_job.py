@@ -32,9 +32,9 @@ from slimsweep.ledger.run import DENSE, Run
 from slimsweep.ledger.searched_model import save_searched
 from slimsweep.methods.taylor import taylor_of_gates
 from slimsweep.saved_models import load
-from slimsweep.slimming.activation_scores import activation_scores
 from slimsweep.slimming.axes import principal_axes
 from slimsweep.slimming.gates import GatedModel, add_gates
+from slimsweep.slimming.scores_from_images import activation_scores
 from slimsweep.training.criterion import Teacher
 from slimsweep.training.dense_model import build_dense
 from slimsweep.training.evaluate import evaluate_split

@@ -12,7 +12,7 @@ The names below are what other rooms and users need; each is imported when it is
 | `gate_values.py` | gates as they are read |
 | `wrapped_models.py`, `plain_layers.py` | what may be around a model, and what its layers must be |
 | `removal_order.py`, `removal_path.py` | the order in which gates leave, and the structure that a budget leaves |
-| `activation_scores.py` | a ranking of gates without a search, from images without labels |
+| `scores_from_images.py` | a ranking of gates without a search, from images without labels |
 | `axes.py` | attention heads turned into their principal axes, before gates are put on |
 | `cut.py`, `reconstruction.py` | the smaller model, and what its linear layers can make up for |
 | `hub.py`, `read_back.py`, `folder_swap.py` | a model's folder on disk, checked and replaced whole |
@@ -23,7 +23,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from slimsweep.slimming.activation_scores import activation_scores
     from slimsweep.slimming.axes import principal_axes
     from slimsweep.slimming.budget import Budget, BudgetError
     from slimsweep.slimming.cost import COSTS
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from slimsweep.slimming.hub import load, save
     from slimsweep.slimming.reconstruction import repair
     from slimsweep.slimming.removal_path import RemovalPath, solve
+    from slimsweep.slimming.scores_from_images import activation_scores
     from slimsweep.slimming.structure import Shape, Structure, macs, params
 
 __all__ = [
@@ -67,7 +67,7 @@ _MODULES = {
     "RemovalPath": "removal_path",
     "Shape": "structure",
     "Structure": "structure",
-    "activation_scores": "activation_scores",
+    "activation_scores": "scores_from_images",
     "add_gates": "gates",
     "load": "hub",
     "macs": "structure",
