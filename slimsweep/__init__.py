@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from slimsweep.slimming.scores_from_images import activation_scores
     from slimsweep.slimming.reconstruction import repair
     from slimsweep.slimming.removal_path import solve
+    from slimsweep.slimming.scores_from_images import activation_scores
     from slimsweep.slimming.structure import Structure, macs, params
 
 __version__ = "0.1.0"

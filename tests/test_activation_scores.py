@@ -1,9 +1,11 @@
 """Scores without labels, and axes for a known cut: what adds least to the function leaves first, for every kind of model."""
 
+import copy
+
 import pytest
 import torch
 from test_axes_and_repair import calibration, distance
-from zoo import MODELS, build, difference, small_vit
+from zoo import MODELS, build, difference, random_gates, small_vit
 
 from slimsweep import add_gates, principal_axes, repair, slim, solve
 from slimsweep.errors import RefusedInput
@@ -98,3 +100,42 @@ def test_axes_are_taken_of_a_model_that_was_cut_for_its_next_cut():
     assert distance(cut, repair(slim(turned, smaller), cut, x)) <= distance(cut, repair(slim(cut, smaller), cut, x))
     with pytest.raises(RefusedInput, match="does not hold all of this one"):
         principal_axes(slim(cut, smaller), x, larger)
+
+
+def test_scores_of_tokens_do_not_depend_on_how_gates_are_stored_or_who_is_trained():
+    """Gates as they act count: as a tanh, frozen, without gradients around, in float16, in wrappers."""
+    dense = small_vit(depth=2)
+    gated, tanh = add_gates(dense), add_gates(dense, token_gate="tanh")
+    gates = random_gates(gated)
+    gates["token"] = [value / 1.25 for value in gates["token"]]
+    gates["token"][1][3] = 0.0
+    gated.set_gates(gates)
+    tanh.set_gates(gates)
+    x = calibration(dense, 16)
+    expected = activation_scores(gated, x)["token"]
+    assert expected[1][3] == 0 < expected[0].min()
+    torch.testing.assert_close(activation_scores(tanh, x)["token"], expected, rtol=1e-3, atol=0)
+    half = activation_scores(copy.deepcopy(gated).half(), x)["token"]
+    assert ((half[0] - expected[0]).abs() / expected[0]).max() < 0.1
+    checkpointing = copy.deepcopy(gated)
+    checkpointing.set_grad_checkpointing()
+    same = [checkpointing, torch.nn.DataParallel(gated), gated.requires_grad_(False)]
+    assert all(torch.equal(activation_scores(one, x)["token"][0], expected[0]) for one in same)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(activation_scores(gated, x.clone())["token"][0], expected[0])
+
+
+def test_what_is_no_structure_and_models_without_weights_are_refused():
+    dense = small_vit(depth=2)
+    gated, x = add_gates(dense), calibration(dense, 2)
+    with pytest.raises(RefusedInput, match="the structure is a list: give one that solve returns"):
+        principal_axes(dense, x, solve(gated, [0.5, 0.4]))
+    small, nothing = slim(gated, solve(gated, 0.5)), copy.deepcopy(dense).to("meta")
+    refused = {
+        "to score the gates of": lambda: activation_scores(add_gates(nothing), x),
+        "to aim at": lambda: repair(small, nothing, x),
+        "to repair": lambda: repair(copy.deepcopy(small).to("meta"), dense, x),
+    }
+    for purpose, call in refused.items():
+        with pytest.raises(RefusedInput, match=f"on the meta device, so it has no weights {purpose}"):
+            call()

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
-from zoo import difference, images, random_gates, randomised, small_vit
+from zoo import build, difference, images, random_gates, randomised, small_vit
 
 import slimsweep.slimming
 from slimsweep import add_gates, load, macs, params, principal_axes, repair, save, slim, solve
@@ -67,6 +67,17 @@ def test_any_images_leave_axes_exact_and_make_repair_no_worse(kind):
     )
     seen = torch.cat(batches).float()
     assert squares(dense, repaired, seen) < squares(dense, small, seen)
+
+
+def test_repair_takes_batches_of_several_image_sizes():
+    """Rotary embeddings differ with the size: each batch has its own."""
+    dense = build("dinov3", dynamic_img_size=True)
+    small = cut(dense)
+    generator = torch.Generator().manual_seed(0)
+    wide, tall, square = (torch.randn(6, 3, *size, generator=generator) for size in ((64, 128), (128, 64), (96, 96)))
+    repaired = repair(small, dense, [wide, tall, square])
+    for x in (wide, tall, square):
+        assert squares(dense, repaired, x) < 0.1 * squares(dense, small, x)
 
 
 NO_IMAGES = {

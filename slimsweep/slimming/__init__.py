@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from slimsweep.slimming.scores_from_images import activation_scores
     from slimsweep.slimming.reconstruction import repair
     from slimsweep.slimming.removal_path import RemovalPath, solve
+    from slimsweep.slimming.scores_from_images import activation_scores
     from slimsweep.slimming.structure import Shape, Structure, macs, params
 
 __all__ = [

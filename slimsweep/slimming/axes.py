@@ -39,7 +39,7 @@ def principal_axes(model: Timm, images: Tensor | Iterable[Tensor], structure: St
     The two sides of an axis (rows of query and key; row of value and column of the projection) get weights of one norm, as
     training leaves them. A head's output gets the mean 0 on the images, which the projection's bias adds instead. Queries and
     keys stay as they are where rotary embeddings or norms act on them, values and projection where a gate of the attention's
-    own acts between them.
+    own acts between them, or where heads share their values.
 
     Args:
         model: a timm model that can be cut; left alone. It may have been cut already. In half precision the copy is as exact as
@@ -57,8 +57,7 @@ def principal_axes(model: Timm, images: Tensor | Iterable[Tensor], structure: St
         raise RefusedInput("this model has gates, which would be turned along: take the axes first, then add gates")
     architecture = architecture_of(model)
     check_layers(model)
-    if next(model.parameters()).is_meta:
-        raise RefusedInput("this model is on the meta device, so it has no weights to take the axes of: give it weights first")
+    check_weights(model, "to take the axes of")
     kept = None if structure is None else kept_dims(model, structure)
     turned: Timm = copy.deepcopy(model)
     attentions = {index: block.attn for index, block in enumerate(architecture.blocks(turned)) if hasattr(block.attn, "proj")}
@@ -69,7 +68,7 @@ def principal_axes(model: Timm, images: Tensor | Iterable[Tensor], structure: St
                 turn_queries_and_keys(attention, moments)
                 if kept is not None:
                     put_first(kept[index], Rows(attention, 0), Rows(attention, 1))
-            if is_plain(attention, "norm", "gate"):
+            if is_plain(attention, "norm", "gate") and getattr(attention, "num_kv_groups", 1) == 1:
                 turn_values(attention, moments)
                 if kept is not None:
                     put_first(kept[index], Rows(attention, 2), columns=attention.proj.weight)
@@ -80,8 +79,10 @@ def kept_dims(model: Timm, structure: Structure) -> list[Tensor]:
     """For each block (heads, head_dim): which of the dims that the model has now a structure keeps.
 
     Raises:
-        ValueError: the structure is of another model, or keeps what has been cut already.
+        ValueError: this is no structure, it is of another model, or it keeps what has been cut already.
     """
+    if not isinstance(structure, Structure):
+        raise RefusedInput(f"the structure is a {type(structure).__name__}: give one that solve returns")
     before: Structure = getattr(model, "structure", structure.shape.full())
     if not hasattr(model, "structure"):
         check_sizes(model, structure)
@@ -150,10 +151,27 @@ def not_taken(batch: Any, model: Timm) -> str:
     return reason
 
 
+def check_weights(model: nn.Module, purpose: str) -> None:
+    """Raise RefusedInput, a ValueError, where a model is on the meta device.
+
+    Args:
+        purpose: how the sentence goes on after "no weights".
+    """
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise RefusedInput(f"this model is on the meta device, so it has no weights {purpose}: give it weights first")
+
+
 @contextmanager
 def full_precision() -> Iterator[None]:
     """No gradients, and no autocast around, which would round what is summed up."""
-    with torch.no_grad(), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+    with torch.no_grad(), no_autocast():
+        yield
+
+
+@contextmanager
+def no_autocast() -> Iterator[None]:
+    """Computing in the precision of the weights, whatever autocast is around."""
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
         yield
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from slimsweep.errors import RefusedInput
 from slimsweep.slimming.architectures import Timm, architecture_of
-from slimsweep.slimming.axes import NOT_FINITE, as_the_weights, batches_of, full_precision
+from slimsweep.slimming.axes import NOT_FINITE, as_the_weights, batches_of, check_weights, full_precision
 from slimsweep.slimming.cut import RemovedBranch, check_sizes
 from slimsweep.slimming.gates import GatedModel, fold_gates
 from slimsweep.slimming.plain_layers import check_layers
@@ -60,6 +60,8 @@ def repair(small: Timm, dense: Timm, images: Tensor | Iterable[Tensor], ridge: f
     if not 0 <= ridge < math.inf:
         raise RefusedInput(f"ridge is {ridge}; it must be at least 0 and finite")
     architecture = architecture_of(before)
+    for model in (small, before):
+        check_weights(model, "to repair" if model is small else "to aim at")
     check_layers(fold_gates(before) if isinstance(before, GatedModel) else before)
     check_layers(small)
     whole: Structure = getattr(before, "structure", structure.shape.full())
@@ -83,18 +85,18 @@ def repair(small: Timm, dense: Timm, images: Tensor | Iterable[Tensor], ridge: f
             targets: list[list[Tensor]] = [[] for _ in branches]
             for place, x in enumerate(aims):
                 with watched(aim_branches) as seen:
-                    aims[place] = aim(architecture.before(before, index)(x), **aim_calls[index])
+                    aims[place] = aim(architecture.before(before, index)(x), **aim_calls[place][index])
                 for branch, (_, output) in enumerate(seen):
                     targets[branch].append(output if kept is None else output[:, kept.to(output.device)])
             streams = [architecture.before(repaired, index)(x) for x in streams]
             for layer, wanted in zip(branches, targets, strict=True):
                 fit = LeastSquares(layer)
-                for x, target in zip(streams, wanted, strict=True):
+                for x, call, target in zip(streams, calls, wanted, strict=True):
                     with watched([layer]) as seen:
-                        block(x, **calls[index])
+                        block(x, **call[index])
                     fit.add(*seen[0], target)
                 fit.solve(ridge)
-            streams = [block(x, **calls[index]) for x in streams]
+            streams = [block(x, **call[index]) for x, call in zip(streams, calls, strict=True)]
         take_what_helps(repaired, small, given, outputs, wanted_outputs)
     return repaired
 
@@ -189,20 +191,21 @@ class Begun(NamedTuple):
     """A forward pass over all batches."""
 
     streams: list[Tensor]  # what the first block got from each batch
-    calls: list[Mapping[str, Any]]  # what each block got besides
+    calls: list[list[Mapping[str, Any]]]  # what each block got besides, for each batch: of other sizes, other embeddings
     outputs: list[Tensor]  # of the model, for each batch
 
 
 def before_the_blocks(model: Timm, blocks: list[Timm], batches: list[Tensor]) -> Begun:
     """What the first block gets from each batch, and what each block gets besides (rotary embeddings)."""
     streams: list[Tensor] = []
-    calls: dict[int, Mapping[str, Any]] = {}
+    calls: list[list[Mapping[str, Any]]] = []
 
     def watch(place: int, block: Timm) -> torch.utils.hooks.RemovableHandle:
         def at_block(module: nn.Module, args: tuple[Tensor, ...], others: Mapping[str, Any]) -> None:
-            calls[place] = others
             if place == 0:
                 streams.append(args[0])
+                calls.append([])
+            calls[-1].append(others)
 
         return block.register_forward_pre_hook(at_block, with_kwargs=True)
 
@@ -212,7 +215,7 @@ def before_the_blocks(model: Timm, blocks: list[Timm], batches: list[Tensor]) ->
     finally:
         for hook in hooks:
             hook.remove()
-    return Begun(streams, [calls[place] for place in range(len(blocks))], outputs)
+    return Begun(streams, calls, outputs)
 
 
 @contextmanager

@@ -4,16 +4,17 @@ Attention dims and MLP units are ranked by the energy that they add to the outpu
 model's outputs move with their gate.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
 from slimsweep.errors import RefusedInput
 from slimsweep.slimming.architectures import Timm, architecture_of
-from slimsweep.slimming.axes import NOT_FINITE, as_the_weights, batches_of, full_precision
+from slimsweep.slimming.axes import NOT_FINITE, as_the_weights, batches_of, check_weights, full_precision, no_autocast
 from slimsweep.slimming.gates import GatedModel
 from slimsweep.slimming.read_back import in_eval_mode
+from slimsweep.slimming.wrapped_models import unwrapped
 
 BATCH = 16  # images whose gradients are kept at once
 DRAWS = 8  # normal vectors per batch: with B batches, a token's score has a standard error of sqrt(2 / (8 B)) of itself
@@ -24,8 +25,8 @@ def activation_scores(gated: Timm, images: Tensor | Iterable[Tensor], seed: int 
 
     Attention dims and MLP units: the variance of the activation times the squared norm of its column in the last layer of the
     branch, summed over what shares a gate; the mean is left out, for the bias can give it (repair). Tokens: the mean square of
-    the derivative of the outputs by the gate, estimated with normal vectors r by the square of d(r . output)/d(gate)
-    (Hutchinson 1990), times the gate's square.
+    the derivative of the outputs by the gate as it acts, estimated with normal vectors r by the square of d(r . output)/d(gate)
+    (Hutchinson 1990), times the gate's square. Whether gates or weights are trained makes no difference.
 
     Args:
         gated: what `add_gates` returned, best on principal axes; its gates count. Left as it is.
@@ -33,10 +34,12 @@ def activation_scores(gated: Timm, images: Tensor | Iterable[Tensor], seed: int 
         seed: of the normal vectors.
 
     Raises:
-        RefusedInput: a ValueError: the model has no gates; there are no images, or not such as it takes.
+        RefusedInput: a ValueError: the model has no gates, or no weights; there are no images, or not such as it takes.
     """
+    gated = unwrapped(gated)
     if not isinstance(gated, GatedModel):
         raise RefusedInput(f"this {type(gated).__name__} has no gates to score: give what add_gates returns")
+    check_weights(gated, "to score the gates of")
     given = [part for batch in batches_of(images, gated) for part in batch.split(BATCH)]
     if not given:
         raise RefusedInput("there are no images to score gates by: give some hundred")
@@ -94,19 +97,39 @@ def shared(energy: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def token_sensitivity(gated: GatedModel, images: list[Tensor], seed: int) -> list[Tensor]:
-    """How much the outputs move with each token's gate: mean squares over images, per layer (patches,)."""
-    gates = gated.gate_parameters()["token"]
-    values = gated.gates["token"]
+    """How much the outputs move with each token's gate: mean squares over images, per layer (patches,), float64.
+
+    By the logarithm of the gate, which attention adds to its logits: that is the derivative by the gate times the gate, however
+    the gate is stored, and finite at 0.
+    """
+    layers = [block.token_bias for block in architecture_of(gated).blocks(gated)]
     draw = torch.Generator().manual_seed(seed)
-    sums = [torch.zeros_like(gate) for gate in gates]
-    count = 0
-    for batch in images:
-        output = gated(as_the_weights(batch, gated))
-        outputs = output if isinstance(output, tuple | list) else [output]
-        for left in reversed(range(DRAWS)):
-            along = [torch.randn(one.shape, generator=draw).to(one) for one in outputs]
-            gradients = torch.autograd.grad(outputs, gates, along, retain_graph=left > 0)
-            for total, gradient, value in zip(sums, gradients, values, strict=True):
-                total.add_((gradient * value).square() / DRAWS)
-        count += len(batch)
-    return [total.detach() / count for total in sums]
+    hooks = []
+    # Results of inference mode cannot be differentiated: it is left, and images that were made in it are copied.
+    with torch.inference_mode(False), torch.enable_grad(), no_autocast():
+        # In float64, since squares of what half precision holds are often beyond its range.
+        logarithms = [layer(torch.float64).detach().requires_grad_() for layer in layers]  # (1, 1, 1, prefix + patches)
+        sums = [torch.zeros_like(one, requires_grad=False) for one in logarithms]
+
+        def use(logarithm: Tensor) -> Callable[..., Tensor]:
+            # At every use: the last layer's are used once more where patches are pooled.
+            return lambda module, args, output: logarithm.to(output.dtype)
+
+        try:
+            hooks += [layer.register_forward_hook(use(one)) for layer, one in zip(layers, logarithms, strict=True)]
+            for batch in images:
+                output = gated(as_the_weights(batch.clone(), gated))
+                outputs = output if isinstance(output, tuple | list) else [output]
+                for left in reversed(range(DRAWS)):
+                    along = [torch.randn(one.shape, generator=draw).to(one) for one in outputs]
+                    gradients = torch.autograd.grad(outputs, logarithms, along, retain_graph=left > 0)
+                    for total, gradient in zip(sums, gradients, strict=True):
+                        total.add_(gradient.square() / DRAWS)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        count = sum(map(len, images))
+        return [
+            total.flatten()[layer.prefix :] * (gate > 0) / count
+            for total, layer, gate in zip(sums, layers, gated.gates["token"], strict=True)
+        ]
