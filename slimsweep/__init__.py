@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from slimsweep.slimming.cut import slim
     from slimsweep.slimming.gates import add_gates
     from slimsweep.slimming.hub import save
-    from slimsweep.slimming.scores_from_images import activation_scores
     from slimsweep.slimming.reconstruction import repair
     from slimsweep.slimming.removal_path import solve
     from slimsweep.slimming.scores_from_images import activation_scores

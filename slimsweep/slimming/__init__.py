@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from slimsweep.slimming.gate_optimizer import GateOptimizer, GateTraining
     from slimsweep.slimming.gates import GatedModel, add_gates
     from slimsweep.slimming.hub import load, save
-    from slimsweep.slimming.scores_from_images import activation_scores
     from slimsweep.slimming.reconstruction import repair
     from slimsweep.slimming.removal_path import RemovalPath, solve
     from slimsweep.slimming.scores_from_images import activation_scores
