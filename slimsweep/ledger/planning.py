@@ -140,7 +140,7 @@ def recipe_fingerprints(run: Run) -> dict[float, str]:
     Nothing of the recipe counts for a point that is not trained, so that the same one is not made twice.
     """
     if not run.config.retrain.epochs:
-        same = run.config.untrained().fingerprint("retrain", run.known_checkpoint.get("token"))
+        same = run.config.untrained().fingerprint("retrain", run.known_checkpoint.get("token"), run.known_teachers)
         return dict.fromkeys(run.config.retrain.rates, same)
     return {lr: run.fingerprint("retrain", **{"retrain.lr": lr}) for lr in run.config.retrain.rates}
 

@@ -237,7 +237,11 @@ def show_end(run: Run, plan: Plan, failed: Collection[Point], console: Console, 
         say(console, f"Principal axes and repair took {span} s per point.")
     if run.config.retrain.epochs == 0 and len(ok):
         train = "--retrain.epochs N" + ("" if run.config.search.epochs else " and --search.epochs 0")
-        say(console, f"Before retraining: not trained after the cut. The same command with {train} trains these points too.")
+        say(
+            console,
+            f"Before retraining: not trained after the cut. The same command without --quick, with {train}, trains these "
+            "points too.",
+        )
     say(console, f"Report: {run.report_uri}")
     say(console, f"Models: {run.models.uri}/\n")
     if no_picture:
