@@ -65,7 +65,7 @@ def gcs_gone(address: str, seconds: float | None = None) -> str:
 
 RAYLET_GONE = (
     "Ray's process on the driver's node (the raylet) died, and with it the workers there: see in Ray's logs why "
-    f"(raylet.out, by default in /tmp/ray/session_latest/logs); {AGAIN} on a cluster that runs"
+    f"(raylet.out, by default in session_latest/logs under /tmp/ray); {AGAIN} on a cluster that runs"
 )
 
 
