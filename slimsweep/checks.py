@@ -120,10 +120,7 @@ def start_or_continue(run: Run, quick: bool = False) -> None:
     """
     old = earlier_config(run)
     if old is not None:
-        run.take_config(run.config.going_on_from(old))
-        if quick and run.search_done and old.search.epochs:
-            kept = {f"search.{key}": getattr(old.search, key) for key in ("epochs", "recovery")}
-            run.take_config(run.config.changed(**kept))
+        go_on_from(run, old, quick)
     if run.damaged:
         make_again(run, old)
     checkpoints = [one.checkpoint for one in run.config.teachers if one.checkpoint is not None]
@@ -151,6 +148,22 @@ def start_or_continue(run: Run, quick: bool = False) -> None:
     run.write_config()
     for path in (CONFIG, IDENTITY):
         run.damaged.pop(path, None)
+
+
+def go_on_from(run: Run, old: Config, quick: bool = False) -> None:
+    """Take the run's configuration as its next start does, with what an earlier start decided.
+
+    Args:
+        old: the configuration of the earlier start.
+        quick: as in `start_or_continue`.
+
+    Raises:
+        ConfigError: it does not fit together so.
+    """
+    run.take_config(run.config.going_on_from(old))
+    if quick and run.search_done and old.search.epochs:
+        kept = {f"search.{key}": getattr(old.search, key) for key in ("epochs", "recovery")}
+        run.take_config(run.config.changed(**kept, **{"search.rank": run.config.search.rank or old.search.rank}))
 
 
 def known_data(run: Run, found: dict[str, Any]) -> dict[str, Any]:
@@ -214,10 +227,17 @@ def take_what_fits(run: Run) -> None:
     Raises:
         DamagedFile: the points that are done were made with other settings.
     """
-    for config in (run.config, run.config.in_earlier_ways()):
-        run.take_config(config)
-        if is_same_sweep(run):
-            return
+    asked = run.config
+    if is_same_sweep(run):
+        return
+    try:
+        run.take_config(asked.in_earlier_ways())
+    except ConfigError:  # what is asked for needs what earlier versions did not have
+        fits = False
+    else:
+        fits = is_same_sweep(run)
+    if fits:
+        return
     raise DamagedFile(
         f"{(run.folder / CONFIG).uri} is damaged, and no result shows that the run was begun with these settings: restore "
         "it from a copy, or take another --name"
@@ -240,7 +260,7 @@ def is_same_sweep(run: Run) -> bool:
         configs = [untrained, untrained.changed(**{"search.recovery": 0})]
     for config in configs:
         candidate = Run(run.folder, config)
-        candidate.known_checkpoint = run.known_checkpoint
+        candidate.known_checkpoint, candidate.known_teachers = run.known_checkpoint, run.known_teachers
         if {point.hash for point in plan_points(candidate)} & set(done.point_hash):
             return True
     return False

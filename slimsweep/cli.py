@@ -169,8 +169,9 @@ def parser() -> argparse.ArgumentParser:
 def plan(chosen: argparse.Namespace, console: Console) -> None:
     from slimsweep.config import ConfigError, load_config
 
-    config, _ = load_config(chosen.configuration, prog="slimsweep plan")
+    config, options = load_config(chosen.configuration, prog="slimsweep plan")
 
+    from slimsweep.checks import earlier_config, go_on_from
     from slimsweep.cluster.cluster import Cluster
     from slimsweep.ledger.run import Run
     from slimsweep.tools.plan import Images, show
@@ -191,6 +192,9 @@ def plan(chosen: argparse.Namespace, console: Console) -> None:
             raise ConfigError(f"--images is {','.join(map(str, chosen.images))}: give three numbers, TRAIN,VAL,TEST")
         images = Images(train=chosen.images[0], val=chosen.images[1], test=chosen.images[2])
     run = Run(chosen.run, config) if chosen.run else None
+    if run is not None and (old := earlier_config(run)) is not None:  # as the run would go on
+        go_on_from(run, old, options.quick)
+        config = run.config
     show(cost(config, images=images, cluster=cluster, tflops=chosen.tflops, run=run), console, chosen.price)
 
 

@@ -304,3 +304,14 @@ def test_the_page_computes_the_same_from_the_same_rows(tmp_path: Path):
             compared += not np.isnan(expected[0])
     assert compared > 30
     assert any(m and m["ratio"]["mean"] is None for *_, m in found)  # and some have nothing in common
+
+
+def test_points_before_retraining_are_compared_with_each_other_and_not_with_trained_ones():
+    trained = make_run(methods=("dense", "searched", "uniform"), seeds=1).results
+    cut = trained.assign(epochs=0, point=trained["point"] + "-cut", test_top1=trained["test_top1"] - 5)
+    text = printed(cut)
+    assert "searched, before retraining compared with each method" in text
+    assert [line.split()[0] for line in text.splitlines() if " points" in line] == ["uniform,"]
+    both = printed(pd.concat([trained, cut], ignore_index=True))
+    assert "before retraining" not in both
+    assert both == printed(trained)

@@ -90,7 +90,7 @@ def try_pace(arguments: dict[str, Any]) -> dict[str, Any] | None:
     result: dict[str, Any] = {"pace": pace, "budget": target.budget, "unit": target.unit, "val_top1": 0.0, "error": ""}
     start = cut_and_repaired(run, gated.to(device), run.path_at(pace).solve(budget), data).model
     recorder = recorder_of(run, "retrain", name)
-    teacher = Teacher.for_stage(config, "retrain", dense, data)
+    teacher = Teacher.for_stage(config, "retrain", dense, data) if recipe.epochs else None
     try:
         small = train(start, data, recipe, recorder, seed=config.seed, device=device, teacher=teacher, until=arguments["until"])
         result["val_top1"] = evaluate_split(small, data, "val", device, recipe).top1

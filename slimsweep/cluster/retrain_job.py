@@ -230,7 +230,7 @@ def known_before(run: Run, point: Point) -> dict[str, Any]:
         "budget": point.budget,
         "unit": point.unit,
         "lr": point.lr,
-        "teacher": run.config.teacher_in_words("retrain"),
+        "teacher": run.config.teacher_in_words("retrain") if point.epochs else "",
         **{name: cost.of(structure) if structure else None for name, cost in COSTS.items()},
         **{f"{name}_dense": cost.of_dense(run.shape) for name, cost in COSTS.items()},
         "test_top1_untouched": run.dense_description["metrics"]["test_top1"],

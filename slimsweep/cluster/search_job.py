@@ -145,7 +145,7 @@ def search(run: Run, device: torch.device, rank: int, until: float | None = None
     start = principal_axes(dense.to(device), calibration_images(data, config.seed)) if settings.axes else dense
     seconds = time.perf_counter() - began if settings.axes else 0.0
     gated = add_gates(start, settings.granularity, settings.families, settings.token_gate)
-    teacher = Teacher.for_stage(config, "search", dense, data)
+    teacher = Teacher.for_stage(config, "search", dense, data) if settings.epochs else None
     gated = cast(
         GatedModel, train(gated, data, settings, recorder, seed=config.seed, device=device, teacher=teacher, until=until)
     )

@@ -200,6 +200,17 @@ class Config(Section):
                     "baseline_terms names compute, which trains baselines longer, but retrain.epochs is 0, which trains "
                     "nothing: leave it out, or set retrain.epochs"
                 )
+        if not self.search.axes and not self.retrain.repair:
+            for name in self.baselines:
+                method = METHODS[name]
+                same = next(
+                    (m.name for m in METHODS.values() if m.chooses and m.choose == method.choose and not m.repaired), ""
+                )
+                if method.repaired and same:
+                    raise ValueError(
+                        f"baselines names {name}, but search.axes and retrain.repair are both false, so it would be the same "
+                        f"as {same}: take {same}, or set one of them (runs that an earlier version began go on without both)"
+                    )
         if self.search.ema_decay is not None:
             raise ValueError(f"search.ema_decay is {self.search.ema_decay:g}, but gates are not averaged: leave it out")
         for stage in ("dense", "search", "retrain"):
@@ -344,6 +355,7 @@ class Config(Section):
             **{
                 "search.epochs": 0,
                 "search.recovery": 0,
+                "search.rank": None if self.search.rank == "gates" else self.search.rank,  # which needs a search
                 "retrain.epochs": 0,
                 "retrain.lr": self.retrain.rates[0],
                 "retrain.seeds": self.retrain.seeds[:1],
@@ -355,10 +367,12 @@ class Config(Section):
     def untrained(self) -> Self:
         """A copy with 0 epochs of retraining, in which all that only matters to a training is at its default.
 
-        Its identity is that of an untrained point: a change of the recipe of retraining leaves such points as they are.
+        Its identity is that of an untrained point: a change of the recipe of retraining, or of a teacher that only the
+        retraining learns from, leaves such points as they are.
         """
         return self.changed(
             **{
+                "teacher": self.teacher if self.search.distill.alpha else None,
                 "retrain": {"epochs": 0, "repair": self.retrain.repair},
                 "baselines": [],
                 "baseline_terms": ["retraining"],

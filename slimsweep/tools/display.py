@@ -26,7 +26,7 @@ from slimsweep.ledger.run import DAMAGED_LOG, Run
 from slimsweep.ledger.status import Status, TrainingStatus, read_status
 from slimsweep.report.comparison import compare_methods, usual_cost, with_error
 from slimsweep.report.page import write_report
-from slimsweep.report.pareto import best_rates, by_series
+from slimsweep.report.pareto import UNTRAINED, best_rates, by_series, trained_first
 from slimsweep.slimming.cost import COSTS
 from slimsweep.storage import LONGEST_PAUSE
 from slimsweep.terminal import fits, plain_table, say, show_whole
@@ -237,7 +237,11 @@ def show_end(run: Run, plan: Plan, failed: Collection[Point], console: Console, 
         say(console, f"Principal axes and repair took {span} s per point.")
     if run.config.retrain.epochs == 0 and len(ok):
         train = "--retrain.epochs N" + ("" if run.config.search.epochs else " and --search.epochs 0")
-        say(console, f"Before retraining: not trained after the cut. The same command with {train} trains these points too.")
+        say(
+            console,
+            f"Before retraining: not trained after the cut. The same command without --quick, with {train}, trains these "
+            "points too.",
+        )
     say(console, f"Report: {run.report_uri}")
     say(console, f"Models: {run.models.uri}/\n")
     if no_picture:
@@ -292,15 +296,20 @@ def final_table(run: Run, rows: pd.DataFrame, seconds: float) -> Table:
 def comparison_table(rows: pd.DataFrame) -> Table | None:
     """The search compared with each other method at equal cost and at equal accuracy; None where there is no other method.
 
+    Where there are trained points, untrained ones take no part.
+
     Args:
         rows: of one run.
     """
-    ok = by_series(best_rates(rows))
+    # Untrained points compare with each other: beside trained ones they only show what a training adds.
+    ok = trained_first(by_series(best_rates(rows[rows.status == "ok"])))
+    ok = ok[ok.method != f"dense{UNTRAINED}"]  # the dense model takes no part
+    searched = next((name for name in ("searched", f"searched{UNTRAINED}") if (ok.method == name).any()), "searched")
     cost = COSTS[usual_cost(ok)]
-    found = compare_methods(ok, x=cost.name)
+    found = compare_methods(ok, searched, x=cost.name)
     if found.empty:
         return None
-    title = f"searched compared with each method (+: ahead; below 1x: fewer {cost.title})"
+    title = f"{searched} compared with each method (+: ahead; below 1x: fewer {cost.title})"
     figures = (f"at equal {cost.title}", f"{cost.title} for the same accuracy")
     table = plain_table(title, [("method", "left"), *((name, "right") for name in figures)])
     for row in found.to_dict("records"):

@@ -164,8 +164,9 @@ def plan(
         notes.append("this machine has no GPU, so times are those of its CPU; plan on a GPU, or give its speed with --tflops")
 
     taught: dict[Stage, Teacher | None] = {"dense": None}
+    trained = {"search": settings.epochs, "retrain": config.retrain.epochs or settings.recovery}
     for stage in ("search", "retrain"):
-        taught[stage] = Teacher.alike(config, stage, dense, num_classes)
+        taught[stage] = Teacher.alike(config, stage, dense, num_classes) if trained[stage] else None
     notes += _teachers_said(taught)
 
     def cost(model: nn.Module, recipe: Recipe, workers: int, stage: Stage) -> ImageCost:
@@ -211,6 +212,9 @@ def plan(
         notes.append(f"steps were timed with {some.batch} images and scaled to a worker's batch")
     if load_seconds and config.data.workers == 0:
         notes.append(f"loading takes {1e3 * load_seconds:.2f} ms per image, in the training process (data.workers is 0)")
+
+    if settings.axes or config.retrain.repair:
+        notes.append("principal axes and repair take seconds per point and are not counted")
 
     at_once = trials_at_once(config, cluster, len(points))
     side_by_side = min(config.resources.max_concurrent_trials or paces, cluster.workers(config))  # one worker tries a pace
