@@ -77,7 +77,7 @@ def test_scores_need_gates_and_images():
 @pytest.mark.parametrize("kind", MODELS)
 def test_axes_for_a_cut_change_nothing_and_serve_it_better(kind):
     dense = build(kind)
-    gated, x = add_gates(dense), calibration(dense)
+    gated, x = add_gates(dense), calibration(dense, 24)
     structure = gated.shape.full()
     generator = torch.Generator().manual_seed(2)
     for mask in structure.masks.get("attention", []):
