@@ -171,8 +171,8 @@ def plan(chosen: argparse.Namespace, console: Console) -> None:
 
     config, options = load_config(chosen.configuration, prog="slimsweep plan")
 
-    from slimsweep.checks import earlier_config, go_on_from
     from slimsweep.cluster.cluster import Cluster
+    from slimsweep.earlier_start import earlier_config, go_on_from
     from slimsweep.ledger.run import Run
     from slimsweep.tools.plan import Images, show
     from slimsweep.tools.plan import plan as cost

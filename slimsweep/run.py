@@ -63,7 +63,8 @@ def run_all(words: Sequence[str], console: Console) -> int:
     from slimsweep.cluster import set_ray_defaults
 
     set_ray_defaults()
-    from slimsweep.checks import check, start_or_continue
+    from slimsweep.checks import check
+    from slimsweep.earlier_start import start_or_continue
     from slimsweep.ledger.damage import look_over
     from slimsweep.ledger.lock import hold
     from slimsweep.ledger.run import Run, group_report

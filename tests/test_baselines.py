@@ -15,11 +15,11 @@ from conftest import QUICK, changed
 from zoo import random_gates
 
 from slimsweep import add_gates, load, macs, solve
-from slimsweep.checks import refuse_incomparable
 from slimsweep.cluster.retrain_job import trial
 from slimsweep.cluster.worker import data_for, job_arguments
 from slimsweep.config import Config, ConfigError
 from slimsweep.data import training_images
+from slimsweep.earlier_start import refuse_incomparable
 from slimsweep.ledger.lock import hold
 from slimsweep.ledger.planning import baseline_targets, make_plan, plan_points, points_to_do, to_choose
 from slimsweep.ledger.points import Point

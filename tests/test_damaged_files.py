@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 import torch
 
-from slimsweep.checks import start_or_continue
 from slimsweep.cli import main
 from slimsweep.cluster.choose_job import choose_pace
 from slimsweep.cluster.retrain_job import retrain, trial
 from slimsweep.cluster.worker import job_arguments
 from slimsweep.config import Config
+from slimsweep.earlier_start import start_or_continue
 from slimsweep.errors import DamagedFile, OutOfTime
 from slimsweep.ledger.checkpoints import Checkpoints
 from slimsweep.ledger.damage import damaged_models, look_over, refuse_lost_sources

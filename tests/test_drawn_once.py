@@ -17,11 +17,11 @@ from test_sources import config_of as of_sources
 from test_sources import hub, hub_streamed, shards, tar_files, tars_of_classes
 from torch.utils.data import Dataset, Subset, TensorDataset, random_split
 
-from slimsweep.checks import start_or_continue
 from slimsweep.cluster import worker
 from slimsweep.cluster.worker import data_for, data_of
 from slimsweep.config import Config, ConfigError, load_config
 from slimsweep.data import Data, difference, eval_loader, load_data
+from slimsweep.earlier_start import start_or_continue
 from slimsweep.ledger.run import Run
 
 GREY = (1, 8, 8)

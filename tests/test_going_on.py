@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from conftest import changed
 
-from slimsweep.checks import go_on_from, refuse_incomparable, start_or_continue, take_what_fits
 from slimsweep.cli import main as command
 from slimsweep.config import Config, ConfigError, load_config
+from slimsweep.earlier_start import go_on_from, refuse_incomparable, start_or_continue, take_what_fits
 from slimsweep.errors import DamagedFile
 from slimsweep.ledger.planning import recipe_fingerprints
 from slimsweep.ledger.run import Run

@@ -13,11 +13,12 @@ from test_sources import config_of as of_sources
 from test_sources import hub, shards
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
-from slimsweep.checks import check, start_or_continue
+from slimsweep.checks import check
 from slimsweep.cluster import worker
 from slimsweep.config import Config, ConfigError
 from slimsweep.data import load_data
 from slimsweep.data.labels import class_number, class_numbers, verified_labels
+from slimsweep.earlier_start import start_or_continue
 from slimsweep.ledger.run import Run
 
 GREY = (1, 8, 8)

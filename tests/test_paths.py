@@ -10,10 +10,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from slimsweep.checks import start_or_continue
 from slimsweep.cli import main as command
 from slimsweep.cluster.worker import data_for, job_arguments, run_of
 from slimsweep.config import Config, ConfigError, check_places, load_config, load_configs
+from slimsweep.earlier_start import start_or_continue
 from slimsweep.ledger.run import Run
 from slimsweep.run import main
 

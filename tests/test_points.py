@@ -9,11 +9,12 @@ import torch
 from conftest import changed
 from rich.console import Console
 
-from slimsweep.checks import check_cuts, refuse_incomparable, start_or_continue
+from slimsweep.checks import check_cuts
 from slimsweep.cluster.retrain_job import retrain, trial, write_failed
 from slimsweep.cluster.worker import data_for, job_arguments
 from slimsweep.config import Config, ConfigError
 from slimsweep.data import TooManyDamaged
+from slimsweep.earlier_start import refuse_incomparable, start_or_continue
 from slimsweep.ledger.lock import hold
 from slimsweep.ledger.planning import (
     baseline_targets,

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from conftest import QUICK, changed
 
-from slimsweep.checks import refuse_incomparable
 from slimsweep.config import Config, ConfigError, load_config
+from slimsweep.earlier_start import refuse_incomparable
 from slimsweep.ledger.planning import expected_points, make_plan, plan_points
 from slimsweep.ledger.run import Run
 from slimsweep.ledger.status import read_status

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from zoo import small_vit
 
 from slimsweep import save
-from slimsweep.checks import check, start_or_continue
+from slimsweep.checks import check
 from slimsweep.cluster.worker import data_for
 from slimsweep.config import Config, ConfigError, Distill, load_config
 from slimsweep.config.identity import checkpoint_token
+from slimsweep.earlier_start import start_or_continue
 from slimsweep.ledger.planning import expected_points, search_macs
 from slimsweep.ledger.recorder import RunRecorder
 from slimsweep.ledger.run import Run

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 import slimsweep
-from slimsweep.checks import start_or_continue
+from slimsweep.earlier_start import start_or_continue
 from slimsweep.ledger.lock import hold
 from slimsweep.ledger.planning import make_plan, plan_points, points_to_do
 from slimsweep.ledger.run import Run
