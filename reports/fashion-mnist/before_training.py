@@ -45,7 +45,7 @@ def measure(folder: str) -> Iterator[dict[str, Any]]:
     run = Run(folder)
     config, dense = run.config, load(run.dense)
     data = load_data(config, image_size(dense), getattr(dense, "pretrained_cfg", None))
-    images = calibration_images(data, config.seed)
+    images = calibration_images(data, config.seed, dense)
     some, labels = training_images(data, config.seed)
     cpu = torch.device("cpu")
 

@@ -133,7 +133,7 @@ def choose_structure(arguments: dict[str, Any]) -> None:
     images, labels = training_images(data, config.seed)
     dense.to(device_of(config))
     if method.repaired and config.search.axes:
-        dense = principal_axes(dense, calibration_images(data, config.seed))
+        dense = principal_axes(dense, calibration_images(data, config.seed, dense))
     targets, settings = baseline_targets(run), config.search
     shape = add_gates(dense, settings.granularity, settings.families).shape
     choice = Choice(

@@ -142,7 +142,9 @@ def search(run: Run, device: torch.device, rank: int, until: float | None = None
     data = data_of(run, dense)
     recorder = recorder_of(run, "search")
     began = time.perf_counter()
-    start = principal_axes(dense.to(device), calibration_images(data, config.seed)) if settings.axes else dense
+    start = dense
+    if settings.axes:
+        start = principal_axes(dense.to(device), calibration_images(data, config.seed, dense))
     seconds = time.perf_counter() - began if settings.axes else 0.0
     gated = add_gates(start, settings.granularity, settings.families, settings.token_gate)
     teacher = Teacher.for_stage(config, "search", dense, data) if settings.epochs else None

@@ -53,7 +53,7 @@ def cut_and_repaired(run: Run, source: nn.Module, structure: Structure, data: Da
         source: the dense, the gated, or a larger point's model, on the device to compute on; left as it is.
     """
     config, began = run.config, time.perf_counter()
-    images = calibration_images(data, config.seed)
+    images = calibration_images(data, config.seed, source)
     turned = fold_gates(source) if isinstance(source, GatedModel) else source
     if config.search.axes:
         turned = principal_axes(turned, images, structure)

@@ -8,10 +8,13 @@ from torch import Tensor
 from slimsweep.data.images import ImageSet, ImageStream
 from slimsweep.data.loaders import train_loader
 from slimsweep.data.splits import Data
+from slimsweep.slimming.architectures import Timm
 
 SAMPLE_IMAGES = 512
-# Principal axes and repair solve for some hundred to some thousand weights per output, from one equation per token.
-CALIBRATION_IMAGES = 1024
+# Principal axes and repair solve for some hundred to some thousand weights per output, from one equation per token. Repair
+# holds the tokens of all images: at 768 dims this many are 150 MB per layer's inputs.
+CALIBRATION_TOKENS = 1024 * 49
+CALIBRATION_LIMITS = 256, 4096  # images
 
 
 def training_images(data: Data, seed: int, count: int = SAMPLE_IMAGES) -> tuple[Tensor, Tensor]:
@@ -37,6 +40,12 @@ def training_images(data: Data, seed: int, count: int = SAMPLE_IMAGES) -> tuple[
     return torch.cat(images)[:count], torch.cat(labels)[:count]
 
 
-def calibration_images(data: Data, seed: int) -> Tensor:
-    """(n, C, H, W): the training images that principal axes and repair look at, without augmentation."""
-    return training_images(data, seed, CALIBRATION_IMAGES)[0]
+def calibration_images(data: Data, seed: int, model: Timm) -> Tensor:
+    """(n, C, H, W): the training images that principal axes and repair look at, without augmentation.
+
+    Args:
+        seed: of the sample.
+        model: of timm: the more patches it makes of an image, the fewer images.
+    """
+    least, most = CALIBRATION_LIMITS
+    return training_images(data, seed, min(max(CALIBRATION_TOKENS // model.patch_embed.num_patches, least), most))[0]
