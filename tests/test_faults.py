@@ -29,7 +29,7 @@ SETTINGS = [
     *("--dense.warmup_epochs", "0", "--retrain.warmup_epochs", "0", "--search.paces", "[{}]"),
 ]
 # Columns that say when, how long, or which process; all others are the same whatever happened in between.
-TIMES = ["train_seconds", "created_at"]
+TIMES = ["train_seconds", "repair_seconds", "created_at"]
 
 Entry = tuple[str, str, int]
 
