@@ -102,12 +102,18 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("run", metavar="RUN", help=RUN)
 
     add = command("report", report, "write the page of one run, or of several on one page")
-    add.add_argument("runs", nargs="+", metavar="RUN", help=f"{RUN}; several are shown side by side")
+    add.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help=f"{RUN}; or a table of results, such as reports/digits/results.parquet, or its folder; several are shown "
+        "side by side",
+    )
     add.add_argument(
         "--output",
         metavar="PATH",
-        help="the page's file, or a folder to write report.html into (default: report.html in the run's folder; of several "
-        "runs, in the current folder)",
+        help="the page's file, or a folder to write report.html into (default: report.html in the run's or the table's folder; "
+        "of several, in the current folder)",
     )
     add.epilog = "Example: slimsweep report runs/small runs/base --output both.html"
 
@@ -216,23 +222,28 @@ def report(chosen: argparse.Namespace, console: Console) -> None:
     from slimsweep.ledger.run import REPORT_PAGE, Run
     from slimsweep.ledger.status import read_status
     from slimsweep.report.page import write_page, write_report
-    from slimsweep.storage import Folder, joined
+    from slimsweep.report.run_tables import has_tables_alone, read_tables
+    from slimsweep.storage import Folder, joined, parted
 
     output = chosen.output or REPORT_PAGE
-    of_one = len(chosen.runs) == 1 and chosen.output is None  # which goes into the run's folder
+    of_one = len(chosen.runs) == 1 and chosen.output is None  # which goes into the folder of what is shown
     if not of_one:
         refuse_rays_copy("--output", output, "--output /shared/digits.html")
-    runs = [Run(folder) for folder in chosen.runs]
-    if of_one:
-        said = write_report(runs[0], read_status(runs[0]))
-        say(console, runs[0].report_uri + (f" ({said})" if said else ""))
-        _say_damage(runs[0])
+    elif has_tables_alone(chosen.runs[0]):
+        path = chosen.runs[0]
+        output = joined(parted(path)[0] if path.endswith(".parquet") else path, REPORT_PAGE)
+    else:
+        run = Run(chosen.runs[0])
+        said = write_report(run, read_status(run))
+        say(console, run.report_uri + (f" ({said})" if said else ""))
+        _say_damage(run)
         return
     if Folder(output).is_folder or output.endswith("/"):
         output = joined(output, REPORT_PAGE)
-    write_page(runs, output)
+    shown = [one for path in chosen.runs for one in (read_tables(path) if has_tables_alone(path) else [Run(path)])]
+    write_page(shown, output)
     say(console, output)
-    _say_damage(*runs)
+    _say_damage(*(one for one in shown if isinstance(one, Run)))
 
 
 def bench(chosen: argparse.Namespace, console: Console) -> None:

@@ -1,5 +1,6 @@
 """An earlier start of a run: what is taken from it, and what is refused because old and new results would not compare."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from slimsweep.ledger.run import (
 )
 from slimsweep.ledger.searched_model import restore_search
 from slimsweep.training.dense_model import check_model
+
+log = logging.getLogger(__name__)
 
 
 def start_or_continue(run: Run, quick: bool = False) -> None:
@@ -78,7 +81,15 @@ def go_on_from(run: Run, old: Config, quick: bool = False) -> None:
     Raises:
         ConfigError: it does not fit together so.
     """
-    run.take_config(run.config.going_on_from(old))
+    asked = run.config
+    run.take_config(asked.going_on_from(old))
+    without = [name for name in asked.unsaid if run.config.value(name) != asked.value(name)]
+    if without:
+        log.warning(
+            "%s was begun without %s, and goes on without, so that its results compare: another --name has it",
+            run.uri,
+            " and ".join(without),
+        )
     if quick and run.search_done and old.search.epochs:
         kept = {f"search.{key}": getattr(old.search, key) for key in ("epochs", "recovery")}
         run.take_config(run.config.changed(**kept, **{"search.rank": run.config.search.rank or old.search.rank}))

@@ -296,6 +296,7 @@ def test_a_model_of_other_channels_than_its_weights_says_which_mean_is_near(capl
     assert "data.mean 0.500 and data.std 0.200 are nearer" in caplog.text
     caplog.clear()
     load_data(config.changed(**{"data.mean": [0.5], "data.std": [0.2]}), (1, SIDE, SIDE), usual)
+    load_data(config, (1, SIDE, SIDE), {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)})  # what is taken anyway
     assert not caplog.text
 
 

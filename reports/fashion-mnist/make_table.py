@@ -17,7 +17,7 @@ import pandas as pd
 from slimsweep.ledger.run import Run
 from slimsweep.report.comparison import compare_methods, with_error
 from slimsweep.report.page import build_page
-from slimsweep.report.pareto import best_rates, hypervolume_by_method, hypervolume_gains, pareto_front, summarize
+from slimsweep.report.pareto import best_rates, pareto_front, summarize
 from slimsweep.report.run_tables import RunTables
 
 sys.path.append(str(Path(__file__).parents[1]))  # reports/, for the module that they share
@@ -37,50 +37,48 @@ TERMS = {
 def tables(rows: pd.DataFrame) -> Iterator[str]:
     """Markdown, one table per kind of terms: test top-1 of methods x budgets, and the search compared with each method."""
     ok = best_rates(rows[rows["status"] == "ok"])
-    dense = float(ok["macs_dense"].iloc[0])
     searched = ok[ok["method"] == "searched"]
     for terms, says in TERMS.items():
         others = ok[(ok["terms"] == terms) & ~ok["method"].isin(["searched", "dense"])]
         if others.empty:
             continue
         both = pd.concat([searched, others])
-        yield table(both, dense, says)
+        yield table(both, says)
 
 
-def table(rows: pd.DataFrame, dense: float, says: str) -> str:
+def table(rows: pd.DataFrame, says: str) -> str:
     budgets = sorted(rows["budget"].unique(), reverse=True)
     means = summarize(rows, metrics=["test_top1"]).set_index(["method", "budget"])
-    # Divided by the dense MACs, an area is the test top-1 averaged over all limits on MACs.
-    areas = hypervolume_by_method(rows, (dense, 0.0)).set_index("method")
-    gains = hypervolume_gains(rows, (dense, 0.0)).set_index("method")
-    gains[["gain", "se"]] /= dense
-    even = hypervolume_gains(rows, (1.0, 0.0), x="budget").set_index("method")
+    ahead = ahead_at_budgets(rows)
     equal = compare_methods(rows).set_index("method")
-    measures = [
-        "searched ahead at equal MACs",
-        "MACs for the same accuracy",
-        "hypervolume",
-        "searched ahead by",
-        "at the budgets",
-    ]
-    headings = [*(f"{100 * b:g} %" for b in budgets), *measures]
+    percent = [f"{100 * b:g} %" for b in budgets]
+    headings = [*percent, *(f"ahead at {p}" for p in percent), "ahead at equal MACs", "MACs for the same accuracy"]
     lines = [says, "", f"| method | {' | '.join(headings)} |", f"| --- |{' ---: |' * len(headings)}"]
-    order = ["searched", *areas.drop("searched").sort_values("mean", ascending=False).index]
-    for method in order:
+    for method in ["searched", *equal.sort_values("difference").index]:
         cells = [_cell(means.loc[(method, b)], "test_top1_mean", "test_top1_se", 2) if (method, b) in means.index else ""
                  for b in budgets]  # fmt: skip
+        cells += [_ahead(ahead.loc[(method, b)]) if (method, b) in ahead.index else "" for b in budgets]
         if method in equal.index:
             found = equal.loc[method]
             cells.append(with_error(found["difference"], found["difference_se"], 2, sign=True))
             cells.append(with_error(found["ratio"], found["ratio_se"], 2, "x"))
         else:
             cells += ["", ""]
-        whole = areas.loc[method, "budgets"] == len(budgets)
-        cells.append(_cell(areas.loc[method] / dense, "mean", "se", 3) if whole else "")
-        beside = "" if whole else f" ({areas.loc[method, 'budgets']} budgets)"
-        cells += [_cell(g.loc[method], "gain", "se", 3) + beside if method in g.index else "" for g in (gains, even)]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def ahead_at_budgets(rows: pd.DataFrame) -> pd.DataFrame:
+    """By (method, budget), how far the search is ahead in points of test top-1: `mean` and `se`, paired by seed."""
+    top1 = rows.pivot_table(index=["budget", "seed"], columns="method", values="test_top1")
+    ahead = top1.drop(columns="searched").rsub(top1["searched"], axis=0).stack().dropna().groupby(["method", "budget"])
+    return pd.DataFrame({"mean": ahead.mean(), "se": ahead.sem()})
+
+
+def _ahead(difference: pd.Series) -> str:
+    """In bold where it is more than two standard errors from 0."""
+    mark = "**" if abs(difference["mean"]) > 2 * difference["se"] else ""
+    return f"{mark}{difference['mean']:+.2f} ± {difference['se']:.2f}{mark}"
 
 
 def sizes_table(rows: pd.DataFrame) -> str:

@@ -162,7 +162,10 @@ def _say_other_channels(config: Config, model_cfg: Mapping[str, Any], taken: Map
     asked = config.data.normalized or config.data.mean is not None or config.data.std is not None
     if not starts or asked or not all(usual) or all(len(of) == len(taken["mean"]) for of in usual):
         return
-    near = [f"{sum(of) / len(of):.3f}" for of in usual]
+    means = [sum(of) / len(of) for of in usual]
+    if all(abs(mean - value) < 5e-4 for mean, field in zip(means, ("mean", "std"), strict=True) for value in taken[field]):
+        return  # what is taken is what the weights know
+    near = [f"{mean:.3f}" for mean in means]
     log.warning(
         "the weights of %s were trained with mean %s and std %s, but the model takes %d channel(s), so data.mean and data.std "
         "are 0.5: data.mean %s and data.std %s are nearer to them",

@@ -83,14 +83,14 @@ def write_report(run: Run, status: Status) -> str | None:
     return None if tables.live else write_picture(run, tables)
 
 
-def write_page(runs: Sequence[Run], output: str | Path) -> None:
-    """Write one page of several runs.
+def write_page(runs: Sequence[Run | RunTables], output: str | Path) -> None:
+    """Write one page of several runs, or of tables alone.
 
     Raises:
         ConfigError: a folder is not a run.
         OSError: `output` cannot be written.
     """
-    page = build_page([read_run(run, read_status(run)) for run in runs])
+    page = build_page([read_run(run, read_status(run)) if isinstance(run, Run) else run for run in runs])
     parent, name = parted(str(output))
     Folder(parent).write_bytes(name, page.encode())
 

@@ -1,14 +1,18 @@
 """The tables of one run that a report shows, and reading them from the run's folder."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
+from slimsweep.errors import RefusedInput
 from slimsweep.ledger.run import Run
 from slimsweep.ledger.status import Status
-from slimsweep.ledger.tables import BENCH, CURVES, GATES, last_timed
+from slimsweep.ledger.tables import BENCH, CURVES, GATES, RESULTS, joined, last_timed, read_table, results_of
+from slimsweep.storage import Folder, parted
+
+ROWS = "results.parquet"  # in a folder of tables alone, such as a study's; curves.parquet and the others may lie beside it
 
 
 def _empty(schema: pa.Schema) -> pd.DataFrame:
@@ -21,7 +25,7 @@ class RunTables:
     """All that a report shows of one run; the tables are those of `slimsweep.ledger.tables`."""
 
     name: str
-    uri: str  # the run's folder, for the commands that load its models
+    uri: str | None  # the run's folder, for the commands that load its models; None where there are tables alone
     results: pd.DataFrame
     curves: pd.DataFrame = field(default_factory=lambda: _empty(CURVES))
     gates: pd.DataFrame = field(default_factory=lambda: _empty(GATES))
@@ -52,3 +56,45 @@ def read_run(run: Run, status: Status | None = None) -> RunTables:
         status=status,
         pace=run.pace_choice() if run.is_begun else None,
     )
+
+
+def has_tables_alone(path: str) -> bool:
+    """Whether a path is a Parquet file, or a folder that holds results.parquet without being a run's."""
+    if path.endswith(".parquet"):
+        return True
+    return not Run(path).is_begun and Folder(path).exists(ROWS)
+
+
+def read_tables(path: str) -> list[RunTables]:
+    """The runs whose rows a table holds, one by one, as a study keeps them: results alone, without a run's folder.
+
+    Args:
+        path: a Parquet file of results, or a folder with results.parquet. Where a folder has curves.parquet, gates.parquet or
+            bench.parquet too, and results of one run, these are shown.
+
+    Raises:
+        RefusedInput: there is no such file, or it has no results.
+        DamagedFile: it cannot be read.
+    """
+    parent, name = parted(path) if path.endswith(".parquet") else (path, ROWS)
+    folder = Folder(parent)
+    where = (folder / name).uri
+    if not folder.exists(name):
+        raise RefusedInput(f"{where} does not exist: give a run's folder, a table of results, or a folder with {ROWS}")
+    rows = results_of([read_table(folder, name, RESULTS)])
+    if rows.empty or rows["run"].isna().all():
+        raise RefusedInput(f"{where} has no rows of results, such as a run's results/*.parquet have")
+    shown = [
+        RunTables(name=str(run), uri=None, results=of_one.reset_index(drop=True))
+        for (run, _), of_one in rows.groupby(["run", "macs_dense"], sort=False)
+    ]
+    if len(shown) > 1 or name != ROWS:
+        return shown
+    curves, gates, bench = (_table_beside(folder, *of) for of in (("curves", CURVES), ("gates", GATES), ("bench", BENCH)))
+    return [replace(shown[0], curves=curves, gates=gates, bench=last_timed(bench))]
+
+
+def _table_beside(folder: Folder, name: str, schema: pa.Schema) -> pd.DataFrame:
+    """A table in a study's folder; empty where there is none."""
+    file = f"{name}.parquet"
+    return joined([read_table(folder, file, schema)] if folder.exists(file) else [], schema)

@@ -293,7 +293,12 @@ function loadCard(page, p) {
     card.append(el("p", { class: "muted" }, "No model was saved for this point."));
     return card;
   }
-  const [base, options] = page.runs[p.run].uri.split(/(?=\?)/); // of a store's URI; a local path has no options
+  const { uri } = page.runs[p.run];
+  if (uri === null) {
+    card.append(el("p", { class: "muted" }, "This page was made from a table of results, so the model's folder is not known."));
+    return card;
+  }
+  const [base, options] = uri.split(/(?=\?)/); // of a store's URI; a local path has no options
   const path = `${base}/${p.model_path}${options || ""}`;
   const shell = `'${path.replace(/'/g, `'\\''`)}'`;
   const code = (text) => el("div", { class: "code" }, el("pre", {}, text), copyButton(text));

@@ -111,7 +111,7 @@
 /**
  * @typedef {object} Run
  * @property {string} name
- * @property {string} uri
+ * @property {string | null} uri
  * @property {string} model
  * @property {string} data
  * @property {number} dataset its place in `page.datasets`
