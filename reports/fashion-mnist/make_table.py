@@ -1,8 +1,9 @@
 """Writes the study's tables into the README.md of this folder: `python reports/fashion-mnist/make_table.py`.
 
-Tables come from results.parquet and two-sizes.parquet. `--run FOLDER` first copies the rows of a run to the one, and
-`--two-sizes FOLDER` those of a sweep over two models to the other. `--check` only compares the tables with README.md.
-`--picture` makes report.png in place of the tables: the page of some of the rows, as Chromium shows it.
+Tables come from results.parquet and two-sizes.parquet. `--run FOLDER` first copies the rows of a run to the one, with its
+curves and gates, from which `slimsweep report reports/fashion-mnist` makes a page; `--two-sizes FOLDER` copies those of a sweep
+over two models to the other. `--check` only compares the tables with README.md. `--picture` makes report.png in place of the
+tables: the page of some of the rows, as Chromium shows it.
 """
 
 import argparse
@@ -137,7 +138,10 @@ def main(argv: list[str] | None = None) -> int:
         make_picture(pd.read_parquet(ROWS), Path(options.picture))
         return 0
     if options.run:
-        Run(options.run).rows.sort_values("point", ignore_index=True).to_parquet(ROWS)
+        run = Run(options.run)
+        run.rows.sort_values("point", ignore_index=True).to_parquet(ROWS)
+        run.curves().to_parquet(HERE / "curves.parquet")
+        run.gates_table().to_parquet(HERE / "gates.parquet")
     if options.two_sizes:
         both = pd.concat([Run(f).rows for f in sorted(Path(options.two_sizes).iterdir()) if f.is_dir()])
         both = both[both["method"].isin(["dense", "searched"])]  # baselines are in results.parquet
