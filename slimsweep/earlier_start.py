@@ -83,12 +83,13 @@ def go_on_from(run: Run, old: Config, quick: bool = False) -> None:
     """
     asked = run.config
     run.take_config(asked.going_on_from(old))
-    without = [name for name in asked.unsaid if run.config.value(name) != asked.value(name)]
-    if without:
+    kept = {name: run.config.value(name) for name in asked.unsaid if run.config.value(name) != asked.value(name)}
+    if kept:
         log.warning(
-            "%s was begun without %s, and goes on without, so that its results compare: another --name has it",
+            "%s was begun by an earlier version and goes on as that did, with %s, so that its results compare; "
+            "take another --name for today's defaults",
             run.uri,
-            " and ".join(without),
+            ", ".join(f"{name} {str(value).lower()}" for name, value in kept.items()),
         )
     if quick and run.search_done and old.search.epochs:
         kept = {f"search.{key}": getattr(old.search, key) for key in ("epochs", "recovery")}

@@ -104,6 +104,38 @@ def test_axes_and_repair_together_beat_each_alone():
     assert both < distance(dense, repair(plain, dense, images))
 
 
+@torch.no_grad()
+def lost(dense: nn.Module, other: nn.Module, images: Tensor) -> float:
+    """The squared difference of the residual stream's last state, summed."""
+    seen: list[Tensor] = []
+    hooks = [model.blocks[-1].register_forward_hook(lambda block, args, out: seen.append(out)) for model in (dense, other)]
+    dense(images), other(images)
+    for hook in hooks:
+        hook.remove()
+    return float((seen[0] - seen[1]).square().sum())
+
+
+@pytest.mark.parametrize("kind", ["class token", "layer scale", "eva02", "dinov3"])
+def test_a_branch_makes_up_for_what_those_before_it_lack(kind):
+    dense = build(kind)
+    images = calibration(dense)
+    gated = add_gates(dense, families=("attention", "mlp"))
+    small = slim(gated, solve(gated, 0.5))
+    stream, branch = (repair(small, dense, images, target=target) for target in ("stream", "branch"))
+    assert lost(dense, stream, images) < lost(dense, branch, images) < lost(dense, small, images)
+
+
+def test_dims_of_scale_0_stay_as_they_are():
+    dense = build("layer scale")
+    with torch.no_grad():
+        dense.blocks[0].ls1.gamma[:3] = 0
+    small = slim(add_gates(dense), solve(add_gates(dense), 0.5))
+    repaired = repair(small, dense, calibration(dense))
+    old, new = (model.blocks[0].attn.proj.weight for model in (small, repaired))
+    torch.testing.assert_close(new[:3], old[:3])
+    assert not torch.equal(new[3:], old[3:])
+
+
 def test_a_removed_branch_is_repaired_by_its_mean():
     dense = small_vit(depth=2)
     gated = add_gates(dense)

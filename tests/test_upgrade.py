@@ -129,7 +129,9 @@ def test_a_later_version_changes_no_name_and_trains_only_what_is_new(
     asked = {name for name in names(finished) if name.split("-")[0] in ("dense", "searched")}
     assert {point["name"] for point in planned} == asked
     assert "searched-0.5000" in said
-    assert "was begun without search.axes and retrain.repair, and goes on without" in " ".join(said.split())
+    assert "goes on as that did, with search.axes false, retrain.repair false, retrain.repair_target branch, so" in " ".join(
+        said.split()
+    )
     assert (finished / "report.html").stat().st_size > 1_000_000
 
     # A value that changes results is refused by its name, and loses nothing.

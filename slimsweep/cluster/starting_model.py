@@ -53,12 +53,13 @@ def cut_and_repaired(run: Run, source: nn.Module, structure: Structure, data: Da
         source: the dense, the gated, or a larger point's model, on the device to compute on; left as it is.
     """
     config, began = run.config, time.perf_counter()
+    if not (config.search.axes or config.retrain.repair):
+        return StartingModel(methods.starting_model("searched", source, structure, config.seed), 0.0)
     images = calibration_images(data, config.seed, source)
     turned = fold_gates(source) if isinstance(source, GatedModel) else source
     if config.search.axes:
         turned = principal_axes(turned, images, structure)
     small = methods.starting_model("searched", turned, structure, config.seed)
     if config.retrain.repair:
-        small = repair(small, source, images)
-    asked = config.search.axes or config.retrain.repair
-    return StartingModel(small, time.perf_counter() - began if asked else 0.0)
+        small = repair(small, source, images, target=config.retrain.repair_target)
+    return StartingModel(small, time.perf_counter() - began)

@@ -48,6 +48,7 @@ RENAMED: dict[
 AS_BEFORE: dict[str, Any] = {
     "search.axes": False,
     "retrain.repair": False,
+    "retrain.repair_target": "branch",
 }  # fields that came later and are on by default -> the value that means what earlier versions did, which counts for nothing
 
 

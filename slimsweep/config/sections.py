@@ -431,6 +431,9 @@ class Retrain(Recipe):
     repair: bool = True
     """Right after a searched point's cut, solve the last layer of each branch to give what the model before the cut gave, on
     some training images. Runs that an earlier version began go on without."""
+    repair_target: Literal["stream", "branch"] = "stream"
+    """What repair solves the last layer of a branch for. stream: what the tokens were after the branch, so that it also makes
+    up for what the branches before it lack. branch: its own output, as runs that an earlier version began go on with."""
     distill: Distill = Distill()
     """Learning from the answers of the dense model, or of teacher."""
     workers_per_trial: int = Field(1, ge=1)

@@ -38,6 +38,9 @@ class BlockTokens(NamedTuple):
     padded: int = 0  # tokens that windowed attention computes, its padding included; 0 where it is over all tokens
 
 
+Scale = Tensor | float | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
     """How one of timm's model classes is built.
@@ -55,6 +58,8 @@ class Architecture:
         tokens: (model, block) to the tokens that the block sees.
         rotary: (model) to its rotary embeddings: none, one that all heads of a block share, or one per head.
         pools_prefix: (model) to whether its pooling takes prefix tokens in, where it pools.
+        scales: (block) to what the outputs of its attention and of its MLP are multiplied by before they are added to the
+            residual stream: (embed_dim,) or 1; None where the branch's last layer has its tokens in another order.
     """
 
     model: type[nn.Module]
@@ -70,6 +75,7 @@ class Architecture:
     )
     rotary: Callable[[Timm], Literal["none", "shared", "per head"]] = lambda model: "none"
     pools_prefix: Callable[[Timm], bool] = lambda model: False
+    scales: Callable[[Timm], tuple[Scale, Scale]] = lambda block: (1.0, 1.0)
 
 
 def as_it_is(attention: Timm) -> Timm:
@@ -94,6 +100,16 @@ def merging_before(model: Timm, index: int) -> nn.Module:
     return nn.Identity()
 
 
+def layer_scales(block: Timm) -> tuple[Scale, Scale]:
+    """Of a ViT block, whose LayerScale modules are identities where it has none."""
+    return getattr(block.ls1, "gamma", 1.0), getattr(block.ls2, "gamma", 1.0)
+
+
+def eva_scales(block: Timm) -> tuple[Scale, Scale]:
+    """Of an Eva block, which holds them as parameters of its own."""
+    return tuple(1.0 if gamma is None else gamma for gamma in (block.gamma_1, block.gamma_2))  # type: ignore[return-value]
+
+
 POST_NORM = "its post-norm blocks normalise each branch's output after the cut"
 
 ARCHITECTURES = (
@@ -108,6 +124,7 @@ ARCHITECTURES = (
             ResPostBlock: POST_NORM,
         },
         pools_prefix=lambda model: model.pool_include_prefix,
+        scales=layer_scales,
     ),
     Architecture(
         model=Eva,
@@ -117,6 +134,7 @@ ARCHITECTURES = (
         whole_heads="rotary embeddings couple the dims of a head in pairs",
         rotary=lambda model: "per head" if model.rope_mixed else "shared",
         pools_prefix=lambda model: model.attn_pool is not None,  # pooling by attention takes them in, the mean does not
+        scales=eva_scales,
     ),
     Architecture(
         model=SwinTransformer,
@@ -126,6 +144,7 @@ ARCHITECTURES = (
         before=merging_before,
         no_tokens="its windows and patch merging need every position",
         tokens=tokens_in_windows,
+        scales=lambda block: (None, 1.0),
     ),
 )
 

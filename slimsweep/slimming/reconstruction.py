@@ -2,8 +2,9 @@
 
 After a cut each branch lacks what its lost dims, units and tokens gave. Attention's projection and fc2 are linear, so what
 they can make up for is a least-squares problem: in the order of the layers, from the inputs that the cut model really feeds
-them to the whole branch's output on the tokens that stay (layer-wise reconstruction, as in "Channel Pruning for Accelerating
-Very Deep Neural Networks", He et al., ICCV 2017, arXiv 1707.06168, section 3.1). It takes some images and no labels.
+them to what the stream was after the branch, on the tokens that stay (layer-wise reconstruction, as in "Channel Pruning for
+Accelerating Very Deep Neural Networks", He et al., ICCV 2017, arXiv 1707.06168, section 3.1, which aims at the branch's own
+output). So a branch also makes up for what those before it could not. It takes some images and no labels.
 """
 
 import copy
@@ -11,13 +12,13 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
 from slimsweep.errors import RefusedInput
-from slimsweep.slimming.architectures import Timm, architecture_of
+from slimsweep.slimming.architectures import Architecture, Scale, Timm, architecture_of
 from slimsweep.slimming.axes import NOT_FINITE, as_the_weights, batches_of, check_weights, full_precision
 from slimsweep.slimming.cut import RemovedBranch, check_sizes
 from slimsweep.slimming.gates import GatedModel, fold_gates
@@ -29,11 +30,15 @@ from slimsweep.slimming.wrapped_models import unwrapped
 log = logging.getLogger(__name__)
 
 RIDGE = 1e-3
+Target = Literal["stream", "branch"]
 SHARES = (1.0, 0.5, 0.25, 0.125)  # of the change of weights, the first of which that brings the outputs nearer is taken
 
 
-def repair(small: Timm, dense: Timm, images: Tensor | Iterable[Tensor], ridge: float = RIDGE) -> nn.Module:
-    """A copy of a cut model whose branches give what they gave before the cut, as well as their last linear layer can.
+def repair(
+    small: Timm, dense: Timm, images: Tensor | Iterable[Tensor], ridge: float = RIDGE, *, target: Target = "stream"
+) -> nn.Module:
+    """A copy of a cut model whose tokens are after each branch what they were before the cut, as well as that branch's last
+    linear layer can make them.
 
     Memory: what goes into one layer, for all images and of both models (images x tokens x embed_dim x 4 bytes each), and what
     one batch needs. Time: about five forward passes of the cut model and two of the other one.
@@ -48,6 +53,9 @@ def repair(small: Timm, dense: Timm, images: Tensor | Iterable[Tensor], ridge: f
         images: (N, C, H, W), or batches of such, normalised as the models take them; of the batches of a DataLoader the labels
             are left out. Some hundred to a thousand.
         ridge: how strongly weights are held where they are, relative to the mean second moment of a layer's inputs.
+        target: what a branch is solved for. "stream": the residual stream after it, so that it also makes up for what the
+            branches before it lack; attention in windows (Swin) is solved for its own output all the same. "branch": its own
+            output.
 
     Raises:
         RefusedInput: a ValueError: `small` was not cut, or from another architecture; `dense` lacks what it keeps; there are
@@ -59,6 +67,8 @@ def repair(small: Timm, dense: Timm, images: Tensor | Iterable[Tensor], ridge: f
         raise RefusedInput("this model was not cut, so there is nothing to repair: give what slim returned")
     if not 0 <= ridge < math.inf:
         raise RefusedInput(f"ridge is {ridge}; it must be at least 0 and finite")
+    if target not in get_args(Target):
+        raise RefusedInput(f"target is {target!r}; it must be one of {', '.join(get_args(Target))}")
     architecture = architecture_of(before)
     for model in (small, before):
         check_weights(model, "to repair" if model is small else "to aim at")
@@ -81,20 +91,21 @@ def repair(small: Timm, dense: Timm, images: Tensor | Iterable[Tensor], ridge: f
         aims, aim_calls, wanted_outputs = before_the_blocks(before, architecture.blocks(before), given)
         for index, (block, aim) in enumerate(zip(architecture.blocks(repaired), architecture.blocks(before), strict=True)):
             kept = kept_tokens(structure, whole, index)
-            branches, aim_branches = last_layers(block), last_layers(aim)
+            branches, aim_branches = branches_of(block, architecture, target), branches_of(aim, architecture, target)
             targets: list[list[Tensor]] = [[] for _ in branches]
             for place, x in enumerate(aims):
                 with watched(aim_branches) as seen:
                     aims[place] = aim(architecture.before(before, index)(x), **aim_calls[place][index])
-                for branch, (_, output) in enumerate(seen):
-                    targets[branch].append(output if kept is None else output[:, kept.to(output.device)])
+                for wanted, branch, passed in zip(targets, aim_branches, seen, strict=True):
+                    found = branch.after(passed)
+                    wanted.append(found if kept is None else found[:, kept.to(found.device)])
             streams = [architecture.before(repaired, index)(x) for x in streams]
-            for layer, wanted in zip(branches, targets, strict=True):
-                fit = LeastSquares(layer)
-                for x, call, target in zip(streams, calls, wanted, strict=True):
-                    with watched([layer]) as seen:
+            for branch, wanted in zip(branches, targets, strict=True):
+                fit = LeastSquares(branch.last)
+                for x, call, after in zip(streams, calls, wanted, strict=True):
+                    with watched([branch]) as seen:
                         block(x, **call[index])
-                    fit.add(*seen[0], target)
+                    fit.add(seen[0].inputs, seen[0].output, branch.output_for(after, seen[0]))
                 fit.solve(ridge)
             streams = [block(x, **call[index]) for x, call in zip(streams, calls, strict=True)]
         take_what_helps(repaired, small, given, outputs, wanted_outputs)
@@ -172,11 +183,42 @@ class LeastSquares:
             self.layer.weight += change.T.to(self.layer.weight.dtype)
 
 
-def last_layers(block: Timm) -> list[Timm]:
-    """The last layer of a block's attention and of its MLP; the whole branch where it has no units left."""
+class Passed(NamedTuple):
+    """What passed through a branch in one forward pass."""
+
+    stream: Tensor  # what its output is added to
+    inputs: Tensor  # of its last layer
+    output: Tensor  # of its last layer
+
+
+class Branch(NamedTuple):
+    """The attention or the MLP of a block."""
+
+    norm: Timm  # its first layer, which takes the stream
+    last: Timm  # linear; the whole branch where it has no units left
+    scale: Scale  # by which its output is multiplied before it is added; None where its own output is aimed at
+
+    def after(self, passed: Passed) -> Tensor:
+        """What is aimed at: the stream after the branch, or its own output."""
+        return passed.output if self.scale is None else passed.stream + self.scale * passed.output
+
+    def output_for(self, after: Tensor, passed: Passed) -> Tensor:
+        """The output that brings what is aimed at to `after`; as it is in dims where the scale is 0."""
+        if self.scale is None:
+            return after
+        lacking = after.to(passed.output.device) - self.after(passed)
+        scale = torch.as_tensor(self.scale, device=lacking.device)
+        return passed.output + torch.where(scale == 0, 0.0, lacking / scale.where(scale != 0, 1.0))
+
+
+def branches_of(block: Timm, architecture: Architecture, target: Target) -> list[Branch]:
+    """Attention and MLP of a block."""
+    scales: tuple[Scale, Scale] = architecture.scales(block) if target == "stream" else (None, None)
     return [
-        branch if isinstance(branch, RemovedBranch) else getattr(branch, name)
-        for branch, name in ((block.attn, "proj"), (block.mlp, "fc2"))
+        Branch(norm, branch if isinstance(branch, RemovedBranch) else getattr(branch, name), scale)
+        for norm, branch, name, scale in zip(
+            (block.norm1, block.norm2), (block.attn, block.mlp), ("proj", "fc2"), scales, strict=True
+        )
     ]
 
 
@@ -219,10 +261,15 @@ def before_the_blocks(model: Timm, blocks: list[Timm], batches: list[Tensor]) ->
 
 
 @contextmanager
-def watched(layers: list[Timm]) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Inputs and outputs of layers in the forward pass inside the block, in their order."""
-    seen: list[tuple[Tensor, Tensor]] = []
-    hooks = [layer.register_forward_hook(lambda module, args, output: seen.append((args[0], output))) for layer in layers]
+def watched(branches: list[Branch]) -> Iterator[list[Passed]]:
+    """What passes through branches in the forward pass inside the block, in their order."""
+    streams: list[Tensor] = []
+    seen: list[Passed] = []
+    hooks = [branch.norm.register_forward_pre_hook(lambda module, args: streams.append(args[0])) for branch in branches]
+    hooks += [
+        branch.last.register_forward_hook(lambda module, args, output: seen.append(Passed(streams[len(seen)], args[0], output)))
+        for branch in branches
+    ]
     try:
         yield seen
     finally:
