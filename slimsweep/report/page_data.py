@@ -243,14 +243,14 @@ def _describe(run: RunTables, name: str, measure: Measure) -> dict[str, Any]:
         "points": int((rows["status"] == "ok").sum()),
         "measure": measure.name,
         "untouched": measure.untouched if measure.untouched_column is None else _first(rows[measure.untouched_column]),
-        "progress": _progress(run.status) if run.status is not None else None,
+        "progress": _progress(run.status, measure) if run.status is not None else None,
         "search": _search(run.curves, measure),
         "gates": _histograms(run.gates),
         "pace": _pace(run.pace, measure),
     }
 
 
-def _progress(status: Status) -> dict[str, Any]:
+def _progress(status: Status, measure: Measure) -> dict[str, Any]:
     """The progress of a run: counts of points, lengths of the progress bar's parts, trainings under way, what comes next."""
     planned = len(status.points) + status.later
     done, failed, running = status.count("done"), status.count("failed"), status.count("running")
@@ -269,17 +269,17 @@ def _progress(status: Status) -> dict[str, Any]:
         "finished": status.finished,
         "next": status.next,
         "bar": bar,
-        "under_way": [_under_way(training) for training in under_way],
+        "under_way": [_under_way(training, measure) for training in under_way],
     }
 
 
-def _under_way(training: TrainingStatus) -> dict[str, Any]:
+def _under_way(training: TrainingStatus, measure: Measure) -> dict[str, Any]:
     return {
         "name": training.name,
         "state": training.state,
         "epochs": training.epochs,
         "epochs_total": training.epochs_total,
-        "val_top1": _number(training.val_top1, 3),
+        "val": _number(getattr(training, measure.val), measure.decimals + 1),
     }
 
 
