@@ -8,11 +8,11 @@ import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from zoo import randomised
+from zoo import randomised, slow
 
 from slimsweep.slimming import Structure, add_gates, load, save, slim, solve
 
-SMALL: dict[str, Any] = {"depth": 3, "embed_dim": 48, "num_heads": 3, "num_classes": 0}
+SMALL: dict[str, Any] = {"depth": 2, "embed_dim": 48, "num_heads": 3, "num_classes": 0}
 BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
     "vit": ("vit_tiny_patch16_224", {"img_size": 32, "patch_size": 8, "dynamic_img_size": True}),
     "dinov2": ("vit_small_patch14_reg4_dinov2", {"img_size": 56}),
@@ -48,7 +48,7 @@ def shapes(features: list[Tensor]) -> list[tuple[int, ...]]:
     return [tuple(one.shape) for one in features]
 
 
-@pytest.mark.parametrize("kind", BACKBONES)
+@pytest.mark.parametrize("kind", ["vit", "dinov3", *slow("dinov2", "eva02")])
 @torch.no_grad()
 def test_a_cut_backbone_gives_the_grids_of_its_dense_model(kind: str, tmp_path: Path) -> None:
     dense = dense_of(kind)
@@ -60,7 +60,7 @@ def test_a_cut_backbone_gives_the_grids_of_its_dense_model(kind: str, tmp_path: 
         x = images(dense, more=more)
         final, grids = small.forward_intermediates(x, output_fmt="NCHW")
         expected = dense.forward_intermediates(x, output_fmt="NCHW")
-        assert shapes(grids) == shapes(expected[1]) == [(2, 48, 4 + more[0], 4 + more[1])] * 3
+        assert shapes(grids) == shapes(expected[1]) == [(2, 48, 4 + more[0], 4 + more[1])] * 2
         assert final.shape == expected[0].shape
         assert small(x).shape == dense(x).shape == (2, 48)
         assert not torch.allclose(grids[-1], expected[1][-1])  # it was cut
@@ -70,14 +70,14 @@ def test_a_cut_backbone_gives_the_grids_of_its_dense_model(kind: str, tmp_path: 
         assert prefix.shape == (2, small.num_prefix_tokens, 48)
 
 
-@pytest.mark.parametrize("kind", BACKBONES)
+@pytest.mark.parametrize("kind", ["vit", "dinov3", *slow("dinov2", "eva02")])
 @torch.no_grad()
 def test_timm_makes_a_feature_extractor_of_the_saved_folder(kind: str, tmp_path: Path) -> None:
     dense = dense_of(kind)
     small = cut_of(dense)
     save(small, tmp_path / "small")
     name, arguments = BACKBONES[kind]
-    for layers in ((0, 2), (-1,)):
+    for layers in ((0, 1), (-1,)):
         asked = {"features_only": True, "out_indices": layers}
         extractor = timm.create_model(f"local-dir:{tmp_path / 'small'}", pretrained=True, **asked).eval()
         usual = timm.create_model(name, **SMALL, **arguments, **asked)
@@ -87,8 +87,10 @@ def test_timm_makes_a_feature_extractor_of_the_saved_folder(kind: str, tmp_path:
         assert extractor.feature_info.reduction() == usual.feature_info.reduction()
     # At another image size the positions are resampled, as of the dense model.
     side = 2 * dense.patch_embed.img_size[0]
-    larger = timm.create_model(f"local-dir:{tmp_path / 'small'}", pretrained=True, features_only=True, img_size=side).eval()
-    assert shapes(larger(torch.zeros(1, 3, side, side))) == [(1, 48, 8, 8)] * 3
+    larger = timm.create_model(
+        f"local-dir:{tmp_path / 'small'}", pretrained=True, features_only=True, out_indices=1, img_size=side
+    ).eval()
+    assert shapes(larger(torch.zeros(1, 3, side, side))) == [(1, 48, 8, 8)]
 
 
 @torch.no_grad()
@@ -101,12 +103,12 @@ def test_a_layer_without_attention_or_mlp_still_has_its_grid(tmp_path: Path) -> 
     small = slim(gated, Structure(gated.shape, masks)).eval()
     save(small, tmp_path / "small")
     x = images(dense)
-    extractor = timm.create_model(f"local-dir:{tmp_path / 'small'}", pretrained=True, features_only=True).eval()
-    assert shapes(extractor(x)) == [(2, 48, 4, 4)] * 3
+    extractor = timm.create_model(f"local-dir:{tmp_path / 'small'}", pretrained=True, features_only=True, out_indices=2).eval()
+    assert shapes(extractor(x)) == [(2, 48, 4, 4)] * 2
     torch.testing.assert_close(extractor(x), small.forward_intermediates(x, intermediates_only=True))
 
 
-@pytest.mark.parametrize("kind", ["vit", "dinov3"])
+@pytest.mark.parametrize("kind", ["vit", *slow("dinov3")])
 def test_a_dense_head_trains_on_a_cut_backbone(kind: str, tmp_path: Path) -> None:
     """Which patches are bright: a 1 x 1 convolution on the grid learns it, and the backbone with it."""
     torch.manual_seed(0)
@@ -114,19 +116,19 @@ def test_a_dense_head_trains_on_a_cut_backbone(kind: str, tmp_path: Path) -> Non
     save(cut_of(timm.create_model(name, **SMALL, **arguments)), tmp_path / "small")
     backbone = load(tmp_path / "small").train()
     head = nn.Conv2d(48, 2, kernel_size=1)
-    x = images(backbone, 16) + F.interpolate(torch.randn(16, 1, 4, 4), size=backbone.patch_embed.img_size)
+    x = images(backbone, 8) + F.interpolate(torch.randn(8, 1, 4, 4), size=backbone.patch_embed.img_size)
     bright = (F.adaptive_avg_pool2d(x.mean(1, keepdim=True), (4, 4))[:, 0] > 0).long()
-    optimizer = torch.optim.AdamW([*backbone.parameters(), *head.parameters()], lr=3e-3)
+    optimizer = torch.optim.AdamW([*backbone.parameters(), *head.parameters()], lr=5e-3)
     before = backbone.blocks[0].mlp.fc2.weight.clone()
     losses = []
-    for _ in range(30):
+    for _ in range(12):
         grid = backbone.forward_intermediates(x, 1, norm=True, output_fmt="NCHW", intermediates_only=True)[0]
         loss = F.cross_entropy(head(grid), bright)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.5 * losses[0]
+    assert losses[-1] < 0.7 * losses[0]
     assert not torch.equal(backbone.blocks[0].mlp.fc2.weight, before)
 
 
@@ -142,4 +144,4 @@ def test_where_tokens_were_cut_the_grid_is_refused_in_one_sentence(tmp_path: Pat
     with pytest.raises(ValueError, match="features_only cannot give them"):
         timm.create_model(f"local-dir:{tmp_path / 'small'}", pretrained=True, features_only=True)
     tokens = small.forward_intermediates(x, output_fmt="NLC")[1]
-    assert [one.shape[1] for one in tokens] == [int(small.structure.token_mask(i).sum()) for i in range(3)]
+    assert [one.shape[1] for one in tokens] == [int(small.structure.token_mask(i).sum()) for i in range(2)]
