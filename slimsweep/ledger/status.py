@@ -32,6 +32,7 @@ class TrainingStatus:
     epochs: int  # that have ended
     epochs_total: int
     val_top1: float | None = None  # percent, after the last epoch that has ended
+    val_r2: float | None = None  # of a backbone, in place of val_top1
     error: str = ""  # why it failed
     note: str = ""
 

@@ -6,20 +6,22 @@ import {
   capital,
   count,
   DASH,
+  difference,
   duration,
   fixed,
   known,
   percent,
-  percentPoints,
   plain,
   prefixOf,
   scaled,
   share,
   show,
+  showSpread,
   signed,
   significant,
   withSpread,
 } from "../../slimsweep/report/web/format.js";
+import { R2, TOP1 } from "./pages.js";
 
 const UNKNOWN = [null, undefined, NaN, Infinity];
 
@@ -35,7 +37,7 @@ test("every number that is not known is a dash", () => {
     assert.equal(fixed(value), DASH);
     assert.equal(signed(value), DASH);
     assert.equal(percent(value), DASH);
-    assert.equal(percentPoints(value), DASH);
+    assert.equal(difference(TOP1, value), DASH);
     assert.equal(share(value, 1), DASH);
     assert.equal(duration(value), DASH);
     assert.equal(withSpread(value, null), DASH);
@@ -68,8 +70,11 @@ test("metric prefixes", () => {
 
 test("percent, points and spread", () => {
   assert.equal(percent(96.944), "96.94 %");
-  assert.equal(percentPoints(0.276), "+0.28 points");
-  assert.equal(percentPoints(-0.276), "\u22120.28 points");
+  assert.equal(difference(R2, 0.00276), "+0.0028");
+  assert.equal(showSpread(R2, 0.95123, 0.0021), "0.9512 ± 0.0021");
+  assert.equal(showSpread(TOP1, 81.3, null), "81.30 %");
+  assert.equal(difference(TOP1, 0.276), "+0.28 points");
+  assert.equal(difference(TOP1, -0.276), "\u22120.28 points");
   assert.equal(signed(0), "0.00");
   assert.equal(share(1, 3), "33 %");
   assert.equal(withSpread(88.2, 0.1234), "88.20 ± 0.12");

@@ -5,17 +5,20 @@ import {
   askedOf,
   budgetOf,
   defaultCost,
+  defaultQuality,
   denseOf,
   groupOf,
   judged,
+  measureOf,
   metricOr,
   metricsOf,
   neighbourOf,
   placedGroups,
   sharesOf,
+  testMeasure,
   trainedOf,
 } from "../../slimsweep/report/web/metrics.js";
-import { page } from "./pages.js";
+import { judgedByR2, page } from "./pages.js";
 
 const viewOf = (of, x = "macs", y = "test_top1") => {
   const metrics = metricsOf(of);
@@ -108,14 +111,15 @@ test("groups are placed at Python's means, and only where both numbers are known
 });
 
 test("choices are by validation, by test only without it", () => {
-  assert.equal(judged({ val_top1: 90, test_top1: 95 }), 90);
-  assert.equal(judged({ val_top1: null, test_top1: 95 }), 95);
-  assert.equal(judged({}), -Infinity);
+  const measure = measureOf(page(), 0);
+  assert.equal(judged(measure, { val_top1: 90, test_top1: 95 }), 90);
+  assert.equal(judged(measure, { val_top1: null, test_top1: 95 }), 95);
+  assert.equal(judged(measure, {}), -Infinity);
 });
 
 test("changes are against the retrained dense model, before that against the untouched one", () => {
   const dense = denseOf(page(), 0);
-  assert.deepEqual([dense.top1, dense.val, dense.what], [95, 96, "retrained dense"]);
+  assert.deepEqual([dense.test, dense.val, dense.what], [95, 96, "retrained dense"]);
   const none = (untouched) =>
     denseOf(
       page((data) => {
@@ -124,8 +128,8 @@ test("changes are against the retrained dense model, before that against the unt
       }),
       0,
     );
-  assert.deepEqual([none(97).top1, none(97).what, none(97).group], [97, "untouched dense", null]);
-  assert.deepEqual([none(null).top1, none(null).what], [null, "dense"]);
+  assert.deepEqual([none(97).test, none(97).what, none(97).group], [97, "untouched dense", null]);
+  assert.deepEqual([none(null).test, none(null).what], [null, "dense"]);
 });
 
 test("neighbours are one step along the front, of seeds too, and in the direction of the cost", () => {
@@ -164,4 +168,52 @@ test("models before retraining are beside the front, and the dense one among the
   assert.equal(trainedOf(only, only.groups).length, 3);
   assert.deepEqual([denseOf(only, 0).what, denseOf(only, 0).val], ["untouched dense", 96]);
   assert.equal(defaultCost(only.points), "macs");
+});
+
+test("models without a head are shown by R2, by its distance from 1, and by k-NN", () => {
+  const of = page(judgedByR2);
+  const { y } = metricsOf(of);
+  assert.deepEqual(
+    y.map((m) => m.label),
+    [
+      "R2 of the features, validation",
+      "R2 of the features, test",
+      "k-NN top-1, validation",
+      "1 \u2212 R2 of the features, test",
+    ],
+  );
+  assert.equal(defaultQuality(of, of.points), "test_r2");
+  assert.equal(defaultQuality(page(), []), "test_top1");
+  assert.equal(testMeasure(of, y[1]).title, "R2");
+  assert.equal(testMeasure(of, y[0]), null);
+  const view = viewOf(of, "macs", "test_r2");
+  assert.deepEqual(
+    view.groups.map((g) => g.y),
+    [0.95, 0.945, 0.885],
+  );
+  const dense = denseOf(of, 0);
+  assert.deepEqual([dense.test, dense.val, dense.what], [0.95, 0.96, "retrained dense"]);
+});
+
+test("the distance of R2 from 1 is an axis of its own, of which less is better", () => {
+  const of = page(judgedByR2);
+  const view = viewOf(of, "macs", "test_r2_error");
+  assert.equal(view.y.more, false);
+  assert.ok(Math.abs(view.y.of(of.points[1]) - 0.06) < 1e-12);
+  assert.equal(view.y.of(of.points[5]), null);
+  assert.ok(Math.abs(view.groups[2].y - 0.115) < 1e-12);
+  // The front is the same as by R2: less error at more cost.
+  assert.equal(neighbourOf(view, of.points[1], -1).budget, 0.25);
+  assert.equal(neighbourOf(view, of.points[1], 1).method, "dense");
+});
+
+test("before the dense model is done, models without a head are compared with what it is by definition", () => {
+  const dense = denseOf(
+    page((data) => {
+      judgedByR2(data);
+      data.groups.method[0] = "uniform";
+    }),
+    0,
+  );
+  assert.deepEqual([dense.test, dense.val, dense.what, dense.group], [1, 1, "untouched dense", null]);
 });

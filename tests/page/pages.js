@@ -3,6 +3,15 @@ import { readPage } from "../../slimsweep/report/web/unpack.js";
 
 const number = (name, title, unit, axis, more, decimals = null) => ({ name, title, unit, decimals, axis, more });
 
+export const TOP1 = {
+  ...{ name: "top1", title: "top-1", word: "accuracy", highest: "most accurate", unit: "%", decimals: 2 },
+  ...{ val: "val_top1", test: "test_top1", cut: "val_top1_cut", point: 1, points: " points", untouched: null },
+};
+export const R2 = {
+  ...{ name: "r2", title: "R2", word: "R2", highest: "nearest to dense", unit: "", decimals: 4 },
+  ...{ val: "val_r2", test: "test_r2", cut: "val_r2_cut", point: 0.01, points: "", untouched: 1 },
+};
+
 // A run's points: dense, and `searched` at two budgets with two seeds; the second budget is cheaper. And one that failed.
 export const packed = () => ({
   columns: [
@@ -12,12 +21,14 @@ export const packed = () => ({
     number("val_top1", "validation top-1", "%", "y", true, 2),
     number("test_top1", "test top-1", "%", "y", true, 2),
   ],
+  measures: { top1: TOP1 },
+  errors: [],
   timings: [
     number("latency_p50_ms", "latency p50", "ms", "x", false),
     number("images_per_second", "throughput", "images/s", "x", true),
   ],
   settings: ["cpu, batch 1", "cpu, batch 64"],
-  runs: [{ name: "digits", model: "vit", data: "digits", dataset: 0, untouched: 97 }],
+  runs: [{ name: "digits", model: "vit", data: "digits", dataset: 0, measure: "top1", untouched: 97 }],
   datasets: [{ name: "digits", runs: [0], reference_macs: 4e6 }],
   methods: ["dense", "searched"],
   points: {
@@ -74,6 +85,43 @@ export const packed = () => ({
     [2, 0, [4, 250]],
   ],
 });
+
+/**
+ * The same run of models without a head: R2 in place of top-1, a hundredth of it, and k-NN where labels were given.
+ * @param {any} data what `packed` returned
+ */
+export function judgedByR2(data) {
+  data.measures = { r2: R2 };
+  data.runs[0] = { ...data.runs[0], measure: "r2", untouched: 1 };
+  const column = number("test_r2", "R2 of the features, test", "", "y", true, 4);
+  data.columns.splice(
+    3,
+    2,
+    number("val_r2", "R2 of the features, validation", "", "y", true, 4),
+    column,
+    number("val_knn_top1", "k-NN top-1, validation", "%", "y", true, 2),
+  );
+  data.errors = [
+    {
+      ...column,
+      name: "test_r2_error",
+      title: `1 \u2212 ${column.title}`,
+      decimals: null,
+      more: false,
+      of: "test_r2",
+      best: 1,
+    },
+  ];
+  const hundredth = (v) => (v === null ? null : v / 100);
+  for (const numbers of [data.points, data.groups.mean, data.groups.se]) {
+    [numbers.val_r2, numbers.test_r2] = [numbers.val_top1.map(hundredth), numbers.test_top1.map(hundredth)];
+    numbers.val_knn_top1 = numbers.val_top1;
+    delete numbers.val_top1;
+    delete numbers.test_top1;
+  }
+  data.groups.mean.test_r2_error = data.groups.mean.test_r2.map((v) => 1 - v);
+  data.groups.se.test_r2_error = data.groups.se.test_r2;
+}
 
 /** The page, after `change` was made to what Python sends. */
 export function page(change = () => {}) {

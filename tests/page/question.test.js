@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { denseOf, metricOr, metricsOf, placedGroups } from "../../slimsweep/report/web/metrics.js";
+import { defaultQuality, denseOf, metricOr, metricsOf, placedGroups } from "../../slimsweep/report/web/metrics.js";
 import { answerQuestion, parseQuestion, sayValue } from "../../slimsweep/report/web/question.js";
-import { page } from "./pages.js";
+import { judgedByR2, page } from "./pages.js";
 
 const conditionsOf = (text) => parseQuestion(text).conditions.map((c) => [c.kind, c.most, c.value]);
 
@@ -15,6 +15,15 @@ const QUESTIONS = {
   "at least 80 %": [["top1", false, 80]],
   "80 % top-1": [["top1", false, 80]], // a quality is one from below
   "at most 80 percent accuracy": [["top1", true, 80]],
+  "at least 0.95 R2": [["r2", false, 0.95]],
+  "R2 at least 0.95": [["r2", false, 0.95]],
+  "R² ≥ 0,95": [["r2", false, 0.95]],
+  "at least an R2 of 0.95 and at most 1 GMACs": [
+    ["r2", false, 0.95],
+    ["macs", true, 1e9],
+  ],
+  "at least 70 % k-NN": [["val_knn_top1", false, 70]],
+  "70 % linear probe top-1": [["val_probe_top1", false, 70]],
   "over 95 % top-5": [["top5", false, 95]],
   "within 1 point of dense": [["drop", true, 1]],
   "at most 50 % of dense": [["share", true, 50]],
@@ -48,7 +57,12 @@ for (const text of ["fast please", "at most 5 bananas", "80", "at most 1.2 GMACs
 
 function viewOf(of, x = "macs") {
   const metrics = metricsOf(of);
-  const view = { page: of, metrics, x: metricOr(metrics.x, x, "macs"), y: metricOr(metrics.y, "test_top1", "") };
+  const view = {
+    page: of,
+    metrics,
+    x: metricOr(metrics.x, x, "macs"),
+    y: metricOr(metrics.y, defaultQuality(of, of.points), ""),
+  };
   const groups = placedGroups(of, new Set(of.points), view.x, view.y);
   return { ...view, shown: of.points, groups, dense: [denseOf(of, 0)], mixed: false };
 }
@@ -134,4 +148,26 @@ test("values are said in their units", () => {
   assert.equal(sayValue("share", 25), "25.0 % of the dense model's MACs");
   assert.equal(sayValue("share_params", 25), "25.0 % of the dense model's parameters");
   assert.equal(sayValue("top1", 90), "90.00 %");
+});
+
+test("models without a head are asked for by R2, k-NN or their distance from dense, and judged by R2", () => {
+  const ask = (text) => answered(text, viewOf(page(judgedByR2)));
+  assert.equal(ask("at least 0.95 R2").answer.point, "s50-0"); // 0.958 on validation: 0.952 is the other seed's, at equal MACs
+  assert.equal(ask("at least 0.955 R2").answer.point, "s50-0");
+  assert.equal(ask("at most 1 MMACs").answer.point, "s25-1"); // the higher R2 on validation
+  assert.equal(ask("within 5.5 points of dense").answer.point, "s25-1"); // a point is 0.01
+  assert.equal(ask("at least 90.5 % k-NN").answer.point, "s25-1");
+  assert.equal(ask("at least 0.99 R2").answer, null);
+  assert.equal(ask("at least 0.99 R2").nearest.point.point, "d");
+  assert.equal(sayValue("r2", 0.96), "R2 0.9600");
+  assert.equal(ask("at least 0.95 R2").limited, false);
+});
+
+test("a measure that these models are not judged by is answered with the one that they are", () => {
+  assert.match(
+    answered("at least 80 %", viewOf(page(judgedByR2))).problem,
+    /are judged by R2, so ask for \u201cat least 0.95 R2/,
+  );
+  assert.match(answered("at least 0.9 R2").problem, /are judged by top-1, so ask for \u201cat least 80 %/);
+  assert.match(answered("at least 80 % k-NN").problem, /no point has that number/);
 });

@@ -2,9 +2,9 @@
 
 import { actions } from "./actions.js";
 import { byId, el } from "./dom.js";
-import { count, known, percent, prefixOf, scaled, significant } from "./format.js";
-import { askedOf } from "./metrics.js";
-import { sayValue } from "./question.js";
+import { count, known, prefixOf, scaled, show, significant } from "./format.js";
+import { askedOf, measureOf } from "./metrics.js";
+import { EXAMPLES, sayValue } from "./question.js";
 import { state } from "./state.js";
 
 /** @import { View } from "./types.js" */
@@ -28,10 +28,11 @@ export function drawAnswer(view) {
   }
   const p = a.answer;
   const run = view.page.runs.length > 1 ? ` of ${view.page.runs[p.run].name}` : "";
+  const measure = measureOf(view.page, p.run);
   const setting = a.conditions.map((c) => c.setting).find(Boolean);
   node.replaceChildren(
     el("button", { type: "button", class: "link", onclick: () => actions.choose(p) }, `${p.method} at ${askedOf(p)}${run}`),
-    `: ${scaled(p.macs, "MACs")}, test top-1 ${percent(p.test_top1)} (validation ${percent(p.val_top1)}). ${a.limited ? "The most accurate" : "The cheapest"} of the ${count(a.fits.size, "model")} that fit; accuracy is judged by validation${setting ? `, speed by ${setting}` : ""}.`,
+    `: ${scaled(p.macs, "MACs")}, test ${measure.title} ${show(measure, p[measure.test])} (validation ${show(measure, p[measure.val])}). ${a.limited ? `The ${measure.highest}` : "The cheapest"} of the ${count(a.fits.size, "model")} that fit; ${measure.word} is judged by validation${setting ? `, speed by ${setting}` : ""}.`,
   );
   return node;
 }
@@ -42,7 +43,10 @@ export function drawExamples(view) {
   const ok = view.page.points.filter((p) => p.status === "ok");
   if (!ok.length || node.childNodes.length) return;
   const half = significant((0.5 * ok[0].macs_dense) / prefixOf(ok[0].macs_dense)[0], 2);
-  const examples = [`at most ${half} ${prefixOf(ok[0].macs_dense)[1]}MACs`, "within 1 point of dense"];
+  const examples = [
+    `at most ${half} ${prefixOf(ok[0].macs_dense)[1]}MACs`,
+    EXAMPLES[view.page.runs[ok[0].run].measure].example,
+  ];
   const timed = view.metrics.x.find((m) => m.name === "latency_p50_ms");
   if (timed) {
     const times = ok

@@ -4,6 +4,7 @@
 
 import { known } from "./format.js";
 import { paretoFront } from "./front.js";
+import { measureOf, valueOf } from "./metrics.js";
 
 /** @import { Metric, Page, Point } from "./types.js" */
 
@@ -30,7 +31,7 @@ const SMALLEST_RANGE = 1e-6; // a common range that is narrower counts as none
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
 /**
- * The mean difference of accuracy at equal cost, in points of percent; the range is one of costs.
+ * The mean difference of accuracy, or of any other quality, at equal cost; the range is one of costs.
  * @param {Pair[]} ours
  * @param {Pair[]} theirs
  * @returns {Comparison | null} null where the two share no range of costs
@@ -52,7 +53,7 @@ export function costRatio(ours, theirs) {
 }
 
 /**
- * Two methods, of the same run or of two, compared by test top-1 and paired by seed.
+ * Two methods, of the same run or of two, compared by their measure on test and paired by seed.
  * @param {Page} page
  * @param {{ run: number, method: string }} ours
  * @param {{ run: number, method: string }} theirs
@@ -60,17 +61,18 @@ export function costRatio(ours, theirs) {
  * @returns {{ difference: OverSeeds, ratio: OverSeeds } | null} null where they have no seed in common
  */
 export function compareMethods(page, ours, theirs, cost) {
+  const { test } = measureOf(page, ours.run);
   const both = [ours, theirs].map(({ run, method }) =>
     ofOneKind(
       page.points.filter(
-        (p) => p.run === run && p.method === method && p.status === "ok" && (cost.of(p) ?? 0) > 0 && known(p.test_top1),
+        (p) => p.run === run && p.method === method && p.status === "ok" && (cost.of(p) ?? 0) > 0 && known(valueOf(p, test)),
       ),
       cost,
     ),
   );
   const seeds = [...new Set(both[0].map((p) => p.seed))].filter((seed) => known(seed) && both[1].some((p) => p.seed === seed));
   if (!seeds.length) return null;
-  const [a, b] = both.map((points) => curves(points, /** @type {number[]} */ (seeds), cost));
+  const [a, b] = both.map((points) => curves(points, /** @type {number[]} */ (seeds), cost, test));
   return {
     difference: overSeeds(a.map((curve, i) => accuracyDifference(curve, b[i]))),
     ratio: overSeeds(
@@ -100,19 +102,20 @@ function ofOneKind(points, cost) {
 }
 
 /**
- * Per seed, cost and accuracy of what was asked for at all of the seeds.
+ * Per seed, cost and quality of what was asked for at all of the seeds.
  * @param {Point[]} points
  * @param {number[]} seeds
  * @param {Metric} cost
+ * @param {string} test the column of the quality
  * @returns {Pair[][]}
  */
-function curves(points, seeds, cost) {
+function curves(points, seeds, cost, test) {
   const groups = seeds.map((seed) => points.filter((p) => p.seed === seed));
   const asked = groups.map((group) => new Set(group.map(askedKey)));
   return groups.map((group) =>
     group
       .filter((p) => asked.every((one) => one.has(askedKey(p))))
-      .map((p) => [/** @type {number} */ (cost.of(p)), /** @type {number} */ (p.test_top1)]),
+      .map((p) => [/** @type {number} */ (cost.of(p)), /** @type {number} */ (valueOf(p, test))]),
   );
 }
 

@@ -5,7 +5,7 @@ import { axisScale } from "./axes.js";
 import { byId, el } from "./dom.js";
 import { count } from "./format.js";
 import { frontLayout } from "./layout.js";
-import { askedOf, isTrained, trainedOf } from "./metrics.js";
+import { askedOf, isTrained, testMeasure, trainedOf } from "./metrics.js";
 import { theme } from "./styles.js";
 import { answerTrace, frontTraces, ring } from "./traces.js";
 import { plotly } from "./plotly.js";
@@ -84,7 +84,12 @@ export function frontCaption(view) {
   if (view.groups.some((g) => g.members.length > 1))
     said.push("Large markers are means over seeds with their standard error, small ones single seeds.");
   const runs = new Set(view.groups.map((g) => g.run)).size;
-  if (view.y.key === "test_top1" && runs > 1 && runs <= 3) said.push("Dotted lines are the untouched dense models.");
+  if (view.unplaced)
+    said.push(
+      `${count(view.unplaced, "model")} without any error ${view.unplaced === 1 ? "has" : "have"} no place on a logarithmic axis.`,
+    );
+  if (testMeasure(page, view.y)?.untouched === null && runs > 1 && runs <= 3)
+    said.push("Dotted lines are the untouched dense models.");
   if (view.knee) said.push(`Knee: ${view.knee.method} at ${askedOf(view.knee)}.`);
   said.push("MACs are multiply-accumulates per image; papers on vision transformers call them FLOPs.");
   if (page.points.length) said.push("Click a point, or use the arrow keys, to open it.");

@@ -1,7 +1,7 @@
 // @ts-check
 // Numbers as text.
 
-/** @import { Column } from "./types.js" */
+/** @import { Column, Measure } from "./types.js" */
 
 export const DASH = "–"; // what is not known
 
@@ -76,8 +76,12 @@ export const signed = (value, digits = 2) => (known(value) ? (value > 0 ? "+" : 
  */
 export const percent = (value, digits = 2) => (known(value) ? `${fixed(value, digits)} %` : DASH);
 
-/** @param {number | null | undefined} value a difference of two percentages */
-export const percentPoints = (value) => (known(value) ? `${signed(value)} points` : DASH);
+/**
+ * A difference of two values of what models are judged by: "+0.40 points", "-0.0021".
+ * @param {Pick<Measure, "decimals" | "points">} measure
+ * @param {number | null | undefined} value
+ */
+export const difference = ({ decimals, points }, value) => (known(value) ? `${signed(value, decimals)}${points}` : DASH);
 
 /**
  * A part of a whole in whole percent.
@@ -96,8 +100,18 @@ export const count = (number, noun) => `${number.toLocaleString("en")} ${noun}${
  * A mean, and its standard error where it has one.
  * @param {number | null | undefined} mean
  * @param {number | null | undefined} se
+ * @param {number} [digits] after the point
  */
-export const withSpread = (mean, se) => (known(se) ? `${fixed(mean)} ± ${fixed(se)}` : fixed(mean));
+export const withSpread = (mean, se, digits = 2) =>
+  known(se) ? `${fixed(mean, digits)} ± ${fixed(se, digits)}` : fixed(mean, digits);
+
+/**
+ * A mean of what models are judged by, with its standard error and its unit.
+ * @param {Pick<Measure, "unit" | "decimals">} measure
+ * @param {number | null | undefined} mean
+ * @param {number | null | undefined} se
+ */
+export const showSpread = ({ unit, decimals }, mean, se) => withSpread(mean, se, decimals) + (unit && ` ${unit}`);
 
 /** @param {number | null | undefined} seconds */
 export function duration(seconds) {

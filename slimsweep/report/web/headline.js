@@ -2,8 +2,8 @@
 
 import { actions } from "./actions.js";
 import { byId, el } from "./dom.js";
-import { known, percent, percentPoints, share, show, withSpread } from "./format.js";
-import { askedOf, costName, isDense, isTrained, judged, placedGroups, trainedOf } from "./metrics.js";
+import { capital, difference, known, share, show, showSpread } from "./format.js";
+import { askedOf, costName, isDense, isTrained, judged, measureOf, placedGroups, trainedOf } from "./metrics.js";
 
 /** @import { View } from "./types.js" */
 
@@ -14,13 +14,14 @@ export function drawHeadline(view) {
   node.hidden = page.runs.length > 1 || !view.groups.length;
   if (node.hidden) return undefined;
   const run = 0;
+  const measure = measureOf(page, run);
   const dense = view.dense[run];
   // Sizes are in the cost that is the axis, or in MACs where something else is, such as a time.
   const isCost = view.shown.some((p) => known(p[`${view.x.key}_dense`]));
   const bySize = isCost ? view.x : (view.metrics.x.find((m) => m.key === "macs") ?? view.x);
   const sizeOf = (p) => show(bySize, p[bySize.key]);
   const shareOf = (p) => `${share(p[bySize.key], p[`${bySize.key}_dense`])} of ${costName(bySize.key)}`;
-  const byTest = view.metrics.y.find((m) => m.key === "test_top1") ?? view.y;
+  const byTest = view.metrics.y.find((m) => m.key === measure.test) ?? view.y;
   const groups = trainedOf(page, placedGroups(page, new Set(view.shown), bySize, byTest));
   if (!groups.length) return node.replaceChildren();
   const stat = (term, value, note, point) => {
@@ -30,35 +31,40 @@ export function drawHeadline(view) {
   const stats = [];
   if (dense.group) {
     const { mean, se, best } = dense.group;
-    const note = `test top-1 at ${sizeOf(best)}`;
+    const note = `test ${measure.title} at ${sizeOf(best)}`;
     stats.push(
       stat(
         isTrained(page, best) ? "Dense, retrained" : "Dense, untouched",
-        `${withSpread(mean.test_top1, se.test_top1)} %`,
+        showSpread(measure, mean[measure.test], se[measure.test]),
         note,
         best,
       ),
     );
-  } else if (known(dense.top1)) stats.push(stat("Dense, untouched", percent(dense.top1), "test top-1"));
+  } else if (known(dense.test)) stats.push(stat("Dense, untouched", show(measure, dense.test), `test ${measure.title}`));
   // Chosen by validation, reported on the test split.
-  const near = (group) => !isDense(group) && judged(group.mean) >= dense.val - 1;
+  const near = (group) => !isDense(group) && judged(measure, group.mean) >= dense.val - measure.point;
   const close = known(dense.val) ? groups.filter(near) : [];
   if (close.length) {
     const least = close.reduce((a, b) => (b.x < a.x ? b : a));
     stats.push(
       stat(
-        "Smallest within 1 point",
+        `Smallest within ${measure.points ? "1 point" : `${measure.point} of dense`}`,
         shareOf(least.best),
-        `by validation; test ${percentPoints(least.y - dense.top1)}`,
+        `by validation; test ${difference(measure, least.y - dense.test)}`,
         least.best,
       ),
     );
   }
   if (view.knee)
     stats.push(stat("Knee", shareOf(view.knee.best), `${view.y.label} ${show(view.y, view.knee.y)}`, view.knee.best));
-  const top = groups.reduce((a, b) => (judged(b.mean) > judged(a.mean) ? b : a));
+  const top = groups.reduce((a, b) => (judged(measure, b.mean) > judged(measure, a.mean) ? b : a));
   stats.push(
-    stat("Most accurate", `${withSpread(top.y, top.yse)} %`, `test top-1, ${top.method} at ${askedOf(top)}`, top.best),
+    stat(
+      capital(measure.highest),
+      showSpread(measure, top.y, top.yse),
+      `test ${measure.title}, ${top.method} at ${askedOf(top)}`,
+      top.best,
+    ),
   );
   return node.replaceChildren(...stats);
 }

@@ -2,7 +2,8 @@
 
 import { freePlace, logTicks, rangeOf } from "./axes.js";
 import { byId } from "./dom.js";
-import { known, percent, plain } from "./format.js";
+import { known, plain, show } from "./format.js";
+import { measureOf, testMeasure } from "./metrics.js";
 import { state } from "./state.js";
 import { colourBy, runStyle, touch } from "./styles.js";
 
@@ -14,8 +15,10 @@ function guides(view, sx, sy, colours) {
   const [shapes, annotations] = [[], []];
   for (const condition of view.answer?.conditions || []) {
     const onX = view.x.name === condition.kind && view.x.setting === condition.setting;
-    const onY =
-      (condition.kind === "top1" && /_top1$/.test(view.y.key)) || (condition.kind === "top5" && view.y.key === "test_top5");
+    const measure = view.page.measures[condition.kind];
+    const asked = measure ? [measure.val, measure.test] : [condition.kind === "top5" ? "test_top5" : condition.kind];
+    const onY = asked.includes(view.y.error ? view.y.error.of : view.y.key);
+    const level = view.y.error ? view.y.error.best - condition.value : condition.value;
     const line = { color: colours.fit, width: 1.5, dash: "dash" };
     if (onX) {
       const at = condition.value / sx.size;
@@ -33,12 +36,12 @@ function guides(view, sx, sy, colours) {
         bgcolor: colours.back,
       });
     } else if (onY) {
-      shapes.push({ type: "line", xref: "paper", yref: "y", x0: 0, x1: 1, y0: condition.value, y1: condition.value, line });
+      shapes.push({ type: "line", xref: "paper", yref: "y", x0: 0, x1: 1, y0: level, y1: level, line });
       annotations.push({
         xref: "paper",
         yref: "y",
         x: 1,
-        y: view.logy ? Math.log10(condition.value) : condition.value,
+        y: view.logy ? Math.log10(level) : level,
         xanchor: "right",
         yanchor: condition.most ? "top" : "bottom",
         text: plain(condition.text),
@@ -67,7 +70,7 @@ export function frontLayout(view, colours, sx, sy) {
   const runs = [...new Set(view.groups.map((g) => g.run))].filter((r) => known(view.page.runs[r].untouched));
   /** @type {{ value: any, color: string, text: string } | null} */
   let untouchedLabel = null;
-  if (view.y.key === "test_top1" && runs.length <= 3) {
+  if (testMeasure(view.page, view.y)?.untouched === null && runs.length <= 3) {
     for (const r of runs) {
       const value = view.page.runs[r].untouched;
       const color = colourBy(view.page) === "run" ? runStyle(view.page, r).colour : colours.muted;
@@ -83,7 +86,8 @@ export function frontLayout(view, colours, sx, sy) {
         line: { color, width: 1.25, dash: "dot" },
         layer: "below",
       });
-      if (runs.length === 1) untouchedLabel = { value, color, text: `dense, untouched: ${percent(value)}` };
+      if (runs.length === 1)
+        untouchedLabel = { value, color, text: `dense, untouched: ${show(measureOf(view.page, r), value)}` };
     }
   }
   if (view.knee) {
@@ -157,7 +161,8 @@ export function frontLayout(view, colours, sx, sy) {
   };
   const title = (text) => ({ text, font: { color: colours.ink, size: 13 }, standoff: 8 });
   // A unit may say all that the label says: "thousand parameters".
-  const titleOf = (metric, scale) => (metric.unit === metric.label ? scale.unit : `${plain(metric.label)}, ${scale.unit}`);
+  const titleOf = (metric, scale) =>
+    metric.unit === metric.label ? scale.unit : [plain(metric.label), scale.unit].filter(Boolean).join(", ");
   const sense = view.y.more ? "" : ", less is better";
   return {
     height,

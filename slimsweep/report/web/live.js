@@ -1,7 +1,8 @@
 // How far runs are: progress, what failed, and loading the page again while a driver goes on.
 
 import { byId, el, find } from "./dom.js";
-import { capital, count, known, percent } from "./format.js";
+import { capital, count, known, show } from "./format.js";
+import { measureOf } from "./metrics.js";
 
 /** @import { Page } from "./types.js" */
 
@@ -9,7 +10,7 @@ import { capital, count, known, percent } from "./format.js";
 export function drawLive(page) {
   const live = byId("live");
   live.replaceChildren();
-  for (const run of page.runs) {
+  for (const [r, run] of page.runs.entries()) {
     const s = run.progress;
     if (!s || (s.finished && page.runs.length > 1 && !s.failed)) continue;
     const box = el("div", { class: "progress-box" });
@@ -29,14 +30,16 @@ export function drawLive(page) {
       box.append(progress, line);
     }
     if (!s.finished && s.under_way.length)
-      box.append(el("p", { class: "muted small" }, s.under_way.map(partSentence).join(" · ")));
+      box.append(
+        el("p", { class: "muted small" }, s.under_way.map((part) => partSentence(part, measureOf(page, r))).join(" · ")),
+      );
     if (box.childNodes.length) live.append(box);
   }
 }
 
-function partSentence({ name, state, epochs, epochs_total: total, val_top1: top1 }) {
+function partSentence({ name, state, epochs, epochs_total: total, val }, measure) {
   const at = state === "waiting" ? "waiting" : `epoch ${epochs} of ${total}`;
-  return `${name}: ${at}${known(top1) ? `, validation top-1 ${percent(top1)}` : ""}`;
+  return `${name}: ${at}${known(val) ? `, validation ${measure.title} ${show(measure, val)}` : ""}`;
 }
 
 // Links inside the page: the address holds the choices, so it must not become a place.

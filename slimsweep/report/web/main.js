@@ -10,7 +10,7 @@ import { kneeOf, paretoFront } from "./front.js";
 import { drawHeadline } from "./headline.js";
 import { drawFailed, drawLive, drawWritten, jump, refreshLater } from "./live.js";
 import { drawMethods } from "./methods.js";
-import { columnMetric, defaultCost, denseOf, metricOr, metricsOf, placedGroups, trainedOf } from "./metrics.js";
+import { columnMetric, defaultCost, defaultQuality, denseOf, metricOr, metricsOf, placedGroups, trainedOf } from "./metrics.js";
 import { drawPoint } from "./point.js";
 import { answerQuestion } from "./question.js";
 import { drawSearch } from "./search.js";
@@ -38,8 +38,13 @@ function computeView() {
     y: columnMetric(page.columns.find((c) => c.axis === "y")),
   };
   const x = metricOr(metrics.x, state.x, defaultCost(shown)) ?? none.x;
-  const y = metricOr(metrics.y, state.y, "test_top1") ?? none.y;
-  const groups = placedGroups(page, new Set(shown), x, y);
+  const y = metricOr(metrics.y, state.y, defaultQuality(page, shown)) ?? none.y;
+  const placed = placedGroups(page, new Set(shown), x, y);
+  // An error is shown on a logarithmic axis, where none at all has no place.
+  const loggable = placed.filter((g) => g.y > 0);
+  const log = state.yscale ? state.yscale === "log" : Boolean(y.error);
+  const logy = log && loggable.length > 0 && (Boolean(y.error) || loggable.length === placed.length);
+  const groups = logy ? loggable : placed;
   // One front for each data set: accuracies on different ones do not compare.
   const fronts = page.datasets
     .map((_, d) =>
@@ -72,7 +77,8 @@ function computeView() {
     runs: page.runs.map((_, r) => r).filter((r) => inData(page, r)),
     dense: page.runs.map((_, r) => denseOf(page, r)),
     logx: state.xscale ? state.xscale === "log" : wide,
-    logy: state.yscale === "log" && groups.every((g) => g.y > 0),
+    logy,
+    unplaced: placed.length - groups.length,
     mixed: state.data === "all" && page.datasets.length > 1,
   };
   next.answer = answerQuestion(next, state.question);

@@ -3,8 +3,8 @@
 import { actions } from "./actions.js";
 import { compareMethods } from "./comparison.js";
 import { byId, el, svg } from "./dom.js";
-import { capital, count, DASH, fixed, known, scaled, show, signed, withSpread } from "./format.js";
-import { columnMetric } from "./metrics.js";
+import { capital, count, DASH, difference, fixed, known, scaled, show, showSpread } from "./format.js";
+import { columnMetric, measureOf } from "./metrics.js";
 import { state } from "./state.js";
 import { markerIcon, seriesStyle } from "./styles.js";
 
@@ -38,16 +38,18 @@ export function drawMethods(view) {
   const cost = costOf(view);
   const names = new Set(sets.map(({ reference }) => reference.method));
   const reference = names.size === 1 ? [...names][0] : "the reference";
-  const measure = (name, text) => el("li", {}, el("strong", {}, name), `: ${text}`);
+  const item = (name, text) => el("li", {}, el("strong", {}, name), `: ${text}`);
+  // Data sets of runs that are judged otherwise than the first are told apart in their own rows.
+  const { word, points } = measureOf(page, rows[0].r);
   const equal = compared
     ? [
-        measure(
+        item(
           `At equal ${cost.title}`,
-          `by how many points of test accuracy ${reference} is ahead (+) of the row's method, or behind (\u2212), at the same ${cost.title}: the mean over the range below the number, which both cover.`,
+          `by how ${points ? `many points of test ${word}` : `much test ${word}`} ${reference} is ahead (+) of the row's method, or behind (\u2212), at the same ${cost.title}: the mean over the range below the number, which both cover.`,
         ),
-        measure(
-          `${capital(cost.title)} for the same accuracy`,
-          `0.80× means that ${reference} reaches the same accuracy as the row's method with 80 % of its ${cost.title}, on average over the range below the number; ${DASH} where they reach no common accuracy.`,
+        item(
+          `${capital(cost.title)} for the same ${word}`,
+          `0.80× means that ${reference} reaches the same ${word} as the row's method with 80 % of its ${cost.title}, on average over the range below the number; ${DASH} where they reach no common ${word}.`,
         ),
       ]
     : [];
@@ -56,9 +58,9 @@ export function drawMethods(view) {
     el(
       "ul",
       { class: "caption" },
-      measure(
+      item(
         "Hypervolume",
-        "average over all MACs limits of the best test accuracy available under that limit, up to the MACs of the data set's largest dense model (0 where no model is small enough). MACs that a budget allows and a model does not use count as a gain, so it compares methods only where all use up the same budgets.",
+        `average over all MACs limits of the best test ${word} available under that limit, up to the MACs of the data set's largest dense model (0 where no model is small enough). MACs that a budget allows and a model does not use count as a gain, so it compares methods only where all use up the same budgets.`,
       ),
       ...equal,
     ),
@@ -75,7 +77,7 @@ export function drawMethods(view) {
     "Method",
     "Hypervolume",
     "",
-    ...(compared ? [`At equal ${cost.title}`, `${capital(cost.title)} for the same accuracy`] : []),
+    ...(compared ? [`At equal ${cost.title}`, `${capital(cost.title)} for the same ${word}`] : []),
     "Budgets",
     "Seeds",
   ];
@@ -111,7 +113,7 @@ export function drawMethods(view) {
           {},
           ...(several ? [el("td", { class: "text" }, row.run.name), el("td", { class: "text" }, row.run.model)] : []),
           el("td", { class: "text" }, markerIcon(page, row.method, colour), " ", row.method),
-          el("td", {}, `${withSpread(row.mean, row.se)} %`),
+          el("td", {}, showSpread(measureOf(page, row.r), row.mean, row.se)),
           el("td", { class: "gauge" }, here.length > 1 ? interval(row, low, high, colour) : null),
           ...(compared ? comparedCells(page, first, row, cost) : []),
           el("td", {}, String(row.budgets)),
@@ -175,19 +177,20 @@ function comparedCells(page, reference, row, cost) {
   if (row === reference) return [el("td"), el("td")];
   const found = compareMethods(page, { run: reference.r, method: reference.method }, { run: row.r, method: row.method }, cost);
   if (!found) return [el("td", {}, DASH), el("td", {}, DASH)];
-  const { difference, ratio } = found;
-  const spread = (/** @type {OverSeeds} */ one) => (known(one.se) ? ` ± ${fixed(one.se)}` : "");
+  const { difference: gap, ratio } = found;
+  const measure = measureOf(page, reference.r);
+  const spread = (/** @type {OverSeeds} */ one, digits = 2) => (known(one.se) ? ` ± ${fixed(one.se, digits)}` : "");
   const range = (/** @type {OverSeeds} */ one, /** @type {(value: number | null) => string} */ text) => {
-    const seeds = one.seeds < Math.max(difference.seeds, ratio.seeds) ? `, ${count(one.seeds, "seed")}` : "";
+    const seeds = one.seeds < Math.max(gap.seeds, ratio.seeds) ? `, ${count(one.seeds, "seed")}` : "";
     return el("small", {}, `${rangeText(text(one.low), text(one.high))}${seeds}`);
   };
   return [
-    known(difference.mean)
+    known(gap.mean)
       ? el(
           "td",
           {},
-          `${signed(difference.mean)}${spread(difference)} points`,
-          range(difference, (v) => show(cost, v)),
+          `${difference({ ...measure, points: "" }, gap.mean)}${spread(gap, measure.decimals)}${measure.points}`,
+          range(gap, (v) => show(cost, v)),
         )
       : el("td", {}, DASH),
     known(ratio.mean)
@@ -195,7 +198,7 @@ function comparedCells(page, reference, row, cost) {
           "td",
           {},
           `${fixed(ratio.mean)}${spread(ratio)}×`,
-          range(ratio, (v) => `${fixed(v, 1)} %`),
+          range(ratio, (v) => show({ ...measure, decimals: measure.decimals - 1 }, v)),
         )
       : el("td", {}, DASH),
   ];

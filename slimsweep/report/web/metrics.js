@@ -4,7 +4,23 @@
 import { known, share } from "./format.js";
 import { paretoFront } from "./front.js";
 
-/** @import { Column, Dense, Metric, Page, Placed, Point, View } from "./types.js" */
+/** @import { Column, Dense, ErrorColumn, Group, Measure, Metric, Page, Placed, Point, View } from "./types.js" */
+
+/**
+ * What the models of a run are judged by.
+ * @param {Page} page
+ * @param {number} run
+ * @returns {Measure}
+ */
+export const measureOf = (page, run) => page.measures[page.runs[run].measure];
+
+/**
+ * The value of a point, or of a group's means, in a column whose name is data.
+ * @param {Point | Record<string, number | null>} numbers
+ * @param {string} name
+ * @returns {number | null | undefined}
+ */
+export const valueOf = (numbers, name) => /** @type {any} */ (numbers)[name];
 
 /**
  * The metrics of each axis; those that no point has are left out.
@@ -14,6 +30,7 @@ import { paretoFront } from "./front.js";
 export function metricsOf(page) {
   const all = [
     ...page.columns.map((column) => columnMetric(column)),
+    ...page.errors.map((column) => errorMetric(column)),
     ...page.settings.flatMap((_, s) => timedMetrics(page, s)),
   ];
   const has = (/** @type {Metric} */ m) => page.points.some((p) => known(m.of(p)));
@@ -32,6 +49,19 @@ export const columnMetric = (column) => ({
   key: column.name,
   label: column.title,
   of: (point) => /** @type {any} */ (point)[column.name],
+});
+
+/**
+ * @param {ErrorColumn} column
+ * @returns {Metric}
+ */
+const errorMetric = (column) => ({
+  ...columnMetric(column),
+  error: column,
+  of: (point) => {
+    const value = valueOf(point, column.of);
+    return known(value) ? column.best - value : null;
+  },
 });
 
 /**
@@ -111,9 +141,27 @@ export const placedGroups = (page, shown, x, y) =>
 
 /**
  * What choices are made by: validation, so that the test split stays a test; test only where nothing else is known.
- * @param {{ val_top1?: number | null, test_top1?: number | null }} numbers of a point, or a group's means
+ * @param {Pick<Measure, "val" | "test">} measure
+ * @param {Point | Record<string, number | null>} numbers of a point, or a group's means
  */
-export const judged = ({ val_top1, test_top1 }) => (known(val_top1) ? val_top1 : known(test_top1) ? test_top1 : -Infinity);
+export function judged({ val, test }, numbers) {
+  const [own, other] = [valueOf(numbers, val), valueOf(numbers, test)];
+  return known(own) ? own : known(other) ? other : -Infinity;
+}
+
+/**
+ * The measure on test of a run's first point shown, which suits the y axis.
+ * @param {Page} page
+ * @param {Point[]} shown
+ */
+export const defaultQuality = (page, shown) => measureOf(page, shown[0]?.run ?? 0).test;
+
+/**
+ * The measure that an axis shows on test; null for any other axis.
+ * @param {Page} page
+ * @param {Metric} y
+ */
+export const testMeasure = (page, y) => Object.values(page.measures).find((m) => m.test === y.key) ?? null;
 
 /**
  * Whether a group's or point's model was trained after its cut. One that was not is on no front with those that were.
@@ -147,12 +195,14 @@ export const isDense = ({ method }) => method === "dense" || method.startsWith("
  * @returns {Dense}
  */
 export function denseOf(page, run) {
-  const group = page.groups.find((g) => g.run === run && g.method === "dense" && known(g.mean.test_top1)) ?? null;
-  if (group) return { top1: group.mean.test_top1, val: group.mean.val_top1, what: "retrained dense", group };
+  const { val, test, untouched: defined } = measureOf(page, run);
+  const numbers = (/** @type {Group} */ of) => ({ test: of.mean[test], val: of.mean[val] });
+  const group = page.groups.find((g) => g.run === run && g.method === "dense" && known(g.mean[test])) ?? null;
+  if (group) return { ...numbers(group), what: "retrained dense", group };
   const { untouched } = page.runs[run];
   const before = page.groups.find((g) => g.run === run && isDense(g) && !isTrained(page, g)) ?? null;
-  if (before) return { top1: before.mean.test_top1, val: before.mean.val_top1, what: "untouched dense", group: before };
-  return { top1: untouched, val: null, what: known(untouched) ? "untouched dense" : "dense", group: null };
+  if (before) return { ...numbers(before), what: "untouched dense", group: before };
+  return { test: untouched, val: defined, what: known(untouched) ? "untouched dense" : "dense", group: null };
 }
 
 /**

@@ -2,9 +2,9 @@
 
 import { actions } from "./actions.js";
 import { byId, copyButton, el } from "./dom.js";
-import { bare, capital, count, known, percent, percentPoints, share, show, signed, significant, withSpread } from "./format.js";
+import { bare, capital, count, difference, known, share, show, signed, significant, withSpread } from "./format.js";
 import { differenceTable, keptCard, tokenCard } from "./layers.js";
-import { askedOf, budgetOf, groupOf, isDense, isTrained, neighbourOf, sharesOf } from "./metrics.js";
+import { askedOf, budgetOf, groupOf, isDense, isTrained, measureOf, neighbourOf, sharesOf } from "./metrics.js";
 import { plotly } from "./plotly.js";
 import { drawPanels } from "./panels.js";
 import { state, writeState } from "./state.js";
@@ -105,11 +105,13 @@ function pointFacts(view, p, group) {
   const { page } = view;
   const dense = view.dense[p.run];
   const seeds = group ? group.members.length : 1;
+  const measure = measureOf(page, p.run);
+  const { test, val, cut, decimals } = measure;
   const notes = {
     macs: `${share(p.macs, p.macs_dense)} of dense`,
     params: `${share(p.params, p.params_dense)} of dense`,
-    test_top1: seeds > 1 ? `${withSpread(group.mean.test_top1, group.se.test_top1)} over ${seeds} seeds` : "",
-    val_top1: known(p.val_top1_cut) ? `${percent(p.val_top1_cut)} right after the cut` : "",
+    [test]: seeds > 1 ? `${withSpread(group.mean[test], group.se[test], decimals)} over ${seeds} seeds` : "",
+    [val]: known(p[cut]) ? `${show(measure, p[cut])} right after the cut` : "",
     train_seconds: [
       isTrained(page, p) ? null : "not trained after the cut",
       isTrained(page, p) && known(p.epochs) ? count(p.epochs, "epoch") : "",
@@ -124,8 +126,8 @@ function pointFacts(view, p, group) {
     if (!known(p[column.name])) continue;
     const text = column.unit === "parameters" ? bare(column, p[column.name]) : show(column, p[column.name]);
     fact(capital(column.title), text, notes[column.name]);
-    if (column.name === "test_top1" && known(dense.top1) && !isDense(p))
-      fact("Against dense", percentPoints(p.test_top1 - dense.top1), dense.what);
+    if (column.name === test && known(dense.test) && !isDense(p))
+      fact("Against dense", difference(measure, p[test] - dense.test), dense.what);
   }
   for (const [s, numbers] of Object.entries(p.bench)) {
     for (const [c, column] of page.timings.entries()) {
@@ -139,7 +141,7 @@ function pointFacts(view, p, group) {
 }
 
 /**
- * What the open point is compared with: its name, structure, MACs and test top-1; null where there is nothing.
+ * What the open point is compared with: its name, structure, MACs and measure on test; null where there is nothing.
  * @param {View} view
  */
 function comparedWith(view, p) {
@@ -156,7 +158,7 @@ function comparedWith(view, p) {
       tokens: shape.tokens,
       last: null,
     };
-    return { name: "the dense model", structure, macs: p.macs_dense, top1: view.dense[p.run].top1 };
+    return { name: "the dense model", structure, macs: p.macs_dense, test: view.dense[p.run].test };
   }
   const group = neighbourOf(view, p, state.compare === "larger" ? 1 : -1);
   if (!group || !group.best.layers) return null;
@@ -164,7 +166,7 @@ function comparedWith(view, p) {
     name: `${group.method} at ${askedOf(group)}`,
     structure: group.best.layers,
     macs: group.best.macs,
-    top1: group.mean.test_top1,
+    test: group.mean[measureOf(page, p.run).test],
     point: group.best,
   };
 }
@@ -196,8 +198,9 @@ function differenceCard(view, p, other) {
   }
   const said = [];
   if (known(other.macs)) said.push(`${signed((100 * (other.macs - p.macs)) / p.macs_dense, 1)} % of dense MACs`);
-  const own = groupOf(view, p)?.mean.test_top1 ?? p.test_top1;
-  if (known(other.top1) && known(own)) said.push(`${percentPoints(other.top1 - own)} of test top-1`);
+  const measure = measureOf(view.page, p.run);
+  const own = groupOf(view, p)?.mean[measure.test] ?? p[measure.test];
+  if (known(other.test) && known(own)) said.push(`${difference(measure, other.test - own)} of test ${measure.title}`);
   const go = other.point
     ? el("button", { type: "button", class: "link", onclick: () => actions.choose(other.point) }, other.name)
     : other.name;
@@ -239,6 +242,9 @@ function drawTraining(view, p, group) {
   if (!plotly()) return;
   const colours = theme();
   const colour = seriesStyle(view.page, p.run, p.method).colour;
+  const measure = measureOf(view.page, p.run);
+  const unit = measure.unit && ` ${measure.unit}`;
+  const title = [`validation ${measure.title}`, measure.unit].filter(Boolean).join(", ");
   const traces = [];
   for (const m of [...members].sort((a, b) => Number(a === p) - Number(b === p))) {
     const own = m === p;
@@ -250,13 +256,17 @@ function drawTraining(view, p, group) {
       opacity: own ? 1 : 0.35,
       name: `seed ${m.seed}`,
     };
-    traces.push({ ...common, y: m.curve.val, hovertemplate: `seed ${m.seed}, epoch %{x}: %{y:.2f} %<extra></extra>` });
+    traces.push({
+      ...common,
+      y: m.curve.val,
+      hovertemplate: `seed ${m.seed}, epoch %{x}: %{y:.${measure.decimals}f}${unit}<extra></extra>`,
+    });
     traces.push({
       ...common,
       y: m.curve.loss,
       xaxis: "x2",
       yaxis: "y2",
-      hovertemplate: `seed ${m.seed}, epoch %{x}: %{y:.4f} nats<extra></extra>`,
+      hovertemplate: `seed ${m.seed}, epoch %{x}: %{y:.4f}${measure.unit === "%" ? " nats" : ""}<extra></extra>`,
     });
   }
   const level = view.dense[p.run].val;
@@ -278,13 +288,16 @@ function drawTraining(view, p, group) {
   drawPanels(
     "training-figure",
     traces,
-    [compare ? "validation top-1, % (dots: dense)" : "validation top-1, %", "training loss, nats"],
+    [compare ? `${title} (dots: dense)` : title, lossTitle(measure)],
     node.clientWidth < 560,
     colours,
     "epoch",
     { shapes },
   );
 }
+
+// Without labels there is no cross entropy, whose unit is the nat.
+const lossTitle = (measure) => (measure.unit === "%" ? "training loss, nats" : "training loss");
 
 /** @param {Page} page */
 function loadCard(page, p) {

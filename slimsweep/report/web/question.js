@@ -1,13 +1,24 @@
 // The question box: "at most 1.2 GMACs and at least 80 %" to conditions, and conditions to a model.
 
 import { fixed, known, percent, scaled, significant } from "./format.js";
-import { judged, trainedOf } from "./metrics.js";
+import { judged, measureOf, trainedOf, valueOf } from "./metrics.js";
 
 /** @import { Answer, Condition, Point, View } from "./types.js" */
 
-/** @typedef {(point: Point) => number | null} Reader */
+/** @typedef {(point: Point) => number | null | undefined} Reader */
+
+/**
+ * Of each measure, by its name: a question that suits it, and how its least value is asked for.
+ * @type {Record<string, { example: string, least: string }>}
+ */
+export const EXAMPLES = {
+  top1: { example: "within 1 point of dense", least: "at least 80 %" },
+  r2: { example: "at least 0.95 R2", least: "at least 0.95 R2" },
+};
+const QUALITIES = new Set(["top1", "r2", "top5", "drop", "val_knn_top1", "val_probe_top1"]); // kinds that are no cost
 
 const AT_MOST = /^(?:at most|no more than|not more than|less than|fewer than|under|below|up to|within|max(?:imum)?|<=|≤|<)\s*/i;
+const R2 = /^(?:an? )?r[2²](?: of)?\s+(?=.)/i; // before its number
 const AT_LEAST = /^(?:at least|no less than|not less than|more than|over|above|from|min(?:imum)?|>=|≥|>)\s*/i;
 /** @type {Record<string, number>} */
 const SIZES = { "": 1, k: 1e3, m: 1e6, g: 1e9, b: 1e9, t: 1e12 };
@@ -28,6 +39,19 @@ const UNITS = [
     pattern: /^(?:%|percent) (?:of )?(?:the )?(?:params?|parameters|weights)$/i,
     kind: "share_params",
     most: true,
+    size: () => 1,
+  },
+  { pattern: /^r[2²]$/i, kind: "r2", most: false, size: () => 1 },
+  {
+    pattern: /^(?:%|percent|pct) ?(?:val(?:idation)? ?)?k-?nn(?: (?:top-?1|accuracy))?$/i,
+    kind: "val_knn_top1",
+    most: false,
+    size: () => 1,
+  },
+  {
+    pattern: /^(?:%|percent|pct) ?(?:val(?:idation)? ?)?(?:linear )?prob(?:e|ing)(?: (?:top-?1|accuracy))?$/i,
+    kind: "val_probe_top1",
+    most: false,
     size: () => 1,
   },
   { pattern: /^(?:%|percent|pct) ?(?:test )?(?:top-?5)$/i, kind: "top5", most: false, size: () => 1 },
@@ -75,11 +99,14 @@ export function parseQuestion(text) {
   /** @type {Condition[]} */
   const conditions = [];
   for (const clause of clauses) {
-    let rest = clause.trim();
+    let rest = clause.trim().replace(R2, "");
+    let named = rest !== clause.trim(); // "R2 at least 0.95"
     /** @type {boolean | null} */
     let most = null;
     if (AT_MOST.test(rest)) [most, rest] = [true, rest.replace(AT_MOST, "")];
     else if (AT_LEAST.test(rest)) [most, rest] = [false, rest.replace(AT_LEAST, "")];
+    if (R2.test(rest)) [named, rest] = [true, rest.replace(R2, "")]; // "at least an R2 of 0.95"
+    if (named) rest += " R2";
     const number = rest.match(/^(\d+(?:\.\d*)?|\.\d+)\s*(.*)$/);
     const unit = number && UNITS.find((u) => u.pattern.test(number[2].trim()));
     if (!number || !unit || (unit.kind === "macs" && !number[2].trim())) {
@@ -108,13 +135,19 @@ export function parseQuestion(text) {
 function measuredBy(view, condition) {
   switch (condition.kind) {
     case "top1":
-      return (p) => (judged(p) === -Infinity ? null : judged(p));
+    case "r2":
+      return (p) => {
+        const measure = measureOf(view.page, p.run);
+        const value = measure.name === condition.kind ? judged(measure, p) : -Infinity;
+        return value === -Infinity ? null : value;
+      };
     case "top5":
       return (p) => p.test_top5;
     case "drop": // by validation, against the retrained dense model's
       return (p) => {
-        const dense = view.dense[p.run].val;
-        return known(dense) && known(p.val_top1) ? dense - p.val_top1 : null;
+        const measure = measureOf(view.page, p.run);
+        const [dense, own] = [view.dense[p.run].val, valueOf(p, measure.val)];
+        return known(dense) && known(own) ? (dense - own) / measure.point : null;
       };
     case "share":
       return (p) => (p.macs_dense ? (100 * p.macs) / p.macs_dense : null);
@@ -152,7 +185,9 @@ export function answerQuestion(view, text) {
       const missing =
         condition.kind === "latency_p50_ms" || condition.kind === "images_per_second"
           ? "no point has been timed yet: run slimsweep bench"
-          : "no point has that number";
+          : condition.kind in EXAMPLES
+            ? judgedOtherwise(view, candidates)
+            : "no point has that number";
       return { problem: `\u201c${condition.text}\u201d cannot be answered: ${missing}` };
     }
   }
@@ -162,8 +197,9 @@ export function answerQuestion(view, text) {
   };
   const fits = candidates.filter((p) => conditions.every((_, i) => meets(p, i)));
   // A limit on cost asks for the best model, one on quality alone for the cheapest.
-  const limited = conditions.some((c) => !["top1", "top5", "drop"].includes(c.kind));
-  const best = (/** @type {Point} */ a, /** @type {Point} */ b) => judged(b) - judged(a) || 0; // both -Infinity: NaN
+  const limited = conditions.some((c) => !QUALITIES.has(c.kind));
+  const quality = (/** @type {Point} */ p) => judged(measureOf(view.page, p.run), p);
+  const best = (/** @type {Point} */ a, /** @type {Point} */ b) => quality(b) - quality(a) || 0; // both -Infinity: NaN
   const cheapest = (/** @type {Point} */ a, /** @type {Point} */ b) => a.macs - b.macs;
   const better = (/** @type {Point} */ a, /** @type {Point} */ b) =>
     limited ? best(a, b) || cheapest(a, b) : cheapest(a, b) || best(a, b);
@@ -175,6 +211,17 @@ export function answerQuestion(view, text) {
     limited,
     nearest: answer ? null : nearestMiss(conditions, readers, candidates),
   };
+}
+
+/**
+ * Why no point has the measure that was asked for.
+ * @param {View} view
+ * @param {Point[]} candidates
+ */
+function judgedOtherwise(view, candidates) {
+  const { name, title, test } = measureOf(view.page, candidates[0].run);
+  if (!candidates.some((p) => known(valueOf(p, test)))) return "no point has that number";
+  return `these models are judged by ${title}, so ask for \u201c${EXAMPLES[name].least}\u201d`;
 }
 
 /**
@@ -208,6 +255,7 @@ export function sayValue(kind, value) {
   if (kind === "model_bytes") return scaled(value, "B");
   if (kind === "latency_p50_ms") return `${significant(value)} ms`;
   if (kind === "images_per_second") return `${significant(value)} images/s`;
+  if (kind === "r2") return `R2 ${fixed(value, 4)}`;
   if (kind === "drop") return `${fixed(value)} points below dense`;
   if (kind === "share") return `${significant(value)} % of the dense model's MACs`;
   if (kind === "share_params") return `${significant(value)} % of the dense model's parameters`;

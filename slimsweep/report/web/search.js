@@ -1,7 +1,8 @@
 // The search: how gates fell, where they ended, and the accuracy meanwhile. Drawn when it comes into sight.
 
 import { byId, el } from "./dom.js";
-import { count, percent, plain } from "./format.js";
+import { count, plain, show } from "./format.js";
+import { measureOf } from "./metrics.js";
 import { plotly } from "./plotly.js";
 import { drawPanels } from "./panels.js";
 import { lineIcon, shade, theme } from "./styles.js";
@@ -56,34 +57,35 @@ export function drawSearch(view) {
     ),
     el("div", { id: "search-figure", class: "figure" }),
     el("div", { id: "gates-figure", class: "figure" }),
-    ...(pace ? [el("p", { class: "caption", id: "pace" }, paceSentence(pace))] : []),
+    ...(pace ? [el("p", { class: "caption", id: "pace" }, paceSentence(pace, measureOf(page, run)))] : []),
   );
   if (searchWatcher) searchWatcher.disconnect();
   searchWatcher = new IntersectionObserver(
     (entries) => {
       if (!entries.some((e) => e.isIntersecting)) return;
       searchWatcher.disconnect();
-      drawSearchFigures(page.runs[run]);
+      drawSearchFigures(page.runs[run], measureOf(page, run));
     },
     { rootMargin: "300px" },
   );
   searchWatcher.observe(byId("search-figure"));
 }
 
-function paceSentence({ chosen, budget, unit, val }) {
+function paceSentence({ chosen, budget, unit, val }, measure) {
+  const shown = (value) => show(measure, value);
   const paces = Object.entries(chosen).map(([family, value]) => `${FAMILY_NAMES[family] || family} ${value}`);
   const others =
     val.length > 2
-      ? `, the others ${percent(val[val.length - 1])} to ${percent(val[1])}`
+      ? `, the others ${shown(val[val.length - 1])} to ${shown(val[1])}`
       : val.length > 1
-        ? `, the other ${percent(val[1])}`
+        ? `, the other ${shown(val[1])}`
         : "";
-  return `Pace at which the families' gates are removed: ${paces.join(", ")}. Where pace 1 keeps a share s, pace p keeps s to the power of p. After a short retraining at ${(100 * budget).toPrecision(2)} % of ${unit === "macs" ? "the MACs" : unit}, this pace was the best on validation: ${percent(val[0])}${others}.`;
+  return `Pace at which the families' gates are removed: ${paces.join(", ")}. Where pace 1 keeps a share s, pace p keeps s to the power of p. After a short retraining at ${(100 * budget).toPrecision(2)} % of ${unit === "macs" ? "the MACs" : unit}, this pace was the best on validation: ${shown(val[0])}${others}.`;
 }
 
 const familyStyle = (family) => FAMILY_STYLE[family] ?? OTHER_FAMILY;
 
-function drawSearchFigures(run) {
+function drawSearchFigures(run, measure) {
   const colours = theme();
   const { search, gates } = run;
   const narrow = byId("search-figure").clientWidth < 620;
@@ -129,9 +131,9 @@ function drawSearchFigures(run) {
     line: { color: colours.ink, width: 2 },
     xaxis: "x3",
     yaxis: "y3",
-    hovertemplate: "epoch %{x}: %{y:.2f} %<extra></extra>",
+    hovertemplate: `epoch %{x}: %{y:.${measure.decimals}f}${measure.unit && ` ${measure.unit}`}<extra></extra>`,
   });
-  const titles = [...panels.map((p) => p[1]), "validation top-1, %"];
+  const titles = [...panels.map((p) => p[1]), [`validation ${measure.title}`, measure.unit].filter(Boolean).join(", ")];
   drawPanels("search-figure", traces, titles, narrow, colours, "epoch", { fromZero: [0, 1] });
 
   const families = Object.entries(gates);

@@ -3,7 +3,7 @@
 import { actions } from "./actions.js";
 import { byId, copyText, el, find, saveFile } from "./dom.js";
 import { bare, capital, count, DASH, known, share, show, signed } from "./format.js";
-import { budgetOf, isTrained, sharesOf } from "./metrics.js";
+import { budgetOf, isTrained, measureOf, sharesOf } from "./metrics.js";
 import { state, writeState } from "./state.js";
 import { markerIcon, seriesStyle } from "./styles.js";
 
@@ -25,7 +25,11 @@ const measured = (metric, of) =>
 function columnsOf(view) {
   const { page } = view;
   const several = page.runs.length > 1;
-  const delta = (p) => (known(p.test_top1) && known(view.dense[p.run].top1) ? p.test_top1 - view.dense[p.run].top1 : null);
+  const delta = (p) => {
+    const [own, dense] = [p[measureOf(page, p.run).test], view.dense[p.run].test];
+    return known(own) && known(dense) ? own - dense : null;
+  };
+  const reported = Object.values(page.measures).map((m) => m.test);
   const has = (of) => page.points.some((p) => known(of(p)));
   const columns = [];
   if (several) columns.push(textColumn("run", "Run", (p) => page.runs[p.run].name));
@@ -46,7 +50,8 @@ function columnsOf(view) {
   for (const column of page.columns) {
     const of = (p) => p[column.name];
     if (has(of)) columns.push(measured(column, of));
-    if (column.name === "test_top1") columns.push(numberColumn("delta", "vs dense", delta, (p) => signed(delta(p))));
+    if (column.name === reported[reported.length - 1])
+      columns.push(numberColumn("delta", "vs dense", delta, (p) => signed(delta(p), measureOf(page, p.run).decimals)));
   }
   for (const metric of view.metrics.x.filter((m) => m.setting))
     columns.push({ ...measured(metric, metric.of), hint: metric.label });

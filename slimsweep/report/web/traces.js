@@ -1,8 +1,8 @@
 // What the figure draws: fronts, means, seeds, and what is said when the pointer is over them.
 
-import { duration, known, percentPoints, plain, scaled, share, show, withSpread } from "./format.js";
+import { difference, duration, known, plain, scaled, share, show, showSpread } from "./format.js";
 import { paretoFront } from "./front.js";
-import { askedOf, isDense, isTrained } from "./metrics.js";
+import { askedOf, isDense, isTrained, measureOf } from "./metrics.js";
 import { state } from "./state.js";
 import { darkMode, seriesStyle } from "./styles.js";
 
@@ -15,15 +15,17 @@ function hoverOf(view, group) {
   const seeds = group.members.length;
   const { mean, se } = group;
   const dense = view.dense[p.run];
+  const measure = measureOf(page, p.run);
+  const [test, spread] = [mean[measure.test], se[measure.test]];
   const lines = [`<b>${plain(p.method)}, budget ${plain(askedOf(p))}</b>`];
   if (page.runs.length > 1) lines.push(plain(page.runs[p.run].name));
   lines.push(`${scaled(mean.macs, "MACs")} (${share(p.macs, p.macs_dense)} of dense)`);
   lines.push(`${scaled(p.params, "parameters")} (${share(p.params, p.params_dense)})`);
-  if (known(mean.test_top1)) {
-    lines.push(`test top-1 ${withSpread(mean.test_top1, se.test_top1)} %${seeds > 1 ? ` over ${seeds} seeds` : ""}`);
-    if (known(dense.top1) && !isDense(p)) lines.push(`${percentPoints(mean.test_top1 - dense.top1)} against ${dense.what}`);
+  if (known(test)) {
+    lines.push(`test ${measure.title} ${showSpread(measure, test, spread)}${seeds > 1 ? ` over ${seeds} seeds` : ""}`);
+    if (known(dense.test) && !isDense(p)) lines.push(`${difference(measure, test - dense.test)} against ${dense.what}`);
   }
-  if (y.key !== "test_top1") lines.push(`${plain(y.label)} ${show(y, group.y)}`);
+  if (y.key !== measure.test) lines.push(`${plain(y.label)} ${show(y, group.y)}`);
   if (!["macs", "params", "model_bytes", "train_seconds"].includes(x.key)) lines.push(`${plain(x.label)}: ${show(x, group.x)}`);
   const rest = [];
   if (known(p.model_bytes)) rest.push(`${scaled(p.model_bytes, "B")} on disk`);

@@ -12,8 +12,31 @@
  */
 
 /**
- * A column, or a timing in one setting, that can be an axis.
- * @typedef {Column & { key: string, label: string, setting?: string, of: (point: Point) => number | null }} Metric
+ * What the models of a run are judged by (slimsweep/ledger/measures.py); more is better.
+ * @typedef {object} Measure
+ * @property {string} name
+ * @property {string} title without the split: top-1, R2
+ * @property {string} word what there is more of in a better model: accuracy, R2
+ * @property {string} highest what the model with the most of it is called
+ * @property {string} val name of the column by which choices are made
+ * @property {string} test name of the column that is reported
+ * @property {string} cut name of the column of `val` right after the cut, before retraining
+ * @property {string} unit
+ * @property {number} decimals
+ * @property {number} point what "1 point" of it is
+ * @property {string} points the unit of a difference
+ * @property {number | null} untouched what the untouched dense model has by definition; null where it is measured
+ */
+
+/**
+ * How far a column is from its best value, as an axis.
+ * @typedef {Column & { of: string, best: number }} ErrorColumn
+ */
+
+/**
+ * A column, an error or a timing in one setting, that can be an axis.
+ * @typedef {Column & { key: string, label: string, setting?: string, error?: ErrorColumn,
+ *   of: (point: Point) => number | null }} Metric
  */
 
 /**
@@ -34,9 +57,6 @@
  * @property {number} params
  * @property {number} params_dense
  * @property {number | null} model_bytes
- * @property {number | null} val_top1_cut right after the cut, before retraining
- * @property {number | null} val_top1
- * @property {number | null} test_top1
  * @property {number | null} test_top5
  * @property {number | null} test_loss
  * @property {number | null} lr
@@ -100,7 +120,7 @@
  * @property {boolean} finished
  * @property {string} next what comes next, in one sentence
  * @property {Record<string, number>} bar lengths of the progress bar's pieces
- * @property {{ name: string, state: string, epochs: number, epochs_total: number, val_top1: number | null }[]} under_way
+ * @property {{ name: string, state: string, epochs: number, epochs_total: number, val: number | null }[]} under_way
  */
 
 /**
@@ -116,7 +136,8 @@
  * @property {string} data
  * @property {number} dataset its place in `page.datasets`
  * @property {number} points
- * @property {number | null} untouched test top-1 of the dense model that the search started from
+ * @property {string} measure the name of what its models are judged by
+ * @property {number | null} untouched the measure on test of the dense model that the search started from
  * @property {Progress | null} progress
  * @property {{ epoch: number[], val: number[], gate_epoch: number[],
  *   families: Record<string, { mean: OverEpochs, below: OverEpochs }> } | null} search
@@ -134,6 +155,8 @@
  * All that Python sends, columns made into points and groups.
  * @typedef {object} Page
  * @property {Column[]} columns
+ * @property {Record<string, Measure>} measures by name, those that a run has
+ * @property {ErrorColumn[]} errors
  * @property {Column[]} timings
  * @property {string[]} settings
  * @property {Run[]} runs
@@ -152,7 +175,7 @@
 
 /**
  * What changes are measured against in one run: the retrained dense model, or the untouched one before that is done.
- * @typedef {{ top1: number | null, val: number | null, what: string, group: Group | null }} Dense
+ * @typedef {{ test: number | null, val: number | null, what: string, group: Group | null }} Dense
  */
 
 /**
@@ -172,6 +195,7 @@
  * @property {Dense[]} dense of each run
  * @property {boolean} logx
  * @property {boolean} logy
+ * @property {number} unplaced groups that a logarithmic axis of an error cannot show, for they have none
  * @property {boolean} mixed several data sets share the figure
  * @property {Answer | null} [answer]
  * @property {Point | null} [selected]
