@@ -36,9 +36,10 @@ ELSEWHERE = {
     # Help, which is printed without loading the ledger.
     (
         "cli.py",
-        "the page's file, or a folder to write report.html into (default: report.html in the run's folder; of several runs, in "
-        "the current folder)",
+        "the page's file, or a folder to write report.html into (default: report.html in the run's or the table's folder; of "
+        "several, in the current folder)",
     ),
+    ("report/run_tables.py", ".parquet"),  # tables that lie outside of runs
 }
 # What help and messages tell people to give.
 EXAMPLE = re.compile(r"(RUN|runs/digits)/models/POINT")

@@ -12,7 +12,8 @@ from slimsweep.ledger.status import Status
 from slimsweep.ledger.tables import BENCH, CURVES, GATES, RESULTS, joined, last_timed, read_table, results_of
 from slimsweep.storage import Folder, parted
 
-ROWS = "results.parquet"  # in a folder of tables alone, such as a study's; curves.parquet and the others may lie beside it
+TABLE = ".parquet"
+ROWS = f"results{TABLE}"  # in a folder of tables alone, such as a study's; curves.parquet and the others may lie beside it
 
 
 def _empty(schema: pa.Schema) -> pd.DataFrame:
@@ -60,7 +61,7 @@ def read_run(run: Run, status: Status | None = None) -> RunTables:
 
 def has_tables_alone(path: str) -> bool:
     """Whether a path is a Parquet file, or a folder that holds results.parquet without being a run's."""
-    if path.endswith(".parquet"):
+    if path.endswith(TABLE):
         return True
     return not Run(path).is_begun and Folder(path).exists(ROWS)
 
@@ -76,7 +77,7 @@ def read_tables(path: str) -> list[RunTables]:
         RefusedInput: there is no such file, or it has no results.
         DamagedFile: it cannot be read.
     """
-    parent, name = parted(path) if path.endswith(".parquet") else (path, ROWS)
+    parent, name = parted(path) if path.endswith(TABLE) else (path, ROWS)
     folder = Folder(parent)
     where = (folder / name).uri
     if not folder.exists(name):
@@ -96,5 +97,5 @@ def read_tables(path: str) -> list[RunTables]:
 
 def _table_beside(folder: Folder, name: str, schema: pa.Schema) -> pd.DataFrame:
     """A table in a study's folder; empty where there is none."""
-    file = f"{name}.parquet"
+    file = f"{name}{TABLE}"
     return joined([read_table(folder, file, schema)] if folder.exists(file) else [], schema)
