@@ -2,12 +2,9 @@
 
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import pyarrow as pa
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 KEY = b"shown"  # of a field's metadata
 
@@ -37,17 +34,6 @@ def shown(
     """A schema field that the report shows; arguments are those of `Column`."""
     column = Column(name=name, title=title, unit=unit, decimals=decimals, axis=axis, more=more)
     return pa.field(name, kind, metadata={KEY: json.dumps(asdict(column))})
-
-
-def quality_column(rows: "pd.DataFrame") -> Literal["val_r2", "val_top1"]:
-    """The column by which choices among results are made, more being better: val_r2 where they have it, as backbones do.
-
-    Where there is a configuration, it says the same (`Config.quality`).
-
-    Args:
-        rows: of the results; those of earlier versions lack val_r2.
-    """
-    return "val_r2" if "val_r2" in rows and bool(rows["val_r2"].notna().any()) else "val_top1"
 
 
 def shown_columns(schema: pa.Schema) -> list[Column]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from slimsweep.ledger.lock import driver_alive
+from slimsweep.ledger.measures import R2, TOP1
 from slimsweep.ledger.points import Plan
 from slimsweep.ledger.run import PLAN, REPORT_PAGE, Run
 
@@ -40,9 +41,8 @@ class TrainingStatus:
     @property
     def quality(self) -> str:
         """What it is on validation, in words: "val top-1 81.20 %" or "val R2 0.9731"; empty while it is not known."""
-        if self.val_r2 is not None:
-            return f"val R2 {self.val_r2:.4f}"
-        return "" if self.val_top1 is None else f"val top-1 {self.val_top1:.2f} %"
+        measure, value = (TOP1, self.val_top1) if self.val_r2 is None else (R2, self.val_r2)
+        return "" if value is None else f"val {measure.title} {measure.text(value)}"
 
 
 @dataclass(frozen=True, kw_only=True)

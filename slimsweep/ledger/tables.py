@@ -51,18 +51,18 @@ RESULTS = pa.schema(
         shown("test_loss", pa.float64(), "test loss", "nats", 3, axis="y"),
         ("test_top1_untouched", pa.float64()),  # percent, of the dense model that the search started from
         # Of backbones (num_classes 0), which have none of the above: how near the embedding is to the dense model's.
-        shown("val_r2_cut", pa.float64(), "validation R2 right after the cut", "", 4, axis="y", more=True),
-        shown("val_r2", pa.float64(), "validation R2", "", 4, axis="y", more=True),
-        shown("test_r2", pa.float64(), "test R2", "", 4, axis="y", more=True),
-        shown("val_cosine", pa.float64(), "validation cosine", "", 4, axis="y", more=True),
-        shown("test_cosine", pa.float64(), "test cosine", "", 4, axis="y", more=True),
-        shown("val_nearest", pa.float64(), "validation nearest is its own", "%", 2, axis="y", more=True),
-        shown("test_nearest", pa.float64(), "test nearest is its own", "%", 2, axis="y", more=True),
+        shown("val_r2_cut", pa.float64(), "R2 of the features right after the cut, validation", "", 4, axis="y", more=True),
+        shown("val_r2", pa.float64(), "R2 of the features, validation", "", 4, axis="y", more=True),
+        shown("test_r2", pa.float64(), "R2 of the features, test", "", 4, axis="y", more=True),
+        shown("val_cosine", pa.float64(), "cosine of the features, validation", "", 4, axis="y", more=True),
+        shown("test_cosine", pa.float64(), "cosine of the features, test", "", 4, axis="y", more=True),
+        shown("val_nearest", pa.float64(), "images found by their features, validation", "%", 2, axis="y", more=True),
+        shown("test_nearest", pa.float64(), "images found by their features, test", "%", 2, axis="y", more=True),
         # And where there is a probe, the top-1 of what is made of the embeddings.
-        shown("val_knn_top1", pa.float64(), "validation k-NN top-1", "%", 2, axis="y", more=True),
-        shown("test_knn_top1", pa.float64(), "test k-NN top-1", "%", 2, axis="y", more=True),
-        shown("val_probe_top1", pa.float64(), "validation linear probe top-1", "%", 2, axis="y", more=True),
-        shown("test_probe_top1", pa.float64(), "test linear probe top-1", "%", 2, axis="y", more=True),
+        shown("val_knn_top1", pa.float64(), "k-NN top-1, validation", "%", 2, axis="y", more=True),
+        shown("test_knn_top1", pa.float64(), "k-NN top-1, test", "%", 2, axis="y", more=True),
+        shown("val_probe_top1", pa.float64(), "linear probe top-1, validation", "%", 2, axis="y", more=True),
+        shown("test_probe_top1", pa.float64(), "linear probe top-1, test", "%", 2, axis="y", more=True),
         ("lr", pa.float64()),  # highest learning rate of the retraining
         ("teacher", pa.string()),  # who taught the retraining, and how: "dense, soft, alpha 0.5"; empty where nobody did
         ("epochs", pa.int64()),

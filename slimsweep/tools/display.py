@@ -6,7 +6,6 @@ rewritten here whenever points end.
 
 import json
 import logging
-import math
 import threading
 import time
 from collections.abc import Collection
@@ -22,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from slimsweep.errors import RunLost
-from slimsweep.ledger.columns import quality_column
+from slimsweep.ledger.measures import R2, TOP1, measure_of
 from slimsweep.ledger.points import Plan, Point
 from slimsweep.ledger.run import DAMAGED_LOG, Run
 from slimsweep.ledger.status import Status, TrainingStatus, read_status
@@ -191,14 +190,13 @@ def pace_chosen(run: Run) -> str:
     found = run.pace_choice()
     assert found is not None
     pace = ", ".join(f"{family} {value:g}" for family, value in found["pace"].items())
-    quality = run.config.quality
-    values = sorted(-math.inf if one[quality] is None else one[quality] for one in found["tried"])
-    best, lowest, second = (
-        f"{value:.4f}" if run.config.backbone else f"{value:.2f}" for value in (values[-1], values[0], values[-2])
-    )
-    said = f"R2 {best}" if run.config.backbone else f"{best} %"
+    measure = R2 if run.config.backbone else TOP1
     diverged = sum(bool(one["error"]) for one in found["tried"])
-    return f"Pace of the families: {pace} ({said} on validation; others {lowest} to {second})" + (
+    # The R2 of a try that diverged is not known.
+    values = sorted(one[measure.val] for one in found["tried"] if one[measure.val] is not None)
+    others = f"; others {values[0]:.{measure.decimals}f} to {values[-2]:.{measure.decimals}f}" if len(values) > 1 else ""
+    best = f"{'' if measure.unit else f'{measure.title} '}{measure.text(values[-1])}"
+    return f"Pace of the families: {pace} ({best} on validation{others})" + (
         f"; {diverged} diverged, {run.pace_file} in the run's folder says how" if diverged else ""
     )
 
@@ -237,8 +235,9 @@ def show_end(run: Run, plan: Plan, failed: Collection[Point], console: Console, 
         say(console, "")
         show_whole(console, compared)
     ok = rows[rows.status == "ok"]
-    untouched = ok.test_top1_untouched.dropna()
-    say(console, f"\nThe dense model before the sweep: {untouched.iloc[0]:.2f} % on test." if len(untouched) else "\n")
+    untouched = measure_of(rows).untouched_column
+    dense = f"The dense model before the sweep: {ok[untouched].iloc[0]:.2f} % on test." if untouched and len(ok) else ""
+    say(console, f"\n{dense}")
     took = ok.repair_seconds[ok.repair_seconds > 0]
     if len(took):
         span = f"{took.min():.1f} to {took.max():.1f}" if len(took) > 1 else f"{took.min():.1f}"
@@ -281,12 +280,21 @@ def final_table(run: Run, rows: pd.DataFrame, seconds: float) -> Table:
     config = run.config
     ok = by_series(best_rates(rows))
     ok = ok[ok.status == "ok"].sort_values(["budget", "method", "seed"], ascending=[False, True, True])
-    retrained = ok.test_top1[ok.method == "dense"]
+    measure = measure_of(ok)
+    retrained = ok[measure.test][ok.method == "dense"]
     rates = len(config.retrain.rates) > 1
-    shown = _of_backbone(ok) if config.backbone else ("test top-1 %", "vs dense")
-    figures = ("budget", "MMACs", "of dense", "params", *(("lr",) if rates else ()), *shown)
+    figures = (
+        "budget",
+        "MMACs",
+        "of dense",
+        "params",
+        *(("lr",) if rates else ()),
+        f"test {measure.title} {measure.unit}".rstrip(),
+        "vs dense",
+    )
     table = plain_table(f"{config.name} in {seconds:.0f} s", [("method", "left"), *((name, "right") for name in figures)])
     for row in ok.to_dict("records"):
+        untouched = measure.untouched if measure.untouched_column is None else row[measure.untouched_column]
         table.add_row(
             row["method"]
             + "".join(f" {family} {share:g}" for family, share in json.loads(row["shares"] or "{}").items())
@@ -296,32 +304,14 @@ def final_table(run: Run, rows: pd.DataFrame, seconds: float) -> Table:
             f"{100 * row['macs'] / row['macs_dense']:.1f} %",
             f"{int(row['params']):,}",
             *((f"{row['lr']:g}",) if rates else ()),
-            *(
-                (f"{row[column]:{digits}}" for column, digits in _of_backbone(ok).values())
-                if config.backbone
-                else (
-                    f"{row['test_top1']:.2f}",
-                    f"{row['test_top1'] - (row['test_top1_untouched'] if retrained.empty else retrained.mean()):+.2f}",
-                )
-            ),
+            f"{row[measure.test]:.{measure.decimals}f}",
+            f"{row[measure.test] - (untouched if retrained.empty else retrained.mean()):+.{measure.decimals}f}",
         )
     return table
 
 
-def _of_backbone(ok: pd.DataFrame) -> dict[str, tuple[str, str]]:
-    """What the table of backbones shows, by heading: the column and its format; those of a probe where there is one."""
-    shown = {
-        "test R2": ("test_r2", ".4f"),
-        "cosine": ("test_cosine", ".4f"),
-        "nearest %": ("test_nearest", ".2f"),
-        "k-NN top-1 %": ("test_knn_top1", ".2f"),
-        "probe top-1 %": ("test_probe_top1", ".2f"),
-    }
-    return {heading: found for heading, found in shown.items() if ok[found[0]].notna().any()}
-
-
 def comparison_table(rows: pd.DataFrame) -> Table | None:
-    """The search compared with each other method at equal cost and at equal accuracy; None where there is no other method.
+    """The search compared with each other method at equal cost and at equal accuracy or R2; None where there is no other one.
 
     Where there are trained points, untrained ones take no part.
 
@@ -333,17 +323,17 @@ def comparison_table(rows: pd.DataFrame) -> Table | None:
     ok = ok[ok.method != f"dense{UNTRAINED}"]  # the dense model takes no part
     searched = next((name for name in ("searched", f"searched{UNTRAINED}") if (ok.method == name).any()), "searched")
     cost = COSTS[usual_cost(ok)]
-    backbones = quality_column(rows) == "val_r2"
-    found = compare_methods(ok, searched, x=cost.name, **({"y": "test_r2"} if backbones else {}))
+    measure = measure_of(ok)
+    found = compare_methods(ok, searched, x=cost.name, y=measure.test)
     if found.empty:
         return None
     title = f"{searched} compared with each method (+: ahead; below 1x: fewer {cost.title})"
-    figures = (f"at equal {cost.title}", f"{cost.title} for the same {'R2' if backbones else 'accuracy'}")
+    figures = (f"at equal {cost.title}", f"{cost.title} for the same {measure.word}")
     table = plain_table(title, [("method", "left"), *((name, "right") for name in figures)])
     for row in found.to_dict("records"):
         table.add_row(
             Text(row["method"]),
-            with_error(row["difference"], row["difference_se"], *((4, " R2") if backbones else (2, " points")), sign=True),
+            with_error(row["difference"], row["difference_se"], measure.decimals, measure.points, sign=True),
             with_error(row["ratio"], row["ratio_se"], 2, "x"),
         )
     if found["difference_seeds"].max() <= 1:
