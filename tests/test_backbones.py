@@ -1,6 +1,5 @@
 """Models without a head (num_classes 0) are slimmed on images without labels, and compared with the dense model by features."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,12 @@ from zoo import randomised
 from slimsweep import add_gates, load, save, slim, solve
 from slimsweep.config import Config, ConfigError, load_config
 from slimsweep.data import load_data
+from slimsweep.ledger.planning import distinct_paces, make_plan, plan_points
+from slimsweep.ledger.run import Run
+from slimsweep.ledger.status import read_status
 from slimsweep.methods.taylor import taylor_of_gates
 from slimsweep.slimming.structure import image_size
+from slimsweep.tools.display import final_table
 from slimsweep.training import MemoryRecorder, build_dense, train
 from slimsweep.training.backbone import families_to_cut, tokens_of
 from slimsweep.training.criterion import Criterion, Teacher, student_of
@@ -328,35 +331,9 @@ def test_a_backbone_that_gives_no_single_vector_is_refused(images: Path, checkpo
 # A whole run.
 
 
-@pytest.mark.slow
-def test_a_sweep_of_a_backbone(
-    ray_cluster: None, images: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    import yaml
-
-    from slimsweep.ledger.run import Run
-    from slimsweep.ledger.status import read_status
-    from slimsweep.run import main
-
-    write_classes(tmp_path / "labelled")
-    values = settings(
-        images,
-        checkpoint,
-        name="bones",
-        output=str(tmp_path / "runs"),
-        probe={"root": str(tmp_path / "labelled")},
-        baselines=["taylor", "uniform"],
-        search={"epochs": 1, "paces": [{"mlp": 1.0}, {"mlp": 1.4}]},
-        retrain={"epochs": 6, "lr": [1e-3, 2e-3]},
-    )
-    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(values))
-    assert main(["--config", str(tmp_path / "sweep.yaml")]) == 0
-    printed = capsys.readouterr().out
-    assert "test R2" in printed
-    assert "nan" not in printed
-    run = Run(tmp_path / "runs" / "bones")
-    rows = pd.read_parquet(tmp_path / "runs" / "bones" / "results")
-    assert set(rows.method) == {"dense", "searched", "taylor", "uniform"}
+def check_rows(run: Run, rows: pd.DataFrame, methods: set[str]) -> None:
+    """What the points of a backbone's run must tell."""
+    assert set(rows.method) == methods
     assert (rows.status == "ok").all()
     assert rows[["val_top1", "test_top1", "val_top1_cut", "test_top5", "test_loss", "test_top1_untouched"]].isna().all().all()
     measured = [
@@ -368,16 +345,75 @@ def test_a_sweep_of_a_backbone(
     searched = rows[rows.method == "searched"]
     assert (searched.val_r2 > searched.val_r2_cut).all()
     for row in searched.itertuples():
-        small = load(tmp_path / "runs" / "bones" / row.model_path)
+        small = load(run.models / row.point)
         assert small(torch.zeros(2, 3, 28, 28)).shape == (2, 32)
         assert small.forward_features(torch.zeros(2, 3, 28, 28)).shape == (2, 17, 32)
-    status = read_status(run)
-    assert status.finished
-    notes = {point.name: point.note for point in status.points}
-    best = searched.sort_values("val_r2").iloc[-1]
-    worse = searched.sort_values("val_r2").iloc[0]
-    assert notes[best.point] == ""
-    assert notes[worse.point] == "another learning rate is better on validation"
+
+
+def test_every_stage_of_a_sweep_works_without_labels(images: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """As the driver and its workers do one after another, in this process."""
+    from slimsweep.cluster.choose_job import choose_structure, name_of_try, try_pace
+    from slimsweep.cluster.retrain_job import retrain
+    from slimsweep.cluster.search_job import search, train_dense
+    from slimsweep.cluster.worker import job_arguments
+
+    write_classes(tmp_path / "labelled")
+    config = config_of(
+        images,
+        checkpoint,
+        name="bones",
+        output=str(tmp_path),
+        probe={"root": str(tmp_path / "labelled")},
+        baselines=["taylor"],
+        search={"epochs": 1, "paces": [{"mlp": 1.0}, {"mlp": 1.4}]},
+        retrain={"epochs": 4, "lr": [1e-3, 1e-4]},
+    )
+    run = Run(tmp_path / "bones", config)
+    run.write_config()
+    train_dense(run, CPU, 0)
+    search(run, CPU, 0)
+    assert set(run.shape.gate_shapes) == {"attention", "mlp"}
+    assert [row["epoch"] for row in run.curve("search")] == [0, 1]
+    assert run.curve("search")[0]["val_r2"] == pytest.approx(1, abs=1e-4)
+    tried = [try_pace(job_arguments(run, pace=pace, until=None)) for pace in distinct_paces(config, run.shape.gate_shapes)]
+    assert all(one is not None and one["val_r2"] <= 1 and not one["error"] for one in tried)
+    assert run.pace_try(name_of_try(run, tried[0]["pace"])) == tried[0]  # type: ignore[index]
+    choose_structure(job_arguments(run, method="taylor", seed=0))
+    points = plan_points(run)
+    for point in points:
+        retrain(run, point, CPU, 0)
+    rows = run.refresh().rows
+    check_rows(run, rows, {"dense", "searched", "taylor"})
+    run.write_plan(make_plan(run, "one"))
+    status = {point.name: point for point in read_status(run).points}
+    searched = rows[rows.method == "searched"].sort_values("val_r2")
+    best, worse = searched.point.iloc[-1], searched.point.iloc[0]
+    assert status[best].note == ""
+    assert status[worse].note == "another learning rate is better on validation"
+    assert status[best].quality == f"val R2 {searched.val_r2.iloc[-1]:.4f}"
+    table = final_table(run, rows, 1.0)
+    assert [str(column.header) for column in table.columns][-2:] == ["test R2", "vs dense"]
+
+
+@pytest.mark.slow
+def test_a_sweep_of_a_backbone(
+    ray_cluster: None, images: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    import yaml
+
+    from slimsweep.run import main
+
+    write_classes(tmp_path / "labelled")
+    probe = {"root": str(tmp_path / "labelled")}
+    values = settings(images, checkpoint, name="bones", output=str(tmp_path), probe=probe, retrain={"epochs": 4, "lr": 1e-3})
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(values))
+    assert main(["--config", str(tmp_path / "sweep.yaml")]) == 0
+    printed = capsys.readouterr().out
+    assert "test R2" in printed
+    assert "nan" not in printed
+    run = Run(tmp_path / "bones")
+    check_rows(run, run.rows, {"dense", "searched"})
+    assert read_status(run).finished
+    before = run.rows
     assert main(["--config", str(tmp_path / "sweep.yaml")]) == 0  # nothing is made again
-    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "runs" / "bones" / "results"), rows)
-    assert replace(status).count("done") == len(rows)
+    pd.testing.assert_frame_equal(run.refresh().rows, before)
