@@ -366,7 +366,7 @@ def test_every_stage_of_a_sweep_works_without_labels(images: Path, checkpoint: P
         probe={"root": str(tmp_path / "labelled")},
         baselines=["taylor"],
         search={"epochs": 1, "paces": [{"mlp": 1.0}, {"mlp": 1.4}]},
-        retrain={"epochs": 4, "lr": [1e-3, 1e-4]},
+        retrain={"epochs": 3, "lr": [1e-3, 1e-4]},
     )
     run = Run(tmp_path / "bones", config)
     run.write_config()
