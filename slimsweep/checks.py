@@ -3,7 +3,7 @@
 from torch import nn
 
 from slimsweep.cluster.cluster import check_placement, local_cluster
-from slimsweep.cluster.worker import data_for
+from slimsweep.cluster.worker import data_for, probe_for
 from slimsweep.config import Config, ConfigError
 from slimsweep.data import check_data, check_more_labels, title
 from slimsweep.ledger.planning import exact_fraction
@@ -13,6 +13,7 @@ from slimsweep.slimming.budget import Budget, BudgetError
 from slimsweep.slimming.cost import COSTS
 from slimsweep.slimming.gates import add_gates
 from slimsweep.slimming.removal_path import RemovalPath, equal_gates, size_multiple
+from slimsweep.training.backbone import check_embedding, families_to_cut
 from slimsweep.training.dense_model import check_model, start_of
 from slimsweep.training.teachers import check_teachers
 
@@ -39,10 +40,16 @@ def check(config: Config) -> list[str]:
             f"{start.new_head} of {title(config)}: set dense.epochs, such as 30, to train the dense model on them"
         )
     check_cuts(config, model)
+    of_probe: list[str] = []
+    if config.backbone:
+        check_embedding(config, model)
+        if (probe := probe_for(config, model)) is not None:
+            check_more_labels(probe)
+            of_probe = [f"probe: {note}" for note in probe.notes]
     of_teachers = check_teachers(config, model, data)
     if (cluster := local_cluster()) is not None:
         check_placement(config, cluster)
-    return [*data.notes, *start.notes, *of_teachers]
+    return [*data.notes, *of_probe, *start.notes, *of_teachers]
 
 
 def check_cuts(config: Config, model: nn.Module) -> None:
@@ -56,7 +63,8 @@ def check_cuts(config: Config, model: nn.Module) -> None:
         ValueError: the model cannot be cut, or not to these budgets.
     """
     settings = config.search
-    shape = add_gates(model, settings.granularity, settings.families, settings.token_gate).shape
+    families = families_to_cut(config, model)
+    shape = add_gates(model, settings.granularity, families, settings.token_gate).shape
     # The order in which gates are removed is not known yet, but the smallest model is the same for every order.
     path = RemovalPath(shape, equal_gates(shape), settings.floors.model_dump(), settings.round_to, depth=settings.depth)
     dense = shape.full().macs()
@@ -81,7 +89,7 @@ def check_cuts(config: Config, model: nn.Module) -> None:
         budgets.append(Budget(exact_fraction(kept, dense)))
     common = Settings(
         granularity=settings.granularity,
-        families=settings.families,
+        families=families,
         floors=settings.floors.model_dump(),
         depth=settings.depth,
         round_to=size_multiple(shape, settings.round_to),

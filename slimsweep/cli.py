@@ -228,16 +228,15 @@ def report(chosen: argparse.Namespace, console: Console) -> None:
     from slimsweep.ledger.run import REPORT_PAGE, Run
     from slimsweep.ledger.status import read_status
     from slimsweep.report.page import write_page, write_report
-    from slimsweep.report.run_tables import has_tables_alone, read_tables
-    from slimsweep.storage import Folder, joined, parted
+    from slimsweep.report.run_tables import has_tables_alone, read_tables, table_in
+    from slimsweep.storage import Folder, joined
 
     output = chosen.output or REPORT_PAGE
     of_one = len(chosen.runs) == 1 and chosen.output is None  # which goes into the folder of what is shown
     if not of_one:
         refuse_rays_copy("--output", output, "--output /shared/digits.html")
     elif has_tables_alone(chosen.runs[0]):
-        path = chosen.runs[0]
-        output = joined(parted(path)[0] if path.endswith(".parquet") else path, REPORT_PAGE)
+        output = joined(table_in(chosen.runs[0])[0], REPORT_PAGE)
     else:
         run = Run(chosen.runs[0])
         said = write_report(run, read_status(run))

@@ -22,8 +22,9 @@ from slimsweep.slimming.axes import principal_axes
 from slimsweep.slimming.gates import add_gates
 from slimsweep.slimming.removal_path import size_multiple
 from slimsweep.slimming.structure import Structure
+from slimsweep.training.backbone import families_to_cut
 from slimsweep.training.criterion import Teacher
-from slimsweep.training.evaluate import evaluate_split
+from slimsweep.training.evaluate import Reference, evaluate_split
 from slimsweep.training.loop import train
 
 
@@ -57,7 +58,7 @@ def choose_pace(run: Run, until: float | None = None) -> bool:
         raise StageFailed(f"the paces could not be tried: {explained(problem, 'retrain', run.log_error)}") from problem
     if all(one["error"] for one in found):
         raise StageFailed(f"no pace of the families could be retrained: {found[0]['error']}")
-    best = max(found, key=lambda one: one["val_top1"])  # the first of equals
+    best = max((one for one in found if not one["error"]), key=lambda one: one[config.quality])  # the first of equals
     if best["pace"] != run.pace and not same:
         # Points that began at the earlier pace have other sizes under the same names.
         stale = tuple(f"{method.name}-" for method in methods.METHODS.values() if method.needs_search)
@@ -73,7 +74,8 @@ def try_pace(arguments: dict[str, Any]) -> dict[str, Any] | None:
     """Cut the searched model to the smallest budget at one pace, retrain it for a few epochs, and store the result.
 
     Returns:
-        pace, budget, unit, val_top1 (percent; 0 where the training diverged) and error; None where time ran out.
+        pace, budget, unit, val_top1 (percent; 0 where the training diverged) or of a backbone val_r2 (None there), and error;
+        None where time ran out.
     """
     run, pace = run_of(arguments), arguments["pace"]
     config = run.config
@@ -87,13 +89,19 @@ def try_pace(arguments: dict[str, Any]) -> dict[str, Any] | None:
     data = data_of(run, dense)
     budget, recipe = smallest_budget(config, run.shape), config.pace_recipe()
     target = target_of(budget, run.shape)
-    result: dict[str, Any] = {"pace": pace, "budget": target.budget, "unit": target.unit, "val_top1": 0.0, "error": ""}
+    result: dict[str, Any] = {"pace": pace, "budget": target.budget, "unit": target.unit, "error": ""}
+    result |= {"val_r2": None} if config.backbone else {"val_top1": 0.0}
     start = cut_and_repaired(run, gated.to(device), run.path_at(pace).solve(budget), data).model
     recorder = recorder_of(run, "retrain", name)
     teacher = Teacher.for_stage(config, "retrain", dense, data) if recipe.epochs else None
+    reference = Reference(dense, data) if config.backbone else None
+    how: dict[str, Any] = {"teacher": teacher, "reference": reference, "until": arguments["until"]}
     try:
-        small = train(start, data, recipe, recorder, seed=config.seed, device=device, teacher=teacher, until=arguments["until"])
-        result["val_top1"] = evaluate_split(small, data, "val", device, recipe).top1
+        small = train(start, data, recipe, recorder, seed=config.seed, device=device, **how)
+        if reference is None:
+            result["val_top1"] = evaluate_split(small, data, "val", device, recipe).top1
+        else:
+            result["val_r2"] = reference.agreement(small, "val", device, recipe).r2
     except OutOfTime:
         return None
     except TrainingDiverged as problem:
@@ -135,10 +143,11 @@ def choose_structure(arguments: dict[str, Any]) -> None:
     if method.repaired and config.search.axes:
         dense = principal_axes(dense, calibration_images(data, config.seed, dense))
     targets, settings = baseline_targets(run), config.search
-    shape = add_gates(dense, settings.granularity, settings.families).shape
+    families = families_to_cut(config, dense)
+    shape = add_gates(dense, settings.granularity, families).shape
     choice = Choice(
         granularity=settings.granularity,
-        families=settings.families,
+        families=families,
         floors=settings.floors.model_dump(),
         depth=settings.depth,
         round_to=size_multiple(shape, settings.round_to),

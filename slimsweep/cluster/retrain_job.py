@@ -16,6 +16,7 @@ import ray.train.torch
 import ray.tune
 import timm
 import torch
+from torch import nn
 
 import slimsweep
 from slimsweep import methods
@@ -27,12 +28,14 @@ from slimsweep.cluster.worker import (
     data_of,
     device_of,
     job_arguments,
+    probe_for,
     run_of,
     save_model,
     set_threads,
     worker_resources,
 )
-from slimsweep.data import data_name, images_seen
+from slimsweep.config import Recipe
+from slimsweep.data import Data, data_name, images_seen
 from slimsweep.errors import OutOfTime, RunLost
 from slimsweep.ledger.points import Point
 from slimsweep.ledger.recorder import recorder_of
@@ -42,7 +45,7 @@ from slimsweep.slimming.budget import BudgetError
 from slimsweep.slimming.cost import COSTS
 from slimsweep.slimming.structure import Structure, macs, params
 from slimsweep.training.criterion import Teacher
-from slimsweep.training.evaluate import evaluate_split
+from slimsweep.training.evaluate import Reference, evaluate_split, probed
 from slimsweep.training.loop import curve_row, train
 
 log = logging.getLogger(__name__)
@@ -175,17 +178,24 @@ def retrain(run: Run, point: Point, device: torch.device, rank: int, until: floa
     start = starting_model(run, point, dense, data, device)
     recorder = recorder_of(run, "retrain", point.name)
     teacher = Teacher.for_stage(config, "retrain", dense, data) if recipe.epochs else None
-    small = train(start.model, data, recipe, recorder, seed=point.seed, device=device, teacher=teacher, until=until)
-    val = evaluate_split(small, data, "val", device, recipe)
-    test = evaluate_split(small, data, "test", device, recipe)
+    reference = Reference(dense, data) if config.backbone else None
+    how: dict[str, Any] = {"teacher": teacher, "reference": reference, "until": until}
+    small = train(start.model, data, recipe, recorder, seed=point.seed, device=device, **how)
+    if reference is None:
+        val = evaluate_split(small, data, "val", device, recipe)
+        test = evaluate_split(small, data, "test", device, recipe)
+        found = {"val_top1": val.top1, "test_top1": test.top1, "test_top5": test.top5, "test_loss": test.loss}
+    else:
+        found = quality_of_backbone(small, reference, probe_for(config, dense), device, recipe, config.seed)
     if rank != 0:
         return
     recorder.damaged(data.test.damaged)
     if not recipe.epochs:  # its curve is where a training would start from
         recorder.damaged(data.val.damaged)
-        recorder.epoch(curve_row(recorder, small, epoch=0, loss=None, val_top1=val.top1, seconds=0.0, lr=point.lr))
+        recorder.epoch(curve_row(recorder, small, epoch=0, loss=None, quality=found, seconds=0.0, lr=point.lr))
     path = run.model_path(point.name)
-    described_by = {"val_top1": val.top1, "test_top1": test.top1, "budget": point.budget, "method": point.method}
+    counted = {name: value for name, value in found.items() if name not in ("test_top5", "test_loss")}
+    described_by = {**counted, "budget": point.budget, "method": point.method}
     described_by |= {"unit": point.unit} if point.unit != "macs" else {}
     size = save_model(run, path, small, data, described_by)
     curve = run.curve(point.name)
@@ -196,11 +206,8 @@ def retrain(run: Run, point: Point, device: torch.device, rank: int, until: floa
         "params": params(small),
         "model_bytes": size,
         "repair_seconds": start.repair_seconds,
-        "val_top1_cut": curve[0]["val_top1"] if whole else None,
-        "val_top1": val.top1,
-        "test_top1": test.top1,
-        "test_top5": test.top5,
-        "test_loss": test.loss,
+        f"{config.quality}_cut": curve[0][config.quality] if whole else None,
+        **found,
         "epochs": point.epochs,
         "samples_seen": point.epochs * images_seen(data),
         "train_seconds": sum(r["seconds"] for r in curve) if whole else None,
@@ -208,6 +215,22 @@ def retrain(run: Run, point: Point, device: torch.device, rank: int, until: floa
         "model_path": path,
     }
     recorder.finished(row)
+
+
+def quality_of_backbone(
+    model: nn.Module, reference: Reference, probe: Data | None, device: torch.device, recipe: Recipe, seed: int
+) -> dict[str, float]:
+    """How near a backbone is to the dense model on validation and test, and what its embeddings are worth, by columns.
+
+    Args:
+        probe: labelled images; None leaves the columns of k-NN and linear probe out.
+        seed: of the linear probe.
+    """
+    found: dict[str, float] = {}
+    for split in ("val", "test"):
+        agreed = reference.agreement(model, split, device, recipe)
+        found |= {f"{split}_{name}": value for name, value in agreed._asdict().items()}
+    return found if probe is None else {**found, **probed(model, probe, device, recipe, seed)}
 
 
 def write_failed(run: Run, point: Point, error: str) -> None:
@@ -233,7 +256,7 @@ def known_before(run: Run, point: Point) -> dict[str, Any]:
         "teacher": run.config.teacher_in_words("retrain") if point.epochs else "",
         **{name: cost.of(structure) if structure else None for name, cost in COSTS.items()},
         **{f"{name}_dense": cost.of_dense(run.shape) for name, cost in COSTS.items()},
-        "test_top1_untouched": run.dense_description["metrics"]["test_top1"],
+        "test_top1_untouched": run.dense_description["metrics"].get("test_top1"),
         "structure": point.structure or None,
         "point_hash": point.hash,
         "slimsweep_version": slimsweep.__version__,

@@ -35,9 +35,10 @@ from slimsweep.saved_models import load
 from slimsweep.slimming.axes import principal_axes
 from slimsweep.slimming.gates import GatedModel, add_gates
 from slimsweep.slimming.scores_from_images import activation_scores
+from slimsweep.training.backbone import families_to_cut
 from slimsweep.training.criterion import Teacher
 from slimsweep.training.dense_model import build_dense
-from slimsweep.training.evaluate import evaluate_split
+from slimsweep.training.evaluate import Reference, evaluate_split
 from slimsweep.training.loop import train
 
 
@@ -111,6 +112,8 @@ def search_worker(arguments: dict[str, Any]) -> None:
 def train_dense(run: Run, device: torch.device, rank: int, until: float | None = None) -> None:
     """Train the dense model by `config.dense`, and save it with its top-1 (percent) on validation and test.
 
+    A backbone is taken as it is, and not evaluated: others are compared with it.
+
     Args:
         rank: of this worker; only rank 0 writes.
         until: no further epoch begins after this time (time.time()).
@@ -125,11 +128,13 @@ def train_dense(run: Run, device: torch.device, rank: int, until: float | None =
     recorder = recorder_of(run, "dense")
     model = build_dense(config, data.num_classes, data.class_names)
     model = train(model, data, config.dense, recorder, seed=config.seed, device=device, until=until)
-    val = evaluate_split(model, data, "val", device, config.dense)
-    test = evaluate_split(model, data, "test", device, config.dense)  # the only time that this model sees the test split
+    metrics = {"val_r2": 1.0, "test_r2": 1.0}  # beside itself
+    if not config.backbone:
+        val = evaluate_split(model, data, "val", device, config.dense)
+        test = evaluate_split(model, data, "test", device, config.dense)  # the only time that this model sees the test split
+        metrics = {"val_top1": val.top1, "test_top1": test.top1, "test_top5": test.top5, "test_loss": test.loss}
     if rank == 0:
         recorder.damaged(data.test.damaged)
-        metrics = {"val_top1": val.top1, "test_top1": test.top1, "test_top5": test.top5, "test_loss": test.loss}
         save_model(run, DENSE, model, data, metrics)
         recorder.finished(None)
 
@@ -146,11 +151,10 @@ def search(run: Run, device: torch.device, rank: int, until: float | None = None
     if settings.axes:
         start = principal_axes(dense.to(device), calibration_images(data, config.seed, dense))
     seconds = time.perf_counter() - began if settings.axes else 0.0
-    gated = add_gates(start, settings.granularity, settings.families, settings.token_gate)
+    gated = add_gates(start, settings.granularity, families_to_cut(config, dense), settings.token_gate)
     teacher = Teacher.for_stage(config, "search", dense, data) if settings.epochs else None
-    gated = cast(
-        GatedModel, train(gated, data, settings, recorder, seed=config.seed, device=device, teacher=teacher, until=until)
-    )
+    how: dict[str, Any] = {"teacher": teacher, "reference": Reference(dense, data) if config.backbone else None, "until": until}
+    gated = cast(GatedModel, train(gated, data, settings, recorder, seed=config.seed, device=device, **how))
     if rank == 0:
         save_searched(run, gated, seconds, scores_of(gated, data, config))
         recorder.finished(None)
@@ -162,5 +166,5 @@ def scores_of(gated: GatedModel, data: Data, config: Config) -> Mapping[str, lis
         return None
     images, labels = training_images(data, config.seed)
     if config.search.ranked_by == "taylor":
-        return taylor_of_gates(gated.eval(), images, labels)
+        return taylor_of_gates(gated.eval(), images, labels, config.seed)
     return activation_scores(gated, images, config.seed)

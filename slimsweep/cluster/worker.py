@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import re
 import socket
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from torch import nn
 
 from slimsweep import methods
 from slimsweep.config import Config, ConfigError
-from slimsweep.data import Data, ImageStream, difference, load_data, title
+from slimsweep.data import Data, ImageStream, check_classes, difference, load_data, title
 from slimsweep.errors import StageFailed
 from slimsweep.ledger.holder import Holder
 from slimsweep.ledger.run import HOLDER, Run
@@ -27,6 +28,8 @@ from slimsweep.training.dense_model import check_model
 from slimsweep.training.ranks import ranks
 
 prepared: dict[str, Data] = {}  # the data that this process prepared last; the key holds all settings that it depends on
+prepared_probes: dict[str, Data] = {}  # the same of the probe's images
+OF_DATA = r"\bdata\.(?=(name|root|train_split|val_split|test_split|num_classes|image_key|label_key|limit)\b)"
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # constants of glibc's malloc.h
 
@@ -112,6 +115,36 @@ def data_for(config: Config, model: nn.Module | None = None) -> Data:
     for split in (prepared[key].train, prepared[key].val, prepared[key].test):
         split.damaged.reasons.clear()
     return prepared[key]
+
+
+def probe_for(config: Config, model: nn.Module) -> Data | None:
+    """The labelled images of `config.probe` with the preprocessing of `model`; None where there is no probe.
+
+    Raises:
+        ConfigError: they cannot be read.
+    """
+    if config.probe is None:
+        return None
+    said = config.probe.model_dump()
+    plain = config.data.augment.model_copy(update={"repeated": 1})
+    settings = config.data.model_copy(update={**said, "augment": plain, "normalized": False})
+    # A training split smaller than a batch is enough, as nothing is trained on it.
+    settings = settings.model_copy(
+        update={"batch_size": 1, "eval_batch_size": config.data.eval_batch_size or config.data.batch_size}
+    )
+    size, usual = image_size(model), getattr(model, "pretrained_cfg", None)
+    key = json.dumps([settings.model_dump(mode="json"), config.seed, size, usual], default=str)
+    if key not in prepared_probes:
+        try:
+            data = load_data(config.model_copy(update={"data": settings}), size, usual)
+            check_classes(data)
+        except ConfigError as problem:
+            raise ConfigError(f"probe: {re.sub(OF_DATA, 'probe.', str(problem))}") from problem
+        prepared_probes.clear()
+        prepared_probes[key] = data
+    for split in (prepared_probes[key].train, prepared_probes[key].val, prepared_probes[key].test):
+        split.damaged.reasons.clear()
+    return prepared_probes[key]
 
 
 def data_of(run: Run, model: nn.Module | None = None) -> Data:

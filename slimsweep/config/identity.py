@@ -27,7 +27,7 @@ STAGES: tuple[Stage, ...] = ("dense", "search", "retrain")
 
 FIRST_STAGE: dict[str, Stage | None] = {
     # Places and schedules, which change no result.
-    **dict.fromkeys(("name", "output", "resources"), None),
+    **dict.fromkeys(("name", "output", "resources", "probe"), None),
     **dict.fromkeys(("data.workers", "data.root", "data.eval_batch_size", "data.max_damaged"), None),
     # What points there are: each point's own name tells its budget, shares, method and seed.
     **dict.fromkeys(("budgets", "shares", "baselines", "baseline_terms", "retrain.seeds", "retrain.workers_per_trial"), None),
@@ -72,8 +72,8 @@ def identity(
     counted: dict[str, Any] = {}
     for name, value in values.items():
         first = next((FIRST_STAGE[above] for above in _ancestry(name) if above in FIRST_STAGE), "dense")
-        if name.partition(".")[0] == "teacher" and not values["search.distill.alpha"]:
-            first = "retrain"
+        if name.partition(".")[0] == "teacher" and not values["search.distill.alpha"] and values["data.num_classes"] != 0:
+            first = "retrain"  # a backbone's search learns from it always
         if first is not None and STAGES.index(first) <= STAGES.index(stage):
             only_cut = first == "retrain" and name.startswith("search.")
             counted[name.replace("search", CUT, 1) if only_cut else name] = value
@@ -204,7 +204,8 @@ def _counted(section: type[BaseModel], values: Mapping[str, Any], prefix: str) -
     for key, field in section.model_fields.items():
         name, value = f"{prefix}{key}", values[key]
         first = _first_name(name)
-        default = AS_BEFORE.get(name, to_jsonable_python(field.get_default(call_default_factory=True)))
+        usual = None if field.is_required() else field.get_default(call_default_factory=True)
+        default = AS_BEFORE.get(name, to_jsonable_python(usual))
         if first not in frozen() and first not in _frozen_sections() and value == default:
             continue
         inner, entry = section_of(field.annotation), listed_section(field.annotation)

@@ -301,7 +301,8 @@ def _help(prog: str) -> str:
                 continue
             groups[name].add_argument(f"--{name}", metavar="JSON|null", help="all of it at once, or null for off")
             continue
-        default = field.get_default(call_default_factory=True)
-        text += f" (default: {json.dumps(default, default=BaseModel.model_dump)})".replace("%", "%%")
+        if not field.is_required():
+            default = field.get_default(call_default_factory=True)
+            text += f" (default: {json.dumps(default, default=BaseModel.model_dump)})".replace("%", "%%")
         groups[name.rpartition(".")[0]].add_argument(f"--{name}", metavar=_type_in_words(field.annotation), help=text)
     return parser.format_help()

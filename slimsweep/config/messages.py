@@ -80,6 +80,8 @@ def sentence(problem: ValidationError, root: type[BaseModel], layers: Mapping[st
         return f"unknown field {name}{origin}; {near or did_you_mean(path[-1], known, takes)}"
     if error["type"] == "value_error" and section_of(annotation) and isinstance(error["input"], (Mapping, BaseModel)):
         return error["msg"].removeprefix("Value error, ")  # about several fields: a sentence of its own
+    if error["type"] == "missing" and isinstance(error["input"], Mapping):  # a field without a default
+        return f"{'.'.join(path[:-1])} has no {path[-1]}: set {name}"
     return f"{name} is {_value(path, layers, error['input'])!r}{origin}: {_complaint(error, annotation)}"
 
 

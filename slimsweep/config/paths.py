@@ -15,9 +15,12 @@ RAYS_FOLDER, RAYS_COPIES = "runtime_resources", ("working_dir_files", "py_module
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """The configuration with every local path absolute: output, data.root, those of model and teacher."""
+    """The configuration with every local path absolute: output, data.root, those of probe, model and teacher."""
     data, model = config.data, config.model
     of_data = {"root": _absolute(data.root), "name": _name_of_data(data.name)}
+    probe = config.probe
+    if probe is not None:
+        probe = probe.model_copy(update={"root": _absolute(probe.root), "name": _name_of_data(probe.name)})
     of_model = {"checkpoint": _absolute(model.checkpoint), "name": _name_of_model(model.name)}
     teachers = [
         one.model_copy(update={"checkpoint": _absolute(one.checkpoint), "name": one.name and _name_of_model(one.name)})
@@ -27,6 +30,7 @@ def with_absolute_paths(config: Config) -> Config:
         update={
             "output": _absolute(config.output),
             "data": data.model_copy(update=of_data),
+            "probe": probe,
             "model": model.model_copy(update=of_model),
             "teacher": teachers[0] if len(teachers) == 1 else teachers or None,
         }
@@ -88,8 +92,9 @@ def check_places(config: Config) -> None:
         ConfigError: names the field, and what to give.
     """
     refuse_rays_copy("output", config.output)
-    of_teachers = [("teacher.checkpoint", one.checkpoint) for one in config.teachers]
-    for field, path in (("data.root", config.data.root), ("model.checkpoint", config.model.checkpoint), *of_teachers):
+    others = [("teacher.checkpoint", one.checkpoint) for one in config.teachers]
+    others += [] if config.probe is None else [("probe.root", config.probe.root)]
+    for field, path in (("data.root", config.data.root), ("model.checkpoint", config.model.checkpoint), *others):
         if path is not None and "://" not in path and in_rays_copy(path) and not os.path.exists(path):
             raise ConfigError(
                 f"{field} is {path}, which did not come along with the job's working directory (at most 100 MiB, without what "

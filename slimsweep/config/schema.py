@@ -11,6 +11,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from slimsweep.config import identity
+from slimsweep.config.backbones import check_backbone, with_no_classes
 from slimsweep.config.fields import OneOf, Section, from_json, once
 from slimsweep.config.identity import Stage
 from slimsweep.config.messages import ConfigError, sentence
@@ -20,6 +21,7 @@ from slimsweep.config.sections import (
     Distill,
     Family,
     ModelConfig,
+    Probe,
     Recipe,
     Resources,
     Retrain,
@@ -55,6 +57,8 @@ class Config(Section):
     """The dense model, from timm; a list of models searches each and shows all on one page."""
     data: DataConfig = DataConfig()
     """The images."""
+    probe: Probe | None = None
+    """Labelled images on which the features of a backbone are tried, by k-NN and a linear probe; it changes no model."""
     dense: Dense = Dense()
     """Training of the dense model, before anything is cut."""
     search: Search = Search()
@@ -160,6 +164,11 @@ class Config(Section):
 
     @model_validator(mode="before")
     @classmethod
+    def _one_way_to_have_no_head(cls, values: Any) -> Any:
+        return with_no_classes(values) if isinstance(values, Mapping) else values
+
+    @model_validator(mode="before")
+    @classmethod
     def _start_where_weights_are(cls, values: Any) -> Any:
         # Pretrained weights are the dense model unless the person asks to train them further.
         if isinstance(values, Mapping) and isinstance(model := values.get("model"), (Mapping, ModelConfig)):
@@ -174,6 +183,7 @@ class Config(Section):
     def _fits_together(self) -> Self:
         if not self.budgets and not self.shares:
             raise ValueError("budgets and shares are both empty: give at least one budget, such as [0.7, 0.5]")
+        check_backbone(self)
         if self.dense.epochs == 0 and not (self.model.pretrained or self.model.checkpoint):
             raise ValueError(
                 "dense.epochs is 0 without weights to start from: set model.pretrained, model.checkpoint or dense.epochs"
@@ -252,9 +262,21 @@ class Config(Section):
         return [self.teacher] if isinstance(self.teacher, TeacherModel) else self.teacher or []
 
     def distills(self, stage: Stage) -> Distill:
-        """How the search or the retraining learns from a teacher."""
+        """How the search or the retraining learns from a teacher. A backbone has nothing to learn from but features."""
+        if self.backbone:
+            return Distill(alpha=1.0, answers="features")
         found: Distill = getattr(self, stage).distill
         return found
+
+    @property
+    def backbone(self) -> bool:
+        """Whether the model has no head: it learns from features, and is compared with the dense model by them."""
+        return self.data.num_classes == 0
+
+    @property
+    def quality(self) -> Literal["val_r2", "val_top1"]:
+        """The column of curves and results by which all choices are made; more is better."""
+        return "val_r2" if self.backbone else "val_top1"
 
     def teaches_anew(self, stage: Stage) -> bool:
         """Whether a stage learns from `teacher`, or from the dense model in another way than by soft answers.
@@ -372,7 +394,7 @@ class Config(Section):
         """
         return self.changed(
             **{
-                "teacher": self.teacher if self.search.distill.alpha else None,
+                "teacher": self.teacher if self.distills("search").alpha else None,
                 "retrain": {"epochs": 0, "repair": self.retrain.repair},
                 "baselines": [],
                 "baseline_terms": ["retraining"],

@@ -10,6 +10,17 @@ from slimsweep.config.fields import Section, once, rising
 Family = Literal["attention", "mlp", "token"]
 
 
+def none_or_two(classes: int | None) -> int | None:
+    """A number of classes, itself.
+
+    Raises:
+        ValueError: it is 1, or below 0.
+    """
+    if classes is not None and classes != 0 and classes < 2:
+        raise ValueError("must be at least 2 classes, or 0 for a model without a head")
+    return classes
+
+
 class Affine(Section):
     """Random affine warp, bilinear, black outside the image."""
 
@@ -98,8 +109,8 @@ class DataConfig(Section):
     """Name of the split that is read once, at the end of each point. null takes test where an image folder has it, of CIFAR
     and the MNIST kinds of torch/NAME, and of hfds, hfids and wds where val_split is val, valid, validation, eval or
     evaluation; else validation."""
-    num_classes: int | None = Field(None, ge=2)
-    """Classes; null finds out."""
+    num_classes: int | None = None
+    """Classes; null finds out. 0 is a model without a head, which is slimmed without labels (docs/models.md, Backbones)."""
     image_key: str | None = Field(None, min_length=1)
     """Column of the images in hfds/NAME and hfids/NAME (null takes image), such as img, or the ending of their files in
     wds/NAME (null takes the types that Pillow reads)."""
@@ -132,6 +143,11 @@ class DataConfig(Section):
     augment: Augment = Augment()
     """What happens to training images."""
 
+    @field_validator("num_classes")
+    @classmethod
+    def _none_or_two(cls, value: int | None) -> int | None:
+        return none_or_two(value)
+
     @field_validator("std")
     @classmethod
     def _positive(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
@@ -157,6 +173,29 @@ class DataConfig(Section):
         return self
 
 
+class Probe(Section):
+    """Images with labels on which the features of a backbone are tried. All that is not said here is as in data."""
+
+    name: str = "folder"
+    """folder, or another data set, as data.name."""
+    root: str
+    """Its folder, as data.root."""
+    train_split: str = "train"
+    """Split whose labels are known: what neighbours are looked for in, and the linear probe is fitted to."""
+    val_split: str | None = None
+    """Split of val_knn_top1 and val_probe_top1, as data.val_split."""
+    test_split: str | None = None
+    """Split of test_knn_top1 and test_probe_top1, as data.test_split."""
+    num_classes: int | None = Field(None, ge=2)
+    """Classes; null finds out."""
+    image_key: str | None = Field(None, min_length=1)
+    """As data.image_key."""
+    label_key: str | None = Field(None, min_length=1)
+    """As data.label_key."""
+    limit: int | None = Field(None, ge=1)
+    """At most this many images per split."""
+
+
 class ModelConfig(Section):
     """The dense model, from timm."""
 
@@ -167,7 +206,8 @@ class ModelConfig(Section):
     checkpoint: str | None = None
     """Start from these weights: a .safetensors file, a file of torch.save, or a folder that slimsweep or timm saved."""
     kwargs: dict[str, Any] = {}
-    """Arguments of timm.create_model, such as {"img_size": 160}; --model.kwargs.depth 6 changes one of the file's."""
+    """Arguments of timm.create_model, such as {"img_size": 160}; --model.kwargs.depth 6 changes one of the file's.
+    num_classes: 0 takes the model without its head, a backbone."""
 
     @field_validator("kwargs")
     @classmethod
@@ -180,7 +220,8 @@ class ModelConfig(Section):
         }
         for key in value:
             if key in taken:
-                raise ValueError(f"must not set {key}: say it in {taken[key]}")
+                none = ", or set it to 0 for a model without a head" if key == "num_classes" else ""
+                raise ValueError(f"must not set {key}: say it in {taken[key]}{none}")
         return value
 
 
@@ -361,7 +402,7 @@ class Search(Recipe):
     """Attention gates: one per head and dim (dim), one per head (head), or one per dim that all heads share (uniform)."""
     families: list[Family] | None = None
     """What has gates, and so may be cut: attention, mlp, token or some of them; null takes all that can be cut exactly out of
-    this model."""
+    this model, and of a backbone attention and mlp, so that its patches stay a whole grid."""
     token_gate: Literal["linear", "tanh"] = "linear"
     """Token gates as they are, or as the tanh of a parameter."""
     token_anneal: float = Field(0.3, ge=0, le=1)

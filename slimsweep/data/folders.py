@@ -42,8 +42,8 @@ class ImageFiles:
 
     Attributes:
         files: their paths below the split, with "/" between folders; in tar files a TarMember of each.
-        labels: (images,), numbers of classes.
-        class_names: in the order of their numbers.
+        labels: (images,), numbers of classes; 0 where there are no labels.
+        class_names: in the order of their numbers; empty where there are no labels.
         skipped: how many files are not used, by the reason: the ending of a type that is not read, "hidden" and others.
         notes: sentences that whoever starts a run should read.
     """
@@ -104,6 +104,32 @@ def list_images(split: Split, classes: list[str] | None = None, order: Callable[
     else:
         _list_folder(split.place, found)
     return _classify(found, split, classes, order)
+
+
+def list_unlabelled(split: Split) -> ImageFiles:
+    """All images of a folder at any depth, of a tar file, or of a folder of tar files; folders are no classes.
+
+    Raises:
+        ConfigError: there are none.
+        OSError: a folder or file cannot be read.
+    """
+    found = _Found()
+    if holds_tars(split.place):
+        _list_tars(split.place, found, None, labelled=False)
+    else:
+        _list_folder(split.place, found)
+    skipped = Counter(reason for _, reason in found.skipped)
+    if not found.images:
+        also = f" that can be used ({counted(skipped)} skipped)" if skipped else ""
+        raise ConfigError(f"{split.called} ({split.place}) holds no images{also}: put images into it, or fix data.root")
+    notes = []
+    if skipped:
+        total = sum(skipped.values())
+        notes.append(printable(f"{split.name}: {total} file{'s' * (total > 1)} skipped: {counted(skipped)}"))
+    labels = np.zeros(len(found.images), dtype=np.int64)
+    if found.members:
+        return ImageFiles(sorted(found.members), labels, [], skipped, notes)
+    return ImageFiles(sorted(found.images, key=natural_order), labels, [], skipped, notes)
 
 
 def holds_tars(place: Path) -> bool:
@@ -203,7 +229,7 @@ def _list_folder(place: Path, found: _Found) -> None:
     visit("", os.path.realpath(place), ())
 
 
-def _list_tars(place: Path, found: _Found, classes: list[str] | None) -> None:
+def _list_tars(place: Path, found: _Found, classes: list[str] | None, labelled: bool = True) -> None:
     if place.is_file():
         with open(place, "rb") as file:
             _add_tars(_tree_of(file, "", str(place)), found, classes)
@@ -215,7 +241,7 @@ def _list_tars(place: Path, found: _Found, classes: list[str] | None) -> None:
         elif is_tar(path.name):
             with open(path, "rb") as file:
                 trees.append((path.name[: -len(".tar")], _tree_of(file, path.name, str(path))))
-        elif ending_of(path.name) in image_endings():
+        elif ending_of(path.name) in image_endings() and labelled:
             found.images.append(path.name)  # refused by name, as it has no class
             found.members.append(TarMember(path.name, "", "", 0, 0))
         else:

@@ -22,19 +22,19 @@ class HubRows:
     Args:
         dataset: one of `datasets`.
         image_key: its column of images.
-        label_key: its column of labels.
+        label_key: its column of labels; None where they are not used, and count as 0.
 
     Raises:
         ConfigError: it has no such columns.
     """
 
-    def __init__(self, dataset: Any, image_key: str, label_key: str, called: str) -> None:
+    def __init__(self, dataset: Any, image_key: str, label_key: str | None, called: str) -> None:
         self.dataset = dataset
         self.keys = image_key, label_key
         if dataset.format["type"] != "custom":  # a transform of its own may make columns
             check_columns(dataset.features, image_key, label_key, called)
-        stored = label_key in dataset.features
-        self.classes = label_names(dataset.features, label_key) if stored else None
+        stored = label_key is not None and label_key in dataset.features
+        self.classes = label_names(dataset.features, label_key) if label_key and stored else None
         self.targets = dataset.with_format(None).select_columns([label_key])[:][label_key] if stored else None
         self.called = called
 
@@ -44,9 +44,9 @@ class HubRows:
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         row = self.dataset[index]
         for key, field in zip(self.keys, ("data.image_key", "data.label_key"), strict=True):
-            if key not in row:
+            if key is not None and key not in row:
                 raise ConfigError(f"a row of {self.called} has no {key!r}, it has {', '.join(row)}: set {field} to one of them")
-        return row[self.keys[0]], row[self.keys[1]]
+        return row[self.keys[0]], 0 if self.keys[1] is None else row[self.keys[1]]
 
 
 class HubImages(StoredImages):
@@ -55,7 +55,7 @@ class HubImages(StoredImages):
     Args:
         dataset: one of `datasets`.
         image_key: its column of images.
-        label_key: its column of labels: numbers, or names in a column of texts.
+        label_key: its column of labels: numbers, or names in a column of texts; None where labels are not used.
         classes: the names that the texts of train stand for, in their order; None for train itself, where they are sorted.
 
     Raises:
@@ -63,18 +63,24 @@ class HubImages(StoredImages):
     """
 
     def __init__(
-        self, dataset: Any, image_key: str, label_key: str, called: str, mode: str, classes: list[str] | None = None
+        self, dataset: Any, image_key: str, label_key: str | None, called: str, mode: str, classes: list[str] | None = None
     ) -> None:
         import datasets
 
         super().__init__(called, mode)
-        check_columns(dataset.features, image_key, label_key, called)
+        self.labelled = label_key is not None
+        self._column: np.ndarray | None = None
+        self._texts = False  # whether labels are the names of classes
         self.image_key, self.label_key = image_key, label_key
+        if label_key is None:
+            check_columns(dataset.features, image_key, None, called)
+            self.dataset = dataset.select_columns([image_key]).cast_column(image_key, datasets.Image(decode=False))
+            self.class_names, self.labels, self.notes = None, None, []
+            return
+        check_columns(dataset.features, image_key, label_key, called)
         self.dataset = dataset.select_columns([image_key, label_key]).cast_column(image_key, datasets.Image(decode=False))
         self.class_names = label_names(dataset.features, label_key)
         self.labels = None
-        self._texts = False  # whether labels are the names of classes
-        self._column: np.ndarray | None = None
         kind = getattr(dataset.features[label_key], "dtype", "")
         if self.class_names or kind == "bool" or kind.startswith(("int", "uint")):
             column = np.asarray(dataset.select_columns([label_key]).with_format("numpy")[:][label_key])
@@ -99,7 +105,7 @@ class HubImages(StoredImages):
 
     def open(self, index: int) -> tuple[BinaryIO, Any]:
         row = self.dataset[index]
-        label = row[self.label_key]
+        label = 0 if self.label_key is None else row[self.label_key]
         if self._texts and self._column is not None:
             label = int(self._column[index])
         return open_hub_image(row[self.image_key]), label
@@ -132,13 +138,13 @@ class HubShards:
         builder: of `datasets`.
         split: its name.
         image_key: the column of images.
-        label_key: the column of labels.
+        label_key: the column of labels; None where they are not used.
 
     Raises:
         ConfigError: it has no such columns, or does not say how many images it has.
     """
 
-    def __init__(self, builder: Any, split: str, image_key: str, label_key: str, called: str) -> None:
+    def __init__(self, builder: Any, split: str, image_key: str, label_key: str | None, called: str) -> None:
         import datasets
 
         self.called = called
@@ -154,8 +160,9 @@ class HubShards:
         features = builder.info.features or stream.features or {name: None for name in stream.column_names or ()}
         check_columns(features, image_key, label_key, called)
         self.dataset = stream.cast_column(image_key, datasets.Image(decode=False))
-        self.columns = image_key, label_key
-        self.class_names = label_names(features, label_key)
+        self.labelled = label_key is not None
+        self.columns = image_key, label_key or image_key
+        self.class_names = label_names(features, label_key) if label_key is not None else None
         self.shards = int(self.dataset.num_shards)
 
     def read(self, shard: int) -> Iterator[tuple[str, dict[str, Any], int]]:
@@ -165,7 +172,7 @@ class HubShards:
             for rows in self.dataset.shard(num_shards=self.shards, index=shard).iter(batch_size=16):
                 for image, label in zip(*(rows[column] for column in self.columns), strict=True):
                     name = f"{image['path'] or count} (number {count} of shard {shard} of {self.called})"
-                    yield name, image, label_number(label, name)
+                    yield name, image, label_number(label, name) if self.labelled else 0
                     count += 1
         except ConfigError:
             raise
@@ -178,20 +185,20 @@ class HubShards:
         return open_hub_image(stored)
 
 
-def check_columns(features: Mapping[str, Any], image_key: str, label_key: str, called: str) -> None:
-    """Refuse columns that a Hugging Face data set does not have.
+def check_columns(features: Mapping[str, Any], image_key: str, label_key: str | None, called: str) -> None:
+    """Refuse columns that a Hugging Face data set does not have; None where labels are not used.
 
     Raises:
         ConfigError: names the columns that it has.
     """
     for key, field, of in ((image_key, "data.image_key", "images"), (label_key, "data.label_key", "labels")):
-        if key not in features:
+        if key is not None and key not in features:
             raise ConfigError(
                 f"{called} has no column {key!r} for the {of}, it has {', '.join(features)}: set {field} to one of them"
             )
     import datasets
 
-    kinds = features[image_key], features[label_key]
+    kinds = features[image_key], None if label_key is None else features[label_key]
     stored = isinstance(kinds[0], datasets.Value) and kinds[0].dtype in ("string", "large_string", "binary", "large_binary")
     if kinds[0] is not None and not isinstance(kinds[0], datasets.Image | dict) and not stored:
         raise ConfigError(

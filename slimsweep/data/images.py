@@ -27,7 +27,7 @@ class ImageSet(Dataset[tuple[Tensor, int]]):
         source: the images as they are stored.
         indices: which of them, in this order.
         view: how they become tensors.
-        num_classes: labels are from 0 to below this.
+        num_classes: labels are from 0 to below this; 0 where they are not used.
         cache: keep tensors in memory, if their transform draws no random numbers and all fit into CACHE_BYTES.
         damaged: counts images that cannot be read; None allows none.
     """
@@ -160,7 +160,7 @@ class ImageStream:
     Args:
         source: its shards.
         view: how images become tensors.
-        num_classes: labels are from 0 to below this.
+        num_classes: labels are from 0 to below this; 0 where they are not used.
         limit: how many images are used at most: the first ones of each shard.
         damaged: counts images that cannot be read; None allows none.
     """
@@ -217,8 +217,8 @@ def stacked(found: Iterable[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
 
 
 def check_label(label: int, num_classes: int, name: str) -> None:
-    """Refuse a label that is not one of the classes; `name` is the image's, for the message."""
-    if not 0 <= label < num_classes:
+    """Refuse a label that is not one of the classes, where there are any; `name` is the image's, for the message."""
+    if num_classes and not 0 <= label < num_classes:
         raise ConfigError(
             f"{name} has the label {label}, but there are {num_classes} classes, 0 to {num_classes - 1}: "
             "set data.num_classes, or fix the labels"

@@ -67,7 +67,7 @@ def check_classes(data: "Data") -> None:
         ConfigError: such as for labels from 1 to 10.
     """
     labels = data.train.source.known_labels if isinstance(data.train, ImageSet) else None
-    if labels is None or data.class_names or data.settings.num_classes is not None:
+    if labels is None or not data.num_classes or data.class_names or data.settings.num_classes is not None:
         return
     used = np.unique(labels)
     if len(used) < data.num_classes:
@@ -82,6 +82,8 @@ def check_classes(data: "Data") -> None:
 def check_more_labels(data: "Data", seconds: float = 2.0) -> None:
     """Read labels that are not known, as many as there is time for, evenly over each split, and refuse wrong ones.
 
+    Where labels are not used, none are read.
+
     Args:
         data: the splits.
         seconds: for each split, after which no further image is read; at least a few are.
@@ -89,7 +91,8 @@ def check_more_labels(data: "Data", seconds: float = 2.0) -> None:
     Raises:
         ConfigError: names the first wrong label.
     """
-    for split, images in (("train", data.train), ("val", data.val), ("test", data.test)):
+    splits = (("train", data.train), ("val", data.val), ("test", data.test)) if data.num_classes else ()
+    for split, images in splits:
         began = time.perf_counter()
         with random_state_kept():
             for seen, read in enumerate(_labels_to_read(split, images)):

@@ -87,7 +87,8 @@ class IndexedImages:
     Args:
         dataset: `classes` and `targets` are used where it has them.
         called: what messages call it.
-        num_classes: data.num_classes. Subsets of fewer classes than what they are made from have other names.
+        num_classes: data.num_classes. Subsets of fewer classes than what they are made from have other names. With 0, labels
+            are not looked at, and what is given by index may be the image alone.
 
     Raises:
         ConfigError: the names of its classes contradict each other.
@@ -98,11 +99,16 @@ class IndexedImages:
     def __init__(self, dataset: Any, called: str, num_classes: int | None = None) -> None:
         self.dataset = dataset
         self.called = called
-        self.class_names: list[str] | None = class_names_of(dataset, called)
+        self.labelled = num_classes != 0
+        self.labels: np.ndarray | None = None
+        self.class_names: list[str] | None = None
+        if not self.labelled:
+            return
+        self.class_names = class_names_of(dataset, called)
         if self.class_names is None:  # names of a larger set tell nothing where fewer are asked for
             below = names_below(dataset, called)
             self.class_names = below if below and num_classes in (None, len(below)) else None
-        self.labels: np.ndarray | None = label_groups(dataset)
+        self.labels = label_groups(dataset)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -110,7 +116,10 @@ class IndexedImages:
     def image(self, index: int) -> tuple[Image.Image | Tensor, int]:
         with named(lambda: self.name(index)):
             item = self._stored(index)
-        image, label = image_and_label(item, f"image {index} of {self.called}")
+        if not self.labelled:
+            image, label = item[0] if isinstance(item, tuple | list) and item else item, 0
+        else:
+            image, label = image_and_label(item, f"image {index} of {self.called}")
         if isinstance(image, Image.Image):
             with named(lambda: self.name(index)):
                 image.load()  # Pillow decodes a picture that was only opened when its pixels are asked for
@@ -123,6 +132,8 @@ class IndexedImages:
         Raises:
             ConfigError: a label that is no whole number.
         """
+        if not self.labelled:
+            return None
         if self.users_code:
             return verified_labels(self.dataset, self.called, self.class_names, self._stored)
         return None if self.labels is None else numbers_of(self.labels, self.called)
@@ -183,6 +194,7 @@ class StoredImages(IndexedImages, ABC):
     """
 
     users_code = False
+    labelled = True
 
     def __init__(self, called: str, mode: str) -> None:
         self.called = called
@@ -205,7 +217,7 @@ class StoredImages(IndexedImages, ABC):
 
 
 class FolderImages(StoredImages):
-    """Images in a folder with a folder per class.
+    """Images in a folder, with a folder per class where labels are used.
 
     Args:
         root: the split's folder.
@@ -217,12 +229,13 @@ class FolderImages(StoredImages):
         self.dataset = self  # it holds its images itself
         self.root = root
         self.found = found
-        self.class_names = found.class_names
-        self.labels: np.ndarray = found.labels
+        self.labelled = bool(found.class_names)
+        self.class_names = found.class_names or None
+        self.labels = found.labels if self.labelled else None
         self.notes = found.notes
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.found.files)
 
     @property
     def files(self) -> list[str]:
@@ -230,7 +243,7 @@ class FolderImages(StoredImages):
         return [self.name(index) for index in range(len(self))]
 
     def open(self, index: int) -> tuple[BinaryIO, Any]:
-        return open(self.name(index), "rb"), self.labels[index]
+        return open(self.name(index), "rb"), self.found.labels[index]
 
     def name(self, index: int) -> str:
         return f"{self.root}/{self.found.files[index]}"
@@ -247,7 +260,7 @@ class TarImages(FolderImages):
             content = tar.read(member.size)
         if len(content) < member.size:
             raise OSError(f"{os.path.basename(member.tar or self.root)} ends in the middle of it")
-        return io.BytesIO(content), self.labels[index]
+        return io.BytesIO(content), self.found.labels[index]
 
     def name(self, index: int) -> str:
         member = cast(TarMember, self.found.files[index])
@@ -262,11 +275,15 @@ class WebDatasetShards:
         called: what messages call it.
         image_key: the ending of the images in a sample, such as left.png; None takes any type that Pillow reads.
         label_key: the ending of the labels, or their field in the JSON; None takes cls, or what _info.json says.
+        labelled: whether labels are used; without, samples need none.
     """
 
     class_names = None  # it has none
 
-    def __init__(self, reader: Any, called: str, image_key: str | None = None, label_key: str | None = None) -> None:
+    def __init__(
+        self, reader: Any, called: str, image_key: str | None = None, label_key: str | None = None, labelled: bool = True
+    ) -> None:
+        self.labelled = labelled
         split = reader.split_info
         self.urls = [os.path.join(reader.root, name) for name in split.filenames]
         self.lengths = split.shard_lengths if len(split.shard_lengths) == len(self.urls) else ()
@@ -308,6 +325,9 @@ class WebDatasetShards:
         stored: Any = None
         of_json = self.label_key not in sample and self.label_key != ""
         labelled = "json" in sample if of_json else (self.label_key or "cls") in sample
+        if kind is not None and not self.labelled:
+            yield f"{name}.{kind}", sample[kind], 0
+            return
         if kind is None or not labelled:
             image = self.image_key or "an image (jpg, png, webp or another type that Pillow reads)"
             raise ConfigError(

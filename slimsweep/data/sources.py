@@ -21,7 +21,7 @@ from PIL import Image
 
 from slimsweep.config import Config, ConfigError, did_you_mean
 from slimsweep.data.damaged import reason_of
-from slimsweep.data.folders import Split, few, holds_tars, is_hidden, list_images, natural_order, plain_order
+from slimsweep.data.folders import Split, few, holds_tars, is_hidden, list_images, list_unlabelled, natural_order, plain_order
 from slimsweep.data.hub_readers import HubImages, HubRows, HubShards
 from slimsweep.data.readers import (
     DataSetError,
@@ -91,6 +91,8 @@ def check_data(config: Config) -> None:
 def sources_of(config: Config, mode: str) -> dict[str, Any]:
     """train, test, and val where the data set has one: each a `Source` or `Shards`, as they are stored.
 
+    Of a folder of images without labels (`data.num_classes` 0) there may be train alone.
+
     Args:
         mode: Pillow's mode of the images, L or RGB.
     """
@@ -98,6 +100,8 @@ def sources_of(config: Config, mode: str) -> dict[str, Any]:
         return _digits(config)
     if ":" in config.data.name and "/" not in config.data.name:
         return _from_function(config)
+    if config.data.name in FOLDER_NAMES and config.data.num_classes == 0:
+        return _unlabelled_folders(config, mode)
     return _from_timm(config, mode)
 
 
@@ -111,7 +115,10 @@ def _digits(config: Config) -> dict[str, IndexedImages]:
     rest, test = split_off(labels, len(labels), 360)
     train, val = split_off(labels[rest], len(rest), 360)
     parts = {"train": rest[train], "val": rest[val], "test": test}
-    return {split: IndexedImages(_Digits(images[part], labels[part]), f"digits {split}") for split, part in parts.items()}
+    classes = config.data.num_classes
+    return {
+        split: IndexedImages(_Digits(images[part], labels[part]), f"digits {split}", classes) for split, part in parts.items()
+    }
 
 
 def _stored_digits() -> tuple[np.ndarray, np.ndarray]:
@@ -182,7 +189,7 @@ def _from_function(config: Config) -> dict[str, IndexedImages]:
     for split, given in found.items():
         called, dataset = f"the {split} split of {name}", given
         if type(given).__module__.startswith("datasets.") and hasattr(given, "features"):  # of Hugging Face, with rows as dicts
-            dataset = HubRows(given, config.data.image_key or "image", config.data.label_key or "label", called)
+            dataset = HubRows(given, *_columns(config), called)
         sources[split] = IndexedImages(dataset, called, config.data.num_classes)
     return sources
 
@@ -243,6 +250,55 @@ def _from_timm(config: Config, mode: str) -> dict[str, Any]:
         else:
             sources[split] = _one_from_timm(config, names[split], split, mode, sources.get("train"))
     return sources
+
+
+def _unlabelled_folders(config: Config, mode: str) -> dict[str, FolderImages]:
+    """The splits of a folder of images without labels: its folders train, validation and test where it has them.
+
+    Where it has none, all of it is train, from which the other splits are drawn.
+    """
+    assert config.data.root is not None  # check_data refuses it
+    root, settings = Path(config.data.root).expanduser(), config.data
+    names = {"train": settings.train_split}
+    if not _has_split(config, *TRAIN_NAMES, *VAL_NAMES, *TEST_NAMES) and settings.train_split in TRAIN_NAMES:
+        for field in ("val_split", "test_split"):
+            if getattr(settings, field) is not None and not _has_split(config, getattr(settings, field)):
+                raise ConfigError(
+                    f"data.{field} is {getattr(settings, field)!r}, but data.root {str(root)!r} has no such folder: leave it "
+                    "out, and a share of all images is taken (data.val_share)"
+                )
+        if settings.val_split is None and settings.test_split is None:
+            return {"train": _unlabelled(config, root, "train", mode)}
+    has_test, has_val = _has_split(config, "test"), _has_split(config, *VAL_NAMES)
+    if settings.test_split is not None or has_test or (has_val and settings.val_split is None):
+        names["test"] = settings.test_split or ("test" if has_test else "validation")
+    if settings.val_split is not None:
+        names["val"] = settings.val_split
+    elif has_val and names.get("test") not in VAL_NAMES:
+        names["val"] = "validation"
+    places = {split: _split_folder(root, name, split) for split, name in names.items()}
+    for one, other in (("train", "test"), ("val", "test"), ("val", "train")):
+        if one in places and places[one] == places.get(other):
+            raise ConfigError(
+                f"the {one} and {other} splits of {title(config)} are the same one, {names[other]!r}: name another"
+            )
+    return {split: _unlabelled(config, place, names[split], mode) for split, place in places.items()}
+
+
+def _unlabelled(config: Config, place: Path, name: str, mode: str) -> FolderImages:
+    """The images of a split, at any depth below its folder or in its tar files.
+
+    Args:
+        name: what messages call the split.
+    """
+    called = f"{title(config)} {name}"
+    try:
+        found = list_unlabelled(Split(place=place, name=name, called=called))
+        return (TarImages if holds_tars(place) else FolderImages)(str(place), found, called, mode)
+    except OSError as problem:
+        raise ConfigError(
+            f"{called} cannot be listed ({reason_of(problem)}): make {place} readable, or fix data.root"
+        ) from problem
 
 
 def _has_split(config: Config, *names: str) -> bool:
@@ -316,7 +372,8 @@ def _one_from_timm(config: Config, name: str, split: str, mode: str, train: Any)
             **streamed,
         )
         if prefix == "wds":
-            return WebDatasetShards(dataset.reader, called, config.data.image_key, config.data.label_key)
+            keys = config.data.image_key, config.data.label_key
+            return WebDatasetShards(dataset.reader, called, *keys, labelled=config.data.num_classes != 0)
     except ConfigError:
         raise
     except (ImportError, RuntimeError, AssertionError, OSError, ValueError, KeyError) as problem:
@@ -327,7 +384,7 @@ def _one_from_timm(config: Config, name: str, split: str, mode: str, train: Any)
         ) from problem
     if hasattr(dataset, "all_categories"):  # torchvision's iNaturalist takes files as the file system lists them
         dataset.index.sort()
-    return IndexedImages(dataset, called)
+    return IndexedImages(dataset, called, 0 if config.data.num_classes == 0 else None)
 
 
 def _from_hub(
@@ -337,10 +394,15 @@ def _from_hub(
     import datasets
 
     prefix, _, place = config.data.name.partition("/")
-    keys = config.data.image_key or "image", config.data.label_key or "label"
+    keys = _columns(config)
     if prefix.lower() == "hfids":
         return HubShards(datasets.load_dataset_builder(place, cache_dir=root), name, *keys, called)
     return HubImages(datasets.load_dataset(place, split=name, cache_dir=root), *keys, called, mode, classes)
+
+
+def _columns(config: Config) -> tuple[str, str | None]:
+    """The columns of images and labels of a data set of Hugging Face; no labels where they are not used."""
+    return config.data.image_key or "image", None if config.data.num_classes == 0 else config.data.label_key or "label"
 
 
 def _way_out(config: Config) -> str:

@@ -34,7 +34,7 @@ class Data:
     train: ImageSet | ImageStream  # with the training transform
     val: ImageSet | ImageStream
     test: ImageSet | ImageStream
-    num_classes: int
+    num_classes: int  # 0 where labels are not used
     class_names: list[str] | None
     # What a saved model needs: mean, std, input_size, interpolation, crop_pct, crop_mode, num_classes.
     preprocessing: dict[str, Any]
@@ -76,7 +76,7 @@ def _load(config: Config, input_size: tuple[int, int, int], model_cfg: Mapping[s
         )
     sources = sources_of(config, "L" if input_size[0] == 1 else "RGB")
     train = sources["train"]
-    num_classes, class_names = _classes(config, sources)
+    num_classes, class_names = _classes(config, sources) if settings.num_classes != 0 else (0, None)
     preprocessing = preprocessing_of(config, input_size, model_cfg, num_classes)
     train_view, eval_view = views_of(config, preprocessing)
 
@@ -98,19 +98,22 @@ def _load(config: Config, input_size: tuple[int, int, int], model_cfg: Mapping[s
 
     check_apart({split: source.dataset for split, source in sources.items()}, title(config))
     indices = {split: np.arange(len(source)) for split, source in sources.items()}
-    if "val" not in sources:
-        count = max(1, round(settings.val_share * len(train)))
-        if count >= len(train):
-            raise ConfigError(
-                f"the training split of {title(config)} has {len(train)} images, too few to take val_share of them"
-            )
-        indices["train"], indices["val"] = split_off(train.labels, len(train), count)
-        sources["val"] = train
+    for split in ("test", "val"):  # folders of images without labels may have no test split
+        if split not in sources:
+            whole = indices["train"]
+            count = max(1, round(settings.val_share * len(train)))
+            if count >= len(whole):
+                raise ConfigError(
+                    f"the training split of {title(config)} has {len(train)} images, too few to take val_share of them"
+                )
+            rest, taken = split_off(None if train.labels is None else train.labels[whole], len(whole), count)
+            indices["train"], indices[split] = whole[rest], whole[taken]
+            sources[split] = train
     notes = [note for source in dict.fromkeys(sources.values()) for note in getattr(source, "notes", ())]
     sets = {}
     for split in ("train", "val", "test"):
         chosen, source = indices[split], sources[split]
-        if source.known_labels is not None:
+        if num_classes and source.known_labels is not None:
             notes += _absent_classes(split, source.known_labels[chosen], num_classes, class_names)
         if settings.limit is not None and settings.limit < len(chosen):
             labels = None if source.labels is None else source.labels[chosen]

@@ -15,7 +15,7 @@ class Column:
 
     name: str
     title: str
-    unit: str  # %, nats, MACs, parameters, B, s, ms or images/s
+    unit: str  # %, nats, MACs, parameters, B, s, ms or images/s; empty for a plain number
     decimals: int | None = None  # shown decimals; None: three significant digits
     axis: Literal["x", "y"] | None = None  # x: a cost or speed, y: a quality; None: no axis
     more: bool = False  # whether larger values are better

@@ -77,7 +77,8 @@ def plan_points(run: Run) -> list[Point]:
     Points follow from the configuration and from what the run's folder holds. Some wait for others:
 
     - With several learning rates, each method, terms and budget tries all rates with the first seed. The other seeds are
-      planned when all those points have ended, at the rate with the best validation top-1; a rate that failed is not taken.
+      planned when all those points have ended, at the rate that is best on validation (`Config.quality`); a rate that failed
+      is not taken.
     - With retrain.start "larger", a searched point is planned when the point that it starts from has an ok row. The largest
       budget starts from the dense point.
     - Methods whose structures are still to be chosen are left out (`to_choose`).
@@ -86,16 +87,16 @@ def plan_points(run: Run) -> list[Point]:
         BudgetError: a budget below the smallest model that can be cut.
     """
     rows = run.rows
-    val_top1: dict[str, float] = dict(rows.loc[rows.status == "ok", ["point", "val_top1"]].itertuples(index=False))
+    quality: dict[str, float] = dict(rows.loc[rows.status == "ok", ["point", run.config.quality]].itertuples(index=False))
     failed = set(rows.point[rows.status == "failed"])
 
     def best(tried: list[Point]) -> float | None:
         if len(tried) == 1:
             return tried[0].lr
-        ended = [p for p in tried if p.name in val_top1]
-        if not ended or any(p.name not in val_top1 and p.name not in failed for p in tried):
+        ended = [p for p in tried if p.name in quality]
+        if not ended or any(p.name not in quality and p.name not in failed for p in tried):
             return None
-        return max(ended, key=lambda p: val_top1[p.name]).lr  # of equals, the one given first
+        return max(ended, key=lambda p: quality[p.name]).lr  # of equals, the one given first
 
     def keeps(method: str, target: Target, seed: int) -> str | None:
         return run.choice(method, target.budget, target.unit, seed if METHODS[method].draws else None)
@@ -104,7 +105,7 @@ def plan_points(run: Run) -> list[Point]:
     spent = search_macs(run.config, path, run)
     fingerprints = recipe_fingerprints(run)
     requests = _requests(run.config, path, spent, keeps)
-    return _points(run.config, requests, fingerprints, best, lambda point: point.name in val_top1)
+    return _points(run.config, requests, fingerprints, best, lambda point: point.name in quality)
 
 
 def expected_points(
@@ -288,7 +289,9 @@ def _requests(
     """
     dense, epochs = path.shape.full(), config.retrain.epochs
     seeds = seeds_of(config, draws=False)
-    yield Request(method="dense", budget=1.0, of_seed=dict.fromkeys(seeds, (dense.to_json(), epochs)))
+    # A backbone that is its own teacher has nothing to learn: the dense point is the dense model as it is.
+    of_dense = 0 if config.backbone and config.teacher is None else epochs
+    yield Request(method="dense", budget=1.0, of_seed=dict.fromkeys(seeds, (dense.to_json(), of_dense)))
     seen: set[tuple[str, str]] = set()
     for target, structure in targets(config, path):
         searched = structure.to_json()

@@ -422,7 +422,7 @@ class Run(Readable):
 
     def pace_try(self, name: str) -> dict[str, Any] | None:
         """The result of one try of a pace, by this start or an earlier one; None where it was not tried."""
-        return self.json_or_none(f"{SEARCH}/{name}.json", "pace", "budget", "val_top1", "error")
+        return self.json_or_none(f"{SEARCH}/{name}.json", "pace", "budget", self.config.quality, "error")
 
     def write_pace_try(self, name: str, result: Mapping[str, Any]) -> None:
         self.folder.write_json(f"{SEARCH}/{name}.json", dict(result))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from slimsweep.ledger.run import DENSE, MODEL_CONFIG, MODEL_WEIGHTS, SEARCH_GATES, SEARCH_MODEL, SEARCH_SHAPE, Run
 from slimsweep.saved_models import load
 from slimsweep.slimming.gates import GatedModel, add_gates
+from slimsweep.training.backbone import families_to_cut
 
 
 def save_searched(
@@ -35,7 +36,7 @@ def load_searched(run: Run, dense: nn.Module) -> GatedModel:
         FileNotFoundError: the search has not ended.
     """
     settings = run.config.search
-    gated = add_gates(dense, settings.granularity, settings.families, settings.token_gate)
+    gated = add_gates(dense, settings.granularity, families_to_cut(run.config, dense), settings.token_gate)
     state = load_tensors(run.search_weights())
     with torch.no_grad():
         for name, tensor in learned(gated).items():

@@ -3,11 +3,13 @@
 A point is done when it has an ok row. No budget is solved here and no model is built, so that reading a status is cheap.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from slimsweep.ledger.lock import driver_alive
+from slimsweep.ledger.measures import R2, TOP1
 from slimsweep.ledger.points import Plan
 from slimsweep.ledger.run import PLAN, REPORT_PAGE, Run
 
@@ -35,6 +37,12 @@ class TrainingStatus:
     val_r2: float | None = None  # of a backbone, in place of val_top1
     error: str = ""  # why it failed
     note: str = ""
+
+    @property
+    def quality(self) -> str:
+        """What it is on validation, in words: "val top-1 81.20 %" or "val R2 0.9731"; empty while it is not known."""
+        measure, value = (TOP1, self.val_top1) if self.val_r2 is None else (R2, self.val_r2)
+        return "" if value is None else f"val {measure.title} {measure.text(value)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +141,7 @@ def _stage(run: Run, name: str, done: bool, total: int, alive: bool, waiting: st
         state="done" if done else "running" if alive and not waiting else "waiting",
         epochs=last["epoch"] if last else 0,
         epochs_total=total,
-        val_top1=last["val_top1"] if last else None,
+        **_quality(last),
         note=waiting if alive and not done else "",
     )
 
@@ -141,18 +149,18 @@ def _stage(run: Run, name: str, done: bool, total: int, alive: bool, waiting: st
 def _planned(run: Run, plan: Plan, rows: Mapping[str, Any], alive: bool) -> list[TrainingStatus]:
     """The status of each point of the plan, in the plan's order."""
     begun = run.begun_in(plan.attempt) if alive else set()
-    curves = run.curve_names()
+    curves, quality = run.curve_names(), run.config.quality
     # Of points that differ in their learning rate alone, the best on validation counts.
     best: dict[tuple[Any, ...], tuple[float, float]] = {}
     for point in plan.points:
         row = rows.get(point.name)
         if row is not None and row["status"] == "ok":
-            best[point.rate_group] = max(best.get(point.rate_group, (-1.0, 0.0)), (row["val_top1"], -point.lr))
+            best[point.rate_group] = max(best.get(point.rate_group, (-math.inf, 0.0)), (row[quality], -point.lr))
     found = []
     for point in plan.points:
         row = rows.get(point.name)
         if row is not None and row["status"] == "ok":
-            other = best[point.rate_group] != (row["val_top1"], -point.lr)
+            other = best[point.rate_group] != (row[quality], -point.lr)
             note = "another learning rate is better on validation" if other else UNTRAINED if row["epochs"] == 0 else ""
             found.append(_done(point.name, row, point.epochs, note))
         else:
@@ -178,7 +186,16 @@ def _known(run: Run, rows: Mapping[str, Any], alive: bool) -> list[TrainingStatu
 
 
 def _done(name: str, row: Mapping[str, Any], epochs: int, note: str) -> TrainingStatus:
-    return TrainingStatus(name=name, state="done", epochs=epochs, epochs_total=epochs, val_top1=row["val_top1"], note=note)
+    return TrainingStatus(name=name, state="done", epochs=epochs, epochs_total=epochs, note=note, **_quality(row))
+
+
+def _quality(row: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The fields of a status that say how good a training is, from a row of its curve or of the results."""
+    found: dict[str, Any] = {}
+    for name in ("val_top1", "val_r2"):
+        value = None if row is None else row.get(name)  # rows of earlier versions lack val_r2
+        found[name] = None if value is None or math.isnan(value) else value
+    return found
 
 
 def _not_done(
@@ -189,7 +206,7 @@ def _not_done(
         state="failed" if row is not None else "running" if running else "waiting",
         epochs=curve[-1]["epoch"] if curve else 0,
         epochs_total=total,
-        val_top1=curve[-1]["val_top1"] if curve else None,
+        **_quality(curve[-1] if curve else None),
         error=row["error"] if row is not None else "",
         note="its row is damaged" if name in run.damaged_rows else "",
     )

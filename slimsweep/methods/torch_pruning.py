@@ -36,12 +36,20 @@ class Pruned(NamedTuple):
 
 
 def choose(choice: Choice) -> list[Structure | ValueError]:
-    """A structure per budget: what Torch-Pruning keeps, ranked by its GroupTaylor importance on the images given."""
-    ready = _with_gradients(choice.dense, lambda model: accumulate_gradients(model, choice.images, choice.labels))
+    """A structure per budget: what Torch-Pruning keeps, ranked by its GroupTaylor importance on the images given.
+
+    Of a model without a head, by its GroupMagnitude: there is no loss on labels, and the one on its own features has a gradient
+    of 0.
+    """
+    importance: Importance = "magnitude" if choice.dense.num_classes == 0 else "taylor"
+    ready = choice.dense
+    if importance == "taylor":
+        ready = _with_gradients(ready, lambda model: accumulate_gradients(model, choice.images, choice.labels))
+    options: dict[str, Any] = {"floors": choice.floors, "round_to": choice.round_to, "importance": importance}
 
     def find(budget: BudgetLike) -> Structure:
         cost, limit = cost_and_limit(budget, choice.shape)
-        return pruned_structure(ready, choice.shape, limit, floors=choice.floors, round_to=choice.round_to, cost=cost)
+        return pruned_structure(ready, choice.shape, limit, cost=cost, **options)
 
     return at_each_budget(find, choice.budgets)
 
@@ -111,6 +119,7 @@ def pruned_structure(
     floors: Mapping[str, float],
     round_to: int = 1,
     cost: Cost = COSTS["macs"],
+    importance: Importance = "taylor",
 ) -> Structure:
     """What Torch-Pruning keeps of a model at a budget: head dims (or whole heads) and MLP units, ranked by its GroupTaylor.
 
@@ -119,12 +128,13 @@ def pruned_structure(
     The floor of attention is rounded down to its steps, which are a dim of all heads, or a whole head. Tokens stay.
 
     Args:
-        model: the dense model, with gradients of its loss; left as it is.
+        model: the dense model, with gradients of its loss for taylor; left as it is.
         shape: of its gates: families without gates are not cut, and where there is one gate per head, whole heads are.
         budget: the most that is left, in what `cost` counts.
         floors: for each family the share of every layer that stays.
         round_to: sizes are multiples of this.
         cost: what the budget counts.
+        importance: taylor, or magnitude (GroupMagnitude), which needs no gradients.
 
     Raises:
         ImportError: torch-pruning is not installed; says how to install it.
@@ -139,7 +149,7 @@ def pruned_structure(
             budget,
             lambda pruned: _keeps(structure_of(pruned.kept, shape), floors),
             price=lambda pruned: cost.of(structure_of(pruned.kept, shape)),
-            importance="taylor",
+            importance=importance,
             embed_dim=False,
             isomorphic=isomorphic,
             round_to=round_to if round_to > 1 else None,

@@ -66,6 +66,11 @@ def has_tables_alone(path: str) -> bool:
     return not Run(path).is_begun and Folder(path).exists(ROWS)
 
 
+def table_in(path: str) -> tuple[str, str]:
+    """(folder, name in it) of the table of results that a path names, itself or by its folder."""
+    return parted(path) if path.endswith(TABLE) else (path, ROWS)
+
+
 def read_tables(path: str) -> list[RunTables]:
     """The runs whose rows a table holds, one by one, as a study keeps them: results alone, without a run's folder.
 
@@ -77,7 +82,7 @@ def read_tables(path: str) -> list[RunTables]:
         RefusedInput: there is no such file, or it has no results.
         DamagedFile: it cannot be read.
     """
-    parent, name = parted(path) if path.endswith(TABLE) else (path, ROWS)
+    parent, name = table_in(path)
     folder = Folder(parent)
     where = (folder / name).uri
     if not folder.exists(name):

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from slimsweep.errors import RunLost
+from slimsweep.ledger.measures import R2, TOP1, measure_of
 from slimsweep.ledger.points import Plan, Point
 from slimsweep.ledger.run import DAMAGED_LOG, Run
 from slimsweep.ledger.status import Status, TrainingStatus, read_status
@@ -64,11 +65,11 @@ class Progress:
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[top1]}"),
+            TextColumn("{task.fields[quality]}"),
             console=console,
         )
         shown = [] if sweep else began.stages
-        self.tasks = {s.name: self.bars.add_task(s.name, total=max(s.epochs_total, 1), top1="") for s in shown}
+        self.tasks = {s.name: self.bars.add_task(s.name, total=max(s.epochs_total, 1), quality="") for s in shown}
         # Drawn when something was read anew and not in between: a table of a thousand points takes a quarter of a second.
         self.live = Live(console=console, auto_refresh=False, transient=sweep)
         self.is_live = console.is_terminal  # asked once: a terminal that was closed is none any more
@@ -134,9 +135,9 @@ class Progress:
                 and (before is None or before[0] != training.state)
             )
             if not self.is_live and before != self.seen[training.name] and self._worth_a_line(training, before):
-                top1 = "" if training.val_top1 is None else f", val top-1 {training.val_top1:.2f} %"
+                quality = f", {training.quality}" if training.quality else ""
                 epochs = f"epoch {training.epochs}/{training.epochs_total}"
-                say(self.console, f"{time.strftime('%H:%M:%S')} {training.name}: {training.state}, {epochs}{top1}")
+                say(self.console, f"{time.strftime('%H:%M:%S')} {training.name}: {training.state}, {epochs}{quality}")
         for sentence in status.damaged:
             if sentence not in self.damaged:
                 self.damaged.add(sentence)
@@ -163,9 +164,9 @@ class Progress:
             shorter = (status_table(status, columns) for columns in (5, 4, 3, 2, 1))
             return next((table for table in shorter if fits(self.console, table)), status_table(status, 1))
         for stage in status.stages:
-            top1 = stage.note or ("" if stage.val_top1 is None else f"val top-1 {stage.val_top1:.2f} %")
+            quality = stage.note or stage.quality
             epochs = stage.epochs if stage.state != "done" else max(stage.epochs_total, 1)
-            self.bars.update(self.tasks[stage.name], completed=epochs, top1=top1)
+            self.bars.update(self.tasks[stage.name], completed=epochs, quality=quality)
         return Group(self.bars)
 
 
@@ -189,9 +190,13 @@ def pace_chosen(run: Run) -> str:
     found = run.pace_choice()
     assert found is not None
     pace = ", ".join(f"{family} {value:g}" for family, value in found["pace"].items())
-    top1 = sorted(one["val_top1"] for one in found["tried"])
+    measure = R2 if run.config.backbone else TOP1
     diverged = sum(bool(one["error"]) for one in found["tried"])
-    return f"Pace of the families: {pace} ({top1[-1]:.2f} % on validation; others {top1[0]:.2f} to {top1[-2]:.2f})" + (
+    # The R2 of a try that diverged is not known.
+    values = sorted(one[measure.val] for one in found["tried"] if one[measure.val] is not None)
+    others = f"; others {values[0]:.{measure.decimals}f} to {values[-2]:.{measure.decimals}f}" if len(values) > 1 else ""
+    best = f"{'' if measure.unit else f'{measure.title} '}{measure.text(values[-1])}"
+    return f"Pace of the families: {pace} ({best} on validation{others})" + (
         f"; {diverged} diverged, {run.pace_file} in the run's folder says how" if diverged else ""
     )
 
@@ -230,7 +235,9 @@ def show_end(run: Run, plan: Plan, failed: Collection[Point], console: Console, 
         say(console, "")
         show_whole(console, compared)
     ok = rows[rows.status == "ok"]
-    say(console, f"\nThe dense model before the sweep: {ok.test_top1_untouched.iloc[0]:.2f} % on test." if len(ok) else "\n")
+    untouched = measure_of(rows).untouched_column
+    dense = f"The dense model before the sweep: {ok[untouched].iloc[0]:.2f} % on test." if untouched and len(ok) else ""
+    say(console, f"\n{dense}")
     took = ok.repair_seconds[ok.repair_seconds > 0]
     if len(took):
         span = f"{took.min():.1f} to {took.max():.1f}" if len(took) > 1 else f"{took.min():.1f}"
@@ -273,11 +280,21 @@ def final_table(run: Run, rows: pd.DataFrame, seconds: float) -> Table:
     config = run.config
     ok = by_series(best_rates(rows))
     ok = ok[ok.status == "ok"].sort_values(["budget", "method", "seed"], ascending=[False, True, True])
-    retrained = ok.test_top1[ok.method == "dense"]
+    measure = measure_of(ok)
+    retrained = ok[measure.test][ok.method == "dense"]
     rates = len(config.retrain.rates) > 1
-    figures = ("budget", "MMACs", "of dense", "params", *(("lr",) if rates else ()), "test top-1 %", "vs dense")
+    figures = (
+        "budget",
+        "MMACs",
+        "of dense",
+        "params",
+        *(("lr",) if rates else ()),
+        f"test {measure.title} {measure.unit}".rstrip(),
+        "vs dense",
+    )
     table = plain_table(f"{config.name} in {seconds:.0f} s", [("method", "left"), *((name, "right") for name in figures)])
     for row in ok.to_dict("records"):
+        untouched = measure.untouched if measure.untouched_column is None else row[measure.untouched_column]
         table.add_row(
             row["method"]
             + "".join(f" {family} {share:g}" for family, share in json.loads(row["shares"] or "{}").items())
@@ -287,14 +304,14 @@ def final_table(run: Run, rows: pd.DataFrame, seconds: float) -> Table:
             f"{100 * row['macs'] / row['macs_dense']:.1f} %",
             f"{int(row['params']):,}",
             *((f"{row['lr']:g}",) if rates else ()),
-            f"{row['test_top1']:.2f}",
-            f"{row['test_top1'] - (row['test_top1_untouched'] if retrained.empty else retrained.mean()):+.2f}",
+            f"{row[measure.test]:.{measure.decimals}f}",
+            f"{row[measure.test] - (untouched if retrained.empty else retrained.mean()):+.{measure.decimals}f}",
         )
     return table
 
 
 def comparison_table(rows: pd.DataFrame) -> Table | None:
-    """The search compared with each other method at equal cost and at equal accuracy; None where there is no other method.
+    """The search compared with each other method at equal cost and at equal accuracy or R2; None where there is no other one.
 
     Where there are trained points, untrained ones take no part.
 
@@ -306,16 +323,17 @@ def comparison_table(rows: pd.DataFrame) -> Table | None:
     ok = ok[ok.method != f"dense{UNTRAINED}"]  # the dense model takes no part
     searched = next((name for name in ("searched", f"searched{UNTRAINED}") if (ok.method == name).any()), "searched")
     cost = COSTS[usual_cost(ok)]
-    found = compare_methods(ok, searched, x=cost.name)
+    measure = measure_of(ok)
+    found = compare_methods(ok, searched, x=cost.name, y=measure.test)
     if found.empty:
         return None
     title = f"{searched} compared with each method (+: ahead; below 1x: fewer {cost.title})"
-    figures = (f"at equal {cost.title}", f"{cost.title} for the same accuracy")
+    figures = (f"at equal {cost.title}", f"{cost.title} for the same {measure.word}")
     table = plain_table(title, [("method", "left"), *((name, "right") for name in figures)])
     for row in found.to_dict("records"):
         table.add_row(
             Text(row["method"]),
-            with_error(row["difference"], row["difference_se"], 2, " points", sign=True),
+            with_error(row["difference"], row["difference_se"], measure.decimals, measure.points, sign=True),
             with_error(row["ratio"], row["ratio_se"], 2, "x"),
         )
     if found["difference_seeds"].max() <= 1:

@@ -31,6 +31,7 @@ from slimsweep.slimming.gates import GatedModel, add_gates
 from slimsweep.slimming.removal_path import RemovalPath, Scores
 from slimsweep.slimming.structure import Structure, image_size, macs, params
 from slimsweep.terminal import counted, plain_table, say, show_whole
+from slimsweep.training.backbone import families_to_cut
 from slimsweep.training.criterion import Criterion, Teacher, student_of
 from slimsweep.training.dense_model import build_dense
 from slimsweep.training.evaluate import autocast
@@ -137,7 +138,7 @@ def plan(
     dense = build_dense(_without_weights(config), num_classes)
     check_cuts(config, dense)
     settings = config.search
-    gated = add_gates(dense, settings.granularity, settings.families, settings.token_gate)
+    gated = add_gates(dense, settings.granularity, families_to_cut(config, dense), settings.token_gate)
     gates: Scores = gated.gates
     if run is not None:
         if not run.search_done:
@@ -450,7 +451,7 @@ def _data(config: Config, images: Images | None, notes: list[str]) -> tuple[int,
     if images is not None:
         check_batch(config, images.train)
         notes.append("loading is not timed")
-        return config.data.num_classes or 10, images, 0.0
+        return 10 if config.data.num_classes is None else config.data.num_classes, images, 0.0
     try:
         data = data_for(config)
     except ConfigError as problem:
@@ -497,6 +498,8 @@ def _disk(config: Config, dense: nn.Module, gated: GatedModel, retrained: list[T
 
 def _without_weights(config: Config) -> Config:
     """The configuration with fresh weights, which cost the same and need no download."""
+    if config.backbone:  # which is never trained on its own, so no configuration of it is without weights
+        return config.model_copy(update={"model": config.model.model_copy(update={"pretrained": False, "checkpoint": None})})
     return config.changed(
         **{"model.pretrained": False, "model.checkpoint": None, "dense.epochs": max(1, config.dense.epochs)}
         | ({"dense.warmup_epochs": 0} if config.dense.epochs == 0 else {})

@@ -17,16 +17,18 @@ def status_table(status: Status, columns: int = 5) -> Table:
         columns: how many to show: the name first, then state, epoch, accuracy and a note.
     """
     headings: list[tuple[str, JustifyMethod]] = [("stage or point", "left"), ("state", "left"), ("epoch", "right")]
-    headings += [("val top-1 %", "right"), ("", "left")]
+    of_backbone = any(training.val_r2 is not None for training in [*status.stages, *status.points])
+    headings += [("val R2" if of_backbone else "val top-1 %", "right"), ("", "left")]
     table = plain_table(f"{status.name}: {status.next}", headings[:columns])
     for training in [*status.stages, *status.points]:
-        top1 = "" if training.val_top1 is None else f"{training.val_top1:.2f}"
+        quality = "" if training.val_top1 is None else f"{training.val_top1:.2f}"
+        quality = quality if training.val_r2 is None else f"{training.val_r2:.4f}"
         colour = COLOURS[training.state]
         cells = (
             Text(training.name),
             Text(training.state, style=colour),
             f"{training.epochs}/{training.epochs_total}",
-            top1,
+            quality,
             Text(training.error[:100] or training.note),  # what a worker raised may look like rich's markup
         )
         table.add_row(*cells[:columns])

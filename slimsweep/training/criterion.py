@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from slimsweep.config import Config, Distill, Recipe, Stage
 from slimsweep.data import Data
 from slimsweep.slimming.gate_optimizer import GateOptimizer
-from slimsweep.training.teachers import Teachers, check_dims, features_of, teacher_alike, teacher_model
+from slimsweep.training.backbone import Tokens, WithTokens, tokens_of
+from slimsweep.training.teachers import Teachers, TeacherView, check_dims, features_of, teacher_alike, teacher_model
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ class WithFeatures(nn.Module):
 
 
 def student_of(model: nn.Module, teacher: Teacher | None) -> nn.Module:
-    """The module that a training step calls, which answers as `Criterion` takes it: a pair where two parts of it are taught.
+    """The module that a training step calls, which answers as `Criterion` takes it: a pair where two parts of it are taught,
+    and `Tokens` of a backbone, which has no head.
 
     Args:
         model: of timm; the module that is returned has its weights.
@@ -88,7 +90,7 @@ def student_of(model: nn.Module, teacher: Teacher | None) -> nn.Module:
     if teacher is None:
         return model
     if teacher.answers == "features":
-        return WithFeatures(model)
+        return WithTokens(model) if getattr(model, "num_classes", None) == 0 else WithFeatures(model)
     if teacher.heads_apart and has_two_heads(model):
         model.set_distilled_training(True)  # type: ignore[operator]
     return model
@@ -109,7 +111,8 @@ class Criterion:
     - features: the smooth L1 distance of the layer-normed features of both, plus 1 - their cosine.
 
     A network that answers with a pair (`student_of`) learns the labels with the first and from the teacher with the second:
-    logits of two heads, or logits and features.
+    logits of two heads, or logits and features. One that answers with `Tokens`, a backbone, learns from the teacher alone
+    (`tokens_loss`).
 
     Args:
         recipe: its label smoothing is used where Mixup is off; Mixup's labels are smoothed already.
@@ -135,11 +138,17 @@ class Criterion:
         if teacher is not None:
             teacher.model.to(device).eval()
 
-    def __call__(self, network: Callable[[Tensor], Tensor | tuple[Tensor, Tensor]], images: Tensor, labels: Tensor) -> Tensor:
+    def __call__(
+        self, network: Callable[[Tensor], Tensor | tuple[Tensor, Tensor] | Tokens], images: Tensor, labels: Tensor
+    ) -> Tensor:
         """The loss (a scalar) of a network on images (B, C, H, W) and labels (B,)."""
         if self.mixup is not None:
             images, labels = self.mixup(images, labels)  # labels become (B, classes)
         answers = network(images)
+        if isinstance(answers, Tokens):
+            assert self.teacher is not None  # `student_of` makes such networks where there is one
+            loss = tokens_loss(answers, images, self.teacher)
+            return loss if self.gates is None else loss + self.gates.penalty()
         logits, taught = answers if isinstance(answers, tuple) else (answers, answers)
         smoothing = 0.0 if labels.ndim == 2 else self.smoothing
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
@@ -174,11 +183,9 @@ def features_loss(features: Tensor, images: Tensor, teacher: Teacher) -> Tensor:
     Raises:
         ConfigError: the teacher has another number of dims.
     """
-    model = teacher.model
-    members = model.weighted if isinstance(model, Teachers) else [(1.0, model)]
     loss = features.new_zeros((), dtype=torch.float32)
     student = features.float()
-    for share, member in members:
+    for share, member in _weighted(teacher):
         with torch.no_grad():
             target = features_of(member, images).float()
         check_dims(student.shape[1], target.shape[1])
@@ -186,3 +193,52 @@ def features_loss(features: Tensor, images: Tensor, teacher: Teacher) -> Tensor:
         distance = F.smooth_l1_loss(F.layer_norm(student, dims), F.layer_norm(target, dims))
         loss = loss + share * (distance + 1 - F.cosine_similarity(student, target, dim=1).mean())
     return loss
+
+
+def tokens_loss(student: Tokens, images: Tensor, teacher: Teacher) -> Tensor:
+    """The distance of a backbone's embedding, class token and patch tokens from the teacher's, as a mean over these kinds.
+
+    Of each kind that both have: the smooth L1 distance plus 1 - the cosine, on average over images and tokens. Both vectors are
+    standardised by the mean and deviation of the teacher's, so that their size is learned too: an embedding takes the dense
+    model's place as it is. Patches that the student lost do not count, and its token gates weigh the others.
+
+    Args:
+        images: as the student saw them.
+
+    Raises:
+        ConfigError: the teacher has another number of dims.
+    """
+    loss = student.embedding.new_zeros((), dtype=torch.float32)
+    for share, member in _weighted(teacher):
+        with torch.no_grad():
+            if isinstance(member, TeacherView):
+                target = tokens_of(member.model, member.view(images))
+            else:
+                target = tokens_of(member, images)
+        check_dims(student.embedding.shape[1], target.embedding.shape[1])
+        kinds = [_standard_distance(student.embedding, target.embedding).mean()]
+        if student.class_token.numel() and target.class_token.numel():
+            kinds.append(_standard_distance(student.class_token, target.class_token).mean())
+        if student.patches.shape[1] and len(student.patch_weights) == len(target.patch_weights):
+            patches, weights = target.patches, student.patch_weights
+            if student.patches.shape[1] < patches.shape[1]:  # some are gone
+                patches, weights = patches[:, weights > 0], weights[weights > 0]
+            distances = _standard_distance(student.patches, patches).mean(0)
+            kinds.append((distances * weights).sum() / weights.sum().clamp(min=1e-6))
+        loss = loss + share * torch.stack(kinds).mean()
+    return loss
+
+
+def _standard_distance(student: Tensor, target: Tensor) -> Tensor:
+    """Smooth L1 distance plus 1 - cosine, (...), of vectors (..., dims) standardised by the target's mean and deviation."""
+    student, target = student.float(), target.float()
+    deviation, mean = torch.std_mean(target, dim=-1, keepdim=True, correction=0)
+    scale = deviation.clamp(min=1e-6)
+    distance = F.smooth_l1_loss((student - mean) / scale, (target - mean) / scale, reduction="none").mean(-1)
+    return distance + 1 - F.cosine_similarity(student, target, dim=-1)
+
+
+def _weighted(teacher: Teacher) -> list[tuple[float, nn.Module]]:
+    """(share, model) of the teacher's members, the shares adding up to 1."""
+    model = teacher.model
+    return model.weighted if isinstance(model, Teachers) else [(1.0, model)]

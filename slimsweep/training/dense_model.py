@@ -47,7 +47,7 @@ def build_dense(config: Config, num_classes: int, class_names: Sequence[str] | N
 
     Args:
         config: the configuration.
-        num_classes: of the data.
+        num_classes: of the data; 0 for a model without a head, which has the weights' embedding and leaves their head.
         class_names: of the data, in the order of its labels; None where they are not known.
 
     Raises:
@@ -83,7 +83,7 @@ def check_model(config: Config, num_classes: int | None = None) -> nn.Module:
 
     Args:
         config: the configuration.
-        num_classes: of the head; None takes data.num_classes, or 10, for the checks do not depend on it.
+        num_classes: of the head, 0 for none; None takes data.num_classes, or 10, for the checks do not depend on it.
 
     Raises:
         ConfigError: as `build_dense`; an optimizer that timm does not have, or that takes other betas.
@@ -91,7 +91,8 @@ def check_model(config: Config, num_classes: int | None = None) -> nn.Module:
     for stage in ("dense", "search", "retrain"):
         check_optimizer(getattr(config, stage), stage)
     with torch.device("meta"):
-        model = _create(config, num_classes or config.data.num_classes or 10, pretrained=False)
+        asked = config.data.num_classes if num_classes is None else num_classes
+        model = _create(config, 10 if asked is None else asked, pretrained=False)
     if config.model.pretrained and not any(_standard(model).get(k) for k in ("url", "file", "hf_hub_id", "state_dict")):
         raise ConfigError(
             f"model.pretrained is set, but timm has no weights for {config.model.name}: leave it out, or give model.checkpoint"
@@ -134,6 +135,8 @@ def _start_of_checkpoint(
 ) -> Start:
     notes = (f"model.checkpoint {path}: {'; '.join(fitted.notes)}",) if fitted.notes else ()
     classes = int(getattr(model, "num_classes", 0))
+    if not classes:  # a backbone: the file's head is left
+        return Start(notes=notes)
     if fitted.fresh:
         said = f"the head of {path} is not one for {classes} classes: training starts from a new head"
         return Start(new_head=f"have no head for the {classes} classes", notes=(*notes, said))
@@ -165,7 +168,7 @@ def order_of_rows(
 
 def _start_of_pretrained(config: Config, model: nn.Module, num_classes: int, class_names: Sequence[str] | None) -> Start:
     usual = _standard(model)
-    if not config.model.pretrained or usual.get("num_classes") != num_classes:
+    if num_classes and (not config.model.pretrained or usual.get("num_classes") != num_classes):
         return Start(new_head=f"have no head for the {num_classes} classes")
     own = names_in_order(usual.get("label_names"))
     known: Sequence[Sequence[str]] | None = also_called(own) if own else imagenet_names(num_classes)

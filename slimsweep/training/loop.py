@@ -1,7 +1,7 @@
 """One training loop for the dense model, the search and every retraining."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,7 @@ from slimsweep.slimming.architectures import architecture_of
 from slimsweep.slimming.gate_optimizer import GateOptimizer, GateTraining
 from slimsweep.slimming.gates import GatedModel
 from slimsweep.training.criterion import Criterion, Teacher, has_two_heads, student_of
-from slimsweep.training.evaluate import autocast, evaluate
+from slimsweep.training.evaluate import Reference, autocast, evaluate
 from slimsweep.training.optimizer import weight_optimizer
 from slimsweep.training.ranks import mean_over_ranks, on_any_rank, ranks, share_damaged
 from slimsweep.training.recorder import Recorder, Row
@@ -39,6 +39,7 @@ def train(
     seed: int = 0,
     device: torch.device,
     teacher: Teacher | None = None,
+    reference: Reference | None = None,
     until: float | None = None,
 ) -> nn.Module:
     """Train a model by a recipe and return it, or its moving average where the recipe asks for one; 0 epochs leave it as it is.
@@ -51,7 +52,8 @@ def train(
         data: its training split is trained on, its validation split evaluated after each epoch.
         recorder: takes the curve, checkpoints and damaged images.
         seed: of the order of images, augmentation and drop path.
-        teacher: model whose answers are learned from.
+        teacher: model whose answers are learned from; a backbone learns from nothing else.
+        reference: with which a backbone is compared after each epoch; None evaluates top-1.
         until: when (time.time()) no further epoch begins.
 
     Raises:
@@ -68,6 +70,15 @@ def train(
         model.set_grad_checkpointing(True)  # type: ignore[operator]
     loader = train_loader(data.train, data.settings, rank=rank, world=world, seed=seed)
     val = eval_loader(data.val, data.settings, rank, world)
+
+    def on_validation() -> tuple[dict[str, float], float]:
+        """(the columns of the curve, a number that is not finite where what the model gives is not)."""
+        if reference is not None:
+            r2 = reference.agreement(state.averaged, "val", device, recipe).r2
+            return {"val_r2": r2}, r2
+        top1, _, loss = evaluate(state.averaged, val, device, recipe)
+        return {"val_top1": top1}, loss
+
     state = State.start(model, recipe)
     scheduler, _ = create_scheduler_v2(
         state.optimizer,
@@ -80,6 +91,8 @@ def train(
         updates_per_epoch=len(loader),
     )
     mixup = mixup_fn(data.settings.augment, data.num_classes, label_smoothing=recipe.label_smoothing)
+    if data.num_classes == 0 and teacher is None:
+        raise ValueError("a model without a head learns from a teacher's features: give train a teacher")
     criterion = Criterion(recipe, device, mixup=mixup, teacher=teacher, gates=state.gates)
 
     first = 0
@@ -87,9 +100,9 @@ def train(
         first, saved = found
         state.load_state_dict(saved)
     else:  # where it starts from: after a cut, what the cut alone costs
-        top1 = evaluate(state.averaged, val, device, recipe).top1
+        quality, _ = on_validation()
         if rank == 0:
-            recorder.epoch(curve_row(recorder, model, epoch=0, loss=None, val_top1=top1, seconds=0.0, lr=recipe.lr))
+            recorder.epoch(curve_row(recorder, model, epoch=0, loss=None, quality=quality, seconds=0.0, lr=recipe.lr))
     network = as_network(student_of(model, teacher), recipe, device)  # shares the model's weights
 
     for epoch in range(first, recipe.epochs):
@@ -115,13 +128,13 @@ def train(
         share_damaged(loader.damaged, device)
         loss = float(mean_over_ranks(torch.stack(losses).mean()))
         seconds = time.perf_counter() - began
-        top1, _, val_loss = evaluate(state.averaged, val, device, recipe)
+        quality, finite = on_validation()
         # Validation shows what the last step made of the weights.
-        check_finite([*losses, torch.tensor(val_loss, device=device)], recorder, epoch, recipe)
+        check_finite([*losses, torch.tensor(finite, device=device)], recorder, epoch, recipe)
         if rank == 0:
             lr = state.optimizer.param_groups[0]["lr"]
-            recorder.damaged(loader.damaged, val.damaged)
-            recorder.epoch(curve_row(recorder, model, epoch=epoch + 1, loss=loss, val_top1=top1, seconds=seconds, lr=lr))
+            recorder.damaged(loader.damaged, data.val.damaged)
+            recorder.epoch(curve_row(recorder, model, epoch=epoch + 1, loss=loss, quality=quality, seconds=seconds, lr=lr))
             recorder.checkpoint(epoch + 1, state.state_dict())
     for trained in (model, state.averaged):
         if has_two_heads(trained):  # as timm has it: both heads' answers are averaged
@@ -249,15 +262,27 @@ def check_finite(losses: list[Tensor], recorder: Recorder, epoch: int, recipe: R
 
 
 def curve_row(
-    recorder: Recorder, model: nn.Module, *, epoch: int, loss: float | None, val_top1: float, seconds: float, lr: float
+    recorder: Recorder,
+    model: nn.Module,
+    *,
+    epoch: int,
+    loss: float | None,
+    quality: Mapping[str, float],
+    seconds: float,
+    lr: float,
 ) -> Row:
-    """One row of the curve: after `epoch` epochs (0 before the first), top-1 in percent, the seconds of the last epoch."""
+    """One row of the curve: after `epoch` epochs (0 before the first), the seconds of the last epoch.
+
+    Args:
+        quality: val_top1 (percent), or of a backbone val_r2.
+    """
     row: Row = {
         "stage": recorder.stage,
         "point": recorder.point,
         "epoch": epoch,
         "loss": loss,
-        "val_top1": val_top1,
+        "val_top1": quality.get("val_top1"),
+        "val_r2": quality.get("val_r2"),
         "seconds": seconds,
         "learning_rate": lr,
     }

@@ -1,6 +1,7 @@
 """What the ranks of a process group tell each other; each function also works without a group, as for one rank alone."""
 
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -28,6 +29,17 @@ def on_any_rank(condition: bool, device: torch.device) -> bool:
     return float(mean_over_ranks(torch.tensor(float(condition), device=device))) > 0
 
 
+def gathered(value: Any, device: torch.device) -> list[Any]:
+    """What each rank gives, in the order of ranks; the value alone without a group. It must be picklable."""
+    if ranks()[1] == 1:
+        return [value]
+    found: list[Any] = [None] * ranks()[1]
+    # NCCL sends objects through the current GPU, which must be this rank's own.
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        dist.all_gather_object(found, value)
+    return found
+
+
 def share_damaged(damaged: Damaged, device: torch.device) -> None:
     """Count the damaged images of a split over all ranks, so that all ranks stop where there are too many.
 
@@ -37,9 +49,6 @@ def share_damaged(damaged: Damaged, device: torch.device) -> None:
     world = ranks()[1]
     everyone = [damaged.reasons]
     if world > 1 and on_any_rank(bool(damaged.reasons), device):
-        everyone = [{} for _ in range(world)]
-        # NCCL sends the names through the current GPU, which must be this rank's own.
-        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
-            dist.all_gather_object(everyone, damaged.reasons)
+        everyone = gathered(damaged.reasons, device)
     for reasons in everyone:
         damaged.add(reasons)

@@ -126,7 +126,7 @@ def own_statistics(model: nn.Module) -> tuple[list[float], list[float]]:
 def teacher_model(config: Config, stage: Stage, dense: nn.Module, data: Data) -> nn.Module | None:
     """The model that teaches a stage: the dense model, or what `config.teacher` names, with weights, on the CPU.
 
-    None where the stage learns from labels alone.
+    None where the stage learns from labels alone. A backbone learns from features, and its teachers' heads do not count.
 
     Raises:
         ConfigError: as `check_teachers`; weights that cannot be read or downloaded.
@@ -139,7 +139,7 @@ def teacher_model(config: Config, stage: Stage, dense: nn.Module, data: Data) ->
     for one in config.teachers:
         if one.name is None:
             model = _loaded(one)
-            rows = _of_folder(one, model, data.num_classes, data.class_names)[0]
+            rows = _of_folder(one, model, data.num_classes, data.class_names)[0] if data.num_classes else None
         else:
             _check_classes(config, one, data)  # no fresh head in place of one for other classes
             try:
@@ -184,7 +184,7 @@ def check_teachers(config: Config, dense: nn.Module, data: Data) -> list[str]:
                 one,
                 of_features[0],
             )
-    if of_features and not config.teachers:
+    if of_features and not config.teachers and not config.backbone:  # whose embedding `check_embedding` looks at
         feature_dims(dense, f"model {config.model.name}")
     if "retrain" in of_features and "small" in config.baselines:
         raise ConfigError(
@@ -288,7 +288,7 @@ def teacher_alike(config: Config, stage: Stage, dense: nn.Module, num_classes: i
     models = [weightless(config, one, num_classes) for one in config.teachers]
     for one, model in zip(config.teachers, models, strict=True):
         _check_channels(model, one, image_size(dense)[0])
-        if one.name is None:
+        if one.name is None and num_classes:
             _of_folder(one, model, num_classes, None)
         model.to_empty(device="cpu")
         with torch.no_grad():
@@ -320,7 +320,8 @@ def teacher_macs(config: Config, stage: Stage, dense_macs: int) -> int:
 @functools.lru_cache(maxsize=16)
 def _teachers_macs(teachers: str, num_classes: int | None) -> int:
     members = [TeacherModel(**one) for one in json.loads(teachers)]
-    plain = Config(data={"num_classes": num_classes})
+    plain = Config()
+    plain = plain.model_copy(update={"data": plain.data.model_copy(update={"num_classes": num_classes})})
     return sum(macs(weightless(plain, one)) for one in members)
 
 
@@ -343,7 +344,8 @@ def _of_teacher(problem: ConfigError) -> ConfigError:
 
 def _check_classes(config: Config, one: TeacherModel, data: Data) -> list[str]:
     if one.name is None:
-        return _of_folder(one, weightless(config, one), data.num_classes, data.class_names)[1]
+        model = weightless(config, one)
+        return _of_folder(one, model, data.num_classes, data.class_names)[1] if data.num_classes else []
     try:
         check_model(_as_dense(config, one), data.num_classes)
         start = start_of(_as_dense(config, one), data.num_classes, data.class_names)
