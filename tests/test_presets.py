@@ -18,7 +18,19 @@ IMAGENET = [name for name in presets() if "imagenet" in name]
 
 
 TAUGHT = ("deit-base-distilled", "deit3-base-21k", "deit3-small-21k")  # by another model than the dense one
-OTHERS = [pytest.param(name, marks=pytest.mark.slow) if name in TAUGHT else name for name in presets()]
+HEADLESS = ("dinov2-small", "dinov3-small", "siglip-base")
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) if name in (*TAUGHT, *HEADLESS) else name for name in presets()]
+
+
+@pytest.mark.parametrize("preset", HEADLESS)
+def test_presets_of_models_without_a_head_load_and_have_weights(preset: str) -> None:
+    config, _ = load_config(["--config", preset])
+    assert config.data.num_classes == 0
+    assert config.dense.epochs == 0
+    assert timm.is_model_pretrained(config.model.name)
+    assert timm.get_pretrained_cfg(config.model.name).num_classes == 0
+    assert config.search.axes
+    assert config.retrain.repair
 
 
 @pytest.mark.parametrize("preset", TAUGHT)
