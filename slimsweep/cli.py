@@ -186,7 +186,7 @@ def plan(chosen: argparse.Namespace, console: Console) -> None:
     from slimsweep.cluster.cluster import Cluster
     from slimsweep.earlier_start import earlier_config, go_on_from
     from slimsweep.ledger.run import Run
-    from slimsweep.tools.plan import Images, show
+    from slimsweep.tools.estimate import Images, show
     from slimsweep.tools.plan import plan as cost
 
     cluster, images = None, None

@@ -12,7 +12,8 @@ from slimsweep.earlier_start import go_on_from, refuse_incomparable, start_or_co
 from slimsweep.errors import DamagedFile
 from slimsweep.ledger.planning import recipe_fingerprints
 from slimsweep.ledger.run import Run
-from slimsweep.tools.plan import Images, plan
+from slimsweep.tools.estimate import Images
+from slimsweep.tools.plan import plan
 
 DATA = Path(__file__).parent / "data"
 TAUGHT = {"teacher": {"checkpoint": "/weights/large"}, "retrain.distill.alpha": 0.5}

@@ -12,7 +12,8 @@ from slimsweep.config import Config, ConfigError, load_config
 from slimsweep.data import load_data
 from slimsweep.ledger.run import Run
 from slimsweep.slimming.structure import image_size
-from slimsweep.tools.plan import Images, makespan, plan, show, time_training
+from slimsweep.tools.estimate import Images, show
+from slimsweep.tools.plan import makespan, plan, time_training
 from slimsweep.training.dense_model import build_dense
 from slimsweep.training.loop import train
 from slimsweep.training.recorder import MemoryRecorder

@@ -17,7 +17,37 @@ FOLDER = Path(slimsweep.__file__).parent / "config" / "presets"
 IMAGENET = [name for name in presets() if "imagenet" in name]
 
 
-@pytest.mark.parametrize("preset", presets())
+TAUGHT = ("deit-base-distilled", "deit3-base-21k", "deit3-small-21k")  # by another model than the dense one
+HEADLESS = ("dinov2-small", "dinov3-small", "siglip-base")
+OTHERS = [pytest.param(name, marks=pytest.mark.slow) if name in (*TAUGHT, *HEADLESS) else name for name in presets()]
+
+
+@pytest.mark.parametrize("preset", HEADLESS)
+def test_presets_of_models_without_a_head_load_and_have_weights(preset: str) -> None:
+    config, _ = load_config(["--config", preset])
+    assert config.data.num_classes == 0
+    assert config.dense.epochs == 0
+    assert timm.is_model_pretrained(config.model.name)
+    assert timm.get_pretrained_cfg(config.model.name).num_classes == 0
+    assert config.search.axes
+    assert config.retrain.repair
+
+
+@pytest.mark.parametrize("preset", TAUGHT)
+def test_presets_with_a_teacher_load_and_name_models_with_weights(preset: str) -> None:
+    config, _ = load_config(["--config", preset])
+    (teacher,) = config.teachers
+    for name in (config.model.name, teacher.name):
+        assert timm.is_model_pretrained(name)
+        assert timm.get_pretrained_cfg(name).num_classes == config.data.num_classes == 1000
+    answers = "hard" if preset == "deit-base-distilled" else "soft"
+    assert {config.teacher_in_words(stage) for stage in ("search", "retrain")} == {f"{teacher.name}, {answers}, alpha 0.5"}
+    assert config.search.axes
+    assert config.retrain.repair
+    assert config.dense.epochs == 0
+
+
+@pytest.mark.parametrize("preset", OTHERS)
 def test_every_preset_cuts_its_model_and_shrinks_to_a_smoke_test(preset: str) -> None:
     config, _ = load_config(["--config", preset])
     assert config.name == preset

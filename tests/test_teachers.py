@@ -32,7 +32,8 @@ from slimsweep.slimming.cut import slim
 from slimsweep.slimming.gates import add_gates
 from slimsweep.slimming.removal_path import RemovalPath, equal_gates, solve
 from slimsweep.slimming.structure import macs
-from slimsweep.tools.plan import Images, plan
+from slimsweep.tools.estimate import Images
+from slimsweep.tools.plan import plan
 from slimsweep.training import Criterion, MemoryRecorder, Teacher, build_dense, check_model, train
 from slimsweep.training.criterion import student_of
 from slimsweep.training.teachers import Teachers, TeacherView, check_teachers, teacher_model

@@ -20,6 +20,7 @@ from markdown_tables import with_table, write_or_check
 
 PAGE = Path(__file__).parent / "README.md"
 START, END = "<!-- written by make_table.py -->", "<!-- end -->"
+PUBLISHED_START, PUBLISHED_END = "<!-- published figures, written by make_table.py -->", "<!-- end of published figures -->"
 
 # Why one of our sizes does not round to the paper's, by the letter in the table's notes.
 REASONS = {
@@ -83,6 +84,66 @@ LINES = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A cut model that others have published."""
+
+    gmacs: str
+    top1: str  # percent
+    method: str  # a key of SOURCES
+    model: str  # what was cut; "" where the method's name says it
+    teacher: str
+
+
+VITSLIM, ISOMORPHIC, TORCH_DAG = "ViT-Slim", "Isomorphic Pruning", "torch-dag"
+REGNET, LARGER = "RegNetY-16GF, hard labels", "a larger DeiT-III"
+SOURCES = {
+    VITSLIM: "[arXiv 2201.00814](https://arxiv.org/abs/2201.00814)",
+    ISOMORPHIC: "[arXiv 2407.04616](https://arxiv.org/abs/2407.04616)",
+    TORCH_DAG: "its repository",
+    "NViT": "its paper",
+    "SAViT": "its paper",
+    "OFB": "its paper",
+}
+
+PUBLISHED = tuple(
+    Published(gmacs=gmacs, top1=top1, method=method, model=model, teacher=teacher)
+    for gmacs, top1, method, model, teacher in (
+        ("10.99", "84.53", TORCH_DAG, "BEiT-B", "not at hand"),
+        ("10.6", "82.4", VITSLIM, "DeiT-B", "none"),
+        ("6.8", "83.29", "NViT", "NViT-B", REGNET),
+        ("6.2", "82.95", "NViT", "NViT-H", REGNET),
+        ("5.3", "81.66", "SAViT", "", REGNET),
+        ("4.2", "82.19", "NViT", "NViT-S", REGNET),
+        ("4.16", "82.41", ISOMORPHIC, "distilled DeiT-B", REGNET),
+        ("3.3", "80.03", VITSLIM, "DeiT-S", "none"),
+        ("3.04", "81.85", TORCH_DAG, "DeiT-III-S (ImageNet-21k)", LARGER),
+        ("2.61", "81.13", ISOMORPHIC, "distilled DeiT-B", REGNET),
+        ("2.3", "77.94", VITSLIM, "DeiT-S", "none"),
+        ("2.19", "80.87", TORCH_DAG, "DeiT-III-S (ImageNet-21k)", LARGER),
+        ("1.21", "77.50", ISOMORPHIC, "distilled DeiT-S", REGNET),
+        ("1.1", "76.1", "OFB", "OFB-B", "not at hand"),
+        ("0.62", "72.60", ISOMORPHIC, "distilled DeiT-T", REGNET),
+    )
+)
+# (GMACs, top-1 %, the model): anyone can download these.
+DOWNLOADABLE = (
+    ("4.6", "83.1", "DeiT-III-S (ImageNet-21k)"),
+    ("4.3", "84.8", "TinyViT-21M (ImageNet-21k)"),
+    ("2.0", "83.2", "TinyViT-11M (ImageNet-21k)"),
+    ("1.3", "80.7", "TinyViT-5M (ImageNet-21k)"),
+)
+
+
+def published_table() -> str:
+    """What others have published, cut models and ones to download, in Markdown, from large to small."""
+    rows = [(one.gmacs, one.top1, one.method, one.model, one.teacher, SOURCES[one.method]) for one in PUBLISHED]
+    rows += [(gmacs, top1, "none: to download", model, "", "timm") for gmacs, top1, model in DOWNLOADABLE]
+    rows.sort(key=lambda row: -float(row[0]))
+    lines = ["| GMACs | top-1 % | slimmed by | model | teacher | source |", "| ---: | ---: | --- | --- | --- | --- |"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
 @cache
 def removal_path(preset: str) -> RemovalPath:
     """The path of a preset's model over gates that are all alike."""
@@ -127,7 +188,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail where the page has another table")
     check = parser.parse_args(argv).check
-    return write_or_check(PAGE, with_table(PAGE.read_text(), table(), START, END), check)
+    text = with_table(PAGE.read_text(), table(), START, END)
+    return write_or_check(PAGE, with_table(text, published_table(), PUBLISHED_START, PUBLISHED_END), check)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from slimsweep.data.images import ImageSet, ImageStream
 from slimsweep.data.label_checks import check_classes, check_more_labels
 from slimsweep.data.loaders import Loader, TrainLoader, eval_loader, images_seen, train_loader
 from slimsweep.data.readers import Shards, Source
-from slimsweep.data.sample import calibration_images, training_images
+from slimsweep.data.sample import calibration_count, calibration_images, training_images
 from slimsweep.data.sources import check_data, data_name, split_off, title
 from slimsweep.data.splits import Data, check_batch, load_data
 from slimsweep.data.transforms import View, affine_warp, mixup_fn, uniforms
@@ -24,6 +24,7 @@ __all__ = [
     "TrainLoader",
     "View",
     "affine_warp",
+    "calibration_count",
     "calibration_images",
     "check_batch",
     "check_classes",

@@ -40,12 +40,17 @@ def training_images(data: Data, seed: int, count: int = SAMPLE_IMAGES) -> tuple[
     return torch.cat(images)[:count], torch.cat(labels)[:count]
 
 
+def calibration_count(model: Timm) -> int:
+    """How many images `calibration_images` takes at most: the more patches the model makes of an image, the fewer."""
+    least, most = CALIBRATION_LIMITS
+    return min(max(CALIBRATION_TOKENS // model.patch_embed.num_patches, least), most)
+
+
 def calibration_images(data: Data, seed: int, model: Timm) -> Tensor:
     """(n, C, H, W): the training images that principal axes and repair look at, without augmentation.
 
     Args:
         seed: of the sample.
-        model: of timm: the more patches it makes of an image, the fewer images.
+        model: of timm; n is its `calibration_count`, or all training images where there are fewer.
     """
-    least, most = CALIBRATION_LIMITS
-    return training_images(data, seed, min(max(CALIBRATION_TOKENS // model.patch_embed.num_patches, least), most))[0]
+    return training_images(data, seed, calibration_count(model))[0]

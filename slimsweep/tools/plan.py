@@ -10,27 +10,29 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
 from slimsweep.checks import check_cuts
 from slimsweep.cluster.cluster import Cluster, check_placement, local_cluster, trials_at_once
 from slimsweep.cluster.worker import data_for, set_threads
 from slimsweep.config import Config, ConfigError, Recipe, Stage
-from slimsweep.data import check_batch, mixup_fn, train_loader
+from slimsweep.data import calibration_count, check_batch, mixup_fn
 from slimsweep.ledger.checkpoints import KEEP
 from slimsweep.ledger.planning import expected_points, paces_tried
 from slimsweep.ledger.points import Point
 from slimsweep.ledger.run import Run
 from slimsweep.methods import METHODS
+from slimsweep.slimming.budget import Budget
 from slimsweep.slimming.cut import slim
 from slimsweep.slimming.gates import GatedModel, add_gates
 from slimsweep.slimming.removal_path import RemovalPath, Scores
 from slimsweep.slimming.structure import Structure, image_size, macs, params
-from slimsweep.terminal import counted, plain_table, say, show_whole
+from slimsweep.terminal import counted
+from slimsweep.tools.estimate import Estimate, ImageCost, Images, Training
+from slimsweep.tools.loading_time import NOT_TIMED, LoadingTime, time_loading
 from slimsweep.training.backbone import families_to_cut
 from slimsweep.training.criterion import Criterion, Teacher, student_of
 from slimsweep.training.dense_model import build_dense
@@ -44,69 +46,11 @@ LONGEST_STEP = 6.0  # seconds; where a step would take longer, a smaller batch i
 # Seconds outside training, measured with the default job on 2 cores: of Ray's start, and of the start of the driver, the search
 # and the first trials, apart from the imports of their processes.
 RAY_SECONDS, STAGE_SECONDS = 8.0, 3.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Images:
-    """Number of images per split."""
-
-    train: int
-    val: int
-    test: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageCost:
-    """What one worker needs per image, in one kind of training."""
-
-    train_seconds: float
-    eval_seconds: float
-    weight_bytes: int  # weights, gradients, the optimizer's state, a moving average and a teacher
-    image_bytes: int  # activations kept for the backward pass
-    batch: int  # images in the step that was timed
-    scaled: bool  # whether a worker's real batch is larger than that
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """One training: of the dense model, of the search, of the tries of paces, or of a point with all its seeds and rates."""
-
-    name: str
-    macs: int  # per image
-    params: int
-    epochs: int
-    step_seconds: float
-    seconds: float  # of one trial, with its evaluations
-    workers: int  # per trial
-    trials: int
-    worker_bytes: int  # memory of one worker
-
-    @property
-    def worker_seconds(self) -> float:
-        """Of all trials and their workers."""
-        return self.seconds * self.workers * self.trials
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """What a configuration will cost."""
-
-    trainings: list[Training]
-    at_once: int  # points that train side by side
-    wall_seconds: float
-    start_seconds: float  # part of wall_seconds: starts of Ray and of processes
-    sweep_seconds: float
-    disk_bytes: int
-    device: str  # the device that was timed or assumed, in words
-    timed: bool  # whether steps were timed; else times are computed from the device's speed
-    gpus_per_worker: float
-    known: bool  # whether times are of the kind of device that will be used
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def gpu_hours(self) -> float:
-        """Of all trainings; 0 without GPUs."""
-        return sum(t.worker_seconds for t in self.trainings) * self.gpus_per_worker / 3600
+# What principal axes and repair take, in forward passes over their images. Axes: one pass, and second moments of each layer's
+# inputs, which are about as many products. Repair: of the model before the cut one pass and its blocks again; of the small one
+# a pass, its blocks three times (for attention, for the MLP, for what the next block gets), a pass that compares the outputs,
+# and for the least squares of two layers per block at most two passes' products.
+AXES_PASSES, SOURCE_PASSES, SMALL_PASSES = 2, 2, 7
 
 
 def plan(
@@ -134,88 +78,31 @@ def plan(
     notes: list[str] = []
     cluster = cluster or _cluster(config, notes)
     check_placement(config, cluster)
-    num_classes, sizes, load_seconds = _data(config, images, notes)
+    set_threads(config)  # times are taken with as many threads as a worker has
+    num_classes, sizes, loading = _data(config, images, notes)
     dense = build_dense(_without_weights(config), num_classes)
     check_cuts(config, dense)
     settings = config.search
     gated = add_gates(dense, settings.granularity, families_to_cut(config, dense), settings.token_gate)
-    gates: Scores = gated.gates
-    if run is not None:
-        if not run.search_done:
-            raise ConfigError(f"--run is {run.uri}, but no search has ended there: leave it out to plan with equal gates")
-        if run.shape.gate_shapes != gated.shape.gate_shapes:
-            raise ConfigError(f"--run is {run.uri}, which searched another model: leave it out, or plan that model")
-        gates = run.scores
-        notes.append(f"structures are those of the search in {run.uri}")
-    pace = settings.paces[0].model_dump() if run is None else run.pace
+    gates, pace = _ranking(config, gated, run, notes)
     points = expected_points(config, gated.shape, gates, pace, run)
-
-    cuda = config.resources.gpus_per_worker > 0 and torch.cuda.is_available()
-    device = torch.device("cuda" if cuda else "cpu")
-    if tflops is None:  # time with as many threads as a worker has
-        set_threads(config)
-    known = cuda or config.resources.gpus_per_worker == 0
-    if tflops is not None:
-        name = f"a device of {tflops:g} TFLOP/s"
-    elif cuda:
-        name = torch.cuda.get_device_name()
-    else:
-        name = f"this machine's CPU, {counted(torch.get_num_threads(), 'thread')} per worker"
-    if not known and tflops is None:
-        notes.append("this machine has no GPU, so times are those of its CPU; plan on a GPU, or give its speed with --tflops")
-
-    taught: dict[Stage, Teacher | None] = {"dense": None}
-    trained = {"search": settings.epochs, "retrain": config.retrain.epochs or settings.recovery}
-    for stage in ("search", "retrain"):
-        taught[stage] = Teacher.alike(config, stage, dense, num_classes) if trained[stage] else None
-    notes += _teachers_said(taught)
-
-    def cost(model: nn.Module, recipe: Recipe, workers: int, stage: Stage) -> ImageCost:
-        batch, teacher = config.data.batch_size // workers // recipe.accumulate, taught[stage]
-        if tflops is not None:
-            return _computed(model, recipe, batch, tflops, teacher)
-        return time_training(model, config, recipe, batch, device, teacher)
-
-    stages: list[Training] = []
-    search_workers = config.resources.search_workers
-    if config.dense.epochs:
-        found = cost(dense, config.dense, search_workers, "dense")
-        stages.append(_training("dense", dense, config, config.dense, found, sizes, load_seconds, search_workers, 1))
-    found = cost(gated, settings, search_workers, "search")
-    stages.append(_training("search", gated, config, settings, found, sizes, load_seconds, search_workers, 1))
-    per_trial = config.retrain.workers_per_trial
-    tries: list[Training] = []
+    name, device, known = _device(config, tflops, notes)
+    trainer = _Trainer(
+        config=config,
+        sizes=sizes,
+        loading=loading,
+        taught=_teachers(config, dense, num_classes, notes),
+        device=device,
+        tflops=tflops,
+        calibration=min(calibration_count(dense), sizes.train),
+    )
+    stages, searched = trainer.stages(dense, gated)
     paces, smallest = paces_tried(config, gated.shape, run)
-    if paces:
-        of_gated = {family: pace[family] for family in gates}
-        path = RemovalPath(gated.shape, gates, settings.floors.model_dump(), settings.round_to, of_gated, settings.depth)
-        small = slim(gated, path.solve(smallest))
-        recipe = config.pace_recipe()
-        found = cost(small, recipe, 1, "retrain")
-        tries.append(_training("paces", small, config, recipe, found, sizes, load_seconds, 1, paces))
-    retrained: list[Training] = []
-    costs: dict[str, ImageCost] = {}
-    groups: dict[tuple[str, str, int], list[Point]] = {}  # seeds and learning rates cost the same
-    for point in points:
-        terms = "" if point.terms == "retraining" else f", {point.terms}"
-        unit = "" if point.unit == "macs" else f" {point.unit}"
-        groups.setdefault((f"{point.method} {point.budget:.4f}{unit}{terms}", point.structure, point.epochs), []).append(point)
-    for (label, structure, epochs), members in groups.items():
-        small = slim(gated, Structure.from_json(structure))
-        recipe = config.retrain.at(members[0].lr, epochs)
-        if structure not in costs:
-            costs[structure] = cost(small, recipe, per_trial, "retrain")
-        retrained.append(
-            _training(label, small, config, recipe, costs[structure], sizes, load_seconds, per_trial, len(members))
-        )
-    if any(c.scaled for c in costs.values()):
-        some = next(c for c in costs.values() if c.scaled)
-        notes.append(f"steps were timed with {some.batch} images and scaled to a worker's batch")
-    if load_seconds and config.data.workers == 0:
-        notes.append(f"loading takes {1e3 * load_seconds:.2f} ms per image, in the training process (data.workers is 0)")
-
-    if settings.axes or config.retrain.repair:
-        notes.append("principal axes and repair take seconds per point and are not counted")
+    tries = trainer.tries(gated, gates, pace, paces, smallest, searched)
+    groups = _alike(points)
+    retrained = trainer.retrained(gated, groups, searched, notes)
+    if loading.first and config.data.workers == 0:
+        notes.append(f"loading takes {loading.in_words()}, in the training process (data.workers is 0)")
 
     at_once = trials_at_once(config, cluster, len(points))
     side_by_side = min(config.resources.max_concurrent_trials or paces, cluster.workers(config))  # one worker tries a pace
@@ -238,6 +125,180 @@ def plan(
         known=known or tflops is not None,
         notes=notes,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Trainer:
+    """What all trainings of a plan have in common, and what each of them costs."""
+
+    config: Config
+    sizes: Images
+    loading: LoadingTime
+    taught: Mapping[Stage, Teacher | None]
+    device: torch.device
+    tflops: float | None
+    calibration: int  # images that principal axes and repair look at
+
+    def stages(self, dense: nn.Module, gated: GatedModel) -> tuple[list[Training], ImageCost]:
+        """The trainings before the sweep, and what the gated model costs per image."""
+        config, workers = self.config, self.config.resources.search_workers
+        found: list[Training] = []
+        if config.dense.epochs:
+            cost = self.cost(dense, config.dense, workers, "dense")
+            found.append(self.training("dense", dense, config.dense, cost, workers))
+        cost = self.cost(gated, config.search, workers, "search")
+        before = self.axes_seconds(cost)
+        return [*found, self.training("search", gated, config.search, cost, workers, before=before)], cost
+
+    def tries(
+        self,
+        gated: GatedModel,
+        gates: Scores,
+        pace: Mapping[str, float],
+        paces: int,
+        smallest: Budget,
+        searched: ImageCost,
+    ) -> list[Training]:
+        """The short trainings by which `paces` paces are compared at the smallest budget; none where there is no choice."""
+        if not paces:
+            return []
+        settings, recipe = self.config.search, self.config.pace_recipe()
+        of_gated = {family: pace[family] for family in gates}
+        path = RemovalPath(gated.shape, gates, settings.floors.model_dump(), settings.round_to, of_gated, settings.depth)
+        small = slim(gated, path.solve(smallest))
+        cost = self.cost(small, recipe, 1, "retrain")
+        return [self.training("paces", small, recipe, cost, 1, paces, before=self.cut_seconds(searched, cost))]
+
+    def retrained(
+        self, gated: GatedModel, groups: Mapping[tuple[str, str, int], list[Point]], searched: ImageCost, notes: list[str]
+    ) -> list[Training]:
+        """The trainings of all points, one per group of `_alike`."""
+        workers, found = self.config.retrain.workers_per_trial, []
+        costs: dict[str, ImageCost] = {}
+        for (label, structure, epochs), members in groups.items():
+            small = slim(gated, Structure.from_json(structure))
+            recipe = self.config.retrain.at(members[0].lr, epochs)
+            if structure not in costs:
+                costs[structure] = self.cost(small, recipe, workers, "retrain")
+            cost = costs[structure]
+            before = self.cut_seconds(searched, cost) if METHODS[members[0].method].repaired else 0.0
+            found.append(self.training(label, small, recipe, cost, workers, len(members), before=before))
+        if some := next((cost for cost in costs.values() if cost.scaled), None):
+            notes.append(f"steps were timed with {some.batch} images and scaled to a worker's batch")
+        return found
+
+    def cost(self, model: nn.Module, recipe: Recipe, workers: int, stage: Stage) -> ImageCost:
+        batch, teacher = self.config.data.batch_size // workers // recipe.accumulate, self.taught[stage]
+        if self.tflops is not None:
+            return _computed(model, recipe, batch, self.tflops, teacher)
+        return time_training(model, self.config, recipe, batch, self.device, teacher)
+
+    def training(
+        self,
+        name: str,
+        model: nn.Module,
+        recipe: Recipe,
+        cost: ImageCost,
+        workers: int,
+        trials: int = 1,
+        before: float = 0.0,
+    ) -> Training:
+        """One training.
+
+        Args:
+            before: seconds of each trial before its first epoch.
+        """
+        data = self.config.data
+        share = data.batch_size // workers
+        per_image = self.loading.average(recipe.epochs, workers * max(1, data.workers))
+        computing, loading = share * cost.train_seconds, share * per_image
+        # Loading processes work while the model trains; without them, the training process loads too.
+        step = max(computing, loading / data.workers) if data.workers else computing + loading
+        evaluation = cost.eval_seconds / workers
+        steps = self.sizes.train // data.batch_size
+        seconds = recipe.epochs * (steps * step + self.sizes.val * evaluation)
+        return Training(
+            name=name,
+            macs=macs(model),
+            params=params(model),
+            epochs=recipe.epochs,
+            step_seconds=step,
+            seconds=before + seconds + (2 * self.sizes.val + self.sizes.test) * evaluation,
+            workers=workers,
+            trials=trials,
+            worker_bytes=cost.weight_bytes + cost.image_bytes * share // recipe.accumulate,
+        )
+
+    def axes_seconds(self, source: ImageCost) -> float:
+        """Seconds of the principal axes of a model (search.axes), its images' loading included."""
+        if not self.config.search.axes:
+            return 0.0
+        return self.calibration * (self.loading.first + AXES_PASSES * source.eval_seconds)
+
+    def cut_seconds(self, source: ImageCost, small: ImageCost) -> float:
+        """Seconds of axes and repair of one cut (search.axes, retrain.repair), their images' loading included.
+
+        Args:
+            source: the model before the cut.
+            small: the model after it.
+        """
+        axes, repair = self.config.search.axes, self.config.retrain.repair
+        if not axes and not repair:
+            return 0.0
+        per_image = (AXES_PASSES * axes + SOURCE_PASSES * repair) * source.eval_seconds
+        per_image += SMALL_PASSES * repair * small.eval_seconds
+        return self.calibration * (self.loading.first + per_image)
+
+
+def _ranking(config: Config, gated: GatedModel, run: Run | None, notes: list[str]) -> tuple[Scores, Mapping[str, float]]:
+    """What gates are removed by, and each family's pace: of a run's search, or alike for all gates.
+
+    Raises:
+        ConfigError: no search has ended in the run, or it was of another model.
+    """
+    if run is None:
+        return gated.gates, config.search.paces[0].model_dump()
+    if not run.search_done:
+        raise ConfigError(f"--run is {run.uri}, but no search has ended there: leave it out to plan with equal gates")
+    if run.shape.gate_shapes != gated.shape.gate_shapes:
+        raise ConfigError(f"--run is {run.uri}, which searched another model: leave it out, or plan that model")
+    notes.append(f"structures are those of the search in {run.uri}")
+    return run.scores, run.pace
+
+
+def _device(config: Config, tflops: float | None, notes: list[str]) -> tuple[str, torch.device, bool]:
+    """(the device that times are of, in words; where steps are timed; whether that is of the kind that will be used)."""
+    cuda = config.resources.gpus_per_worker > 0 and torch.cuda.is_available()
+    known = cuda or config.resources.gpus_per_worker == 0
+    if tflops is not None:
+        name = f"a device of {tflops:g} TFLOP/s"
+    elif cuda:
+        name = torch.cuda.get_device_name()
+    else:
+        name = f"this machine's CPU, {counted(torch.get_num_threads(), 'thread')} per worker"
+    if not known and tflops is None:
+        notes.append("this machine has no GPU, so times are those of its CPU; plan on a GPU, or give its speed with --tflops")
+    return name, torch.device("cuda" if cuda else "cpu"), known
+
+
+def _teachers(config: Config, dense: nn.Module, num_classes: int, notes: list[str]) -> dict[Stage, Teacher | None]:
+    """Who teaches each stage, with fresh weights; None where nobody does, or nothing is trained."""
+    taught: dict[Stage, Teacher | None] = {"dense": None}
+    trained = {"search": config.search.epochs, "retrain": config.retrain.epochs or config.search.recovery}
+    for stage in ("search", "retrain"):
+        taught[stage] = Teacher.alike(config, stage, dense, num_classes) if trained[stage] else None
+    notes += _teachers_said(taught)
+    return taught
+
+
+def _alike(points: Sequence[Point]) -> dict[tuple[str, str, int], list[Point]]:
+    """Points by (label, structure, epochs): seeds and learning rates cost the same."""
+    groups: dict[tuple[str, str, int], list[Point]] = {}
+    for point in points:
+        terms = "" if point.terms == "retraining" else f", {point.terms}"
+        unit = "" if point.unit == "macs" else f" {point.unit}"
+        groups.setdefault((f"{point.method} {point.budget:.4f}{unit}{terms}", point.structure, point.epochs), []).append(point)
+    return groups
 
 
 def _teachers_said(taught: Mapping[Stage, Teacher | None]) -> list[str]:
@@ -327,78 +388,6 @@ def import_seconds() -> float:
     return time.perf_counter() - began
 
 
-def show(found: Estimate, console: Console, price: float | None = None) -> None:
-    """Print a plan: one line per training, then the totals.
-
-    Args:
-        price: of one GPU per hour, or of one worker per hour where there are no GPUs.
-    """
-    columns = ["MMACs", "M params", "trials", "epochs", "step", "each", "hours", "GiB"]
-    table = plain_table("", [("training", "left"), *((c, "right") for c in columns)])
-    table.columns[0].no_wrap = True
-    for t in found.trainings:
-        table.add_row(
-            t.name,
-            f"{t.macs / 1e6:,.1f}",
-            f"{t.params / 1e6:.2f}",
-            str(t.trials) if t.workers == 1 else f"{t.trials} x {t.workers}",
-            str(t.epochs),
-            f"{1e3 * t.step_seconds:,.1f} ms",
-            _time(t.seconds),
-            f"{t.worker_seconds / 3600:,.2f}",
-            f"{t.worker_bytes / 2**30:.2f}",
-        )
-    workers = sum(t.worker_seconds for t in found.trainings) / 3600
-    how = f"{'Timed on' if found.timed else 'Computed for'} {found.device}"
-    lines = [f"{how}. GiB: memory of one worker; each: time of one trial; hours: of all trials and workers."]
-    lines += [f"Note: {note}." for note in found.notes]
-    lines += [
-        f"The sweep trains {found.at_once} points at a time, for {_time(found.sweep_seconds)}.",
-        f"In all: {_time(found.wall_seconds)}, of which {found.start_seconds:.0f} s are starts of Ray and of processes.",
-        f"Disk: {found.disk_bytes / 2**30:.2f} GiB at most, checkpoints under way included.",
-    ]
-    if found.gpus_per_worker and found.known:
-        lines.append(f"GPU hours: {found.gpu_hours:,.1f}.")
-    if price is not None:
-        unit, hours = ("GPU", found.gpu_hours) if found.gpus_per_worker else ("worker", workers)
-        known = f"{price * hours:,.2f} at {price:g} per hour of one {unit}"
-        lines.append(f"Price: {known if found.known else 'unknown, since its device was not timed'}.")
-    show_whole(console, table)
-    for line in lines:
-        say(console, line)
-
-
-def _training(
-    name: str,
-    model: nn.Module,
-    config: Config,
-    recipe: Recipe,
-    cost: ImageCost,
-    sizes: Images,
-    load_seconds: float,
-    workers: int,
-    trials: int,
-) -> Training:
-    share = config.data.batch_size // workers
-    computing, loading = share * cost.train_seconds, share * load_seconds
-    # Loading processes work while the model trains; without them, the training process loads too.
-    step = max(computing, loading / config.data.workers) if config.data.workers else computing + loading
-    evaluation = cost.eval_seconds / workers
-    steps = sizes.train // config.data.batch_size
-    seconds = recipe.epochs * (steps * step + sizes.val * evaluation) + (2 * sizes.val + sizes.test) * evaluation
-    return Training(
-        name=name,
-        macs=macs(model),
-        params=params(model),
-        epochs=recipe.epochs,
-        step_seconds=step,
-        seconds=seconds,
-        workers=workers,
-        trials=trials,
-        worker_bytes=cost.weight_bytes + cost.image_bytes * share // recipe.accumulate,
-    )
-
-
 def _computed(model: nn.Module, recipe: Recipe, batch: int, tflops: float, teacher: Teacher | None) -> ImageCost:
     """The cost computed from MACs: a backward pass counts as two forward passes. Bytes are those of a step on the CPU."""
     forward = 2 * macs(model) / (tflops * 1e12)
@@ -446,28 +435,19 @@ def _saved_bytes(step: Callable[[], object], model: nn.Module) -> int:
     return sum(kept.values())
 
 
-def _data(config: Config, images: Images | None, notes: list[str]) -> tuple[int, Images, float]:
-    """(classes, sizes of the splits, seconds that one process takes to load a training image)."""
+def _data(config: Config, images: Images | None, notes: list[str]) -> tuple[int, Images, LoadingTime]:
+    """(classes, sizes of the splits, how long training images take to load)."""
     if images is not None:
         check_batch(config, images.train)
         notes.append("loading is not timed")
-        return 10 if config.data.num_classes is None else config.data.num_classes, images, 0.0
+        return 10 if config.data.num_classes is None else config.data.num_classes, images, NOT_TIMED
     try:
         data = data_for(config)
     except ConfigError as problem:
         raise ConfigError(f"{problem}; to plan without the images, say how many they are: --images TRAIN,VAL,TEST") from problem
     notes += data.notes
-    loader = train_loader(data.train, data.settings.model_copy(update={"workers": 0}), seed=config.seed)
-    loader.set_epoch(0)
-    batches = iter(loader)
-    next(batches)  # untimed: the first batch also fills caches
-    began, seen = time.perf_counter(), 0
-    for some, _ in batches:
-        seen += len(some)
-        if time.perf_counter() - began > TIMED_SECONDS:
-            break
-    seconds = (time.perf_counter() - began) / seen if seen else 0.0
-    return data.num_classes, Images(train=len(data.train), val=len(data.val), test=len(data.test)), seconds
+    loading = time_loading(data.train, data.settings, seed=config.seed, seconds=TIMED_SECONDS)
+    return data.num_classes, Images(train=len(data.train), val=len(data.val), test=len(data.test)), loading
 
 
 def _cluster(config: Config, notes: list[str]) -> Cluster:
@@ -504,10 +484,3 @@ def _without_weights(config: Config) -> Config:
         **{"model.pretrained": False, "model.checkpoint": None, "dense.epochs": max(1, config.dense.epochs)}
         | ({"dense.warmup_epochs": 0} if config.dense.epochs == 0 else {})
     )
-
-
-def _time(seconds: float) -> str:
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds:.1f} s"
