@@ -63,12 +63,12 @@ def keep(run: Run, method: str) -> None:
         run.write_choice(method, asked.budget, asked.unit, None, structure=run.shape.full().to_json(), error="")
 
 
-def done(run: Run, point: Point) -> None:
+def done(run: Run, point: Point, val_top1: float = 50.0) -> None:
     """Write a point's ok row, and look at the rows again."""
     names = ("method", "budget", "unit", "seed", "terms", "shares", "lr", "epochs", "structure")
     dense = Structure.from_json(point.structure).shape.full()
     costs = {"macs": dense.macs(), "macs_dense": dense.macs(), "params": 1, "test_top1": 50.0, "test_top1_untouched": 50.0}
-    run.write_row({**{n: getattr(point, n) for n in names}, **costs, "point": point.name, "val_top1": 50.0})
+    run.write_row({**{n: getattr(point, n) for n in names}, **costs, "point": point.name, "val_top1": val_top1})
     run.refresh()
 
 
@@ -165,6 +165,33 @@ def test_a_rate_that_fails_holds_nothing_up(finished: Run, start: str) -> None:
         if point.budget == 1.0 and point.seed == 0:
             failed(run, point)
     assert not status_of(run).finished
+
+
+def test_rates_may_be_compared_over_all_seeds(finished: Run) -> None:
+    """The first seed alone would have taken the other rate."""
+    run = changed(
+        finished,
+        baselines=[],
+        **{
+            "retrain.start": "larger",
+            "retrain.seeds": [0, 1],
+            "retrain.lr": [3e-3, 1e-3],
+            "retrain.compare_rates": "all seeds",
+        },
+    )
+    while left := points_to_do(run, plan_points(run)):
+        for point in left:
+            done(run, point, {(3e-3, 0): 51.0, (3e-3, 1): 45.0}.get((point.lr, point.seed), 50.0))
+    points = plan_points(run)
+    assert [(p.budget, p.seed, p.lr) for p in points] == [
+        (budget, seed, lr) for budget in (1.0, 0.5, 0.25) for seed in (0, 1) for lr in (3e-3, 1e-3)
+    ]
+    assert points_to_come(run, points) == 0
+    assert len({p.name for p in points}) == len(points)
+    of = {p.name: p for p in points}
+    assert {(of[p.start].lr, of[p.start].seed == p.seed) for p in points if p.start} == {(1e-3, True)}
+    mine = run.rows[run.rows.point.isin(of)]
+    assert set(best_rates(mine).lr) == {1e-3}
 
 
 def test_a_corrected_recipe_leaves_no_failed_rows_of_the_old_one(finished: Run) -> None:

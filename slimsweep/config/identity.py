@@ -30,7 +30,18 @@ FIRST_STAGE: dict[str, Stage | None] = {
     **dict.fromkeys(("name", "output", "resources", "probe"), None),
     **dict.fromkeys(("data.workers", "data.root", "data.eval_batch_size", "data.max_damaged"), None),
     # What points there are: each point's own name tells its budget, shares, method and seed.
-    **dict.fromkeys(("budgets", "shares", "baselines", "baseline_terms", "retrain.seeds", "retrain.workers_per_trial"), None),
+    **dict.fromkeys(
+        (
+            "budgets",
+            "shares",
+            "baselines",
+            "baseline_terms",
+            "retrain.seeds",
+            "retrain.workers_per_trial",
+            "retrain.compare_rates",
+        ),
+        None,
+    ),
     "search": "search",
     "retrain": "retrain",
     "teacher": "search",  # or "retrain", where the search does not learn from it

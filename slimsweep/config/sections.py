@@ -463,6 +463,9 @@ class Retrain(Recipe):
     whatever lr and seeds list. The same run takes trained points later, and keeps these."""
     lr: float | list[float] = 5e-4  # type: ignore[assignment]  # one rate in what `at` returns, which is what trains
     """Highest learning rate, not scaled by the batch size; of a list, the best on validation for each method and budget."""
+    compare_rates: Literal["first seed", "all seeds"] = "first seed"
+    """With which seeds several learning rates are compared: the first, and the others train at the best rate alone; or all, by
+    their mean, which leaves less to luck and trains each point as often as there are rates times seeds."""
     seeds: list[int] = [0]
     """Seeds of the retraining, one point per seed: a list, or how many (3 is 0,1,2)."""
     start: Literal["search", "larger"] = "search"

@@ -78,7 +78,7 @@ def plan_points(run: Run) -> list[Point]:
 
     - With several learning rates, each method, terms and budget tries all rates with the first seed. The other seeds are
       planned when all those points have ended, at the rate that is best on validation (`Config.quality`); a rate that failed
-      is not taken.
+      is not taken. With retrain.compare_rates "all seeds" every seed tries all rates, and the best mean counts.
     - With retrain.start "larger", a searched point is planned when the point that it starts from has an ok row. The largest
       budget starts from the dense point.
     - Methods whose structures are still to be chosen are left out (`to_choose`).
@@ -91,12 +91,17 @@ def plan_points(run: Run) -> list[Point]:
     failed = set(rows.point[rows.status == "failed"])
 
     def best(tried: list[Point]) -> float | None:
-        if len(tried) == 1:
+        if len(run.config.retrain.rates) == 1:
             return tried[0].lr
         ended = [p for p in tried if p.name in quality]
         if not ended or any(p.name not in quality and p.name not in failed for p in tried):
             return None
-        return max(ended, key=lambda p: quality[p.name]).lr  # of equals, the one given first
+        found: dict[float, list[float]] = {}
+        for p in ended:
+            found.setdefault(p.lr, []).append(quality[p.name])
+        most = max(map(len, found.values()))
+        means = {lr: sum(values) / most for lr, values in found.items() if len(values) == most}
+        return max(means, key=means.__getitem__)  # of equals, the one given first
 
     def keeps(method: str, target: Target, seed: int) -> str | None:
         return run.choice(method, target.budget, target.unit, seed if METHODS[method].draws else None)
@@ -188,11 +193,11 @@ def _points(
     best: Callable[[list[Point]], float | None],
     trained: Callable[[Point], bool],
 ) -> list[Point]:
-    """The points of all requests: every learning rate with the first seed, the best one, once known, with the others.
+    """The points of all requests: every learning rate with the first seed or all seeds, then the best one with the other seeds.
 
     Args:
         fingerprints: per learning rate, the fingerprint of all settings that a point's result depends on.
-        best: the best learning rate among the points of a first seed; None while it is not known.
+        best: the best learning rate among the points that try them all; None while it is not known.
         trained: whether a point's model is done, so that others can start from it.
     """
     rates = config.retrain.rates
@@ -240,11 +245,12 @@ def _points(
             larger.append((structure, {}))
         if seeds[0] not in starts:
             continue
-        tried = [point(request, seeds[0], lr, starts[seeds[0]]) for lr in rates]
+        comparing = seeds if config.retrain.compare_rates == "all seeds" else seeds[:1]
+        tried = [point(request, seed, lr, starts[seed]) for seed in comparing if seed in starts for lr in rates]
         points += tried
-        if (lr := best(tried)) is not None:
+        if len(tried) == len(comparing) * len(rates) and (lr := best(tried)) is not None:
             chosen = {seed: point(request, seed, lr, start) for seed, start in starts.items()}
-            points += [chosen[seed] for seed in seeds[1:] if seed in chosen]
+            points += [chosen[seed] for seed in seeds if seed in chosen and seed not in comparing]
             if chained:
                 larger[-1][1].update(chosen)
     return points

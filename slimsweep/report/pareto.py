@@ -112,21 +112,23 @@ def summarize(
 
 
 def best_rates(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of points that differ only in learning rate, the one that is best on validation; failed points all stay.
+    """Of points that differ only in learning rate, those at the rate that is best on validation; failed points all stay.
 
-    Points that were not trained stay beside those that were.
+    It is one rate for all seeds: of the rates with the most seeds, the one with the best mean. Points that were not trained
+    stay beside those that were.
 
     Args:
         rows: of one run; returned unchanged if they have no column `lr`.
     """
     if "lr" not in rows or rows.empty:
         return rows
-    ok = with_units(rows[rows["status"] == "ok"]).sort_values(
-        [measure_of(rows).val, "lr"], ascending=[False, True], kind="stable"
-    )
-    ok = ok.assign(untrained=untrained(ok))
-    alike = [column for column in ("method", "terms", "unit", "budget", "shares", "seed", "untrained") if column in ok]
-    best = ok.groupby(alike, dropna=False, sort=False).head(1)
+    ok = with_units(rows[rows["status"] == "ok"])
+    ok = ok.assign(untrained=untrained(ok), lr=ok["lr"].fillna(0.0))
+    alike = [column for column in ("method", "terms", "unit", "budget", "shares", "untrained") if column in ok]
+    of_rate = ok.groupby([*alike, "lr"], dropna=False)[measure_of(rows).val]
+    ok = ok.assign(seeds=of_rate.transform("size"), quality=of_rate.transform("mean"))
+    ok = ok.sort_values(["seeds", "quality", "lr"], ascending=[False, False, True], kind="stable")
+    best = ok[ok["lr"] == ok.groupby(alike, dropna=False)["lr"].transform("first")]
     return rows[(rows["status"] != "ok") | rows.index.isin(best.index)]
 
 
