@@ -240,7 +240,8 @@ def _points(
             larger.append((structure, {}))
         if seeds[0] not in starts:
             continue
-        tried = [point(request, seeds[0], lr, starts[seeds[0]]) for lr in rates]
+        trains = request.of_seed[seeds[0]][1] > 0  # else all rates give the same
+        tried = [point(request, seeds[0], lr, starts[seeds[0]]) for lr in (rates if trains else rates[:1])]
         points += tried
         if (lr := best(tried)) is not None:
             chosen = {seed: point(request, seed, lr, start) for seed, start in starts.items()}
