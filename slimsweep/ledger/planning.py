@@ -91,7 +91,7 @@ def plan_points(run: Run) -> list[Point]:
     failed = set(rows.point[rows.status == "failed"])
 
     def best(tried: list[Point]) -> float | None:
-        if len(run.config.retrain.rates) == 1:
+        if len({p.lr for p in tried}) == 1:
             return tried[0].lr
         ended = [p for p in tried if p.name in quality]
         if not ended or any(p.name not in quality and p.name not in failed for p in tried):
@@ -245,10 +245,12 @@ def _points(
             larger.append((structure, {}))
         if seeds[0] not in starts:
             continue
-        comparing = seeds if config.retrain.compare_rates == "all seeds" else seeds[:1]
-        tried = [point(request, seed, lr, starts[seed]) for seed in comparing if seed in starts for lr in rates]
+        trains = request.of_seed[seeds[0]][1] > 0  # else all rates give the same
+        trying = rates if trains else rates[:1]
+        comparing = seeds if trains and config.retrain.compare_rates == "all seeds" else seeds[:1]
+        tried = [point(request, seed, lr, starts[seed]) for seed in comparing if seed in starts for lr in trying]
         points += tried
-        if len(tried) == len(comparing) * len(rates) and (lr := best(tried)) is not None:
+        if len(tried) == len(comparing) * len(trying) and (lr := best(tried)) is not None:
             chosen = {seed: point(request, seed, lr, start) for seed, start in starts.items()}
             points += [chosen[seed] for seed in seeds if seed in chosen and seed not in comparing]
             if chained:
