@@ -138,6 +138,12 @@ def parser() -> argparse.ArgumentParser:
         help="lowest accuracy on validation; without other limits the cheapest model is picked",
     )
     add.add_argument(
+        "--min-r2",
+        type=float,
+        metavar="R2",
+        help="as --min-top1, of models without a head: lowest R2 of their features against the dense model's",
+    )
+    add.add_argument(
         "--max-latency-ms",
         type=float,
         metavar="MS",
@@ -256,7 +262,7 @@ def pick(chosen: argparse.Namespace, console: Console) -> None:
     run = Run(chosen.run)
     run.refuse_other_folders()
     limits = {name: getattr(chosen, f"max_{name}") for name in COSTS}
-    others = {name: getattr(chosen, name) for name in ("min_top1", "max_latency_ms", "batch_size")}
+    others = {name: getattr(chosen, name) for name in ("min_top1", "min_r2", "max_latency_ms", "batch_size")}
     row = best(run.rows, run.bench(), limits=limits, **others)
     refuse_missing_model(run, row)
     # The folder alone on standard output, so that a script can take it.

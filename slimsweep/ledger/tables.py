@@ -50,6 +50,19 @@ RESULTS = pa.schema(
         shown("test_top5", pa.float64(), "test top-5", "%", 2, axis="y", more=True),
         shown("test_loss", pa.float64(), "test loss", "nats", 3, axis="y"),
         ("test_top1_untouched", pa.float64()),  # percent, of the dense model that the search started from
+        # Of backbones (num_classes 0), which have none of the above: how near the embedding is to the dense model's.
+        shown("val_r2_cut", pa.float64(), "R2 of the features right after the cut, validation", "", 4, axis="y", more=True),
+        shown("val_r2", pa.float64(), "R2 of the features, validation", "", 4, axis="y", more=True),
+        shown("test_r2", pa.float64(), "R2 of the features, test", "", 4, axis="y", more=True),
+        shown("val_cosine", pa.float64(), "cosine of the features, validation", "", 4, axis="y", more=True),
+        shown("test_cosine", pa.float64(), "cosine of the features, test", "", 4, axis="y", more=True),
+        shown("val_nearest", pa.float64(), "images found by their features, validation", "%", 2, axis="y", more=True),
+        shown("test_nearest", pa.float64(), "images found by their features, test", "%", 2, axis="y", more=True),
+        # And where there is a probe, the top-1 of what is made of the embeddings.
+        shown("val_knn_top1", pa.float64(), "k-NN top-1, validation", "%", 2, axis="y", more=True),
+        shown("test_knn_top1", pa.float64(), "k-NN top-1, test", "%", 2, axis="y", more=True),
+        shown("val_probe_top1", pa.float64(), "linear probe top-1, validation", "%", 2, axis="y", more=True),
+        shown("test_probe_top1", pa.float64(), "linear probe top-1, test", "%", 2, axis="y", more=True),
         ("lr", pa.float64()),  # highest learning rate of the retraining
         ("teacher", pa.string()),  # who taught the retraining, and how: "dense, soft, alpha 0.5"; empty where nobody did
         ("epochs", pa.int64()),
@@ -73,7 +86,8 @@ CURVES = pa.schema(
         ("point", pa.string()),  # empty for dense and search
         ("epoch", pa.int64()),  # epochs finished; 0 is before any training
         ("loss", pa.float64()),  # mean training loss of the epoch, nats; null at epoch 0
-        ("val_top1", pa.float64()),  # percent
+        ("val_top1", pa.float64()),  # percent; null for backbones
+        ("val_r2", pa.float64()),  # of backbones
         ("seconds", pa.float64()),  # of this epoch
         ("learning_rate", pa.float64()),
         ("gates_kept", pa.float64()),  # share of all gates at or above 1e-2; null outside the search

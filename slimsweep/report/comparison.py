@@ -42,13 +42,14 @@ def accuracy_difference(ours: Numbers, theirs: Numbers) -> Comparison | None:
     two curves, and [a, b] is the range of u that both cover.
 
     Args:
-        ours: (n, 2), cost (above 0) and accuracy in percent of all points of a method, which need not be monotone. Points of
-            one cost count with their mean. Points with a missing number are left out.
+        ours: (n, 2), cost (above 0) and accuracy (in percent, or any other quality of which more is better) of all points of
+            a method, which need not be monotone. Points of one cost count with their mean. Points with a missing number are
+            left out.
         theirs: the same of the other method.
 
     Returns:
-        Points of percent, positive where `ours` is ahead; the range is one of costs. None where a method has points of fewer
-        than two costs, or the two share no range of costs.
+        The difference in the unit of the accuracy, positive where `ours` is ahead; the range is one of costs. None where a
+        method has points of fewer than two costs, or the two share no range of costs.
     """
     mean = _mean_gap(_by_cost(ours), _by_cost(theirs))
     return mean and Comparison(mean.value, float(np.exp(mean.low)), float(np.exp(mean.high)))
@@ -85,7 +86,7 @@ def compare_methods(rows: pd.DataFrame, method: str = "searched", x: str = "macs
         rows: of one run.
         method: the one that the others are compared with.
         x: column of the cost; less is better.
-        y: column of the accuracy in percent; more is better.
+        y: column of the quality, such as accuracy in percent, or R2; more is better.
 
     Returns:
         One row per other method, "dense" excepted, with a seed in common: method; of `accuracy_difference` the columns

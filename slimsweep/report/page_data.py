@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from slimsweep.ledger.columns import Column, shown_columns
+from slimsweep.ledger.measures import MEASURES, Measure, measure_of
 from slimsweep.ledger.status import Status, TrainingStatus
 from slimsweep.ledger.tables import BENCH, RESULTS, with_all_columns
 from slimsweep.report.pareto import UNTRAINED, best_rates, by_series, hypervolume_by_method, summarize, with_units
@@ -24,6 +25,7 @@ from slimsweep.slimming.structure import Structure
 HISTOGRAM_BINS = 40
 COLUMNS = shown_columns(RESULTS)
 TIMINGS = shown_columns(BENCH)
+ERROR = "_error"  # behind a column's name: how far it is from the best value
 
 
 def _sent_decimals(column: Column) -> int:
@@ -61,25 +63,38 @@ def page_data(runs: Sequence[RunTables]) -> dict[str, Any]:
         runs: at least one.
     """
     runs = [replace(run, results=with_units(by_series(best_rates(with_all_columns(run.results, RESULTS))))) for run in runs]
+    measures = [measure_of(run.results, run.curves) for run in runs]
+    runs = [
+        run if measure.val in run.curves else replace(run, curves=run.curves.assign(**{measure.val: np.nan}))
+        for run, measure in zip(runs, measures, strict=True)
+    ]
+    # Columns that only runs of other measures have would be empty.
+    unused = {name for one in MEASURES.values() if one not in measures for name in one.columns}
+    columns = [column for column in COLUMNS if column.name not in unused]
+    sent = [name for name in SENT if name not in unused]
     structures = _Structures()
     names = _unique([run.name for run in runs])
-    points: dict[str, list[Any]] = {"run": [], "structure": [], **{name: [] for name in SENT}}
+    points: dict[str, list[Any]] = {"run": [], "structure": [], **{name: [] for name in sent}}
     curves: list[dict[str, list[Any]] | None] = []
     described: list[dict[str, Any]] = []
     for index, run in enumerate(runs):
         rows = run.results
         points["run"] += [index] * len(rows)
-        for name in SENT:
+        for name in sent:
             points[name] += _plain(rows[name])
         points["structure"] += [structures.put(text) for text in _plain(rows["structure"])]
-        trained = _training(run.curves)
+        trained = _training(run.curves, measures[index])
         curves += [trained.get(point) for point in rows["point"]]
-        described.append(_describe(run, names[index]))
-    datasets = _datasets(described, runs)
+        described.append(_describe(run, names[index], measures[index]))
+    datasets = _datasets(described, runs, measures)
     methods = list(dict.fromkeys(points["method"]))
     timings = _timings(runs)
     return {
-        "columns": [asdict(column) for column in COLUMNS],
+        "columns": [asdict(column) for column in columns],
+        "measures": {one.name: _measure(one) for one in MEASURES.values() if one in measures},
+        "errors": [
+            _error(column, one) for one in MEASURES.values() if one in measures for column in _with_errors(columns, one)
+        ],
         "timings": [asdict(column) for column in TIMINGS],
         "runs": described,
         "datasets": datasets,
@@ -88,7 +103,7 @@ def page_data(runs: Sequence[RunTables]) -> dict[str, Any]:
         "untrained": [name for name in methods if name.endswith(UNTRAINED)],
         "run_colours": run_colours(),
         "points": points,
-        "groups": _groups(points, timings["bench"]),
+        "groups": _groups(points, timings["bench"], columns, measures),
         "curves": curves,
         "shapes": structures.shapes,
         "structures": structures.structures,
@@ -96,15 +111,36 @@ def page_data(runs: Sequence[RunTables]) -> dict[str, Any]:
     }
 
 
-def _groups(points: dict[str, list[Any]], bench: list[list[Any]]) -> dict[str, Any]:
+def _measure(measure: Measure) -> dict[str, Any]:
+    """What the page says of a measure, and the names of its columns; their titles, units and decimals are the columns'."""
+    names = ("name", "title", "word", "highest", "val", "test", "cut", "unit", "decimals", "point", "points", "untouched")
+    return {name: getattr(measure, name) for name in names}
+
+
+def _with_errors(columns: Sequence[Column], measure: Measure) -> list[Column]:
+    """The columns of a measure whose distance from the best value is an axis too."""
+    return [column for column in columns if measure.error is not None and column.name in (measure.val, measure.test)]
+
+
+def _error(column: Column, measure: Measure) -> dict[str, Any]:
+    """How far a column is from the best value, as an axis: `best` less the column `of`."""
+    error = replace(column, name=column.name + ERROR, title=f"{measure.error}{column.title}", decimals=None, more=False)
+    return {**asdict(error), "of": column.name, "best": measure.best}
+
+
+def _groups(
+    points: dict[str, list[Any]], bench: list[list[Any]], columns: Sequence[Column], measures: Sequence[Measure]
+) -> dict[str, Any]:
     """Groups of points that differ only in their seed: their members, the best of them, means and standard errors.
 
     The best is chosen by validation, so that the test split takes no part; by test only where validation is not known.
 
     Args:
         bench: (place of the point, place of the setting, a value per column of TIMINGS) per timing.
+        columns: those of the results that are shown.
+        measures: of each run.
     """
-    numbers = [column.name for column in COLUMNS]
+    numbers = [column.name for column in columns]
     rows = pd.DataFrame({name: points[name] for name in ["status", *SEEDS]})
     rows["shares"] = rows["shares"].fillna("")
     measured = {name: pd.Series(points[name], dtype="float64") for name in numbers}
@@ -113,9 +149,15 @@ def _groups(points: dict[str, list[Any]], bench: list[list[Any]]) -> dict[str, A
             name = f"{column.name}:{setting}"
             series = measured.setdefault(name, pd.Series(np.nan, index=rows.index, dtype="float64"))
             series[place] = math.nan if value is None else value
+    judged = pd.Series(np.nan, index=rows.index, dtype="float64")
+    for measure in {one.name: one for one in measures}.values():
+        own = rows["run"].map(lambda run, measure=measure: measures[run] == measure).astype(bool)
+        judged = judged.where(~own, measured[measure.val].fillna(measured[measure.test]))
+        for column in _with_errors(columns, measure):
+            measured[column.name + ERROR] = measure.best - measured[column.name]
     rows = pd.concat([rows, pd.DataFrame(measured)], axis=1)
     rows["place"] = rows.index
-    rows["judged"] = rows["val_top1"].fillna(rows["test_top1"]).fillna(-np.inf)
+    rows["judged"] = judged.fillna(-np.inf)
     means = summarize(rows, SEEDS, list(measured))
     grouped = rows[rows["status"] == "ok"].groupby(SEEDS, sort=True, dropna=False)
     members = [group["place"].tolist() for _, group in grouped]
@@ -123,15 +165,18 @@ def _groups(points: dict[str, list[Any]], bench: list[list[Any]]) -> dict[str, A
     order = sorted(range(len(members)), key=lambda i: members[i][0])  # in the order of their points
     means = means.iloc[order]
     digits = {column.name: _sent_decimals(column) for column in (*COLUMNS, *TIMINGS)}
-    columns = {
-        kind: {name: [_number(v, digits[name.split(":")[0]]) for v in means[f"{name}_{kind}"]] for name in measured}
+    numbers_of = {
+        kind: {
+            name: [_number(v, digits[name.split(":")[0].removesuffix(ERROR)]) for v in means[f"{name}_{kind}"]]
+            for name in measured
+        }
         for kind in ("mean", "se")
     }
     return {
         **{name: _plain(means[name], SENT.get(name, 0)) for name in SEEDS},
         "members": [members[i] for i in order],
         "best": [best[i] for i in order],
-        **columns,
+        **numbers_of,
     }
 
 
@@ -186,7 +231,7 @@ class _Structures:
         }
 
 
-def _describe(run: RunTables, name: str) -> dict[str, Any]:
+def _describe(run: RunTables, name: str, measure: Measure) -> dict[str, Any]:
     """What the page shows of one run besides its points."""
     rows = run.results
     config = {column: _first(rows[column]) for column in ("model", "data")}
@@ -196,11 +241,12 @@ def _describe(run: RunTables, name: str) -> dict[str, Any]:
         "model": config["model"] or "unknown model",
         "data": config["data"] or "unknown data",
         "points": int((rows["status"] == "ok").sum()),
-        "untouched": _first(rows["test_top1_untouched"]),
+        "measure": measure.name,
+        "untouched": measure.untouched if measure.untouched_column is None else _first(rows[measure.untouched_column]),
         "progress": _progress(run.status) if run.status is not None else None,
-        "search": _search(run.curves),
+        "search": _search(run.curves, measure),
         "gates": _histograms(run.gates),
-        "pace": _pace(run.pace),
+        "pace": _pace(run.pace, measure),
     }
 
 
@@ -237,20 +283,24 @@ def _under_way(training: TrainingStatus) -> dict[str, Any]:
     }
 
 
-def _datasets(described: list[dict[str, Any]], runs: Sequence[RunTables]) -> list[dict[str, Any]]:
+def _datasets(described: list[dict[str, Any]], runs: Sequence[RunTables], measures: Sequence[Measure]) -> list[dict[str, Any]]:
     """The data sets and their runs. Also adds to each run its data set and the hypervolumes of its methods.
 
-    The reference point of a data set's hypervolumes is 0 % at the MACs of its largest dense model. Areas are divided by those
-    MACs: then they are the test top-1 averaged over all limits on MACs.
+    Runs on one data set that are judged by different measures do not compare: they count as of two data sets.
+
+    The reference point of a data set's hypervolumes is 0 (% of top-1, or R2) at the MACs of its largest dense model. Areas are
+    divided by those MACs: then they are the test top-1, or R2, averaged over all limits on MACs.
     """
-    found: dict[str, list[int]] = {}
+    found: dict[tuple[str, str], list[int]] = {}
     for index, run in enumerate(described):
-        found.setdefault(run["data"], []).append(index)
+        found.setdefault((run["data"], measures[index].title), []).append(index)
+    names = [name for name, _ in found]
     datasets = []
-    for place, (name, members) in enumerate(found.items()):
+    for place, ((name, title), members) in enumerate(found.items()):
+        said = f"{name}, by {title}" if names.count(name) > 1 else name
         largest = max((m for i in members for m in _plain(runs[i].results["macs_dense"]) if m is not None), default=None)
         for index in members:
-            table = hypervolume_by_method(runs[index].results, (float(largest or 0), 0.0))
+            table = hypervolume_by_method(runs[index].results, (float(largest or 0), 0.0), y=measures[index].test)
             described[index]["dataset"] = place
             described[index]["hypervolume"] = [
                 {
@@ -263,21 +313,25 @@ def _datasets(described: list[dict[str, Any]], runs: Sequence[RunTables]) -> lis
                 for row in table.to_dict("records")
                 if row["method"].removesuffix(UNTRAINED) != "dense"  # one point at the reference itself has no area
             ]
-        datasets.append({"name": name, "runs": members, "reference_macs": largest})
+        datasets.append({"name": said, "runs": members, "reference_macs": largest})
     return datasets
 
 
-def _training(curves: pd.DataFrame) -> dict[str, dict[str, list[Any]]]:
-    """The retraining of each point: epochs, validation top-1 (percent), loss (nats)."""
+def _training(curves: pd.DataFrame, measure: Measure) -> dict[str, dict[str, list[Any]]]:
+    """The retraining of each point: epochs, the measure on validation, loss."""
     retrained = curves[curves["stage"] == "retrain"].sort_values("epoch", kind="stable")
     return {
-        str(point): {"epoch": _plain(rows["epoch"]), "val": _plain(rows["val_top1"], 3), "loss": _plain(rows["loss"], 4)}
+        str(point): {
+            "epoch": _plain(rows["epoch"]),
+            "val": _plain(rows[measure.val], measure.decimals + 1),
+            "loss": _plain(rows["loss"], 4),
+        }
         for point, rows in retrained.groupby("point")
     }
 
 
-def _search(curves: pd.DataFrame) -> dict[str, Any] | None:
-    """Accuracy and gates over the epochs of the search; None before it has begun.
+def _search(curves: pd.DataFrame, measure: Measure) -> dict[str, Any] | None:
+    """The measure on validation and gates over the epochs of the search; None before it has begun.
 
     Per family the mean gate and the share of gates below 0.01, per epoch: for each layer, and as the mean over layers.
     """
@@ -293,7 +347,7 @@ def _search(curves: pd.DataFrame) -> dict[str, Any] | None:
                 layers.setdefault(gate["layer"], [None] * len(gated))[place] = _number(gate[column], 4)
     return {
         "epoch": _plain(rows["epoch"]),
-        "val": _plain(rows["val_top1"], 3),
+        "val": _plain(rows[measure.val], measure.decimals + 1),
         "gate_epoch": _plain(gated["epoch"]),
         "families": {
             family: {
@@ -320,11 +374,11 @@ def _histograms(gates: pd.DataFrame) -> dict[str, dict[str, list[float]]]:
     return found
 
 
-def _pace(found: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The chosen pace, the budget of the tries, and the validation top-1 (percent) of all tries that ended, best first."""
+def _pace(found: dict[str, Any] | None, measure: Measure) -> dict[str, Any] | None:
+    """The chosen pace, the budget of the tries, and the measure on validation of all tries that ended, best first."""
     if found is None:
         return None
-    val = sorted((round(one["val_top1"], 2) for one in found["tried"] if not one["error"]), reverse=True)
+    val = sorted((round(one[measure.val], measure.decimals) for one in found["tried"] if not one["error"]), reverse=True)
     tried = found["tried"][0]
     return {"chosen": found["pace"], "budget": tried["budget"], "unit": tried.get("unit") or "macs", "val": val}
 

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from slimsweep.ledger.measures import measure_of
+
 Numbers = np.ndarray  # of float64
 
 EQUAL_COMPUTE = ", equal compute"  # added to a method's name for points with terms "compute"
@@ -110,7 +112,7 @@ def summarize(
 
 
 def best_rates(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of points that differ only in learning rate, the one with the best validation top-1; failed points all stay.
+    """Of points that differ only in learning rate, the one that is best on validation; failed points all stay.
 
     Points that were not trained stay beside those that were.
 
@@ -119,7 +121,9 @@ def best_rates(rows: pd.DataFrame) -> pd.DataFrame:
     """
     if "lr" not in rows or rows.empty:
         return rows
-    ok = with_units(rows[rows["status"] == "ok"]).sort_values(["val_top1", "lr"], ascending=[False, True], kind="stable")
+    ok = with_units(rows[rows["status"] == "ok"]).sort_values(
+        [measure_of(rows).val, "lr"], ascending=[False, True], kind="stable"
+    )
     ok = ok.assign(untrained=untrained(ok))
     alike = [column for column in ("method", "terms", "unit", "budget", "shares", "seed", "untrained") if column in ok]
     best = ok.groupby(alike, dropna=False, sort=False).head(1)

@@ -8,7 +8,10 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from slimsweep.ledger.columns import shown_columns
+from slimsweep.ledger.measures import measure_of
 from slimsweep.ledger.run import Run
+from slimsweep.ledger.tables import RESULTS
 from slimsweep.report.pareto import UNTRAINED, best_rates, by_series, knee, pareto_front, summarize, trained_first
 from slimsweep.report.run_tables import RunTables
 from slimsweep.report.styles import looks
@@ -22,7 +25,7 @@ def write_picture(run: Run, tables: RunTables) -> str | None:
     Returns:
         One sentence that says why there is no picture; None where there is one.
     """
-    if tables.results["test_top1"].notna().sum() == 0:
+    if tables.results[measure_of(tables.results).test].notna().sum() == 0:
         return "no static picture was written: no point has a result"
     if not kaleido_here():
         return "no static picture was written: it needs kaleido (pip install kaleido) and a Chrome or Chromium"
@@ -45,12 +48,14 @@ def kaleido_here() -> bool:
 
 
 def front_figure(tables: RunTables) -> go.Figure:
-    """Test top-1 (percent) against MACs as a plotly figure: means and standard errors over seeds, and the Pareto front."""
+    """The measure on test against MACs as a plotly figure: means and standard errors over seeds, and the Pareto front."""
+    measure = measure_of(tables.results)
+    quality = next(column for column in shown_columns(RESULTS) if column.name == measure.test)
     by = ("method", "unit", "budget", "shares") if "shares" in tables.results else ("method", "unit", "budget")
-    means = summarize(by_series(best_rates(tables.results)), by=by)
-    means = means[means["test_top1_mean"].notna()]
+    means = summarize(by_series(best_rates(tables.results)), by=by, metrics=("macs", measure.test))
+    means = means[means[f"{measure.test}_mean"].notna()]
     scale, unit = next(((s, u) for s, u in ((1e9, "GMACs"), (1e6, "MMACs")) if means["macs_mean"].max() >= s), (1.0, "MACs"))
-    x, y = "macs_mean", "test_top1_mean"
+    x, y = "macs_mean", f"{measure.test}_mean"
     front = pareto_front(trained_first(means), x, y)
     figure = go.Figure()
     figure.add_scatter(
@@ -83,14 +88,14 @@ def front_figure(tables: RunTables) -> go.Figure:
                 "symbol": look.symbol,
                 "opacity": np.where(group.index.isin(front.index), 1.0, 0.42).tolist(),
             },
-            error_y={"type": "data", "array": group["test_top1_se"].fillna(0).tolist(), "thickness": 1.5, "width": 4},
+            error_y={"type": "data", "array": group[f"{measure.test}_se"].fillna(0).tolist(), "thickness": 1.5, "width": 4},
         )
-    untouched = _first(tables.results["test_top1_untouched"])
+    untouched = _first(tables.results[measure.untouched_column]) if measure.untouched_column else None
     if untouched is not None:
         figure.add_hline(
             y=untouched,
             line={"color": MUTED, "dash": "dot", "width": 1.25},
-            annotation={"text": f"dense, untouched: {untouched:.2f} %", "font": {"color": MUTED}},
+            annotation={"text": f"dense, untouched: {measure.text(untouched)}", "font": {"color": MUTED}},
             annotation_position="bottom right",
         )
     bend = knee(front, x, y)
@@ -110,7 +115,7 @@ def front_figure(tables: RunTables) -> go.Figure:
         font={"family": "Inter, Segoe UI, Helvetica Neue, Arial, Liberation Sans, sans-serif", "size": 14, "color": INK},
         margin={"l": 66, "r": 24, "t": 64, "b": 64},
         xaxis={**axis, "title": {"text": f"{unit} per image"}},
-        yaxis={**axis, "title": {"text": "test top-1, %"}},
+        yaxis={**axis, "title": {"text": ", ".join(filter(None, (quality.title, quality.unit)))}},
         legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom"},
         paper_bgcolor=BACKGROUND,
         plot_bgcolor=BACKGROUND,

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from slimsweep.errors import RunLost
+from slimsweep.ledger.measures import measure_of
 from slimsweep.ledger.points import Plan, Point
 from slimsweep.ledger.run import DAMAGED_LOG, Run
 from slimsweep.ledger.status import Status, TrainingStatus, read_status
@@ -230,7 +231,9 @@ def show_end(run: Run, plan: Plan, failed: Collection[Point], console: Console, 
         say(console, "")
         show_whole(console, compared)
     ok = rows[rows.status == "ok"]
-    say(console, f"\nThe dense model before the sweep: {ok.test_top1_untouched.iloc[0]:.2f} % on test." if len(ok) else "\n")
+    untouched = measure_of(rows).untouched_column
+    dense = f"The dense model before the sweep: {ok[untouched].iloc[0]:.2f} % on test." if untouched and len(ok) else ""
+    say(console, f"\n{dense}")
     took = ok.repair_seconds[ok.repair_seconds > 0]
     if len(took):
         span = f"{took.min():.1f} to {took.max():.1f}" if len(took) > 1 else f"{took.min():.1f}"
@@ -273,11 +276,21 @@ def final_table(run: Run, rows: pd.DataFrame, seconds: float) -> Table:
     config = run.config
     ok = by_series(best_rates(rows))
     ok = ok[ok.status == "ok"].sort_values(["budget", "method", "seed"], ascending=[False, True, True])
-    retrained = ok.test_top1[ok.method == "dense"]
+    measure = measure_of(ok)
+    retrained = ok[measure.test][ok.method == "dense"]
     rates = len(config.retrain.rates) > 1
-    figures = ("budget", "MMACs", "of dense", "params", *(("lr",) if rates else ()), "test top-1 %", "vs dense")
+    figures = (
+        "budget",
+        "MMACs",
+        "of dense",
+        "params",
+        *(("lr",) if rates else ()),
+        f"test {measure.title} {measure.unit}".rstrip(),
+        "vs dense",
+    )
     table = plain_table(f"{config.name} in {seconds:.0f} s", [("method", "left"), *((name, "right") for name in figures)])
     for row in ok.to_dict("records"):
+        untouched = measure.untouched if measure.untouched_column is None else row[measure.untouched_column]
         table.add_row(
             row["method"]
             + "".join(f" {family} {share:g}" for family, share in json.loads(row["shares"] or "{}").items())
@@ -287,14 +300,14 @@ def final_table(run: Run, rows: pd.DataFrame, seconds: float) -> Table:
             f"{100 * row['macs'] / row['macs_dense']:.1f} %",
             f"{int(row['params']):,}",
             *((f"{row['lr']:g}",) if rates else ()),
-            f"{row['test_top1']:.2f}",
-            f"{row['test_top1'] - (row['test_top1_untouched'] if retrained.empty else retrained.mean()):+.2f}",
+            f"{row[measure.test]:.{measure.decimals}f}",
+            f"{row[measure.test] - (untouched if retrained.empty else retrained.mean()):+.{measure.decimals}f}",
         )
     return table
 
 
 def comparison_table(rows: pd.DataFrame) -> Table | None:
-    """The search compared with each other method at equal cost and at equal accuracy; None where there is no other method.
+    """The search compared with each other method at equal cost and at equal accuracy or R2; None where there is no other method.
 
     Where there are trained points, untrained ones take no part.
 
@@ -306,16 +319,17 @@ def comparison_table(rows: pd.DataFrame) -> Table | None:
     ok = ok[ok.method != f"dense{UNTRAINED}"]  # the dense model takes no part
     searched = next((name for name in ("searched", f"searched{UNTRAINED}") if (ok.method == name).any()), "searched")
     cost = COSTS[usual_cost(ok)]
-    found = compare_methods(ok, searched, x=cost.name)
+    measure = measure_of(ok)
+    found = compare_methods(ok, searched, x=cost.name, y=measure.test)
     if found.empty:
         return None
     title = f"{searched} compared with each method (+: ahead; below 1x: fewer {cost.title})"
-    figures = (f"at equal {cost.title}", f"{cost.title} for the same accuracy")
+    figures = (f"at equal {cost.title}", f"{cost.title} for the same {measure.word}")
     table = plain_table(title, [("method", "left"), *((name, "right") for name in figures)])
     for row in found.to_dict("records"):
         table.add_row(
             Text(row["method"]),
-            with_error(row["difference"], row["difference_se"], 2, " points", sign=True),
+            with_error(row["difference"], row["difference_se"], measure.decimals, measure.points, sign=True),
             with_error(row["ratio"], row["ratio_se"], 2, "x"),
         )
     if found["difference_seeds"].max() <= 1:

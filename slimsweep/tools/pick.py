@@ -6,6 +6,7 @@ import pandas as pd
 
 from slimsweep.errors import RefusedInput
 from slimsweep.ledger.damage import description_problem, weights_problem
+from slimsweep.ledger.measures import MEASURES, measure_of
 from slimsweep.ledger.run import MODEL_CONFIG, MODEL_WEIGHTS, Run
 from slimsweep.ledger.tables import SETTING
 from slimsweep.report.pareto import best_rates, trained_first
@@ -23,12 +24,14 @@ def pick(
     *,
     limits: Mapping[str, BudgetLike | None] | None = None,
     min_top1: float | None = None,
+    min_r2: float | None = None,
     max_latency_ms: float | None = None,
     batch_size: int | None = None,
 ) -> pd.Series:
-    """The row of the most accurate point within the limits; with only `min_top1`, of the cheapest point.
+    """The row of the best point within the limits; with only `min_top1` or `min_r2`, of the cheapest point.
 
-    A point that was not trained after its cut (retrain.epochs: 0) is taken where no trained one is within the limits.
+    The best is that of the highest top-1 on validation; of models without a head, whose rows have `val_r2`, that of the highest
+    R2. A point that was not trained after its cut (retrain.epochs: 0) is taken where no trained one is within the limits.
 
     Args:
         rows: `Run.rows`.
@@ -36,22 +39,34 @@ def pick(
         limits: the most that a point may have of each cost (`slimsweep.slimming.cost.COSTS`), as a fraction of dense or
             absolute: {"macs": "1.2G", "params": 0.6}.
         min_top1: percent on validation.
+        min_r2: R2 of the features on validation, of models without a head.
         max_latency_ms: median of one call at `batch_size` (ms), on the device and with the settings of the latest benchmark.
         batch_size: images per call; the smallest that was timed where not given.
 
     Raises:
         NothingFits: no ok point is within the limits; says which is nearest.
-        RefusedInput: a ValueError: no limit was given, or a limit is not a number, or nothing was timed for `max_latency_ms`.
+        RefusedInput: a ValueError: no limit was given, or a limit is not a number, or nothing was timed for `max_latency_ms`;
+            `min_top1` where the run's models are judged by R2, or `min_r2` where they are not.
     """
     most_of = {unit: most for unit, most in (limits or {}).items() if most is not None}
-    if not most_of and min_top1 is None and max_latency_ms is None:
-        raise RefusedInput("give a limit: --max-macs 1.2G, --max-params 11.5M, --min-top1 80 or --max-latency-ms 5")
+    measure = measure_of(rows)
+    example = {"top1": "--min-top1 80", "r2": "--min-r2 0.95"}
+    least_of = {"top1": min_top1, "r2": min_r2}
+    if not most_of and max_latency_ms is None and all(least is None for least in least_of.values()):
+        raise RefusedInput(f"give a limit: --max-macs 1.2G, --max-params 11.5M, {example[measure.name]} or --max-latency-ms 5")
     ok = best_rates(rows)
     ok = ok[ok.status == "ok"].copy()
     if ok.empty:
         raise NothingFits(
             "no point of this run is done yet, so there is nothing to pick from; `slimsweep status` shows how far it is"
         )
+    for name, least in least_of.items():
+        if least is not None and name != measure.name:
+            raise RefusedInput(
+                f"--min-{name} is {least:g}, but the models of this run have no {MEASURES[name].title}: they are judged by "
+                f"{measure.title}, so give {example[measure.name]}"
+            )
+    least = least_of[measure.name]
     ok["latency_ms"] = float("nan")
     # Each limit in words, and how far a row is above it.
     tests: list[tuple[str, Callable[[pd.DataFrame], pd.Series]]] = []
@@ -63,8 +78,9 @@ def pick(
         if ok.empty:
             raise RefusedInput("no point of this run was timed at that batch size; run `slimsweep bench RUN` first")
         tests.append((f"at most {max_latency_ms:g} ms", lambda t: t.latency_ms - max_latency_ms))
-    if min_top1 is not None:
-        tests.append((f"at least {min_top1:g} % on validation", lambda t: min_top1 - t.val_top1))
+    if least is not None:
+        words = f"{least:g} %" if measure.unit == "%" else f"{measure.title} {least:g}"
+        tests.append((f"at least {words} on validation", lambda t: least - t[measure.val]))
     fits = ok
     for words, excess in tests:
         left = fits[excess(fits) <= 0]
@@ -74,8 +90,8 @@ def pick(
         fits = left
     fits = trained_first(fits)
     if not most_of and max_latency_ms is None:
-        return fits.sort_values(["macs", "val_top1"], ascending=[True, False]).iloc[0]
-    return fits.sort_values(["val_top1", "macs"], ascending=[False, True]).iloc[0]
+        return fits.sort_values(["macs", measure.val], ascending=[True, False]).iloc[0]
+    return fits.sort_values([measure.val, "macs"], ascending=[False, True]).iloc[0]
 
 
 def refuse_missing_model(run: Run, row: pd.Series) -> None:
@@ -111,11 +127,13 @@ def _cost_limit(unit: str, most: BudgetLike, dense: int) -> tuple[str, Callable[
 
 
 def describe(row: pd.Series) -> str:
-    """A point in one line: name, costs, latency (ms) if it was timed, validation top-1 (percent), a mark if untrained."""
+    """A point in one line: name, costs, latency (ms) if it was timed, top-1 or R2 on validation, a mark if untrained."""
+    measure = measure_of(row.to_frame().T)
+    quality = measure.text(row[measure.val]) if measure.unit else f"{measure.title} {measure.text(row[measure.val])}"
     latency = f", {row.latency_ms:.2f} ms" if row.latency_ms == row.latency_ms else ""
     costs = ", ".join(cost.text(row[name]) for name, cost in COSTS.items())
     mark = ", not trained after the cut" if row.get("epochs") == 0 else ""
-    return f"{row.point} ({costs}{latency}, {row.val_top1:.2f} % on validation{mark})"
+    return f"{row.point} ({costs}{latency}, {quality} on validation{mark})"
 
 
 def _latencies(bench: pd.DataFrame | None, batch_size: int | None) -> dict[str, float]:
