@@ -71,8 +71,8 @@ def cuts(
         return bases[axes]
 
     for budget in budgets:
-        for axes in (False, True):
-            for ranking in RANKINGS:
+        for axes in (True, False):
+            for ranking in reversed(RANKINGS):
                 row = {"ranking": ranking, "axes": axes, "budget": float(budget)}
                 wanted = [repaired for repaired in (False, True) if not done({**row, "repair": repaired})]
                 if not wanted:
@@ -110,7 +110,9 @@ def scores_of(
     return {"magnitude": magnitude, "taylor": taylor, "activation": activation_scores(gated, some, seed)}
 
 
-def table_of_cuts(cuts_made: pd.DataFrame, cell: Callable[[pd.Series], str], rankings: Mapping[str, str] = RANKINGS) -> list[str]:
+def table_of_cuts(
+    cuts_made: pd.DataFrame, cell: Callable[[pd.Series], str], rankings: Mapping[str, str] = RANKINGS
+) -> list[str]:
     """Lines of Markdown: rankings and ways x budgets, the largest first.
 
     Args:
@@ -125,9 +127,13 @@ def table_of_cuts(cuts_made: pd.DataFrame, cell: Callable[[pd.Series], str], ran
     ]
     for ranking, says in rankings.items():
         for (axes, repaired), way in WAYS.items():
-            mine = cuts_made[(cuts_made["ranking"] == ranking) & (cuts_made["axes"] == axes) & (cuts_made["repair"] == repaired)]
+            mine = cuts_made[
+                (cuts_made["ranking"] == ranking) & (cuts_made["axes"] == axes) & (cuts_made["repair"] == repaired)
+            ]
             of = {row["budget"]: cell(row) for _, row in mine.iterrows()}
-            lines.append(f"| {ranking} ({says}) | {way} | " + " | ".join(of.get(budget, "not run") for budget in budgets) + " |")
+            lines.append(
+                f"| {ranking} ({says}) | {way} | " + " | ".join(of.get(budget, "not run") for budget in budgets) + " |"
+            )
     return lines
 
 

