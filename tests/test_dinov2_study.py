@@ -225,6 +225,24 @@ def test_calibration_and_classifier_see_other_images_than_those_that_are_measure
     assert before["chosen"](train, validation, test) == pictures
 
 
+def test_retrieval_counts_images_whose_nearest_one_of_another_maker_is_the_same_emoji(before: dict[str, Any]) -> None:
+    dense = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 1.0, 1.0]])
+    gallery = torch.tensor([[0.0, 9.0, 1.0], [5.0, 1.0, 0.0], [0.9, 1.0, 1.0], [0.0, 0.3, 1.0], [0.5, 0.0, 1.0]])
+    found = before["measures"](dense, gallery, dense, ["a", "b", "c", "d"], ["b", "a", "d", "b", "c"])
+    assert found == pytest.approx({"r2": 1, "cosine": 1, "nearest": 100, "retrieval": 75})  # "c" is nearest to a "b"
+    turned = before["measures"](dense.flip(1), gallery.flip(1), dense, ["a", "b", "c", "d"], ["b", "a", "d", "b", "c"])
+    assert turned["retrieval"] == pytest.approx(75)  # a turned space finds the same, and is far from the dense one
+    assert turned["r2"] < 0
+    assert turned["nearest"] == pytest.approx(50)
+
+
+def test_embeddings_of_other_data_or_settings_are_not_mixed(before: dict[str, Any], tmp_path: Path) -> None:
+    before["check_settings"](tmp_path, {"data": "a", "images": [1, 2]})
+    before["check_settings"](tmp_path, {"data": "a", "images": [1, 2]})
+    with pytest.raises(RefusedInput, match="other data or settings: give another folder"):
+        before["check_settings"](tmp_path, {"data": "b", "images": [1, 2]})
+
+
 def test_cuts_that_are_done_are_not_made_again() -> None:
     cuts = runpy.run_path(str(STUDY.parent / "cuts_before_training.py"))["cuts"]
     torch.manual_seed(0)

@@ -101,6 +101,13 @@ def chosen(train: Sequence[Stored], validation: Sequence[Stored], test: Sequence
     return Pictures(drawn[:CALIBRATION_IMAGES], drawn[CALIBRATION_IMAGES:], queries, gallery)
 
 
+def backbone(data: Path) -> tuple[nn.Module, Callable[[Image.Image], Tensor]]:
+    """The pretrained model at SIDE pixels, and how an image becomes what it takes."""
+    dense = timm.create_model(f"local-dir:{data / 'backbone'}", pretrained=True, img_size=SIDE).eval()
+    preprocessing = {name: dense.pretrained_cfg[name] for name in ("mean", "std", "interpolation")}
+    return dense, timm.data.create_transform(input_size=(3, SIDE, SIDE), crop_pct=1.0, **preprocessing)
+
+
 def loaded(images: Sequence[Stored], transform: Callable[[Image.Image], Tensor]) -> Tensor:
     """(N, 3, H, W), as the model takes them."""
     tensors = []
@@ -144,9 +151,7 @@ def measure(data: Path, work: Path) -> None:
     }
     work.mkdir(parents=True, exist_ok=True)
     check_settings(work, settings)
-    dense = timm.create_model(f"local-dir:{data / 'backbone'}", pretrained=True, img_size=SIDE).eval()
-    preprocessing = {name: dense.pretrained_cfg[name] for name in ("mean", "std", "interpolation")}
-    transform = timm.data.create_transform(input_size=(3, SIDE, SIDE), crop_pct=1.0, **preprocessing)
+    dense, transform = backbone(data)
     pictures = chosen(*(stored_images(data, split) for split in ("train", "validation", "test")))
     queries, gallery = (loaded(images, transform) for images in (pictures.queries, pictures.gallery))
     calibration = loaded(pictures.calibration, transform)
@@ -217,18 +222,32 @@ def rows_of(work: Path) -> Iterator[dict[str, Any]]:
     if not files or not files[0].name.startswith("dense"):
         raise RefusedInput(f"--work {work} has no embeddings of the dense model: give --data too, to make them")
     codes = json.loads((work / "emoji.json").read_text())
-    number = {code: place for place, code in enumerate(codes["queries"])}
-    of_queries, of_gallery = (torch.tensor([number[code] for code in codes[name]]) for name in ("queries", "gallery"))
     dense: Tensor | None = None
     for path in files:
         with safe_open(path, framework="pt") as file:
             row = json.loads(file.metadata()["row"])
             queries, gallery = file.get_tensor("queries"), file.get_tensor("gallery")
         dense = queries if dense is None else dense
-        near = agreement(queries, dense)
-        retrieval = knn_top1(gallery, of_gallery, queries, of_queries, neighbours=1)
         counts = {"images": len(queries), "gallery": len(gallery)}
-        yield {**row, **counts, "r2": near.r2, "cosine": near.cosine, "nearest": near.nearest, "retrieval": retrieval}
+        yield {**row, **counts, **measures(queries, gallery, dense, codes["queries"], codes["gallery"])}
+
+
+def measures(
+    queries: Tensor, gallery: Tensor, dense: Tensor, query_codes: Sequence[str], gallery_codes: Sequence[str]
+) -> dict[str, float]:
+    """r2, cosine, nearest and retrieval of a model's embeddings.
+
+    Args:
+        queries, gallery: (N, D) and (M, D), the model's.
+        dense: (N, D), the dense model's of the queries.
+        query_codes, gallery_codes: the emoji of each image.
+    """
+    number = {code: place for place, code in enumerate(query_codes)}
+    of_queries, of_gallery = (torch.tensor([number[code] for code in codes]) for codes in (query_codes, gallery_codes))
+    return {
+        **agreement(queries, dense)._asdict(),
+        "retrieval": knn_top1(gallery, of_gallery, queries, of_queries, neighbours=1),
+    }
 
 
 def table(rows: pd.DataFrame) -> str:
