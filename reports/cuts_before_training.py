@@ -113,11 +113,11 @@ def scores_of(
 def table_of_cuts(
     cuts_made: pd.DataFrame, cell: Callable[[pd.Series], str], rankings: Mapping[str, str] = RANKINGS
 ) -> list[str]:
-    """Lines of Markdown: rankings and ways x budgets, the largest first.
+    """Lines of Markdown: those rankings and ways that were measured x budgets, the largest first.
 
     Args:
         cuts_made: one row per cut.
-        cell: what stands in the table for a row.
+        cell: what stands in the table for a row; "not run" stands where there is none.
         rankings: what is said of each.
     """
     budgets = sorted(cuts_made["budget"].unique(), reverse=True)
@@ -131,6 +131,8 @@ def table_of_cuts(
                 (cuts_made["ranking"] == ranking) & (cuts_made["axes"] == axes) & (cuts_made["repair"] == repaired)
             ]
             of = {row["budget"]: cell(row) for _, row in mine.iterrows()}
+            if not of:
+                continue  # of a measurement that was stopped
             lines.append(
                 f"| {ranking} ({says}) | {way} | " + " | ".join(of.get(budget, "not run") for budget in budgets) + " |"
             )

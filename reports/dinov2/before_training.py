@@ -40,7 +40,7 @@ from slimsweep.slimming.structure import macs
 from slimsweep.training.feature_metrics import agreement, knn_top1
 
 sys.path.append(str(Path(__file__).parents[1]))  # reports/, for the modules that the studies share
-from cuts_before_training import cuts, single_thread, table_of_cuts
+from cuts_before_training import RANKINGS, WAYS, cuts, single_thread, table_of_cuts
 from markdown_tables import with_table, write_or_check
 
 HERE = Path(__file__).parent
@@ -260,8 +260,9 @@ def table(rows: pd.DataFrame) -> str:
         "activation": "activation energy, no labels",
     }
     lines = [
-        f"The dense model has {dense['macs'] / 1e6:.0f} MMACs at {SIDE} pixels. Measured on {dense['images']} images of "
-        f"the maker that was left out, and {dense['gallery']:,} of the same emoji by the others.",
+        f"The dense model has {dense['macs'] / 1e6:.0f} MMACs at {SIDE} pixels. Measured on {dense['images']} images of",
+        f"the maker that was left out, and {dense['gallery']:,} of the same emoji by the others. "
+        f"{len(made)} of {len(BUDGETS) * len(RANKINGS) * len(WAYS)} cuts are measured.",
         "",
         "R2 / centred cosine:",
         "",
