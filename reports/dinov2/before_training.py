@@ -262,7 +262,7 @@ def table(rows: pd.DataFrame) -> str:
     lines = [
         f"The dense model has {dense['macs'] / 1e6:.0f} MMACs at {SIDE} pixels. Measured on {dense['images']} images of",
         f"the maker that was left out, and {dense['gallery']:,} of the same emoji by the others. "
-        f"{len(made)} of {len(BUDGETS) * len(RANKINGS) * len(WAYS)} cuts are measured.",
+        f"Measured so far: {len(made)} of {len(BUDGETS) * len(RANKINGS) * len(WAYS)} cuts.",
         "",
         "R2 / centred cosine:",
         "",
