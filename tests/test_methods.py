@@ -322,6 +322,14 @@ def test_torch_pruning_s_own_model_and_ours_agree(kind: str, granularity: str):
         assert difference(theirs.model, ours) < 1e-5
 
 
+def test_a_layer_that_torch_pruning_leaves_whole_is_kept_whole():
+    from slimsweep.methods.torch_pruning import _kept
+
+    history = [("fc1", True, []), ("fc2", False, [0, 2]), ("fc2", False, [])]
+    kept = _kept(history, {"fc1": (3, 8), "fc2": (8, 4)})
+    assert {name: left.tolist() for name, left in kept.items()} == {"fc1": [0, 1, 2], "fc2": [1, 3]}
+
+
 def test_torch_pruning_leaves_alone_what_the_search_may_not_cut():
     pytest.importorskip("torch_pruning", reason="the extra `baselines` is not installed")
     structure = chosen("torch-pruning", budgets=[0.8], families=["mlp"])[0]

@@ -302,6 +302,6 @@ def _kept(history: list[Any], dense: Mapping[str, tuple[int, int]]) -> dict[str,
             continue
         left = kept.get(name, torch.arange(dense[name][0 if is_out else 1]))
         stays = torch.ones(len(left), dtype=torch.bool)
-        stays[torch.as_tensor(gone)] = False
+        stays[torch.as_tensor(gone, dtype=torch.int64)] = False  # also of an empty list
         kept[name] = left[stays]
     return kept
