@@ -15,6 +15,7 @@ from conftest import QUICK, changed
 from zoo import random_gates
 
 from slimsweep import add_gates, load, macs, solve
+from slimsweep.cluster.choose_job import choose_structure
 from slimsweep.cluster.retrain_job import trial
 from slimsweep.cluster.worker import data_for, job_arguments
 from slimsweep.config import Config, ConfigError
@@ -252,6 +253,24 @@ def test_a_budget_that_a_baseline_cannot_meet_is_a_failed_row_with_the_reason(sm
     run.write_plan(make_plan(run, "start"))
     status = read_status(run)
     assert (status.finished, status.count("done"), status.count("failed")) == (True, 3, 4)
+
+
+def test_a_method_that_breaks_while_it_chooses_costs_only_its_own_points(small_run: Path, tmp_path: Path, monkeypatch):
+    shutil.copytree(small_run, tmp_path / "small")
+    run = changed(Run(tmp_path / "small"), baselines=["taylor", "uniform"])
+
+    def broken(*args: object, **options: object) -> None:
+        raise IndexError("no such channel")
+
+    monkeypatch.setattr("slimsweep.methods.taylor.taylor_scores", broken)
+    with hold(run):
+        for method in ("taylor", "uniform"):
+            choose_structure(job_arguments(run, method=method, seed=0))
+    points = points_to_do(run.refresh(), plan_points(run))
+    assert {p.method for p in points if p.structure} == {"uniform"}
+    assert {p.method for p in points if not p.structure} == {"taylor"}
+    assert "taylor could not choose what to keep: IndexError: no such channel" in run.choice_error("taylor", 0.5, "macs", None)
+    assert "no such channel" in (run.folder.read_bytes("errors.log")).decode()
 
 
 def test_a_finished_run_is_extended_by_baselines_and_only_those_are_trained(small_run: Path, tmp_path: Path):

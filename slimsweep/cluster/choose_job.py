@@ -121,7 +121,7 @@ def choose_structures(run: Run) -> None:
     """Let workers choose the structures that methods keep and that the folder does not have yet: one task per method and seed.
 
     Raises:
-        StageFailed: a worker raised. Where a method cannot meet a budget, only that point fails.
+        StageFailed: a worker died. Where a method fails or cannot meet a budget, only its points fail.
     """
     arguments = [job_arguments(run, method=method, seed=seed) for method, seed in to_choose(run, again=True)]
     try:
@@ -132,7 +132,7 @@ def choose_structures(run: Run) -> None:
 
 
 def choose_structure(arguments: dict[str, Any]) -> None:
-    """Write the structure that a method keeps at each budget to the run's folder, or why it cannot meet the budget."""
+    """Write the structure that a method keeps at each budget to the run's folder, or why it has none."""
     run, method, seed = run_of(arguments), methods.METHODS[arguments["method"]], arguments["seed"]
     config = run.config
     set_threads(config)
@@ -158,7 +158,13 @@ def choose_structure(arguments: dict[str, Any]) -> None:
         images=images,
         labels=labels,
     )
-    found = methods.choose(method.name, choice)
+    try:
+        found: list[Any] = list(methods.choose(method.name, choice))
+    except (MemoryError, OSError):  # of this machine, not of the method: tried elsewhere
+        raise
+    except Exception as problem:  # a method's fault costs its own points, and not the sweep
+        reason = f"{method.name} could not choose what to keep: {explained(problem, None, run.log_error)}"
+        found = [reason] * len(targets)
     for target, structure in zip(targets, found, strict=True):
         kept, error = (structure.to_json(), "") if isinstance(structure, Structure) else ("", str(structure))
         run.write_choice(method.name, target.budget, target.unit, seed if method.draws else None, structure=kept, error=error)
