@@ -127,6 +127,8 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
     def plan_again(over: bool = False) -> planning.Plan:
         run.refresh()
         plan = planning.make_plan(run, attempt, over=over)
+        while planning.take_equal_results(run, list(plan.points)):  # which can bring further points
+            plan = planning.make_plan(run, attempt, over=over)
         run.write_plan(plan)
         return plan
 
@@ -169,6 +171,7 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
             tried: set[str] = set()
             # Points that end can bring further points: the other seeds at the best learning rate, smaller budgets.
             while left := [p for p in planning.points_to_do(run, list(plan.points)) if p.name not in tried]:
+                left = planning.one_of_each(left)
                 name = f"{attempt}-{len(tried)}" if tried else attempt
                 with Progress(run, console, f"Sweep: {len(left)} points", sweep=True):
                     run_sweep(run, left, attempt, name, trials_at_once(config, cluster, len(left)), until)

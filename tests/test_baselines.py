@@ -21,8 +21,17 @@ from slimsweep.cluster.worker import data_for, job_arguments
 from slimsweep.config import Config, ConfigError
 from slimsweep.data import training_images
 from slimsweep.earlier_start import refuse_incomparable
+from slimsweep.ledger.damage import damaged_models
 from slimsweep.ledger.lock import hold
-from slimsweep.ledger.planning import baseline_targets, make_plan, plan_points, points_to_do, to_choose
+from slimsweep.ledger.planning import (
+    baseline_targets,
+    make_plan,
+    one_of_each,
+    plan_points,
+    points_to_do,
+    take_equal_results,
+    to_choose,
+)
 from slimsweep.ledger.points import Point
 from slimsweep.ledger.run import Run
 from slimsweep.ledger.status import read_status
@@ -95,6 +104,41 @@ def test_compute_terms_are_points_of_their_own_with_the_epochs_that_the_search_c
         assert point.name.startswith(f"uniform-compute-{point.budget:.4f}-s0-")
         structure = Structure.from_json(point.structure)
         assert point.epochs == 10 + round(40 * structure.shape.full().macs() / 2 / structure.macs())
+
+
+def test_points_that_are_trained_alike_are_trained_once_and_lost_together(tmp_path: Path):
+    """Where the search cost less than an epoch, equal compute is equal retraining."""
+    config = Config(
+        **{**BASE, "budgets": [0.9, 0.8, 0.25]},
+        baselines=["uniform"],
+        baseline_terms=["retraining", "compute"],
+        search={"epochs": 1, "paces": [{}]},
+        retrain={"epochs": 10},
+    )
+    run = searched_run(tmp_path, config)
+    write_choice(run, "uniform")
+    points = plan_points(run)
+    wave = one_of_each(points_to_do(run, points))
+    assert [(p.budget, p.epochs) for p in wave if p.terms == "compute"] == [(0.25, 11)]
+    for point in wave:
+        model = run.model_path(point.name)
+        done(run, point, 80.0 + point.budget)
+        run.write_row({**run.row(point.name), "model_path": model, "model_bytes": 5})
+        for file in ("model.safetensors", "config.json"):
+            run.folder.write_bytes(f"{model}/{file}", b"whole" if file == "model.safetensors" else b"{}")
+    assert take_equal_results(run.refresh(), points) == 2
+    assert points_to_do(run, points) == []
+    assert take_equal_results(run, points) == 0
+    of = {p.name: p for p in points}
+    for point in points:
+        twin = next(p for p in wave if p.training == point.training)
+        differ = {key for key, value in run.row(point.name).items() if value != run.row(twin.name)[key]}
+        assert differ == (set() if point is twin else {"point", "terms", "point_hash"})
+        assert run.row(point.name)["point"] in of
+    broken = next(p for p in wave if p.method == "uniform" and p.budget == 0.9)
+    run.folder.write_bytes(f"{run.model_path(broken.name)}/model.safetensors", b"cut")
+    lost = [of[name] for name in damaged_models(run) if of[name].training == broken.training]
+    assert {p.terms for p in lost} == {"retraining", "compute"}
 
 
 def test_one_rate_names_points_as_ever_and_baselines_change_no_other_point(tmp_path: Path):

@@ -79,8 +79,11 @@ def damaged_models(run: Run) -> list[str]:
     files = run.folder.files(MODELS, recursive=True)
     ok = run.rows[run.rows.status == "ok"]
     found = []
-    for point, size in zip(ok.point, ok.model_bytes, strict=True):
-        weights, described = f"{point}/{MODEL_WEIGHTS}", f"{point}/{MODEL_CONFIG}"
+    for point, model, size in zip(ok.point, ok.model_path, ok.model_bytes, strict=True):
+        folder = (
+            str(model or "").removeprefix(f"{MODELS}/") or point
+        )  # of the point that was trained alike, where it is not its own
+        weights, described = f"{folder}/{MODEL_WEIGHTS}", f"{folder}/{MODEL_CONFIG}"
         if weights not in files and described not in files:
             continue
         problem, path = None, f"{MODELS}/{weights}"

@@ -166,6 +166,29 @@ def points_to_do(run: Run, points: list[Point]) -> list[Point]:
     return [p for p in points if p.name not in done]
 
 
+def one_of_each(points: list[Point]) -> list[Point]:
+    """The first of the points that are trained alike: the others can take its result (`take_equal_results`)."""
+    return list({point.training: point for point in reversed(points)}.values())[::-1]
+
+
+def take_equal_results(run: Run, points: list[Point]) -> int:
+    """Write the rows of points that are trained just as one that is done: where the search cost less than an epoch, on equal
+    compute as on equal retraining. Returns how many were written; each has the model and the curve of the done one.
+
+    Args:
+        points: all that are planned.
+    """
+    ok = set(run.rows[run.rows.status == "ok"].point)
+    done = {point.training: point for point in points if point.name in ok}
+    equal = [(point, done[point.training]) for point in points_to_do(run, points) if point.training in done]
+    for point, twin in equal:
+        run.write_curve(point.name, run.curve(twin.name))
+        run.write_row({**run.row(twin.name), "point": point.name, "terms": point.terms, "point_hash": point.hash})
+    if equal:
+        run.refresh()
+    return len(equal)
+
+
 def failed_points(run: Run, points: list[Point], hours_over: bool) -> list[Point]:
     """The points that failed, once the sweep has ended.
 

@@ -39,6 +39,11 @@ class Point:
         """Equal for points that differ only in learning rate or starting point: the best of them on validation counts."""
         return self.method, self.terms, f"{self.budget:.9f}", self.unit, self.shares, self.seed
 
+    @property
+    def training(self) -> tuple[Any, ...]:
+        """Equal for points that are trained alike: those that differ only in the terms that they stand for."""
+        return self.method, self.budget, self.unit, self.shares, self.seed, self.structure, self.lr, self.epochs, self.start
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:

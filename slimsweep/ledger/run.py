@@ -555,6 +555,11 @@ class Run(Readable):
         """
         tables.write_table(self.folder, f"{RESULTS}/{row['point']}.parquet", [tables.complete_row(row)], tables.RESULTS)
 
+    def row(self, point: str) -> dict[str, Any]:
+        """One point's row, from its own file."""
+        found: dict[str, Any] = tables.read_table(self.folder, f"{RESULTS}/{point}.parquet", tables.RESULTS).to_pylist()[0]
+        return found
+
     def has_row(self, point: str) -> bool:
         """Whether a point has a row, ok or failed, by a look at its own file: there may be thousands of others."""
         return self._own_status(point) is not None
