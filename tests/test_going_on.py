@@ -65,8 +65,10 @@ def test_plan_counts_a_teacher_only_where_something_learns_from_it() -> None:
     assert "teacher" in " ".join(plan(config.changed(budgets=[0.5]), images=images, tflops=1.0).notes)
     found = plan(config.quick().changed(budgets=[0.5]), images=images, tflops=1.0)
     assert "teacher" not in " ".join(found.notes)
-    assert "repair" in " ".join(found.notes)
-    assert {training.epochs for training in found.trainings if training.name != "dense"} == {0}
+    untrained = [training for training in found.trainings if training.name != "dense"]
+    assert {training.epochs for training in untrained} == {0}
+    # A cut takes what axes and repair take, and the search, which has no epochs, its axes.
+    assert all(training.seconds > 0 for training in untrained)
 
 
 # --quick.

@@ -18,6 +18,7 @@ from slimsweep.cluster.waiting import Held, sentence, waits_for_others
 from slimsweep.config import Config, ConfigError
 from slimsweep.ledger.holder import Holder
 from slimsweep.ledger.lock import hold
+from slimsweep.ledger.measures import TOP1
 from slimsweep.ledger.run import HOLDER, Run
 from slimsweep.ledger.status import read_status
 from slimsweep.report.page_data import _progress
@@ -187,7 +188,7 @@ def test_waiting_is_in_status_page_and_log_while_the_driver_lives(tmp_path: Path
         status = read_status(run)
         assert [stage.state for stage in status.stages] == ["waiting", "waiting"]
         assert status.next == f"dense is at epoch 0 of {run.config.dense.epochs}; {text}"
-        assert text in _progress(status)["next"]
+        assert text in _progress(status, TOP1)["next"]
         console = Console(file=output, width=200)
         console.print(status_table(status))
         assert output.getvalue().count(text) == 2  # above the table, and at the stage
