@@ -317,6 +317,7 @@ def test_a_method_that_breaks_while_it_chooses_costs_only_its_own_points(small_r
     assert "no such channel" in (run.folder.read_bytes("errors.log")).decode()
 
 
+@pytest.mark.slow  # test_run.py and test_upgrade.py extend runs too
 def test_a_finished_run_is_extended_by_baselines_and_only_those_are_trained(small_run: Path, tmp_path: Path):
     shutil.copytree(small_run, tmp_path / "small")
     arguments = ["--output", str(tmp_path), "--name", "small", "--budgets", "0.5,0.25", *QUICK]
