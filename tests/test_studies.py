@@ -26,6 +26,13 @@ def test_the_table_before_any_retraining_is_that_of_its_rows() -> None:
     assert dense - best[0.25] <= 5
 
 
+@pytest.mark.parametrize("study", sorted(path.parent.name for path in REPORTS.glob("*/results.parquet")))
+def test_a_study_has_its_page_beside_its_rows(study: str) -> None:
+    page = REPORTS / study / "report.html"
+    assert 1_000_000 < page.stat().st_size < 3_000_000  # plotly is in it
+    assert "<title>" in page.read_text()[:20_000]
+
+
 def test_the_study_has_every_point_or_says_why_not() -> None:
     rows = pd.read_parquet(STUDY / "results.parquet")
     had = rows[rows["status"] == "ok"].groupby(["method", "terms", "budget"])["seed"].nunique()
