@@ -26,9 +26,11 @@ from markdown_tables import with_table, write_or_check
 
 HERE = Path(__file__).parent
 PAGE, ROWS, SIZES = HERE / "README.md", HERE / "results.parquet", HERE / "two-sizes.parquet"
+LONGER = HERE / "longer-trained.parquet"
 PICTURE, PICTURED = HERE / "report.png", ["dense", "searched", "taylor", "uniform"]
 START, END = "<!-- written by make_table.py -->", "<!-- end -->"
 SIZES_START = "<!-- two sizes, written by make_table.py -->"
+LONGER_START = "<!-- a dense model trained for longer, written by make_table.py -->"
 TERMS = {
     "retraining": "Equal retraining: every model is trained on the same number of images after the cut.",
     "compute": "Equal compute: the other methods are retrained longer, by the compute of the search spread over the budgets.",
@@ -67,6 +69,14 @@ def table(rows: pd.DataFrame, says: str) -> str:
             cells += ["", ""]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def dense_line(rows: pd.DataFrame) -> str:
+    """What the dense model has on test, retrained as the points are, and before that."""
+    dense = best_rates(rows[rows["method"] == "dense"])
+    mean = summarize(dense, metrics=["test_top1"]).iloc[0]
+    untouched = dense["test_top1_untouched"].iloc[0]
+    return f"Dense, retrained alike: {_cell(mean, 'test_top1_mean', 'test_top1_se', 2)} % (before that {untouched:.2f} %)."
 
 
 def ahead_at_budgets(rows: pd.DataFrame) -> pd.DataFrame:
@@ -132,6 +142,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; fail where the page has other tables")
     parser.add_argument("--run", help="a run's folder, whose rows are copied first")
     parser.add_argument("--two-sizes", help="the folder of a sweep over two models, whose rows are copied first")
+    parser.add_argument("--longer", help="the folder of a run from the dense model of 80 epochs, whose rows are copied first")
     parser.add_argument("--picture", nargs="?", const=PICTURE, help="make report.png, or this file, in place of the tables")
     options = parser.parse_args(argv)
     if options.picture:
@@ -142,12 +153,16 @@ def main(argv: list[str] | None = None) -> int:
         run.rows.sort_values("point", ignore_index=True).to_parquet(ROWS)
         run.curves().to_parquet(HERE / "curves.parquet")
         run.gates_table().to_parquet(HERE / "gates.parquet")
+    if options.longer:
+        Run(options.longer).rows.sort_values("point", ignore_index=True).to_parquet(LONGER)
     if options.two_sizes:
         both = pd.concat([Run(f).rows for f in sorted(Path(options.two_sizes).iterdir()) if f.is_dir()])
         both = both[both["method"].isin(["dense", "searched"])]  # baselines are in results.parquet
         both.sort_values(["macs_dense", "point"], ignore_index=True).to_parquet(SIZES)
     methods = "\n\n".join(tables(pd.read_parquet(ROWS)))
     text = with_table(PAGE.read_text(), f"\n{methods}\n", START, END)
+    longer = pd.read_parquet(LONGER)
+    text = with_table(text, "\n" + "\n\n".join([dense_line(longer), *tables(longer)]) + "\n", LONGER_START, END)
     text = with_table(text, f"\n{sizes_table(pd.read_parquet(SIZES))}\n", SIZES_START, END)
     return write_or_check(PAGE, text, options.check)
 
