@@ -3,7 +3,7 @@
 from torch import nn
 
 from slimsweep.cluster.cluster import check_placement, local_cluster
-from slimsweep.cluster.worker import data_for, probe_for
+from slimsweep.cluster.worker import as_of_probe, data_for, probe_for
 from slimsweep.config import Config, ConfigError
 from slimsweep.data import check_data, check_more_labels, title
 from slimsweep.ledger.planning import exact_fraction
@@ -45,7 +45,7 @@ def check(config: Config) -> list[str]:
         check_embedding(config, model)
         if (probe := probe_for(config, model)) is not None:
             check_more_labels(probe)
-            of_probe = [f"probe: {note}" for note in probe.notes]
+            of_probe = [f"probe: {as_of_probe(note)}" for note in probe.notes]
     of_teachers = check_teachers(config, model, data)
     if (cluster := local_cluster()) is not None:
         check_placement(config, cluster)

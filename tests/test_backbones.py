@@ -308,7 +308,7 @@ def test_what_needs_labels_is_refused(images: Path, checkpoint: Path, more: dict
 
 
 def test_a_backbone_without_weights_and_a_probe_of_a_head_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"^dense.epochs is 300, .*: set model.pretrained or model.checkpoint, and leave"):
+    with pytest.raises(ConfigError, match=r"^model .* has no weights, .*: set model.pretrained or model.checkpoint"):
         Config(model={"kwargs": {"num_classes": 0}})
     with pytest.raises(ConfigError, match=r"^probe is '/x', but the model has a head, .* set model.kwargs.num_classes to 0"):
         Config(probe={"root": "/x"})

@@ -12,9 +12,10 @@ from slimsweep.ledger.measures import R2, TOP1, measure_of
 from slimsweep.ledger.tables import CURVES, RESULTS
 from slimsweep.report.page import build_page
 from slimsweep.report.page_data import page_data
-from slimsweep.report.pareto import best_rates, pareto_front
+from slimsweep.report.pareto import best_rates, by_series, pareto_front, trained_first
 from slimsweep.report.picture import front_figure
 from slimsweep.report.run_tables import RunTables
+from slimsweep.tools.display import worse_than_cut
 from slimsweep.tools.pick import NothingFits, describe, pick
 
 FEATURES = ("val_cosine", "test_cosine", "val_nearest", "test_nearest")
@@ -125,6 +126,38 @@ def test_runs_on_one_data_set_that_are_judged_otherwise_do_not_share_a_front() -
     assert data["points"]["val_r2"][0] == 0.999
     assert data["points"]["val_top1"][:6] == [None] * 5 + [80]
     assert [one["name"] for one in page_data([run_of(ROWS), run_of(ROWS)])["datasets"]] == ["photos"]
+
+
+def test_a_dense_backbone_is_never_trained_and_stands_beside_all_points() -> None:
+    dense = row("dense-1", 1e9, 1.0, epochs=0)
+    trained = run_of([dense, row("searched-a", 5e8, 0.8)]).results
+    assert by_series(trained).method.tolist() == ["dense", "searched"]
+    assert pick(trained, limits={"macs": "2G"}).point == "dense-1"
+    assert "not trained" not in describe(pick(trained, limits={"macs": "2G"}).copy())
+    cut = run_of([dense, row("searched-a", 5e8, 0.8, epochs=0), row("searched-b", 25e7, 0.7, epochs=0)]).results
+    assert trained_first(by_series(cut)).method.tolist() == [
+        "dense",
+        "searched, before retraining",
+        "searched, before retraining",
+    ]
+    assert pick(cut, limits={"macs": "0.6G"}).point == "searched-a"
+    mixed = run_of([dense, row("searched-a", 5e8, 0.8), row("searched-b", 5e8, 0.9, epochs=0)]).results
+    assert trained_first(by_series(mixed)).point.tolist() == ["dense-1", "searched-a"]
+
+
+@pytest.mark.parametrize("least", [80, float("nan")])
+def test_an_r2_that_no_model_reaches_is_refused(least: float) -> None:
+    with pytest.raises(RefusedInput, match=r"which no model reaches: give at most 1, such as --min-r2 0\.95"):
+        pick(run_of(ROWS).results, min_r2=least)
+
+
+def test_a_retraining_that_made_points_worse_is_seen() -> None:
+    rows = [*ROWS, row("searched-w", 1e8, 0.6, val_r2_cut=0.62), row("searched-x", 12e7, 0.6, val_r2_cut=0.605)]
+    assert worse_than_cut(run_of(rows).results).point.tolist() == ["searched-w"]
+    top1 = [{**one, "val_top1_cut": 81.5} for one in TOP1_ROWS]
+    assert worse_than_cut(run_of(top1).results).point.tolist() == []
+    top1 = [{**one, "val_top1_cut": 83.5} for one in TOP1_ROWS]
+    assert worse_than_cut(run_of(top1).results).point.tolist() == ["searched-a", "searched-b"]
 
 
 def test_the_picture_shows_r2() -> None:

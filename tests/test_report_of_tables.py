@@ -54,6 +54,15 @@ def test_runs_of_one_table_are_shown_one_by_one(study: Path) -> None:
     assert [len(one.results) for one in shown] == [len(rows), len(rows)]
 
 
+def test_runs_of_one_name_on_other_data_are_told_apart(study: Path) -> None:
+    rows = Run(FINISHED).rows
+    pd.concat([rows, rows.assign(data="other")]).to_parquet(study / "both.parquet")
+    assert [set(one.results["data"]) for one in read_tables(str(study / "both.parquet"))] == [set(rows["data"]), {"other"}]
+    rows.drop(columns="macs_dense").to_parquet(study / "short.parquet")
+    with pytest.raises(RefusedInput, match="has no rows of results"):
+        read_tables(str(study / "short.parquet"))
+
+
 def test_what_holds_no_results_is_refused_in_a_sentence(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RefusedInput, match=r"missing\.parquet does not exist: give a run's folder"):
         read_tables(str(study / "missing.parquet"))

@@ -139,12 +139,17 @@ def probe_for(config: Config, model: nn.Module) -> Data | None:
             data = load_data(config.model_copy(update={"data": settings}), size, usual)
             check_classes(data)
         except ConfigError as problem:
-            raise ConfigError(f"probe: {re.sub(OF_DATA, 'probe.', str(problem))}") from problem
+            raise ConfigError(f"probe: {as_of_probe(str(problem))}") from problem
         prepared_probes.clear()
         prepared_probes[key] = data
     for split in (prepared_probes[key].train, prepared_probes[key].val, prepared_probes[key].test):
         split.damaged.reasons.clear()
     return prepared_probes[key]
+
+
+def as_of_probe(text: str) -> str:
+    """What is said of fields of data, as it is said of the probe's."""
+    return re.sub(OF_DATA, "probe.", text)
 
 
 def data_of(run: Run, model: nn.Module | None = None) -> Data:

@@ -55,8 +55,11 @@ def check_backbone(config: "Config") -> None:
         return
     no_labels = "num_classes is 0, so there are no labels to learn from"
     if config.dense.epochs:
-        weights = "" if config.model.pretrained or config.model.checkpoint else "set model.pretrained or model.checkpoint, and "
-        raise ValueError(f"dense.epochs is {config.dense.epochs}, but {no_labels}: {weights}leave dense.epochs out")
+        if not (config.model.pretrained or config.model.checkpoint):
+            raise ValueError(
+                f"model {config.model.name} has no weights, and {no_labels}: set model.pretrained or model.checkpoint"
+            )
+        raise ValueError(f"dense.epochs is {config.dense.epochs}, but {no_labels}: leave dense.epochs out")
     if config.data.augment.mixes:
         field = "mixup" if config.data.augment.mixup > 0 else "cutmix"
         value = getattr(config.data.augment, field)

@@ -101,7 +101,7 @@ def plan_points(run: Run) -> list[Point]:
             found.setdefault(p.lr, []).append(quality[p.name])
         most = max(map(len, found.values()))
         means = {lr: sum(values) / most for lr, values in found.items() if len(values) == most}
-        return max(means, key=means.__getitem__)  # of equals, the one given first
+        return max(means, key=lambda lr: (means[lr] == means[lr], means[lr]))  # NaN last; of equals, the one given first
 
     def keeps(method: str, target: Target, seed: int) -> str | None:
         return run.choice(method, target.budget, target.unit, seed if METHODS[method].draws else None)

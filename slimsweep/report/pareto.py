@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from slimsweep.ledger.measures import measure_of
+from slimsweep.ledger.measures import R2, measure_of
 
 Numbers = np.ndarray  # of float64
 
@@ -139,7 +139,15 @@ def with_units(rows: pd.DataFrame) -> pd.DataFrame:
 
 def untrained(rows: pd.DataFrame) -> pd.Series:
     """Which rows are of points that were cut and repaired, and not trained (retrain.epochs: 0)."""
-    return rows["epochs"] == 0 if "epochs" in rows else pd.Series(False, index=rows.index)
+    return (rows["epochs"] == 0) & ~as_it_is(rows) if "epochs" in rows else pd.Series(False, index=rows.index)
+
+
+def as_it_is(rows: pd.DataFrame) -> pd.Series:
+    """Which rows are of a dense model without a head: it is never trained, so it stands beside trained points and others."""
+    none = pd.Series(False, index=rows.index)
+    if not {"epochs", "method", R2.val} <= set(rows):
+        return none
+    return (rows["epochs"] == 0) & (rows["method"] == "dense") & rows[R2.val].notna()
 
 
 def by_series(rows: pd.DataFrame) -> pd.DataFrame:
@@ -155,8 +163,8 @@ def by_series(rows: pd.DataFrame) -> pd.DataFrame:
 
 def trained_first(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of trained points; all rows where there are none. Of what `by_series` returned, the method's name tells."""
-    trained = rows[~untrained(rows) & ~rows["method"].str.endswith(UNTRAINED)] if "method" in rows else rows[~untrained(rows)]
-    return rows if trained.empty else trained
+    without = untrained(rows) | (rows["method"].str.endswith(UNTRAINED) if "method" in rows else False)
+    return rows if (without | as_it_is(rows)).all() else rows[~without]
 
 
 def hypervolume_by_method(

@@ -88,11 +88,11 @@ def read_tables(path: str) -> list[RunTables]:
     if not folder.exists(name):
         raise RefusedInput(f"{where} does not exist: give a run's folder, a table of results, or a folder with {ROWS}")
     rows = results_of([read_table(folder, name, RESULTS)])
-    if rows.empty or rows["run"].isna().all():
+    if rows.empty or rows[["run", "method", "macs_dense"]].isna().all().any():
         raise RefusedInput(f"{where} has no rows of results, such as a run's results/*.parquet have")
     shown = [
         RunTables(name=str(run), uri=None, results=of_one.reset_index(drop=True))
-        for (run, _), of_one in rows.groupby(["run", "macs_dense"], sort=False)
+        for (run, *_), of_one in rows.groupby(["run", "model", "data", "macs_dense"], sort=False, dropna=False)
     ]
     if len(shown) > 1 or name != ROWS:
         return shown

@@ -30,7 +30,7 @@ from slimsweep.report.page import write_report
 from slimsweep.report.pareto import UNTRAINED, best_rates, by_series, trained_first
 from slimsweep.slimming.cost import COSTS
 from slimsweep.storage import LONGEST_PAUSE
-from slimsweep.terminal import fits, plain_table, say, show_whole
+from slimsweep.terminal import counted, fits, plain_table, say, show_whole
 from slimsweep.tools.status import status_table
 
 log = logging.getLogger(__name__)
@@ -242,6 +242,15 @@ def show_end(run: Run, plan: Plan, failed: Collection[Point], console: Console, 
     if len(took):
         span = f"{took.min():.1f} to {took.max():.1f}" if len(took) > 1 else f"{took.min():.1f}"
         say(console, f"Principal axes and repair took {span} s per point.")
+    if len(worse := worse_than_cut(rows)):
+        measure, row = measure_of(rows), worse.iloc[0]
+        before, after = measure.text(row[measure.cut]), measure.text(row[measure.val])
+        say(
+            console,
+            f"{counted(len(worse), 'point')} lost more than {measure.point:g}{measure.points} on validation by retraining, "
+            f"such as {row.point} ({before} right after the cut, {after} in the end): a lower retrain.lr may help",
+            "yellow",
+        )
     if run.config.retrain.epochs == 0 and len(ok):
         train = "--retrain.epochs N" + ("" if run.config.search.epochs else " and --search.epochs 0")
         say(
@@ -268,6 +277,13 @@ def show_end(run: Run, plan: Plan, failed: Collection[Point], console: Console, 
             say(console, f"  {point.name}: {error.iloc[0] if len(error) else 'no row'}")
         if plan.later and len(missing) == len(failed):
             say(console, f"{plan.later} more wait for them and were not begun", "red")
+
+
+def worse_than_cut(rows: pd.DataFrame) -> pd.DataFrame:
+    """The points, at their best learning rates, that are worse on validation after retraining than right after the cut."""
+    measure = measure_of(rows)
+    ok = best_rates(rows[rows.status == "ok"])
+    return ok[(ok.epochs > 0) & (ok.method != "dense") & (ok[measure.cut] - ok[measure.val] > measure.point)]
 
 
 def final_table(run: Run, rows: pd.DataFrame, seconds: float) -> Table:

@@ -67,6 +67,11 @@ def pick(
                 f"{measure.title}, so give {example[measure.name]}"
             )
     least = least_of[measure.name]
+    if least is not None and not least <= measure.best:
+        raise RefusedInput(
+            f"--min-{measure.name} is {least:g}, which no model reaches: give at most {measure.best:g}, such as "
+            f"{example[measure.name]}"
+        )
     ok["latency_ms"] = float("nan")
     # Each limit in words, and how far a row is above it.
     tests: list[tuple[str, Callable[[pd.DataFrame], pd.Series]]] = []
@@ -132,7 +137,7 @@ def describe(row: pd.Series) -> str:
     quality = measure.text(row[measure.val]) if measure.unit else f"{measure.title} {measure.text(row[measure.val])}"
     latency = f", {row.latency_ms:.2f} ms" if row.latency_ms == row.latency_ms else ""
     costs = ", ".join(cost.text(row[name]) for name, cost in COSTS.items())
-    mark = ", not trained after the cut" if row.get("epochs") == 0 else ""
+    mark = ", not trained after the cut" if row.get("epochs") == 0 and row.get("method") != "dense" else ""
     return f"{row.point} ({costs}{latency}, {quality} on validation{mark})"
 
 

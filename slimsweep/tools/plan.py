@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from slimsweep.checks import check_cuts
 from slimsweep.cluster.cluster import Cluster, check_placement, local_cluster, trials_at_once
-from slimsweep.cluster.worker import data_for, set_threads
+from slimsweep.cluster.worker import data_for, probe_for, set_threads
 from slimsweep.config import Config, ConfigError, Recipe, Stage
 from slimsweep.data import calibration_count, check_batch, mixup_fn
 from slimsweep.ledger.checkpoints import KEEP
@@ -82,6 +82,8 @@ def plan(
     num_classes, sizes, loading = _data(config, images, notes)
     dense = build_dense(_without_weights(config), num_classes)
     check_cuts(config, dense)
+    if config.backbone and images is None:
+        probe_for(config, dense)
     settings = config.search
     gated = add_gates(dense, settings.granularity, families_to_cut(config, dense), settings.token_gate)
     gates, pace = _ranking(config, gated, run, notes)
