@@ -14,6 +14,7 @@ from slimsweep.storage import Folder, parted
 
 TABLE = ".parquet"
 ROWS = f"results{TABLE}"  # in a folder of tables alone, such as a study's; curves.parquet and the others may lie beside it
+TO_SHOW = f"give a run's folder, a table of results, or a folder with {ROWS}"
 
 
 def _empty(schema: pa.Schema) -> pd.DataFrame:
@@ -60,10 +61,18 @@ def read_run(run: Run, status: Status | None = None) -> RunTables:
 
 
 def has_tables_alone(path: str) -> bool:
-    """Whether a path is a Parquet file, or a folder that holds results.parquet without being a run's."""
+    """Whether a path is a Parquet file, or a folder that holds results.parquet without being a run's.
+
+    Raises:
+        RefusedInput: there is nothing at the path.
+    """
     if path.endswith(TABLE):
         return True
-    return not Run(path).is_begun and Folder(path).exists(ROWS)
+    if Run(path).is_begun:
+        return False
+    if not (folder := Folder(path)).is_folder:
+        raise RefusedInput(f"{folder.uri} does not exist: {TO_SHOW}")
+    return folder.exists(ROWS)
 
 
 def table_in(path: str) -> tuple[str, str]:
@@ -86,7 +95,7 @@ def read_tables(path: str) -> list[RunTables]:
     folder = Folder(parent)
     where = (folder / name).uri
     if not folder.exists(name):
-        raise RefusedInput(f"{where} does not exist: give a run's folder, a table of results, or a folder with {ROWS}")
+        raise RefusedInput(f"{where} does not exist: {TO_SHOW}")
     rows = results_of([read_table(folder, name, RESULTS)])
     if rows.empty or rows[["run", "method", "macs_dense"]].isna().all().any():
         raise RefusedInput(f"{where} has no rows of results, such as a run's results/*.parquet have")
