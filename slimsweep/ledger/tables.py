@@ -161,7 +161,9 @@ def complete_row(row: Mapping[str, Any]) -> dict[str, Any]:
         "teacher": "",
         "created_at": datetime.now(UTC),
     }
-    return {**defaults, **row}
+    # Where another row has no number, pandas gives whole numbers as floats.
+    whole = {name for name in row if pa.types.is_integer(RESULTS.field(name).type)}
+    return {**defaults, **{name: None if name in whole and pd.isna(value) else value for name, value in row.items()}}
 
 
 def results_of(parts: Sequence[pa.Table]) -> pd.DataFrame:
