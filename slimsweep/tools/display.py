@@ -319,9 +319,9 @@ def final_table(run: Run, rows: pd.DataFrame, seconds: float) -> Table:
     table = plain_table(f"{config.name} in {seconds:.0f} s", [("method", "left"), *((name, "right") for name in figures)])
     for row in ok.to_dict("records"):
         untouched = measure.untouched if measure.untouched_column is None else row[measure.untouched_column]
-        dense = untouched if retrained.empty else retrained.mean()
+        dense = float(untouched if retrained.empty else retrained.mean())  # type: ignore[arg-type]
         gap = row[measure.test] - dense
-        errors = [binomial_error(float(value), images) for value in (row[measure.test], dense)] if counted else []
+        errors = [binomial_error(value, images) for value in (row[measure.test], dense)] if counted else []
         told = row["method"] == "dense" or told_apart(gap, *errors)
         within |= not told
         table.add_row(
