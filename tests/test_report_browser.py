@@ -268,7 +268,7 @@ def test_points_of_shares_say_so_and_are_no_seeds_of_a_budget(opened: Opened):
 def test_budgets_of_parameters_are_shown_as_such_and_are_the_axis(opened: Opened):
     page = opened("params")
     assert page.input_value("#x") == "params"
-    assert page.evaluate("document.getElementById('front-figure').layout.xaxis.title.text") == "thousand parameters"
+    assert page.evaluate("document.getElementById('front-figure').layout.xaxis.title.text") == "parameters, thousands"
     assert "70 % of params" in column(page, "budget")
     page.mouse.click(*centre_of(page, "searched", 0.25, " of params"))
     assert title(page) == "searched at 25 % of params"
@@ -375,7 +375,8 @@ def test_a_demand_on_accuracy_is_answered_by_the_cheapest_model(opened: Opened):
     table = one().results
     wanted = round(float(table["val_top1"].quantile(0.4)), 1)
     ask(page, f"at least {wanted} %")
-    fits = table[table["val_top1"] >= wanted]
+    means = table.groupby(["method", "budget"])["val_top1"].transform("mean")  # no seed answers by luck
+    fits = table[means >= wanted]
     page.check("#fits")
     assert sorted(column(page, "point")) == sorted(fits["point"])
     assert number(page.locator("#points tr.answer td").nth(3).inner_text()) == pytest.approx(fits["macs"].min() / 1e6, rel=5e-3)

@@ -256,6 +256,8 @@ def known_before(run: Run, point: Point) -> dict[str, Any]:
         "teacher": run.config.teacher_in_words("retrain") if point.epochs else "",
         **{name: cost.of(structure) if structure else None for name, cost in COSTS.items()},
         **{f"{name}_dense": cost.of_dense(run.shape) for name, cost in COSTS.items()},
+        **{f"{split}_images": number for split, number in images_of_splits(run).items()},
+        "classes": run.dense_description.get("num_classes"),
         "test_top1_untouched": run.dense_description["metrics"].get("test_top1"),
         "structure": point.structure or None,
         "point_hash": point.hash,
@@ -264,3 +266,9 @@ def known_before(run: Run, point: Point) -> dict[str, Any]:
         "timm_version": timm.__version__,
         "ray_version": ray.__version__,
     }
+
+
+def images_of_splits(run: Run) -> dict[str, int | None]:
+    """The number of images of validation and test, as the run's fingerprint of its data has them; None where not known."""
+    splits = (run.known_data or {}).get("splits", {})
+    return {split: splits.get(split, {}).get("images") for split in ("val", "test")}

@@ -49,6 +49,9 @@ RESULTS = pa.schema(
         shown("test_top1", pa.float64(), "test top-1", "%", 2, axis="y", more=True),
         shown("test_top5", pa.float64(), "test top-5", "%", 2, axis="y", more=True),
         shown("test_loss", pa.float64(), "test loss", "nats", 3, axis="y"),
+        ("val_images", pa.int64()),  # number of images of the split; null in rows of earlier versions
+        ("test_images", pa.int64()),
+        ("classes", pa.int64()),  # of the labels; 0 for backbones
         ("test_top1_untouched", pa.float64()),  # percent, of the dense model that the search started from
         # Of backbones (num_classes 0), which have none of the above: how near the embedding is to the dense model's.
         shown("val_r2_cut", pa.float64(), "R2 of the features right after the cut, validation", "", 4, axis="y", more=True),
@@ -158,7 +161,9 @@ def complete_row(row: Mapping[str, Any]) -> dict[str, Any]:
         "teacher": "",
         "created_at": datetime.now(UTC),
     }
-    return {**defaults, **row}
+    # Where another row has no number, pandas gives whole numbers as floats.
+    whole = {name for name in row if pa.types.is_integer(RESULTS.field(name).type)}
+    return {**defaults, **{name: None if name in whole and pd.isna(value) else value for name, value in row.items()}}
 
 
 def results_of(parts: Sequence[pa.Table]) -> pd.DataFrame:

@@ -5,7 +5,7 @@ of methods, titles of columns. `web/types.js` describes the same data for the pa
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -19,6 +19,16 @@ from slimsweep.ledger.tables import BENCH, RESULTS, with_all_columns
 from slimsweep.report.pareto import UNTRAINED, best_rates, by_series, hypervolume_by_method, summarize, with_units
 from slimsweep.report.run_tables import RunTables
 from slimsweep.report.styles import looks, run_colours
+from slimsweep.report.uncertainty import (
+    ALIKE,
+    HANDFUL,
+    SPLITS,
+    cautions,
+    decimals_of,
+    images_of,
+    measure_decimals,
+    with_binomial,
+)
 from slimsweep.slimming.cost import COSTS
 from slimsweep.slimming.structure import Structure
 
@@ -62,6 +72,7 @@ def page_data(runs: Sequence[RunTables]) -> dict[str, Any]:
     Args:
         runs: at least one.
     """
+    warned = [cautions(run) for run in runs]
     runs = [replace(run, results=with_units(by_series(best_rates(with_all_columns(run.results, RESULTS))))) for run in runs]
     measures = [measure_of(run.results, run.curves) for run in runs]
     runs = [
@@ -71,6 +82,8 @@ def page_data(runs: Sequence[RunTables]) -> dict[str, Any]:
     # Columns that only runs of other measures have would be empty.
     unused = {name for one in MEASURES.values() if one not in measures for name in one.columns}
     columns = [column for column in COLUMNS if column.name not in unused]
+    images = [images_of(run.results, run.known_data) for run in runs]
+    columns = [replace(column, decimals=_shown_decimals(column, images)) for column in columns]
     sent = [name for name in SENT if name not in unused]
     structures = _Structures()
     names = _unique([run.name for run in runs])
@@ -85,13 +98,19 @@ def page_data(runs: Sequence[RunTables]) -> dict[str, Any]:
         points["structure"] += [structures.put(text) for text in _plain(rows["structure"])]
         trained = _training(run.curves, measures[index])
         curves += [trained.get(point) for point in rows["point"]]
-        described.append(_describe(run, names[index], measures[index]))
+        described.append({**_describe(run, names[index], measures[index]), "images": images[index], "cautions": warned[index]})
     datasets = _datasets(described, runs, measures)
     methods = list(dict.fromkeys(points["method"]))
     timings = _timings(runs)
     return {
         "columns": [asdict(column) for column in columns],
-        "measures": {one.name: _measure(one) for one in MEASURES.values() if one in measures},
+        "measures": {
+            one.name: _measure(one, [images[i] for i, own in enumerate(measures) if own == one])
+            for one in MEASURES.values()
+            if one in measures
+        },
+        "alike": ALIKE,
+        "handful": HANDFUL,
         "errors": [
             _error(column, one) for one in MEASURES.values() if one in measures for column in _with_errors(columns, one)
         ],
@@ -103,7 +122,7 @@ def page_data(runs: Sequence[RunTables]) -> dict[str, Any]:
         "untrained": [name for name in methods if name.endswith(UNTRAINED)],
         "run_colours": run_colours(),
         "points": points,
-        "groups": _groups(points, timings["bench"], columns, measures),
+        "groups": _groups(points, timings["bench"], columns, measures, images),
         "curves": curves,
         "shapes": structures.shapes,
         "structures": structures.structures,
@@ -111,10 +130,22 @@ def page_data(runs: Sequence[RunTables]) -> dict[str, Any]:
     }
 
 
-def _measure(measure: Measure) -> dict[str, Any]:
-    """What the page says of a measure, and the names of its columns; their titles, units and decimals are the columns'."""
-    names = ("name", "title", "word", "highest", "val", "test", "cut", "unit", "decimals", "point", "points", "untouched")
-    return {name: getattr(measure, name) for name in names}
+def _measure(measure: Measure, images: Sequence[Mapping[str, int]]) -> dict[str, Any]:
+    """What the page says of a measure, and the names of its columns; their titles, units and decimals are the columns'.
+
+    Args:
+        images: numbers of images of the splits of each run that is judged by it.
+    """
+    names = ("name", "title", "word", "highest", "val", "test", "cut", "unit", "point", "points", "untouched")
+    decimals = max(max(measure_decimals(measure, own)) for own in images)
+    return {**{name: getattr(measure, name) for name in names}, "decimals": decimals}
+
+
+def _shown_decimals(column: Column, images: Sequence[Mapping[str, int]]) -> int | None:
+    """The decimals that a column is shown with: of percentages as many as the images of the largest split give a meaning to."""
+    if column.name not in SPLITS or column.decimals is None:
+        return column.decimals
+    return max(decimals_of(own.get(SPLITS[column.name]), column.decimals) for own in images)
 
 
 def _with_errors(columns: Sequence[Column], measure: Measure) -> list[Column]:
@@ -129,9 +160,15 @@ def _error(column: Column, measure: Measure) -> dict[str, Any]:
 
 
 def _groups(
-    points: dict[str, list[Any]], bench: list[list[Any]], columns: Sequence[Column], measures: Sequence[Measure]
+    points: dict[str, list[Any]],
+    bench: list[list[Any]],
+    columns: Sequence[Column],
+    measures: Sequence[Measure],
+    images: Sequence[Mapping[str, int]],
 ) -> dict[str, Any]:
     """Groups of points that differ only in their seed: their members, the best of them, means and standard errors.
+
+    The standard error of one seed is that of its number of images, where that is known (`uncertainty.with_binomial`).
 
     The best is chosen by validation, so that the test split takes no part; by test only where validation is not known.
 
@@ -139,6 +176,7 @@ def _groups(
         bench: (place of the point, place of the setting, a value per column of TIMINGS) per timing.
         columns: those of the results that are shown.
         measures: of each run.
+        images: numbers of images of each run's splits.
     """
     numbers = [column.name for column in columns]
     rows = pd.DataFrame({name: points[name] for name in ["status", *SEEDS]})
@@ -159,6 +197,9 @@ def _groups(
     rows["place"] = rows.index
     rows["judged"] = judged.fillna(-np.inf)
     means = summarize(rows, SEEDS, list(measured))
+    for name in SPLITS.keys() & measured.keys():
+        counted = means["run"].map(lambda run, split=SPLITS[name]: images[run].get(split, np.nan))
+        means[f"{name}_se"] = with_binomial(means[f"{name}_mean"], means[f"{name}_se"], counted)
     grouped = rows[rows["status"] == "ok"].groupby(SEEDS, sort=True, dropna=False)
     members = [group["place"].tolist() for _, group in grouped]
     best = [int(group["place"].iloc[int(group["judged"].to_numpy().argmax())]) for _, group in grouped]
@@ -243,11 +284,22 @@ def _describe(run: RunTables, name: str, measure: Measure) -> dict[str, Any]:
         "points": int((rows["status"] == "ok").sum()),
         "measure": measure.name,
         "untouched": measure.untouched if measure.untouched_column is None else _first(rows[measure.untouched_column]),
+        "untouched_val": _untouched_val(run, measure),
         "progress": _progress(run.status, measure) if run.status is not None else None,
         "search": _search(run.curves, measure),
         "gates": _histograms(run.gates),
         "pace": _pace(run.pace, measure),
     }
+
+
+def _untouched_val(run: RunTables, measure: Measure) -> float | None:
+    """What the dense model that the search started from has on validation; None where it is not known."""
+    if measure.untouched is not None:
+        return measure.untouched
+    if run.untouched_val is not None:
+        return _number(run.untouched_val, 4)
+    before = run.curves[(run.curves["stage"] == "search") & (run.curves["epoch"] == 0)]  # no gate has moved yet
+    return _first(before[measure.val].round(4))
 
 
 def _progress(status: Status, measure: Measure) -> dict[str, Any]:

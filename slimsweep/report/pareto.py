@@ -18,7 +18,13 @@ UNTRAINED = ", before retraining"  # added to a method's name for points of 0 ep
 
 
 def pareto_front(
-    rows: pd.DataFrame, x: str = "macs", y: str = "test_top1", *, maximize_x: bool = False, maximize_y: bool = True
+    rows: pd.DataFrame,
+    x: str = "macs",
+    y: str = "test_top1",
+    *,
+    maximize_x: bool = False,
+    maximize_y: bool = True,
+    tolerance: float = 0.0,
 ) -> pd.DataFrame:
     """The rows that no other row dominates, cheapest first.
 
@@ -28,6 +34,8 @@ def pareto_front(
     Args:
         x: column of the cost; less is better unless `maximize_x` (throughput).
         y: column of the quality; more is better unless `maximize_y` is False (a loss).
+        tolerance: costs that differ by no more count as equal: from the cheapest row on, those within the tolerance of it, then
+            from the next one on. Rows of equal cost and quality are alike, and both stay.
 
     Raises:
         KeyError: no such column.
@@ -36,12 +44,26 @@ def pareto_front(
     if known.empty:
         return known
     cost, quality = _oriented(known, x, y, maximize_x, maximize_y)
-    order = np.lexsort((-quality, cost))
+    own = cost
+    if tolerance:
+        cost = _merged(cost, tolerance)
+    order = np.lexsort((own, -quality, cost))
     cost, quality = cost[order], quality[order]
     first = np.concatenate([[True], cost[1:] != cost[:-1]])  # the first row of each cost is the best of that cost
     best_of_cost = np.maximum.accumulate(np.where(first, np.arange(len(cost)), 0))
     cheaper = np.concatenate([[-np.inf], np.maximum.accumulate(quality)[:-1]])[best_of_cost]  # the best quality at a lower cost
     return known.iloc[order[(quality == quality[best_of_cost]) & (quality > cheaper)]]
+
+
+def _merged(cost: Numbers, tolerance: float) -> Numbers:
+    """The costs, each as the lowest of those that it counts as equal to."""
+    merged = cost.copy()
+    start = -np.inf
+    for place in np.argsort(cost, kind="stable"):
+        if cost[place] - start > tolerance:
+            start = cost[place]
+        merged[place] = start
+    return merged
 
 
 def hypervolume(points: Numbers, reference: tuple[float, float]) -> float:

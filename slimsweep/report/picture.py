@@ -15,6 +15,7 @@ from slimsweep.ledger.tables import RESULTS
 from slimsweep.report.pareto import UNTRAINED, best_rates, by_series, knee, pareto_front, summarize, trained_first
 from slimsweep.report.run_tables import RunTables
 from slimsweep.report.styles import looks
+from slimsweep.report.uncertainty import SPLITS, front_tolerance, images_of, with_binomial
 
 INK, MUTED, GRID, BACKGROUND = "#1d2024", "#5c646e", "#e2e5e9", "#ffffff"  # the page's colours on a light background
 
@@ -54,9 +55,12 @@ def front_figure(tables: RunTables) -> go.Figure:
     by = ("method", "unit", "budget", "shares") if "shares" in tables.results else ("method", "unit", "budget")
     means = summarize(by_series(best_rates(tables.results)), by=by, metrics=("macs", measure.test))
     means = means[means[f"{measure.test}_mean"].notna()]
+    if measure.test in SPLITS:
+        images = pd.Series(images_of(tables.results, tables.known_data).get("test", np.nan), index=means.index)
+        means[f"{measure.test}_se"] = with_binomial(means[f"{measure.test}_mean"], means[f"{measure.test}_se"], images)
     scale, unit = next(((s, u) for s, u in ((1e9, "GMACs"), (1e6, "MMACs")) if means["macs_mean"].max() >= s), (1.0, "MACs"))
     x, y = "macs_mean", f"{measure.test}_mean"
-    front = pareto_front(trained_first(means), x, y)
+    front = pareto_front(trained_first(means), x, y, tolerance=front_tolerance(tables.results, "macs"))
     figure = go.Figure()
     figure.add_scatter(
         x=front[x] / scale,

@@ -6,7 +6,8 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from slimsweep.errors import RefusedInput
+from slimsweep.errors import DamagedFile, RefusedInput
+from slimsweep.ledger.measures import TOP1
 from slimsweep.ledger.run import Run
 from slimsweep.ledger.status import Status
 from slimsweep.ledger.tables import BENCH, CURVES, GATES, RESULTS, joined, last_timed, read_table, results_of
@@ -34,6 +35,9 @@ class RunTables:
     bench: pd.DataFrame = field(default_factory=lambda: _empty(BENCH))
     status: Status | None = None  # without it the page shows no progress and does not refresh
     pace: dict[str, Any] | None = None  # `Run.pace_choice`
+    known_data: dict[str, Any] | None = None  # `Run.known_data`, for the number of images that rows do not tell
+    classes: int | None = None  # of the labels, where rows do not tell
+    untouched_val: float | None = None  # what the dense model that the search started from has on validation
 
     @property
     def live(self) -> bool:
@@ -57,7 +61,20 @@ def read_run(run: Run, status: Status | None = None) -> RunTables:
         bench=last_timed(run.bench()),
         status=status,
         pace=run.pace_choice() if run.is_begun else None,
+        known_data=run.known_data,
+        **_of_dense(run),
     )
+
+
+def _of_dense(run: Run) -> dict[str, Any]:
+    """What the description of a run's dense model tells; nothing where it is not written yet or cannot be read."""
+    if not run.dense_done:
+        return {}
+    try:
+        described = run.dense_description
+    except DamagedFile:  # the status says so, and how it is made again
+        return {}
+    return {"classes": described.get("num_classes"), "untouched_val": described["metrics"].get(TOP1.val)}
 
 
 def has_tables_alone(path: str) -> bool:

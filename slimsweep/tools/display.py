@@ -28,6 +28,8 @@ from slimsweep.ledger.status import Status, TrainingStatus, read_status
 from slimsweep.report.comparison import compare_methods, usual_cost, with_error
 from slimsweep.report.page import write_report
 from slimsweep.report.pareto import UNTRAINED, best_rates, by_series, trained_first
+from slimsweep.report.run_tables import read_run
+from slimsweep.report.uncertainty import binomial_error, cautions, images_of, measure_decimals, told_apart
 from slimsweep.slimming.cost import COSTS
 from slimsweep.storage import LONGEST_PAUSE
 from slimsweep.terminal import counted, fits, plain_table, say, show_whole
@@ -238,6 +240,8 @@ def show_end(run: Run, plan: Plan, failed: Collection[Point], console: Console, 
     untouched = measure_of(rows).untouched_column
     dense = f"The dense model before the sweep: {ok[untouched].iloc[0]:.2f} % on test." if untouched and len(ok) else ""
     say(console, f"\n{dense}")
+    for sentence in cautions(read_run(run)):
+        say(console, sentence, "yellow")
     took = ok.repair_seconds[ok.repair_seconds > 0]
     if len(took):
         span = f"{took.min():.1f} to {took.max():.1f}" if len(took) > 1 else f"{took.min():.1f}"
@@ -298,6 +302,10 @@ def final_table(run: Run, rows: pd.DataFrame, seconds: float) -> Table:
     ok = ok[ok.status == "ok"].sort_values(["budget", "method", "seed"], ascending=[False, True, True])
     measure = measure_of(ok)
     retrained = ok[measure.test][ok.method == "dense"]
+    images = images_of(ok, run.known_data).get("test")
+    decimals = measure_decimals(measure, {"test": images} if images else {})[1]
+    counted = measure.unit == "%" and images is not None  # then the error of each number is known
+    within = False
     rates = len(config.retrain.rates) > 1
     figures = (
         "budget",
@@ -311,6 +319,11 @@ def final_table(run: Run, rows: pd.DataFrame, seconds: float) -> Table:
     table = plain_table(f"{config.name} in {seconds:.0f} s", [("method", "left"), *((name, "right") for name in figures)])
     for row in ok.to_dict("records"):
         untouched = measure.untouched if measure.untouched_column is None else row[measure.untouched_column]
+        dense = float(untouched if retrained.empty else retrained.mean())  # type: ignore[arg-type]
+        gap = row[measure.test] - dense
+        errors = [binomial_error(value, images) for value in (row[measure.test], dense)] if counted else []
+        told = row["method"] == "dense" or told_apart(gap, *errors)
+        within |= not told
         table.add_row(
             row["method"]
             + "".join(f" {family} {share:g}" for family, share in json.loads(row["shares"] or "{}").items())
@@ -320,9 +333,13 @@ def final_table(run: Run, rows: pd.DataFrame, seconds: float) -> Table:
             f"{100 * row['macs'] / row['macs_dense']:.1f} %",
             f"{int(row['params']):,}",
             *((f"{row['lr']:g}",) if rates else ()),
-            f"{row[measure.test]:.{measure.decimals}f}",
-            f"{row[measure.test] - (untouched if retrained.empty else retrained.mean()):+.{measure.decimals}f}",
+            f"{row[measure.test]:.{decimals}f}",
+            Text(f"{gap:+.{decimals}f}", style="" if told else "dim"),
         )
+    if counted:
+        grey = "; differences from dense in grey are within the error" if within else ""
+        table.caption = f"test: {images:,} images, so ±{binomial_error(float(ok[measure.test].median()), images):.1f}{grey}"
+        table.caption_justify = "left"
     return table
 
 
@@ -347,9 +364,11 @@ def comparison_table(rows: pd.DataFrame) -> Table | None:
     figures = (f"at equal {cost.title}", f"{cost.title} for the same {measure.word}")
     table = plain_table(title, [("method", "left"), *((name, "right") for name in figures)])
     for row in found.to_dict("records"):
+        told = told_apart(row["difference"], row["difference_se"])
+        gained = with_error(row["difference"], row["difference_se"], measure.decimals, measure.points, sign=True)
         table.add_row(
             Text(row["method"]),
-            with_error(row["difference"], row["difference_se"], measure.decimals, measure.points, sign=True),
+            Text(gained, style="" if told else "dim"),
             with_error(row["ratio"], row["ratio_se"], 2, "x"),
         )
     if found["difference_seeds"].max() <= 1:

@@ -2,10 +2,11 @@
 
 import { actions } from "./actions.js";
 import { byId, el } from "./dom.js";
-import { count, known, prefixOf, scaled, show, significant } from "./format.js";
+import { count, known, prefixOf, scaled, significant } from "./format.js";
 import { askedOf, measureOf } from "./metrics.js";
 import { EXAMPLES, sayValue } from "./question.js";
 import { state } from "./state.js";
+import { columnText } from "./uncertainty.js";
 
 /** @import { View } from "./types.js" */
 
@@ -16,7 +17,13 @@ export function drawAnswer(view) {
   byId("question-clear").hidden = !state.question;
   node.className = a?.problem || (a && !a.answer) ? "unanswered" : "";
   if (!a) return node.replaceChildren();
-  if (a.problem) return node.replaceChildren(a.problem);
+  if (a.problem) {
+    const choices = (a.choices ?? []).flatMap((text) => [
+      " ",
+      el("button", { type: "button", class: "link", onclick: () => actions.ask(text) }, text),
+    ]);
+    return node.replaceChildren(a.problem, ...choices);
+  }
   if (!a.answer) {
     const miss = a.nearest;
     return node.replaceChildren(
@@ -26,13 +33,27 @@ export function drawAnswer(view) {
         : "Some model meets each condition, none meets all of them.",
     );
   }
-  const p = a.answer;
+  const { answer: p, group } = a;
   const run = view.page.runs.length > 1 ? ` of ${view.page.runs[p.run].name}` : "";
   const measure = measureOf(view.page, p.run);
+  const { val, test } = measure;
   const setting = a.conditions.map((c) => c.setting).find(Boolean);
+  const seeds = group.members.length;
+  const number = (name) => columnText(view.page, name, group.mean[name], group.se[name]);
+  const best = a.limited ? `The ${measure.highest}` : "The cheapest";
+  const said = [
+    `: ${scaled(group.mean.macs, "MACs")}, test ${measure.title} ${number(test)} (validation ${number(val)})${seeds > 1 ? `, means over ${seeds} seeds` : ""}.`,
+    a.groups.length === 1 ? "The only model that fits" : `${best} of the ${count(a.groups.length, "model")} that fit`,
+  ];
+  const how = `${measure.word} is judged by validation${setting ? `, speed by ${setting}` : ""}.`;
+  const opened = seeds > 1 ? ` Seed ${p.seed}, its best on validation, is opened below.` : "";
+  const notes = a.conditions
+    .filter((c) => c.note)
+    .map((c) => ` \u201c${c.text}\u201d: ${c.note}.`)
+    .join("");
   node.replaceChildren(
     el("button", { type: "button", class: "link", onclick: () => actions.choose(p) }, `${p.method} at ${askedOf(p)}${run}`),
-    `: ${scaled(p.macs, "MACs")}, test ${measure.title} ${show(measure, p[measure.test])} (validation ${show(measure, p[measure.val])}). ${a.limited ? `The ${measure.highest}` : "The cheapest"} of the ${count(a.fits.size, "model")} that fit; ${measure.word} is judged by validation${setting ? `, speed by ${setting}` : ""}.`,
+    `${said.join(" ")}; ${how}${opened}${notes}`,
   );
   return node;
 }

@@ -5,7 +5,7 @@ import { prefixOf, significant, takesPrefix } from "./format.js";
 /** @import { Metric, Scale } from "./types.js" */
 
 /** @type {Record<string, string>} */
-const WORDS = { k: "thousand ", M: "million ", G: "billion ", T: "trillion " };
+const WORDS = { k: "thousands", M: "millions", G: "billions", T: "trillions" };
 
 /**
  * An axis in units a person reads: 1.74 MMACs, not 1740000.
@@ -16,7 +16,7 @@ const WORDS = { k: "thousand ", M: "million ", G: "billion ", T: "trillion " };
 export function axisScale({ unit }, values) {
   if (!takesPrefix(unit)) return { size: 1, unit };
   const [size, prefix] = prefixOf(Math.max(...values.map(Math.abs), 0));
-  return { size, unit: unit === "parameters" ? `${WORDS[prefix] ?? ""}${unit}` : `${prefix}${unit}` };
+  return { size, unit: unit === "parameters" ? [unit, WORDS[prefix]].filter(Boolean).join(", ") : `${prefix}${unit}` };
 }
 
 /**

@@ -9,6 +9,7 @@ import { askedOf, isTrained, testMeasure, trainedOf } from "./metrics.js";
 import { theme } from "./styles.js";
 import { answerTrace, frontTraces, ring } from "./traces.js";
 import { plotly } from "./plotly.js";
+import { alikeSentence, errorSentence } from "./uncertainty.js";
 
 /** @import { View } from "./types.js" */
 
@@ -78,11 +79,14 @@ export function frontCaption(view) {
       : 0;
     const dominated = view.groups.length - view.front.length - beside;
     said.push(`${count(view.front.length, "model")} on the front${dominated ? `, ${dominated} dominated` : ""}.`);
-    if (beside) said.push(`${beside} before retraining (dotted, hollow) are beside it: not trained after the cut.`);
+    if (beside)
+      said.push(
+        `${count(beside, "model")} before retraining (dotted, hollow) ${beside === 1 ? "is" : "are"} beside it: not trained after the cut.`,
+      );
     said.push("The steps show the best model at each cost; between two points there is none.");
   }
-  if (view.groups.some((g) => g.members.length > 1))
-    said.push("Large markers are means over seeds with their standard error, small ones single seeds.");
+  if (view.groups.some((g) => g.members.length > 1)) said.push("Large markers are means over seeds, small ones single seeds.");
+  said.push(errorSentence(view), alikeSentence(view));
   const runs = new Set(view.groups.map((g) => g.run)).size;
   if (view.unplaced)
     said.push(
@@ -93,7 +97,7 @@ export function frontCaption(view) {
   if (view.knee) said.push(`Knee: ${view.knee.method} at ${askedOf(view.knee)}.`);
   said.push("MACs are multiply-accumulates per image; papers on vision transformers call them FLOPs.");
   if (page.points.length) said.push("Click a point, or use the arrow keys, to open it.");
-  return said.join(" ");
+  return said.filter(Boolean).join(" ");
 }
 
 export async function downloadFigure(id, format) {

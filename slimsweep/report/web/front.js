@@ -18,24 +18,33 @@ const cost = (item, moreX) => /** @type {number} */ (moreX ? -(/** @type {number
 const quality = (item, moreY) => /** @type {number} */ (moreY ? item.y : -(/** @type {number} */ (item.y)));
 
 /**
- * What nothing else dominates, cheapest first; equal items all stay, those with an unknown number are left out.
+ * What nothing else dominates, cheapest first; equal items all stay, those with an unknown number are left out. Costs that
+ * differ by no more than the tolerance count as equal: from the cheapest item on, then from the next one on.
  * @template {{ x: number | null, y: number | null }} T
  * @param {T[]} items
  * @param {boolean} moreX whether more is better on the x axis (throughput)
  * @param {boolean} moreY whether more is better on the y axis (not of a loss)
+ * @param {number} [tolerance]
  * @returns {T[]}
  */
-export function paretoFront(items, moreX, moreY) {
-  const sorted = items
+export function paretoFront(items, moreX, moreY, tolerance = 0) {
+  const byCost = items
     .filter((item) => known(item.x) && known(item.y))
     .sort((a, b) => cost(a, moreX) - cost(b, moreX) || quality(b, moreY) - quality(a, moreY));
-  /** @type {T[]} */
+  let start = -Infinity;
+  const merged = byCost.map((item) => {
+    if (cost(item, moreX) - start > tolerance) start = cost(item, moreX);
+    return { item, start, quality: quality(item, moreY) };
+  });
+  // The sort is stable: of equal quality the cheaper one is first.
+  merged.sort((a, b) => a.start - b.start || b.quality - a.quality);
+  /** @type {typeof merged} */
   const front = [];
-  for (const item of sorted) {
+  for (const one of merged) {
     const last = front[front.length - 1];
-    if (!last || quality(item, moreY) > quality(last, moreY) || (item.x === last.x && item.y === last.y)) front.push(item);
+    if (!last || one.quality > last.quality || (one.start === last.start && one.quality === last.quality)) front.push(one);
   }
-  return front;
+  return front.map(({ item }) => item);
 }
 
 /**

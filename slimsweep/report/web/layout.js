@@ -160,7 +160,7 @@ export function frontLayout(view, colours, sx, sy) {
     fixedrange: touch.matches,
   };
   const title = (text) => ({ text, font: { color: colours.ink, size: 13 }, standoff: 8 });
-  // A unit may say all that the label says: "thousand parameters".
+  // A unit may say all that the label says: "parameters, thousands".
   const titleOf = (metric, scale) =>
     metric.unit === metric.label ? scale.unit : [plain(metric.label), scale.unit].filter(Boolean).join(", ");
   const sense = view.y.more ? "" : ", less is better";

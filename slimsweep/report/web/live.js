@@ -15,7 +15,7 @@ export function drawLive(page) {
     if (!s || (s.finished && page.runs.length > 1 && !s.failed)) continue;
     const box = el("div", { class: "progress-box" });
     if (!s.finished || s.failed) {
-      const label = `${s.done} of ${s.planned} points done, ${s.failed} failed, ${s.running} running`;
+      const label = `${s.done} of ${count(s.planned, "point")} done, ${s.failed} failed, ${s.running} running`;
       const progress = el("div", { class: "progress", role: "img", "aria-label": s.planned ? label : s.next });
       for (const [name, n] of Object.entries(s.bar)) {
         const piece = el("span", { class: name });

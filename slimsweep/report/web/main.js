@@ -17,6 +17,7 @@ import { drawSearch } from "./search.js";
 import { inData, readState, state, writeState } from "./state.js";
 import { darkMode } from "./styles.js";
 import { drawTable, markRow } from "./table.js";
+import { drawCautions, toleranceOf } from "./uncertainty.js";
 import { unpackData, unpackPlotly } from "./unpack.js";
 
 /** @import { Page, Point, View } from "./types.js" */
@@ -45,6 +46,7 @@ function computeView() {
   const log = state.yscale ? state.yscale === "log" : Boolean(y.error);
   const logy = log && loggable.length > 0 && (Boolean(y.error) || loggable.length === placed.length);
   const groups = logy ? loggable : placed;
+  const tolerance = toleranceOf(page, shown, x);
   // One front for each data set: accuracies on different ones do not compare.
   const fronts = page.datasets
     .map((_, d) =>
@@ -55,6 +57,7 @@ function computeView() {
         ),
         x.more,
         y.more,
+        tolerance,
       ),
     )
     .filter((f) => f.length);
@@ -73,6 +76,7 @@ function computeView() {
     front,
     fronts,
     fronted: new Set(front.flatMap((g) => g.members)),
+    tolerance,
     knee: fronts.length === 1 ? kneeOf(front) : null,
     runs: page.runs.map((_, r) => r).filter((r) => inData(page, r)),
     dense: page.runs.map((_, r) => denseOf(page, r)),
@@ -91,6 +95,7 @@ function computeView() {
 function update() {
   view = computeView();
   writeState();
+  drawCautions(view);
   drawHeadline(view);
   drawMixing(view);
   drawControls(view);
@@ -153,6 +158,12 @@ function listen() {
     event.preventDefault();
     clearTimeout(waiting);
     ask(box.value);
+  });
+  box.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || !box.value) return;
+    event.preventDefault();
+    clearTimeout(waiting);
+    ask("");
   });
   byId("question-clear").addEventListener("click", () => {
     ask("");

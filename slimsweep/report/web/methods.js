@@ -7,6 +7,7 @@ import { capital, count, DASH, difference, fixed, known, scaled, show, showSprea
 import { columnMetric, measureOf } from "./metrics.js";
 import { state } from "./state.js";
 import { markerIcon, seriesStyle } from "./styles.js";
+import { toldApart } from "./uncertainty.js";
 
 /** @import { OverSeeds } from "./comparison.js" */
 /** @import { Metric, Page, Run, View } from "./types.js" */
@@ -188,7 +189,7 @@ function comparedCells(page, reference, row, cost) {
     known(gap.mean)
       ? el(
           "td",
-          {},
+          { class: known(gap.se) && !toldApart(gap.mean, gap.se) ? "within" : "" },
           `${difference({ ...measure, points: "" }, gap.mean)}${spread(gap, measure.decimals)}${measure.points}`,
           range(gap, (v) => show(cost, v)),
         )

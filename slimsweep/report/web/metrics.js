@@ -223,7 +223,7 @@ export function neighbourOf(view, point, step) {
   const group = groupOf(view, point);
   if (!group) return null;
   const own = view.groups.filter((g) => g.run === point.run && isTrained(view.page, g) === isTrained(view.page, point));
-  const front = paretoFront(own, view.x.more, view.y.more);
+  const front = paretoFront(own, view.x.more, view.y.more, view.tolerance);
   const cost = (/** @type {Placed} */ g) => (view.x.more ? -g.x : g.x);
   if (step < 0) return front.filter((g) => cost(g) < cost(group)).pop() ?? null;
   return front.find((g) => cost(g) > cost(group)) ?? null;

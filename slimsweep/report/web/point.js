@@ -2,13 +2,14 @@
 
 import { actions } from "./actions.js";
 import { byId, copyButton, el } from "./dom.js";
-import { bare, capital, count, difference, known, share, show, signed, significant, withSpread } from "./format.js";
+import { bare, capital, count, difference, fixed, known, share, show, signed, significant, withSpread } from "./format.js";
 import { differenceTable, keptCard, tokenCard } from "./layers.js";
 import { askedOf, budgetOf, groupOf, isDense, isTrained, measureOf, neighbourOf, sharesOf } from "./metrics.js";
 import { plotly } from "./plotly.js";
 import { drawPanels } from "./panels.js";
 import { state, writeState } from "./state.js";
 import { markerIcon, seriesStyle, theme } from "./styles.js";
+import { alikeOf, apartFromDense, errorOfOne } from "./uncertainty.js";
 
 /** @import { Page, View } from "./types.js" */
 
@@ -80,6 +81,11 @@ function pointHead(view, p, group) {
   if (view.knee && group === view.knee) line.append(" · the knee");
   if (view.answer?.answer === p) line.append(" · the answer to the question");
   if (group && !view.front.includes(group)) line.append(" · dominated");
+  const alike = group ? alikeOf(view, group) : [];
+  if (alike.length)
+    line.append(
+      ` · alike: ${alike.map((g) => `${g.method} at ${askedOf(g)}`).join(", ")} (same cost, no difference beyond the error)`,
+    );
   if (group && group.members.length > 1) {
     line.append(" · seeds ");
     for (const member of group.members)
@@ -100,8 +106,15 @@ function pointHead(view, p, group) {
  */
 function pointFacts(view, p, group) {
   const facts = el("dl", { class: "facts" });
-  const fact = (term, value, note = "") =>
-    facts.append(el("div", {}, el("dt", {}, term), el("dd", {}, value, note ? el("small", {}, note) : null)));
+  const fact = (term, value, note = "", within = false) =>
+    facts.append(
+      el(
+        "div",
+        { class: within ? "within" : "" },
+        el("dt", {}, term),
+        el("dd", {}, value, note ? el("small", {}, note) : null),
+      ),
+    );
   const { page } = view;
   const dense = view.dense[p.run];
   const seeds = group ? group.members.length : 1;
@@ -110,8 +123,16 @@ function pointFacts(view, p, group) {
   const notes = {
     macs: `${share(p.macs, p.macs_dense)} of dense`,
     params: `${share(p.params, p.params_dense)} of dense`,
-    [test]: seeds > 1 ? `${withSpread(group.mean[test], group.se[test], decimals)} over ${seeds} seeds` : "",
-    [val]: known(p[cut]) ? `${show(measure, p[cut])} right after the cut` : "",
+    [test]:
+      seeds > 1
+        ? `${withSpread(group.mean[test], group.se[test], decimals)} over ${seeds} seeds`
+        : imagesNote(page, p, test, "test"),
+    [val]: [
+      seeds > 1 ? "" : imagesNote(page, p, val, "val"),
+      known(p[cut]) ? `${show(measure, p[cut])} right after the cut` : "",
+    ]
+      .filter(Boolean)
+      .join("; "),
     train_seconds: [
       isTrained(page, p) ? null : "not trained after the cut",
       isTrained(page, p) && known(p.epochs) ? count(p.epochs, "epoch") : "",
@@ -126,8 +147,11 @@ function pointFacts(view, p, group) {
     if (!known(p[column.name])) continue;
     const text = column.unit === "parameters" ? bare(column, p[column.name]) : show(column, p[column.name]);
     fact(capital(column.title), text, notes[column.name]);
-    if (column.name === test && known(dense.test) && !isDense(p))
-      fact("Against dense", difference(measure, p[test] - dense.test), dense.what);
+    if (column.name === test && known(dense.test) && !isDense(p)) {
+      const within = !apartFromDense(view, p);
+      const note = `${dense.what}${within ? "; within the error" : ""}`;
+      fact("Against dense", difference(measure, p[test] - dense.test), note, within);
+    }
   }
   for (const [s, numbers] of Object.entries(p.bench)) {
     for (const [c, column] of page.timings.entries()) {
@@ -138,6 +162,16 @@ function pointFacts(view, p, group) {
     }
   }
   return facts;
+}
+
+/**
+ * The error of one seed's accuracy and where it comes from; empty where it is not known.
+ * @param {Page} page
+ */
+function imagesNote(page, p, name, split) {
+  const [error, images] = [errorOfOne(page, p, name), page.runs[p.run].images[split]];
+  if (!known(error) || !known(images)) return "";
+  return `± ${fixed(error, 1)} by ${count(images, "image")}`;
 }
 
 /**

@@ -1,11 +1,11 @@
 // The question box: "at most 1.2 GMACs and at least 80 %" to conditions, and conditions to a model.
 
 import { fixed, known, percent, scaled, significant } from "./format.js";
-import { judged, measureOf, trainedOf, valueOf } from "./metrics.js";
+import { costName, judged, measureOf, trainedOf, valueOf } from "./metrics.js";
 
-/** @import { Answer, Condition, Point, View } from "./types.js" */
+/** @import { Answer, Condition, Group, View } from "./types.js" */
 
-/** @typedef {(point: Point) => number | null | undefined} Reader */
+/** @typedef {(group: Group) => number | null | undefined} Reader */
 
 /**
  * Of each measure, by its name: a question that suits it, and how its least value is asked for.
@@ -54,6 +54,7 @@ const UNITS = [
     most: false,
     size: () => 1,
   },
+  { pattern: /^(?:%|percent|pct) ?(?:of )?(?:the )?budget$/i, kind: "budget", most: true, size: () => 1 },
   { pattern: /^(?:%|percent|pct) ?(?:test )?(?:top-?5)$/i, kind: "top5", most: false, size: () => 1 },
   { pattern: /^(?:%|percent|pct) ?(?:val(?:idation)? ?)?(?:top-?1|accuracy|acc)?$/i, kind: "top1", most: false, size: () => 1 },
   { pattern: /^(?:ms|milliseconds?)(?: latency)?$/i, kind: "latency_p50_ms", most: true, size: () => 1 },
@@ -84,6 +85,13 @@ const UNITS = [
     size: (m) => SIZES[m[1].toLowerCase()],
   },
 ];
+
+const BARE = /^(?:%|percent|pct)$/i; // of what, is not said
+const FLOPS = /flops?$/i;
+
+/** What is said of FLOPs, which some count double. */
+export const FLOPS_NOTE =
+  "FLOPs are taken as multiply-accumulates (MACs), as papers on vision transformers count them; where a multiply and an add count as 2 FLOPs, ask for half as many MACs";
 
 /**
  * The conditions of a question, or a problem: one sentence on what could not be read.
@@ -116,18 +124,23 @@ export function parseQuestion(text) {
       };
     }
     const unitText = number[2].trim();
+    // "At most 50 %" asks for no accuracy: it is a budget, as the page calls them.
+    const kind = most === true && BARE.test(unitText) ? "budget" : unit.kind;
     conditions.push({
-      kind: unit.kind,
+      kind,
       most: most ?? unit.most,
       value: Number(number[1]) * unit.size(/** @type {RegExpMatchArray} */ (unitText.match(unit.pattern)), unitText),
       text: clause.trim(),
+      ...(FLOPS.test(unitText) ? { note: FLOPS_NOTE } : {}),
+      ...(most === null && BARE.test(unitText) ? { bare: true } : {}),
     });
   }
   return { conditions };
 }
 
 /**
- * The value of a point that a condition is about; null where it is not known. Says in the condition which setting was timed.
+ * The value that a condition is about, as a mean over a group's seeds; null where it is not known. Says in the condition which
+ * setting was timed, and of what a budget is.
  * @param {View} view
  * @param {Condition} condition
  * @returns {Reader}
@@ -136,38 +149,73 @@ function measuredBy(view, condition) {
   switch (condition.kind) {
     case "top1":
     case "r2":
-      return (p) => {
-        const measure = measureOf(view.page, p.run);
-        const value = measure.name === condition.kind ? judged(measure, p) : -Infinity;
+      return (g) => {
+        const measure = measureOf(view.page, g.run);
+        const value = measure.name === condition.kind ? judged(measure, g.mean) : -Infinity;
         return value === -Infinity ? null : value;
       };
     case "top5":
-      return (p) => p.test_top5;
+      return (g) => g.mean.test_top5;
     case "drop": // by validation, against the retrained dense model's
-      return (p) => {
-        const measure = measureOf(view.page, p.run);
-        const [dense, own] = [view.dense[p.run].val, valueOf(p, measure.val)];
+      return (g) => {
+        const measure = measureOf(view.page, g.run);
+        const [dense, own] = [view.dense[g.run].val, valueOf(g.mean, measure.val)];
         return known(dense) && known(own) ? (dense - own) / measure.point : null;
       };
+    case "budget": {
+      const units = new Set(view.page.groups.filter((g) => known(g.budget) && g.budget < 1).map((g) => costName(g.unit)));
+      condition.note = `a budget: a share of the dense model\u2019s ${[...units].join(" or ") || "MACs"}`;
+      return (g) => (known(g.budget) ? 100 * g.budget : null);
+    }
     case "share":
-      return (p) => (p.macs_dense ? (100 * p.macs) / p.macs_dense : null);
+      return (g) => shareOf(g.mean.macs, g.best.macs_dense);
     case "share_params":
-      return (p) => (p.params_dense ? (100 * p.params) / p.params_dense : null);
+      return (g) => shareOf(g.mean.params, g.best.params_dense);
     case "latency_p50_ms":
     case "images_per_second": {
       const timed = view.metrics.x.filter((m) => m.name === condition.kind);
       // The setting on the axis if it is one; else the first.
       const metric = timed.find((m) => m.setting === view.x.setting) ?? timed[0];
       condition.setting = metric?.setting;
-      return metric ? metric.of : () => null;
+      return metric ? (g) => g.mean[metric.key] : () => null;
     }
     default:
-      return (p) => /** @type {any} */ (p)[condition.kind];
+      return (g) => valueOf(g.mean, condition.kind);
   }
 }
 
 /**
- * The answer to a question, or a problem; null for an empty question.
+ * In percent.
+ * @param {number | null | undefined} part
+ * @param {number} whole
+ */
+const shareOf = (part, whole) => (known(part) && whole ? (100 * part) / whole : null);
+
+/**
+ * A question that can be read in two ways, asked back; null where it cannot.
+ * @param {Condition[]} conditions
+ * @param {Group[]} candidates
+ * @returns {Answer | null}
+ */
+function askedBack(conditions, candidates) {
+  const doubtful = conditions.find(
+    (c) => c.bare && candidates.some((g) => known(g.budget) && Math.abs(100 * g.budget - c.value) < 0.5),
+  );
+  if (!doubtful) return null;
+  return {
+    problem: `\u201c${doubtful.text}\u201d may be a budget or an accuracy. Which one?`,
+    choices: ["at most", "at least"].map((words) =>
+      conditions
+        .map((c) => (c === doubtful ? `${words} ${c.text}${words === "at least" ? " accuracy" : ""}` : c.text))
+        .join(", "),
+    ),
+  };
+}
+
+const ROUNDING = 1e-9; // relative: 0.1 + 0.2 meets "at most 0.3"
+
+/**
+ * The answer to a question, or a problem; null for an empty question. Models are means over seeds: no seed answers by luck.
  * @param {View} view
  * @param {string} text
  * @returns {Answer | null}
@@ -178,10 +226,13 @@ export function answerQuestion(view, text) {
   const parsed = parseQuestion(text);
   if (parsed.problem !== undefined) return parsed;
   const { conditions } = parsed;
-  const candidates = view.shown.filter((p) => p.status === "ok");
+  const shown = new Set(view.shown);
+  const candidates = view.page.groups.filter((g) => g.members.some((p) => shown.has(p)));
+  const back = askedBack(conditions, candidates);
+  if (back) return back;
   const readers = conditions.map((c) => measuredBy(view, c));
   for (const [i, condition] of conditions.entries()) {
-    if (candidates.length && !candidates.some((p) => known(readers[i](p)))) {
+    if (candidates.length && !candidates.some((g) => known(readers[i](g)))) {
       const missing =
         condition.kind === "latency_p50_ms" || condition.kind === "images_per_second"
           ? "no point has been timed yet: run slimsweep bench"
@@ -191,53 +242,58 @@ export function answerQuestion(view, text) {
       return { problem: `\u201c${condition.text}\u201d cannot be answered: ${missing}` };
     }
   }
-  const meets = (/** @type {Point} */ p, /** @type {number} */ i) => {
-    const value = readers[i](p);
-    return known(value) && (conditions[i].most ? value <= conditions[i].value : value >= conditions[i].value);
+  const meets = (/** @type {Group} */ g, /** @type {number} */ i) => {
+    const value = readers[i](g);
+    const room = ROUNDING * Math.abs(conditions[i].value);
+    return known(value) && (conditions[i].most ? value <= conditions[i].value + room : value >= conditions[i].value - room);
   };
-  const fits = candidates.filter((p) => conditions.every((_, i) => meets(p, i)));
+  const fits = candidates.filter((g) => conditions.every((_, i) => meets(g, i)));
   // A limit on cost asks for the best model, one on quality alone for the cheapest.
   const limited = conditions.some((c) => !QUALITIES.has(c.kind));
-  const quality = (/** @type {Point} */ p) => judged(measureOf(view.page, p.run), p);
-  const best = (/** @type {Point} */ a, /** @type {Point} */ b) => quality(b) - quality(a) || 0; // both -Infinity: NaN
-  const cheapest = (/** @type {Point} */ a, /** @type {Point} */ b) => a.macs - b.macs;
-  const better = (/** @type {Point} */ a, /** @type {Point} */ b) =>
+  const quality = (/** @type {Group} */ g) => judged(measureOf(view.page, g.run), g.mean);
+  const best = (/** @type {Group} */ a, /** @type {Group} */ b) => quality(b) - quality(a) || 0; // both -Infinity: NaN
+  const cheapest = (/** @type {Group} */ a, /** @type {Group} */ b) =>
+    (a.mean.macs ?? Infinity) - (b.mean.macs ?? Infinity) || 0;
+  const better = (/** @type {Group} */ a, /** @type {Group} */ b) =>
     limited ? best(a, b) || cheapest(a, b) : cheapest(a, b) || best(a, b);
-  const answer = [...trainedOf(view.page, fits)].sort(better)[0] || null;
+  const group = [...trainedOf(view.page, fits)].sort(better)[0] || null;
   return {
     conditions,
-    fits: new Set(fits),
-    answer,
+    fits: new Set(fits.flatMap((g) => g.members)),
+    groups: fits,
+    group,
+    answer: group?.best ?? null,
     limited,
-    nearest: answer ? null : nearestMiss(conditions, readers, candidates),
+    nearest: group ? null : nearestMiss(conditions, readers, candidates),
   };
 }
 
 /**
  * Why no point has the measure that was asked for.
  * @param {View} view
- * @param {Point[]} candidates
+ * @param {Group[]} candidates
  */
 function judgedOtherwise(view, candidates) {
   const { name, title, test } = measureOf(view.page, candidates[0].run);
-  if (!candidates.some((p) => known(valueOf(p, test)))) return "no point has that number";
+  if (!candidates.some((g) => known(valueOf(g.mean, test)))) return "no point has that number";
   return `these models are judged by ${title}, so ask for \u201c${EXAMPLES[name].least}\u201d`;
 }
 
 /**
- * Where nothing fits: the condition that no point meets by itself, and the point that comes nearest.
+ * Where nothing fits: the condition that no model meets by itself, and the best seed of the one that comes nearest.
  * @param {Condition[]} conditions
  * @param {Reader[]} readers
- * @param {Point[]} candidates
+ * @param {Group[]} candidates
  */
 function nearestMiss(conditions, readers, candidates) {
   for (const [i, condition] of conditions.entries()) {
-    /** @type {{ condition: Condition, point: Point, value: number } | null} */
+    /** @type {Answer["nearest"]} */
     let nearest = null;
-    for (const point of candidates) {
-      const value = readers[i](point);
+    for (const group of candidates) {
+      const value = readers[i](group);
       if (!known(value)) continue;
-      if (!nearest || (condition.most ? value < nearest.value : value > nearest.value)) nearest = { condition, point, value };
+      if (!nearest || (condition.most ? value < nearest.value : value > nearest.value))
+        nearest = { condition, point: group.best, value };
     }
     if (nearest && (condition.most ? nearest.value > condition.value : nearest.value < condition.value)) return nearest;
   }
@@ -257,6 +313,7 @@ export function sayValue(kind, value) {
   if (kind === "images_per_second") return `${significant(value)} images/s`;
   if (kind === "r2") return `R2 ${fixed(value, 4)}`;
   if (kind === "drop") return `${fixed(value)} points below dense`;
+  if (kind === "budget") return `a budget of ${significant(value)} %`;
   if (kind === "share") return `${significant(value)} % of the dense model's MACs`;
   if (kind === "share_params") return `${significant(value)} % of the dense model's parameters`;
   return percent(value);

@@ -3,9 +3,10 @@
 import { actions } from "./actions.js";
 import { byId, copyText, el, find, saveFile } from "./dom.js";
 import { bare, capital, count, DASH, known, share, show, signed } from "./format.js";
-import { budgetOf, isTrained, measureOf, sharesOf } from "./metrics.js";
+import { budgetOf, isDense, isTrained, measureOf, sharesOf } from "./metrics.js";
 import { state, writeState } from "./state.js";
 import { markerIcon, seriesStyle } from "./styles.js";
+import { apartFromDense } from "./uncertainty.js";
 
 /** @import { View } from "./types.js" */
 
@@ -51,7 +52,11 @@ function columnsOf(view) {
     const of = (p) => p[column.name];
     if (has(of)) columns.push(measured(column, of));
     if (column.name === reported[reported.length - 1])
-      columns.push(numberColumn("delta", "vs dense", delta, (p) => signed(delta(p), measureOf(page, p.run).decimals)));
+      columns.push({
+        ...numberColumn("delta", "vs dense", delta, (p) => signed(delta(p), measureOf(page, p.run).decimals)),
+        within: (p) => known(delta(p)) && !isDense(p) && !apartFromDense(view, p),
+        hint: "the difference from the dense model; grey where it is within the error",
+      });
   }
   for (const metric of view.metrics.x.filter((m) => m.setting))
     columns.push({ ...measured(metric, metric.of), hint: metric.label });
@@ -150,7 +155,7 @@ export function drawTable(view) {
       class: rowClass(view, p),
     });
     for (const c of columns) {
-      const cell = el("td", { class: c.text ? "text" : "" }, c.show(p));
+      const cell = el("td", { class: c.text ? "text" : c.within?.(p) ? "within" : "" }, c.show(p));
       if (c.icon) cell.prepend(markerIcon(view.page, p.method, seriesStyle(view.page, p.run, p.method).colour), " ");
       row.append(cell);
     }

@@ -5,6 +5,7 @@ import { paretoFront } from "./front.js";
 import { askedOf, isDense, isTrained, measureOf } from "./metrics.js";
 import { state } from "./state.js";
 import { darkMode, seriesStyle } from "./styles.js";
+import { alikeOf, meanApartFromDense } from "./uncertainty.js";
 
 /** @import { View } from "./types.js" */
 
@@ -23,7 +24,10 @@ function hoverOf(view, group) {
   lines.push(`${scaled(p.params, "parameters")} (${share(p.params, p.params_dense)})`);
   if (known(test)) {
     lines.push(`test ${measure.title} ${showSpread(measure, test, spread)}${seeds > 1 ? ` over ${seeds} seeds` : ""}`);
-    if (known(dense.test) && !isDense(p)) lines.push(`${difference(measure, test - dense.test)} against ${dense.what}`);
+    if (known(dense.test) && !isDense(p)) {
+      const within = meanApartFromDense(view, group) ? "" : ", within the error";
+      lines.push(`${difference(measure, test - dense.test)} against ${dense.what}${within}`);
+    }
   }
   if (y.key !== measure.test) lines.push(`${plain(y.label)} ${show(y, group.y)}`);
   if (!["macs", "params", "model_bytes", "train_seconds"].includes(x.key)) lines.push(`${plain(x.label)}: ${show(x, group.x)}`);
@@ -32,12 +36,16 @@ function hoverOf(view, group) {
   if (!isTrained(page, p)) rest.push("not trained after the cut");
   else if (known(mean.train_seconds)) rest.push(`trained in ${duration(mean.train_seconds)}`);
   if (rest.length) lines.push(rest.join(", "));
+  const alike = alikeOf(view, group);
+  if (alike.length && alike.length <= 3)
+    lines.push(`alike: ${alike.map((g) => plain(`${g.method} at ${askedOf(g)}`)).join(", ")}`);
+  else if (alike.length) lines.push(`alike: ${alike.length} other models`);
   return lines.join("<br>");
 }
 
 /** @param {View} view */
 function seedHover(view, p) {
-  return `<b>${plain(p.point)}</b><br>seed ${p.seed}: ${plain(view.y.label)} ${show(view.y, view.y.of(p))}<br>${plain(view.x.label)} ${show(view.x, view.x.of(p))}`;
+  return `<b>${plain(p.method)}, budget ${plain(askedOf(p))}, seed ${p.seed}</b><br>${plain(view.y.label)} ${show(view.y, view.y.of(p))}<br>${plain(view.x.label)} ${show(view.x, view.x.of(p))}`;
 }
 
 /** @param {View} view */

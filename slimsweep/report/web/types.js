@@ -81,7 +81,8 @@
  * @property {Point[]} members
  * @property {Point} best by validation
  * @property {Record<string, number | null>} mean over seeds, by a metric's key
- * @property {Record<string, number | null>} se standard error of the mean; null for one seed
+ * @property {Record<string, number | null>} se standard error of the mean over seeds; for one seed that of the number of images,
+ *   null where neither is known
  */
 
 /**
@@ -138,6 +139,9 @@
  * @property {number} points
  * @property {string} measure the name of what its models are judged by
  * @property {number | null} untouched the measure on test of the dense model that the search started from
+ * @property {number | null} untouched_val the same on validation
+ * @property {{ val?: number, test?: number }} images of the splits, where known
+ * @property {string[]} cautions what a reader has to know before believing the numbers, a sentence each
  * @property {Progress | null} progress
  * @property {{ epoch: number[], val: number[], gate_epoch: number[],
  *   families: Record<string, { mean: OverEpochs, below: OverEpochs }> } | null} search
@@ -165,6 +169,8 @@
  * @property {Record<string, Look>} looks of each method
  * @property {string[]} untrained the methods of points that were cut and repaired, and not trained
  * @property {Shades[]} run_colours
+ * @property {number} alike costs that differ by no more than this share of the dense model's count as equal
+ * @property {number} handful images: a choice that hangs on no more of them is called so
  * @property {Point[]} points
  * @property {Group[]} groups
  * @property {Shape[]} shapes
@@ -189,6 +195,7 @@
  * @property {Placed[]} groups
  * @property {Placed[]} front
  * @property {Placed[][]} fronts one per data set
+ * @property {number} tolerance costs that differ by no more count as equal on the front
  * @property {Set<Point>} fronted members of the front's groups
  * @property {Placed | null} knee
  * @property {number[]} runs
@@ -209,16 +216,21 @@
  */
 
 /**
- * One condition of a question: a kind, an upper (most) or lower limit, and the words it was read from.
- * @typedef {{ kind: string, most: boolean, value: number, text: string, setting?: string }} Condition
+ * One condition of a question: a kind, an upper (most) or lower limit, the words it was read from, and how they were taken
+ * where that does not go without saying.
+ * @typedef {{ kind: string, most: boolean, value: number, text: string, setting?: string, note?: string,
+ *   bare?: boolean }} Condition
  */
 
 /**
  * @typedef {object} Answer
  * @property {string} [problem] one sentence on what could not be read or answered
+ * @property {string[]} [choices] questions that say the same without a doubt, where it was asked back
  * @property {Condition[]} [conditions]
  * @property {Set<Point>} [fits]
- * @property {Point | null} [answer]
+ * @property {Group[]} [groups] those that fit
+ * @property {Group | null} [group] the one that answers
+ * @property {Point | null} [answer] its best seed by validation
  * @property {boolean} [limited] whether a limit on cost was given
  * @property {{ condition: Condition, point: Point, value: number } | null} [nearest]
  */

@@ -44,7 +44,8 @@ export function readPage(page) {
     mean: at(mean, i),
     se: at(se, i),
   }));
-  return { ...page, points, groups, untrained: page.untrained ?? [] };
+  const runs = page.runs.map((/** @type {any} */ run) => ({ images: {}, cautions: [], untouched_val: null, ...run }));
+  return { alike: 0, handful: 0, ...page, runs, points, groups, untrained: page.untrained ?? [] };
 }
 
 /**

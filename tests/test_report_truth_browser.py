@@ -1,0 +1,132 @@
+"""What the page says of its own certainty, in a real browser."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+from test_report import make_run
+from test_report_browser import CHROMIUM, sync_api
+
+from slimsweep.report.page import build_page
+from slimsweep.report.run_tables import RunTables
+
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH")]
+
+
+def misleading() -> RunTables:
+    """36 images of validation, 360 of test; the best on validation is not the best on test, and retraining hurt dense."""
+    run = make_run(methods=("searched", "uniform"), budgets=(0.7, 0.5, 0.25))
+    rows = run.results.assign(val_images=36, test_images=360, classes=10)
+    rows[["val_top1", "test_top1"]] = [
+        (94.4444, 95.0),  # dense, retrained
+        *((97.2222, 96.6667), (97.2222, 98.0556), (94.4444, 92.2222)),  # searched
+        *((91.6667, 91.1111), (88.8889, 88.0556), (50.0, 51.3889)),  # uniform
+    ]
+    return replace(run, results=rows, untouched_val=97.2222)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator["sync_api.Page"]:
+    path = tmp_path_factory.mktemp("page") / "misleading.html"
+    path.write_text(build_page([misleading()]), encoding="utf-8")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        complaints: list[str] = []
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(path.as_uri())
+        page.wait_for_selector("html[data-ready]")
+        yield page
+        browser.close()
+    assert complaints == []
+
+
+@pytest.fixture
+def ask(page: "sync_api.Page") -> Iterator[Callable[[str], str]]:
+    def asked(text: str) -> str:
+        page.fill("#question-text", text)
+        page.press("#question-text", "Enter")
+        return page.inner_text("#answer")
+
+    yield asked
+    page.press("#question-text", "Escape")
+    assert page.input_value("#question-text") == ""
+    assert page.inner_text("#answer") == ""
+
+
+def tiles(page: "sync_api.Page") -> dict[str, tuple[str, str]]:
+    """By their titles: the large number, and the small lines."""
+    found = {}
+    for tile in page.locator("#headline > *").all():
+        small = " | ".join(tile.locator("small").all_inner_texts())
+        found[tile.locator("dt").inner_text()] = (tile.locator("dd").inner_text(), small)
+    return found
+
+
+def test_the_most_accurate_model_is_shown_by_what_it_was_chosen_by(page: "sync_api.Page") -> None:
+    value, notes = tiles(page)["Most accurate, chosen on validation"]
+    assert value.startswith("97 ± ")
+    assert "validation top-1; test 98.1 ± 0.8 %" in notes  # of equals on validation the cheapest
+    assert "searched at 50 %" in notes
+    assert "level with another on 36 images" in notes
+    assert "others are within its error" in notes
+
+
+def test_the_smallest_model_near_dense_shows_the_test_split_too(page: "sync_api.Page") -> None:
+    ((value, notes),) = [
+        tile for title, tile in tiles(page).items() if title == "Smallest within 1 point of dense on validation"
+    ]
+    assert value == "25 % of MACs"
+    assert "validation 0 points; test −2.8 points" in notes
+    assert "on test it is more than 1 point below dense" in notes
+
+
+def test_few_images_are_warned_of_and_numbers_have_no_decimals_that_mean_nothing(page: "sync_api.Page") -> None:
+    assert "There are only 36 validation images: one image is 2.8 points" in page.inner_text("#cautions")
+    shown = page.inner_text("#points")
+    assert "97.22" not in shown
+    assert "98.06" not in shown
+    assert "98.1" in shown
+
+
+def test_differences_within_the_error_are_grey(page: "sync_api.Page") -> None:
+    headers = page.locator("#points thead th").all_inner_texts()
+    place = next(i for i, title in enumerate(headers) if title.strip().startswith("vs dense"))
+    cells = page.locator(f"#points tbody tr td:nth-child({place + 1})")
+    muted = {cell.inner_text(): "within" in (cell.get_attribute("class") or "") for cell in cells.all()}
+    assert muted["+1.7"]  # 1.7 points of 360 images
+    assert not muted["−43.6"]
+
+
+def test_the_figure_has_error_bars_for_one_seed_and_says_of_what(page: "sync_api.Page") -> None:
+    bars = page.evaluate("document.getElementById('front-figure').data.flatMap((t) => t.error_y?.array ?? [])")
+    assert all(0 < bar < 4 for bar in bars)
+    assert len(bars) == 7
+    caption = page.inner_text("#front-caption")
+    assert "Bars are standard errors of a share of 360 images" in caption
+    assert "Costs within 1 % of the dense model's MACs count as equal" in caption
+
+
+def test_a_tooltip_names_no_file(page: "sync_api.Page") -> None:
+    texts = page.evaluate("document.getElementById('front-figure').data.flatMap((t) => t.text ?? [])")
+    assert texts
+    assert not [text for text in texts if "-s0-" in text]
+
+
+def test_a_share_of_nothing_named_is_a_budget(page: "sync_api.Page", ask: Callable[[str], str]) -> None:
+    said = ask("at most 50 %")
+    assert said.startswith("searched at 50 %")
+    assert "a budget: a share of the dense model’s MACs" in said
+    assert "The most accurate of the 4 models that fit" in said
+
+
+def test_what_may_be_two_things_is_asked_back(page: "sync_api.Page", ask: Callable[[str], str]) -> None:
+    assert "may be a budget or an accuracy" in ask("50 %")
+    page.click("#answer button >> text=at least 50 % accuracy")
+    assert page.input_value("#question-text") == "at least 50 % accuracy"
+    assert "models that fit" in page.inner_text("#answer")
+
+
+def test_flops_are_explained_and_one_model_is_one(page: "sync_api.Page", ask: Callable[[str], str]) -> None:
+    assert "taken as multiply-accumulates" in ask("at most 1 MFLOPs")
+    assert "The only model that fits" in ask("at most 30 % of budget, at least 90 %")
