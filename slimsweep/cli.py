@@ -253,19 +253,22 @@ def report(chosen: argparse.Namespace, console: Console) -> None:
 
 def bench(chosen: argparse.Namespace, console: Console) -> None:
     from slimsweep.ledger.run import Run
-    from slimsweep.tools.bench import bench_dir, bench_run, table
+    from slimsweep.tools.bench import bench_dir, bench_run, busy_sentence, table
 
     options = {name: getattr(chosen, name) for name in ("batch_sizes", "threads", "dtype", "device", "compile", "repeats")}
     run = Run(chosen.path)
     skipped: list[str] = []
     rows = bench_run(run, skipped=skipped.append, **options) if run.is_begun else bench_dir(chosen.path, **options)
     show_whole(console, table(rows))
+    if busy := busy_sentence(rows, f"slimsweep bench {chosen.path}"):
+        say(console, busy, "yellow")
     for sentence in skipped:
         say(plain_console(stderr=True), f"not timed: {sentence}", "yellow")
 
 
 def pick(chosen: argparse.Namespace, console: Console) -> None:
     from slimsweep.ledger.run import Run
+    from slimsweep.ledger.tables import not_trusted
     from slimsweep.tools.pick import describe, refuse_missing_model
     from slimsweep.tools.pick import pick as best
 
@@ -273,11 +276,14 @@ def pick(chosen: argparse.Namespace, console: Console) -> None:
     run.refuse_other_folders()
     limits = {name: getattr(chosen, f"max_{name}") for name in COSTS}
     others = {name: getattr(chosen, name) for name in ("min_top1", "min_r2", "max_latency_ms", "batch_size")}
-    row = best(run.rows, run.bench(), limits=limits, **others)
+    timings = run.bench()
+    row = best(run.rows, timings, limits=limits, **others)
     refuse_missing_model(run, row)
     # The folder alone on standard output, so that a script can take it.
     print((run.folder / row.model_path).uri)
     say(plain_console(stderr=True), describe(row))
+    if chosen.max_latency_ms is not None and (left_out := not_trusted(timings, f"slimsweep bench {chosen.run}")):
+        say(plain_console(stderr=True), left_out, "yellow")
     _say_damage(run)
 
 
