@@ -1,8 +1,8 @@
 """Latency, throughput and memory of cut models and the dense one, timed in one process.
 
 In every round each model is timed once, so that a machine that is slow for a while is slow for all models. Before and after
-each turn a matrix product of fixed size is timed too, which shows whether the machine was quiet (`quiet_timing`); rows of a busy one
-say so, and are left out of the page and of `pick`. Times from different runs of this program do not compare.
+each turn a matrix product of fixed size is timed too, which shows whether the machine was quiet (`quiet_timing`); rows of a
+busy one say so, and are left out of the page and of `pick`. Times from different runs of this program do not compare.
 """
 
 import copy

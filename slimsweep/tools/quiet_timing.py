@@ -1,8 +1,8 @@
 """Times of several calls, and whether the machine was quiet while they were taken.
 
 Calls are timed in interleaved rounds. Before and after each call's turn a reference is timed: work of a known, fixed cost.
-Where the reference is slow, waits for a core, or other processes use the cores, the times beside it are not to be trusted, however
-steady they look: on a machine that is busy all the time, all times are wrong in the same way.
+Where the reference is slow, waits for a core, or other processes use the cores, the times beside it are not to be trusted,
+however steady they look: on a machine that is busy all the time, all times are wrong in the same way.
 """
 
 import math
