@@ -171,8 +171,8 @@ def parser() -> argparse.ArgumentParser:
         "--output",
         metavar="PATH",
         help="the file or folder, or a folder to write the file into (default: POINT.onnx, POINT.pt2 or POINT-timm in the "
-        "run's exports/; of a model of no run model.onnx or model.pt2 in MODEL_DIR, or MODEL_DIR-timm; in the current folder where "
-        "MODEL_DIR is on an object store)",
+        "run's exports/; of a model of no run model.onnx or model.pt2 in MODEL_DIR, or MODEL_DIR-timm; in the current folder "
+        "where MODEL_DIR is on an object store)",
     )
     add.epilog = "Example: slimsweep export runs/digits/models/POINT --format onnx"
     return top
@@ -229,7 +229,7 @@ def status(chosen: argparse.Namespace, console: Console) -> None:
 
     run = Run(chosen.run)
     run.refuse_other_folders()
-    show_fitting(console, status_table(read_status(run)), drop=("epoch",), wraps="")
+    show_fitting(console, status_table(read_status(run)), drop=("epoch", "val top-1 %", "val R2"), wraps="")
     for sentence in look_over(run):
         say(console, sentence, "yellow")
 
@@ -307,7 +307,7 @@ def export(chosen: argparse.Namespace, console: Console) -> None:
     from slimsweep.config import refuse_rays_copy
 
     # Without --output the export of a model on an object store goes to the current folder, any other to the model's.
-    refuse_rays_copy("--output", chosen.output or ("." if "://" in chosen.model else chosen.model), "--output /shared/exports")
+    refuse_rays_copy("--output", chosen.output or ("." if "://" in chosen.model else chosen.model), "--output /shared/onnx")
 
     from slimsweep.tools.export import export_checked
 

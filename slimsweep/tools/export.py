@@ -48,9 +48,8 @@ class Exported:
     @property
     def text(self) -> str:
         """Difference and size, in words."""
-        same = (
-            "the outputs are those of the model" if self.difference == 0 else f"outputs differ by at most {self.difference:.1e}"
-        )
+        differ = f"outputs differ by at most {self.difference:.1e}"
+        same = differ if self.difference else "the outputs are those of the model"
         size = f"{self.size / 2**20:.1f} MiB" if self.size >= 2**20 else f"{self.size / 2**10:.0f} KiB"
         return f"{same} (checked with batches of {' and '.join(map(str, CHECKED_BATCHES))}); {size}"
 
