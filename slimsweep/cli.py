@@ -10,7 +10,7 @@ from rich.console import Console
 from slimsweep import __version__
 from slimsweep.errors import exit_code
 from slimsweep.slimming.cost import COSTS
-from slimsweep.terminal import code_after_output, outlive_output, plain_console, say, show_whole
+from slimsweep.terminal import code_after_output, outlive_output, plain_console, say, say_path, show_fitting
 
 if TYPE_CHECKING:
     from slimsweep.ledger.run import Run
@@ -170,8 +170,8 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument(
         "--output",
         metavar="PATH",
-        help="the file or folder, or a folder to write the file into (default: model.onnx or model.pt2 in MODEL_DIR, or "
-        "MODEL_DIR-timm; in the current folder "
+        help="the file or folder, or a folder to write the file into (default: POINT.onnx, POINT.pt2 or POINT-timm in the "
+        "run's exports/; of a model of no run model.onnx or model.pt2 in MODEL_DIR, or MODEL_DIR-timm; in the current folder "
         "where MODEL_DIR is on an object store)",
     )
     add.epilog = "Example: slimsweep export runs/digits/models/POINT --format onnx"
@@ -182,6 +182,8 @@ def plan(chosen: argparse.Namespace, console: Console) -> None:
     from slimsweep.config import ConfigError, load_config
 
     config, options = load_config(chosen.configuration, prog="slimsweep plan")
+
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     from slimsweep.cluster.cluster import Cluster
     from slimsweep.earlier_start import earlier_config, go_on_from
@@ -207,7 +209,16 @@ def plan(chosen: argparse.Namespace, console: Console) -> None:
     if run is not None and (old := earlier_config(run)) is not None:  # as the run would go on
         go_on_from(run, old, options.quick)
         config = run.config
-    show(cost(config, images=images, cluster=cluster, tflops=chosen.tflops, run=run), console, chosen.price)
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=plain_console(stderr=True), transient=True
+    ) as bars:
+        bar = bars.add_task("timing models", total=None)
+
+        def timing(done: int, total: int, what: str) -> None:
+            bars.update(bar, completed=done, total=total, description=f"timing {what}")
+
+        found = cost(config, images=images, cluster=cluster, tflops=chosen.tflops, run=run, progress=timing)
+    show(found, console, chosen.price)
 
 
 def status(chosen: argparse.Namespace, console: Console) -> None:
@@ -218,7 +229,7 @@ def status(chosen: argparse.Namespace, console: Console) -> None:
 
     run = Run(chosen.run)
     run.refuse_other_folders()
-    show_whole(console, status_table(read_status(run)))
+    show_fitting(console, status_table(read_status(run)), drop=("epoch", "val top-1 %", "val R2"), wraps="")
     for sentence in look_over(run):
         say(console, sentence, "yellow")
 
@@ -228,6 +239,7 @@ def report(chosen: argparse.Namespace, console: Console) -> None:
     from slimsweep.ledger.run import REPORT_PAGE, Run
     from slimsweep.ledger.status import read_status
     from slimsweep.report.page import write_page, write_report
+    from slimsweep.report.picture import kaleido_here
     from slimsweep.report.run_tables import has_tables_alone, read_tables, table_in
     from slimsweep.storage import Folder, joined
 
@@ -240,32 +252,39 @@ def report(chosen: argparse.Namespace, console: Console) -> None:
     else:
         run = Run(chosen.runs[0])
         said = write_report(run, read_status(run))
-        say(console, run.report_uri + (f" ({said})" if said else ""))
+        say_path(console, "", run.report_uri)
+        if said and kaleido_here():  # who has not installed it asked for no picture
+            say(plain_console(stderr=True), said)
+        _say_not_trusted(run)
         _say_damage(run)
         return
     if Folder(output).is_folder or output.endswith("/"):
         output = joined(output, REPORT_PAGE)
     shown = [one for path in chosen.runs for one in (read_tables(path) if has_tables_alone(path) else [Run(path)])]
     write_page(shown, output)
-    say(console, output)
+    say_path(console, "", output)
+    _say_not_trusted(*(one for one in shown if isinstance(one, Run)))
     _say_damage(*(one for one in shown if isinstance(one, Run)))
 
 
 def bench(chosen: argparse.Namespace, console: Console) -> None:
     from slimsweep.ledger.run import Run
-    from slimsweep.tools.bench import bench_dir, bench_run, table
+    from slimsweep.tools.bench import bench_dir, bench_run, busy_sentence, table
 
     options = {name: getattr(chosen, name) for name in ("batch_sizes", "threads", "dtype", "device", "compile", "repeats")}
     run = Run(chosen.path)
     skipped: list[str] = []
     rows = bench_run(run, skipped=skipped.append, **options) if run.is_begun else bench_dir(chosen.path, **options)
-    show_whole(console, table(rows))
+    show_fitting(console, table(rows), drop=("fewer MACs", "memory", "p90 ms", "GMACs", "images/s"))
+    if busy := busy_sentence(rows, f"slimsweep bench {chosen.path}"):
+        say(console, busy, "yellow")
     for sentence in skipped:
         say(plain_console(stderr=True), f"not timed: {sentence}", "yellow")
 
 
 def pick(chosen: argparse.Namespace, console: Console) -> None:
     from slimsweep.ledger.run import Run
+    from slimsweep.ledger.tables import not_trusted
     from slimsweep.tools.pick import describe, refuse_missing_model
     from slimsweep.tools.pick import pick as best
 
@@ -273,11 +292,14 @@ def pick(chosen: argparse.Namespace, console: Console) -> None:
     run.refuse_other_folders()
     limits = {name: getattr(chosen, f"max_{name}") for name in COSTS}
     others = {name: getattr(chosen, name) for name in ("min_top1", "min_r2", "max_latency_ms", "batch_size")}
-    row = best(run.rows, run.bench(), limits=limits, **others)
+    timings = run.bench()
+    row = best(run.rows, timings, limits=limits, **others)
     refuse_missing_model(run, row)
     # The folder alone on standard output, so that a script can take it.
     print((run.folder / row.model_path).uri)
     say(plain_console(stderr=True), describe(row))
+    if chosen.max_latency_ms is not None and (left_out := not_trusted(timings, f"slimsweep bench {chosen.run}")):
+        say(plain_console(stderr=True), left_out, "yellow")
     _say_damage(run)
 
 
@@ -285,11 +307,22 @@ def export(chosen: argparse.Namespace, console: Console) -> None:
     from slimsweep.config import refuse_rays_copy
 
     # Without --output the export of a model on an object store goes to the current folder, any other to the model's.
-    refuse_rays_copy("--output", chosen.output or ("." if "://" in chosen.model else chosen.model), "--output /shared/exports")
+    refuse_rays_copy("--output", chosen.output or ("." if "://" in chosen.model else chosen.model), "--output /shared/onnx")
 
-    from slimsweep.tools.export import export_model
+    from slimsweep.tools.export import export_checked
 
-    say(console, str(export_model(chosen.model, chosen.format, chosen.output)))
+    written = export_checked(chosen.model, chosen.format, chosen.output)
+    say(console, str(written.path))  # alone on standard output, so that a script can take it
+    say(plain_console(stderr=True), written.text)
+
+
+def _say_not_trusted(*runs: "Run") -> None:
+    """Say on standard error which timings a page leaves out, because the machine was busy."""
+    from slimsweep.ledger.tables import not_trusted
+
+    for run in runs:
+        if sentence := not_trusted(run.bench(), f"slimsweep bench {run.uri}"):
+            say(plain_console(stderr=True), sentence, "yellow")
 
 
 def _say_damage(*runs: "Run") -> None:

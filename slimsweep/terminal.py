@@ -10,10 +10,13 @@ import sys
 import time
 from collections.abc import Sequence
 from copy import copy
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType, RenderResult
 from rich.measure import Measurement
+from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
@@ -43,18 +46,77 @@ def show_whole(console: Console, table: Table) -> None:
     console.print(_Whole(table), crop=False, soft_wrap=True)
 
 
-class _Whole:
-    """A table that is drawn as wide as it is, and not as wide as the terminal."""
+NARROWEST_NOTE = 16  # columns of a note that wraps, beside columns that do not
 
-    def __init__(self, table: Table) -> None:
-        self.table, self.title = copy(table), table.title
+
+def show_fitting(console: Console, table: Table, drop: Sequence[str] = (), wraps: str | None = None) -> None:
+    """Print a table so that names and numbers stay whole: in a narrow terminal the less important columns are left out.
+
+    A log or a pipe gets the whole table.
+
+    Args:
+        drop: headings of the columns that may be left out, the least important first.
+        wraps: heading of the column whose text may wrap at its words.
+    """
+    if not console.is_terminal:
+        show_whole(console, table)
+        return
+    left_out: list[str] = []
+    while (width := _width(console, shown := _without(table, left_out), wraps)) > console.width:
+        more = next((heading for heading in drop if heading not in left_out and _has(table, heading)), None)
+        if more is None:
+            break
+        left_out.append(more)
+    for column in shown.columns:
+        column.no_wrap = column.header != wraps
+    fit = width <= console.width
+    console.print(_Whole(shown, console.width if fit else WIDEST), crop=False, soft_wrap=not fit)
+    if left_out:
+        say(console, f"A wider window also shows: {', '.join(left_out)}.", "dim")
+
+
+def _has(table: Table, heading: str) -> bool:
+    return any(column.header == heading for column in table.columns)
+
+
+def _without(table: Table, headings: Sequence[str]) -> Table:
+    """A copy of a table without some of its columns."""
+    found = copy(table)
+    kept = [column for column in table.columns if column.header not in headings]
+    found.columns = [replace(column, _index=index) for index, column in enumerate(kept)]
+    return found
+
+
+def _width(console: Console, table: Table, wraps: str | None) -> int:
+    """Columns of the terminal that a table needs: its own width, but no more than it must for the column that wraps."""
+    whole = _without(table, [] if wraps is None else [wraps])
+    whole.title = None
+    width = Measurement.get(console, console.options.update(max_width=WIDEST), whole).maximum
+    return width + (NARROWEST_NOTE if wraps is not None and _has(table, wraps) else 0)
+
+
+def say_path(console: Console, label: str, uri: str) -> None:
+    """Print a file's path on one line; in a terminal a local one can be clicked."""
+    link = Path(uri).absolute().as_uri() if console.is_terminal and "://" not in uri else None
+    console.print(Text.assemble(label, (uri, Style(link=link))), soft_wrap=True)
+
+
+class _Whole:
+    """A table that is drawn as wide as it is, and not as wide as the terminal.
+
+    Args:
+        width: at which its text wraps.
+    """
+
+    def __init__(self, table: Table, width: int = WIDEST) -> None:
+        self.table, self.title, self.width = copy(table), table.title, width
         self.table.title = None
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self.title:
             title = self.title if isinstance(self.title, Text) else Text(str(self.title), style=self.table.title_style or "")
             yield Text.assemble(title, no_wrap=True, overflow="ignore")  # with the line's end
-        yield from console.render(self.table, options.update(width=WIDEST))  # it takes no more than it needs
+        yield from console.render(self.table, options.update(width=self.width))  # it takes no more than it needs
 
 
 def plain_table(title: str, columns: Sequence[tuple[str, JustifyMethod]]) -> Table:

@@ -9,6 +9,7 @@ results/, curves/, models/         one row, one curve and one model per point
 checkpoints/, epochs.log, ray/     what is needed to resume
 notes.log, damaged.log             what was said at the start, images that could not be read and were skipped
 bench/, errors.log                 timings, tracebacks
+exports/                           models in other formats
 report.html, report.svg, report.png
 """
 
@@ -55,6 +56,7 @@ HOLDER, DRIVER = "holder.json", "driver.json"
 DENSE, SEARCH, CHOICES = "dense", "search", "baselines"
 RESULTS, CURVES, MODELS, BENCH = "results", "curves", "models", "bench"
 CHECKPOINTS, RAY = "checkpoints", "ray"
+EXPORTS = "exports"
 EPOCHS_LOG, DAMAGED_LOG, ERRORS_LOG = "epochs.log", "damaged.log", "errors.log"
 NOTES = "notes.log"
 REPORT = "report"  # .svg, .png
@@ -706,6 +708,14 @@ class Run(Readable):
     def ray_folder(self) -> Folder:
         """The folder of Ray's own state."""
         return self.folder / RAY
+
+    @staticmethod
+    def exports_beside(model: Path) -> Path | None:
+        """The folder for other formats of a run's own model (of models/, or the dense one); None where it is of no run."""
+        model = model.resolve()
+        folder = model.parent.parent if model.parent.name == MODELS else model.parent
+        of_run = model.parent.name == MODELS or model.name == DENSE
+        return folder / EXPORTS if of_run and Run(folder).is_begun else None
 
     def bench(self) -> pd.DataFrame:
         """All timings (`tables.BENCH`), the latest last; empty where there are none."""

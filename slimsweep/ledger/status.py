@@ -12,6 +12,7 @@ from slimsweep.ledger.lock import driver_alive
 from slimsweep.ledger.measures import R2, TOP1
 from slimsweep.ledger.points import Plan
 from slimsweep.ledger.run import PLAN, REPORT_PAGE, Run
+from slimsweep.ledger.time_left import Pending, epoch_seconds, in_words, sweep_seconds
 
 EARLIER_VERSION = (
     "an earlier version of slimsweep wrote this run without its plan, which the next start of the same command adds"
@@ -37,6 +38,14 @@ class TrainingStatus:
     val_r2: float | None = None  # of a backbone, in place of val_top1
     error: str = ""  # why it failed
     note: str = ""
+    epoch_seconds: float | None = None  # of one epoch, where one has been measured
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds that it will still take while it runs; None where that is not known."""
+        if self.state != "running" or self.epoch_seconds is None:
+            return None
+        return (self.epochs_total - self.epochs) * self.epoch_seconds
 
     @property
     def quality(self) -> str:
@@ -58,6 +67,15 @@ class Status:
     damaged: list[str] = field(default_factory=list)  # a sentence per file that was read and is damaged
     waiting: str = ""  # which room on the cluster its driver waits for, such as "waiting for 1 CPU (0 of 8 free)"
     unplanned: str = ""  # why there is no plan, where there is none: only points that have begun are known then
+    sweep_seconds_left: float | None = None  # of all planned points, while a driver works on them; None where it is not known
+
+    @property
+    def time_left(self) -> str:
+        """How long the stage or the sweep under way will still take, in words; empty where that is not known."""
+        for stage in self.stages:
+            if stage.state != "done":
+                return in_words(stage.seconds_left)
+        return in_words(self.sweep_seconds_left)
 
     def count(self, state: State) -> int:
         """How many points are in a state."""
@@ -129,6 +147,22 @@ def read_status(run: Run) -> Status:
         damaged=list(run.damaged.values()),
         waiting=waiting,
         unplanned=unplanned,
+        sweep_seconds_left=_sweep_seconds_left(plan, points) if plan is not None and alive and not unplanned else None,
+    )
+
+
+def _sweep_seconds_left(plan: Plan, points: list[TrainingStatus]) -> float | None:
+    """Seconds until all planned points have ended, from the epochs measured so far."""
+    return sweep_seconds(
+        [
+            Pending(
+                budget=point.budget,
+                epochs_left=0 if one.state in ("done", "failed") else one.epochs_total - one.epochs,
+                running=one.state == "running",
+                epoch_seconds=one.epoch_seconds,
+            )
+            for point, one in zip(plan.points, points, strict=True)
+        ]
     )
 
 
@@ -143,6 +177,7 @@ def _stage(run: Run, name: str, done: bool, total: int, alive: bool, waiting: st
         epochs_total=total,
         **_quality(last),
         note=waiting if alive and not done else "",
+        epoch_seconds=epoch_seconds(curve),
     )
 
 
@@ -186,7 +221,17 @@ def _known(run: Run, rows: Mapping[str, Any], alive: bool) -> list[TrainingStatu
 
 
 def _done(name: str, row: Mapping[str, Any], epochs: int, note: str) -> TrainingStatus:
-    return TrainingStatus(name=name, state="done", epochs=epochs, epochs_total=epochs, note=note, **_quality(row))
+    took = row.get("train_seconds")
+    known = epochs > 0 and took is not None and math.isfinite(took)  # the table's missing values are nan
+    return TrainingStatus(
+        name=name,
+        state="done",
+        epochs=epochs,
+        epochs_total=epochs,
+        note=note,
+        epoch_seconds=took / epochs if known and took is not None else None,
+        **_quality(row),
+    )
 
 
 def _quality(row: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -209,4 +254,5 @@ def _not_done(
         **_quality(curve[-1] if curve else None),
         error=row["error"] if row is not None else "",
         note="its row is damaged" if name in run.damaged_rows else "",
+        epoch_seconds=epoch_seconds(curve),
     )

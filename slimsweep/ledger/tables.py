@@ -132,6 +132,9 @@ BENCH = pa.schema(
         shown("peak_memory_bytes", pa.int64(), "peak memory", "B", axis="x"),  # weights and activations; null on a CPU
         ("macs", pa.int64()),  # multiply-accumulates of one image
         ("repeats", pa.int64()),  # interleaved rounds
+        ("busy", pa.string()),  # why the row is not to be trusted; empty where the machine was quiet; null in older rows
+        ("spread", pa.float64()),  # width of the middle half of the rounds' medians, as a share of their median
+        ("reference_ms", pa.float64()),  # fastest time of the matrix product that was timed in between
         ("torch_version", pa.string()),
         ("timm_version", pa.string()),
         ("created_at", pa.timestamp("us", tz="UTC")),
@@ -141,6 +144,7 @@ BENCH = pa.schema(
 
 # Columns of BENCH that a timing depends on, beside the model and the batch size: only timings that agree in them compare.
 SETTING = ["device", "hardware", "threads", "dtype", "compile"]
+TIMED = ["point", "batch_size", *SETTING]  # what one timing is of
 
 
 def complete_row(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,13 +225,38 @@ def gate_tensors(
     return gates
 
 
+def trusted(bench: pd.DataFrame) -> pd.DataFrame:
+    """The timings that were taken on a quiet machine, and those of earlier versions, of which that is not known."""
+    return bench if "busy" not in bench else bench[bench["busy"].fillna("") == ""]
+
+
 def last_timed(bench: pd.DataFrame) -> pd.DataFrame:
-    """The last timing of each model in each setting and batch size.
+    """The last timing of each model in each setting and batch size, without those that are not to be trusted.
 
     Args:
         bench: of schema BENCH, the latest last.
     """
-    return bench.drop_duplicates(["point", "batch_size", *SETTING], keep="last", ignore_index=True)
+    return trusted(bench).drop_duplicates(TIMED, keep="last", ignore_index=True)
+
+
+def not_trusted(bench: pd.DataFrame, again: str = "slimsweep bench RUN") -> str:
+    """One sentence on the timings that `last_timed` leaves out, and on how to replace them; empty where it leaves out none.
+
+    What was timed again on a quiet machine is not counted.
+
+    Args:
+        again: the command that times again.
+    """
+    last = bench.drop_duplicates(TIMED, keep="last")
+    known = pd.MultiIndex.from_frame(trusted(bench)[TIMED].astype(str))
+    lost = last[~pd.MultiIndex.from_frame(last[TIMED].astype(str)).isin(known)]
+    if lost.empty:
+        return ""
+    one = len(lost) == 1
+    return (
+        f"{len(lost)} timing{'' if one else 's'} of `slimsweep bench` {'is' if one else 'are'} left out, because the machine "
+        f"was busy ({lost['busy'].iloc[-1]}); to time again when nothing else runs: {again}"
+    )
 
 
 # Files.

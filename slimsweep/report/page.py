@@ -61,6 +61,7 @@ def build_page(runs: Sequence[RunTables], *, written_at: datetime | None = None)
             policy=policy,
             title=_title(data),
             subtitle=_subtitle(data),
+            notices=[run.not_trusted for run in runs if run.not_trusted],
             version=slimsweep.__version__,
             written_at=(written_at or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="seconds"),
             # Unescaped: these come from this repository or are base64, and contain no text of a run.

@@ -10,7 +10,7 @@ from slimsweep.errors import DamagedFile, RefusedInput
 from slimsweep.ledger.measures import TOP1
 from slimsweep.ledger.run import Run
 from slimsweep.ledger.status import Status
-from slimsweep.ledger.tables import BENCH, CURVES, GATES, RESULTS, joined, last_timed, read_table, results_of
+from slimsweep.ledger.tables import BENCH, CURVES, GATES, RESULTS, joined, last_timed, not_trusted, read_table, results_of
 from slimsweep.storage import Folder, parted
 
 TABLE = ".parquet"
@@ -32,7 +32,8 @@ class RunTables:
     results: pd.DataFrame
     curves: pd.DataFrame = field(default_factory=lambda: _empty(CURVES))
     gates: pd.DataFrame = field(default_factory=lambda: _empty(GATES))
-    bench: pd.DataFrame = field(default_factory=lambda: _empty(BENCH))
+    bench: pd.DataFrame = field(default_factory=lambda: _empty(BENCH))  # only timings that can be trusted
+    not_trusted: str = ""  # what is said of the timings that are left out, because the machine was busy
     status: Status | None = None  # without it the page shows no progress and does not refresh
     pace: dict[str, Any] | None = None  # `Run.pace_choice`
     known_data: dict[str, Any] | None = None  # `Run.known_data`, for the number of images that rows do not tell
@@ -52,13 +53,15 @@ def read_run(run: Run, status: Status | None = None) -> RunTables:
         status: the run's status, where the report is to show it.
     """
     written = run.rows["run"].dropna()
+    timings = run.bench()
     return RunTables(
         name=status.name if status is not None else written.iloc[0] if len(written) else run.folder.name,
         uri=run.uri,
         results=run.rows,
         curves=run.curves(),
         gates=run.gates_table(),
-        bench=last_timed(run.bench()),
+        bench=last_timed(timings),
+        not_trusted=not_trusted(timings, f"slimsweep bench {run.uri}"),
         status=status,
         pace=run.pace_choice() if run.is_begun else None,
         known_data=run.known_data,
@@ -123,7 +126,7 @@ def read_tables(path: str) -> list[RunTables]:
     if len(shown) > 1 or name != ROWS:
         return shown
     curves, gates, bench = (_table_beside(folder, *of) for of in (("curves", CURVES), ("gates", GATES), ("bench", BENCH)))
-    return [replace(shown[0], curves=curves, gates=gates, bench=last_timed(bench))]
+    return [replace(shown[0], curves=curves, gates=gates, bench=last_timed(bench), not_trusted=not_trusted(bench))]
 
 
 def _table_beside(folder: Folder, name: str, schema: pa.Schema) -> pd.DataFrame:

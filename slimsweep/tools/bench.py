@@ -1,40 +1,43 @@
 """Latency, throughput and memory of cut models and the dense one, timed in one process.
 
-In every round each model is timed once, so that a machine that is slow for a while is slow for all models. Times from different
-runs of this program do not compare.
+In every round each model is timed once, so that a machine that is slow for a while is slow for all models. Before and after
+each turn a matrix product of fixed size is timed too, which shows whether the machine was quiet (`quiet_timing`); rows of a
+busy one say so, and are left out of the page and of `pick`. Times from different runs of this program do not compare.
 """
 
 import copy
 import itertools
 import os
 import platform
-import time
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
+import pandas as pd
 import timm
 import torch
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
 from slimsweep.errors import RefusedInput
 from slimsweep.ledger.run import Run
-from slimsweep.ledger.tables import SETTING
+from slimsweep.ledger.tables import SETTING, trusted
 from slimsweep.saved_models import load
 from slimsweep.slimming.hub import dense_like
 from slimsweep.slimming.structure import image_size, macs
 from slimsweep.terminal import counted
+from slimsweep.tools.quiet_timing import time_rounds
 
 DENSE = "dense"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 WARM_UP_CALLS = 3
+REFERENCE_SIZE = {"cpu": 384, "cuda": 2048}  # of the square matrices whose product is the reference: a few milliseconds
 
 Row = dict[str, Any]
-Call = Callable[[], Tensor]
+Call = Callable[[], object]
 
 
 def bench(
@@ -47,6 +50,7 @@ def bench(
     compile: bool = False,
     repeats: int = 10,
     min_seconds: float = 0.2,
+    earlier: pd.DataFrame | None = None,
     progress: Callable[[str], None] = lambda what: None,
 ) -> list[Row]:
     """Time models in interleaved rounds.
@@ -60,10 +64,12 @@ def bench(
         compile: use torch.compile, with one graph per model and batch size.
         repeats: rounds; each model is timed once per round.
         min_seconds: calls are repeated for this long when a model is timed; at least one call is made.
+        earlier: rows of earlier benchmarks (`Run.bench`): the machine counts as busy where its reference was faster in them.
         progress: called with one line of text before each batch size.
 
     Returns:
-        One row of `slimsweep.ledger.tables.BENCH` per model and batch size, without `run`.
+        One row of `slimsweep.ledger.tables.BENCH` per model and batch size, without `run`. `busy` says why a row is not to be
+        trusted; it is empty where the machine was quiet.
 
     Raises:
         RefusedInput: a ValueError: an argument is out of range, or there is no such device.
@@ -73,6 +79,9 @@ def bench(
     costs = {name: macs(model) for name, model in models.items()}
     rows: list[Row] = []
     with _threads(threads) as used, torch.inference_mode(), _room_for_graphs(len(models) * len(batch_sizes)):
+        processor = hardware(place)
+        reference = _reference(place)
+        known = _known_reference(earlier, place.type, processor, used)
         copies: dict[str, nn.Module] = {}
         for name, model in models.items():
             copies[name] = copy.deepcopy(model).eval().to(place, DTYPES[dtype])
@@ -86,23 +95,34 @@ def bench(
                 for _ in range(WARM_UP_CALLS):
                     calls[name]()
             peaks = {name: _peak_memory(copies[name], call, place) for name, call in calls.items()}
-            latencies, throughputs = _rounds(calls, place, batch, repeats, min_seconds)
-            for name in models:
+            measured = time_rounds(
+                calls,
+                reference,
+                rounds=repeats,
+                min_seconds=min_seconds,
+                threads=used if place.type == "cpu" else 1,
+                known=known,
+                seconds_of=None if place.type == "cpu" else lambda call, count: _seconds_without_pause(call, count, place),
+            )
+            for name, timed in measured.calls.items():
                 rows.append(
                     {
                         "point": name,
                         "device": place.type,
-                        "hardware": hardware(place),
+                        "hardware": processor,
                         "threads": used,
                         "batch_size": batch,
                         "dtype": dtype,
                         "compile": compile,
-                        "latency_p50_ms": 1e3 * float(np.percentile(latencies[name], 50)),
-                        "latency_p90_ms": 1e3 * float(np.percentile(latencies[name], 90)),
-                        "images_per_second": float(np.median(throughputs[name])),
+                        "latency_p50_ms": 1e3 * timed.median,
+                        "latency_p90_ms": 1e3 * timed.percentile(90),
+                        "images_per_second": float(batch / statistics.median(timed.together)),
                         "peak_memory_bytes": peaks[name],
                         "macs": costs[name],
                         "repeats": repeats,
+                        "busy": timed.busy,
+                        "spread": timed.spread,
+                        "reference_ms": 1e3 * measured.reference,
                         "torch_version": torch.__version__,
                         "timm_version": timm.__version__,
                         "created_at": datetime.now(UTC),
@@ -143,7 +163,7 @@ def bench_run(
         raise RefusedInput(
             f"{run.models.uri} has none of the models of the {counted(len(done), 'point')} that are done: restore it"
         )
-    rows = [{"run": run.folder.name, **row} for row in bench(models, **options)]
+    rows = [{"run": run.folder.name, **row} for row in bench(models, earlier=run.bench(), **options)]
     run.write_bench(rows)
     return rows
 
@@ -175,6 +195,9 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     shown.add_column("model")
     for heading in ("GMACs", "p50 ms", "p90 ms", "images/s", "memory", "fewer MACs", "faster"):
         shown.add_column(heading, justify="right")
+    any_busy = any(row.get("busy") for row in rows)
+    if any_busy:
+        shown.add_column("not to be trusted")
     ordered = sorted(rows, key=lambda r: (tuple(str(r[k]) for k in SETTING), r["batch_size"], -r["macs"], r["point"]))
     for (_, batch), group in itertools.groupby(ordered, key=lambda r: (tuple(str(r[k]) for k in SETTING), r["batch_size"])):
         members = list(group)
@@ -192,8 +215,26 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
                 "" if dense is None else f"{dense['macs'] / row['macs']:.2f}x",
                 "" if dense is None else f"{dense['latency_p50_ms'] / row['latency_p50_ms']:.2f}x",
             ]
+            if any_busy:
+                cells.append("machine busy" if row.get("busy") else "")
             shown.add_row(*cells, end_section=row is members[-1])
     return shown
+
+
+def busy_sentence(rows: Sequence[Mapping[str, Any]], again: str) -> str:
+    """One sentence that says which rows are not to be trusted, why, and what to do; empty where all are.
+
+    Args:
+        again: the command that times again.
+    """
+    busy = [row for row in rows if row.get("busy")]
+    if not busy:
+        return ""
+    of = "the times are" if len(busy) == len(rows) else f"{len(busy)} of {counted(len(rows), 'row')} are"
+    return (
+        f"machine busy: {of} not to be trusted ({busy[0]['busy']}), so the page and pick leave them out; end other programs, "
+        f"or give fewer --threads, and time again: {again}"
+    )
 
 
 def hardware(device: torch.device) -> str:
@@ -233,37 +274,22 @@ def _check(
         raise RefusedInput(f"repeats is {repeats}; it must be at least 1")
 
 
-def _rounds(
-    calls: Mapping[str, Call], place: torch.device, batch: int, repeats: int, min_seconds: float
-) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Per model: the seconds of every call, and the images per second of every round."""
-    latencies: dict[str, list[float]] = {name: [] for name in calls}
-    throughputs: dict[str, list[float]] = {name: [] for name in calls}
-    names = list(calls)
-    for number in range(repeats):
-        # Each round starts with another model: whoever comes first finds the caches of the last one.
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
-            calls[name]()  # untimed: brings the model's weights back into the caches
-            took = _timed_calls(calls[name], place, min_seconds)
-            latencies[name] += took
-            seconds = _seconds_without_pause(calls[name], len(took), place) if place.type == "cuda" else sum(took)
-            throughputs[name].append(batch * len(took) / seconds)
-    return latencies, throughputs
+def _reference(place: torch.device) -> Call:
+    """A product of two square matrices: work of a known cost (2 n^3 operations), by which a busy machine is seen."""
+    size = REFERENCE_SIZE[place.type]
+    matrix = torch.randn(size, size, generator=torch.Generator().manual_seed(0)).to(place)
+    result = torch.empty_like(matrix)
+    return lambda: torch.mm(matrix, matrix, out=result)
 
 
-def _timed_calls(call: Call, place: torch.device, min_seconds: float) -> list[float]:
-    """The seconds of each call, for as many calls as `min_seconds` has room for, and at least one."""
-    took: list[float] = []
-    end = time.perf_counter() + min_seconds
-    while not took or time.perf_counter() < end:
-        if place.type == "cuda":
-            took.append(_seconds_without_pause(call, 1, place))
-        else:
-            start = time.perf_counter()
-            call()
-            took.append(time.perf_counter() - start)
-    return took
+def _known_reference(earlier: pd.DataFrame | None, device: str, processor: str, threads: int) -> float | None:
+    """The fastest seconds of the reference in earlier benchmarks of this processor, with these threads and this torch."""
+    if earlier is None or "reference_ms" not in earlier:
+        return None
+    rows = trusted(earlier)
+    rows = rows[(rows.device == device) & (rows.hardware == processor) & (rows.threads == threads)]
+    milliseconds = rows.reference_ms[rows.torch_version == torch.__version__].dropna()
+    return None if milliseconds.empty else float(milliseconds.min()) / 1e3
 
 
 def _seconds_without_pause(call: Call, count: int, place: torch.device) -> float:

@@ -25,14 +25,16 @@ from slimsweep.ledger.measures import R2, TOP1, measure_of
 from slimsweep.ledger.points import Plan, Point
 from slimsweep.ledger.run import DAMAGED_LOG, Run
 from slimsweep.ledger.status import Status, TrainingStatus, read_status
+from slimsweep.ledger.time_left import in_words
 from slimsweep.report.comparison import compare_methods, usual_cost, with_error
 from slimsweep.report.page import write_report
 from slimsweep.report.pareto import UNTRAINED, best_rates, by_series, trained_first
+from slimsweep.report.picture import kaleido_here
 from slimsweep.report.run_tables import read_run
 from slimsweep.report.uncertainty import binomial_error, cautions, images_of, measure_decimals, told_apart
 from slimsweep.slimming.cost import COSTS
 from slimsweep.storage import LONGEST_PAUSE
-from slimsweep.terminal import counted, fits, plain_table, say, show_whole
+from slimsweep.terminal import counted, fits, plain_table, say, say_path, show_fitting
 from slimsweep.tools.status import status_table
 
 log = logging.getLogger(__name__)
@@ -139,7 +141,10 @@ class Progress:
             if not self.is_live and before != self.seen[training.name] and self._worth_a_line(training, before):
                 quality = f", {training.quality}" if training.quality else ""
                 epochs = f"epoch {training.epochs}/{training.epochs_total}"
-                say(self.console, f"{time.strftime('%H:%M:%S')} {training.name}: {training.state}, {epochs}{quality}")
+                left = f", {status.time_left}" if training.state in ("running", "done") and status.time_left else ""
+                of_sweep = f"; {status.count('done')} of {len(status.points)} points are done" if self.sweep else ""
+                line = f"{training.name}: {training.state}, {epochs}{quality}{of_sweep}{left}"
+                say(self.console, f"{time.strftime('%H:%M:%S')} {line}")
         for sentence in status.damaged:
             if sentence not in self.damaged:
                 self.damaged.add(sentence)
@@ -166,7 +171,7 @@ class Progress:
             shorter = (status_table(status, columns) for columns in (5, 4, 3, 2, 1))
             return next((table for table in shorter if fits(self.console, table)), status_table(status, 1))
         for stage in status.stages:
-            quality = stage.note or stage.quality
+            quality = stage.note or ", ".join(filter(None, [in_words(stage.seconds_left), stage.quality]))
             epochs = stage.epochs if stage.state != "done" else max(stage.epochs_total, 1)
             self.bars.update(self.tasks[stage.name], completed=epochs, quality=quality)
         return Group(self.bars)
@@ -231,11 +236,11 @@ def show_end(run: Run, plan: Plan, failed: Collection[Point], console: Console, 
     no_picture = write_report(run, read_status(run))
     rows = run.rows
     say(console, "")
-    show_whole(console, final_table(run, rows, seconds))
+    show_fitting(console, final_table(run, rows, seconds), drop=("of dense", "params", "lr"))
     compared = comparison_table(rows)
     if compared is not None:
         say(console, "")
-        show_whole(console, compared)
+        show_fitting(console, compared)
     ok = rows[rows.status == "ok"]
     untouched = measure_of(rows).untouched_column
     dense = f"The dense model before the sweep: {ok[untouched].iloc[0]:.2f} % on test." if untouched and len(ok) else ""
@@ -262,9 +267,9 @@ def show_end(run: Run, plan: Plan, failed: Collection[Point], console: Console, 
             f"Before retraining: not trained after the cut. The same command without --quick, with {train}, trains these "
             "points too.",
         )
-    say(console, f"Report: {run.report_uri}")
+    say_path(console, "Report: ", run.report_uri)
     say(console, f"Models: {run.models.uri}/\n")
-    if no_picture:
+    if no_picture and kaleido_here():  # who has not installed it asked for no picture
         say(console, no_picture, "dim")
     if damaged := run.damaged_images():
         first = f"{len(damaged)} damaged images were" if len(damaged) > 1 else "One damaged image was"

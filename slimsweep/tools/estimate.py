@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from rich.console import Console
 
-from slimsweep.terminal import plain_table, say, show_whole
+from slimsweep.terminal import plain_table, say, show_fitting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ def show(found: Estimate, console: Console, price: float | None = None) -> None:
         unit, hours = ("GPU", found.gpu_hours) if found.gpus_per_worker else ("worker", workers)
         known = f"{price * hours:,.2f} at {price:g} per hour of one {unit}"
         lines.append(f"Price: {known if found.known else 'unknown, since its device was not timed'}.")
-    show_whole(console, table)
+    show_fitting(console, table, drop=("M params", "step", "MMACs", "trials", "epochs"))
     for line in lines:
         say(console, line)
 

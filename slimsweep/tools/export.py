@@ -13,6 +13,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from slimsweep.errors import ExportError, RefusedInput
+from slimsweep.ledger.run import Run
 from slimsweep.saved_models import load
 from slimsweep.slimming.folder_swap import CONFIG, WEIGHTS, replacing
 from slimsweep.slimming.structure import image_size, macs, params
@@ -35,22 +37,45 @@ ONE_FILE_LIMIT = 2_000_000_000  # bytes of weights; protobuf is limited to 2 GiB
 INSTALL = 'ONNX export needs packages that are not installed ({}): pip install "slimsweep[export]"'
 
 
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What an export has written."""
+
+    path: Path
+    difference: float  # largest difference of an output, relative to the model's largest output where that is above 1
+    size: int  # bytes, of all files
+
+    @property
+    def text(self) -> str:
+        """Difference and size, in words."""
+        differ = f"outputs differ by at most {self.difference:.1e}"
+        same = differ if self.difference else "the outputs are those of the model"
+        size = f"{self.size / 2**20:.1f} MiB" if self.size >= 2**20 else f"{self.size / 2**10:.0f} KiB"
+        return f"{same} (checked with batches of {' and '.join(map(str, CHECKED_BATCHES))}); {size}"
+
+
 def export_model(model_dir: str | os.PathLike[str], format: Format, output: str | os.PathLike[str] | None = None) -> Path:
-    """Write a saved model in another format, check the result, and return its path.
+    """As `export_checked`; returns the path alone."""
+    return export_checked(model_dir, format, output).path
+
+
+def export_checked(model_dir: str | os.PathLike[str], format: Format, output: str | os.PathLike[str] | None = None) -> Exported:
+    """Write a saved model in another format, and check that the result computes the same.
 
     Args:
         model_dir: a folder that `slimsweep.save` wrote: a local path, or a URI of an object store.
         format: "onnx", "pt2" (torch.export, read by torch.export.load) or "timm" (a folder for the Hugging Face hub). The batch
             is dynamic; input "images" (batch, channels, height, width), output "logits" (batch, classes), float32.
-        output: the file, or a folder that is there to write it into; for timm the folder itself. Default: model.onnx or
-            model.pt2 in `model_dir`, or `model_dir`-timm; for a model on an object store NAME.onnx, NAME.pt2 or NAME-timm in
-            the current folder.
+        output: the file, or a folder that is there to write it into; for timm the folder itself. Default, of a model in a
+            run's folder: NAME.onnx, NAME.pt2 or NAME-timm in RUN/exports; of a model elsewhere model.onnx or model.pt2 in
+            `model_dir`, or `model_dir`-timm; of a model on an object store NAME.onnx, NAME.pt2 or NAME-timm in the current
+            folder.
 
     Raises:
         RefusedInput: a ValueError: `model_dir` is not a saved model, the format is unknown, or packages are missing.
         ExportError: the model cannot be exported, or the result differs from it by more than 1e-4 (says by how much).
     """
-    writers: dict[str, Callable[[nn.Module, Path, Path], None]] = {"onnx": _onnx, "pt2": _pt2, "timm": _timm}
+    writers: dict[str, Callable[[nn.Module, Path, Path], Exported]] = {"onnx": _onnx, "pt2": _pt2, "timm": _timm}
     if format not in writers:
         raise RefusedInput(f"cannot export to {format!r}; the formats are {', '.join(writers)}")
     if format == "onnx":
@@ -61,10 +86,14 @@ def export_model(model_dir: str | os.PathLike[str], format: Format, output: str 
         _, name = parted(str(model_dir))
         here = output or (f"{name}-timm" if format == "timm" else f"{name}.{format}")
         with Folder(str(model_dir)).local() as fetched:
-            return export_model(fetched, format, here)
+            return export_checked(fetched, format, here)
     source = Path(model_dir)
     model = load(source)
-    if output is None:
+    exports = Run.exports_beside(source) if output is None else None
+    if exports is not None:
+        name = source.resolve().name
+        target = exports / (f"{name}-timm" if format == "timm" else f"{name}.{format}")
+    elif output is None:
         target = source.resolve().with_name(source.resolve().name + "-timm") if format == "timm" else source / f"model.{format}"
     else:
         target = Path(output)
@@ -73,11 +102,10 @@ def export_model(model_dir: str | os.PathLike[str], format: Format, output: str 
     if format == "timm" and target.resolve() == source.resolve():
         raise RefusedInput(f"{target} is the model's own folder; give another output")
     target.parent.mkdir(parents=True, exist_ok=True)
-    writers[format](model, source, target)
-    return target
+    return writers[format](model, source, target)
 
 
-def _onnx(model: nn.Module, source: Path, target: Path) -> None:
+def _onnx(model: nn.Module, source: Path, target: Path) -> Exported:
     onnxruntime = importlib.import_module("onnxruntime")  # an optional dependency
     with _written(target) as temporary:
         with _exporting("ONNX"):
@@ -94,20 +122,24 @@ def _onnx(model: nn.Module, source: Path, target: Path) -> None:
             weights = sum(p.numel() * p.element_size() for p in model.parameters())
             program.save(temporary, external_data=weights > ONE_FILE_LIMIT)
         session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
-        _check(model, "ONNX", lambda x: torch.from_numpy(session.run(["logits"], {"images": x.numpy()})[0]))
+        difference = _check(model, "ONNX", lambda x: torch.from_numpy(session.run(["logits"], {"images": x.numpy()})[0]))
+        size = _size(temporary.parent)
+    return Exported(path=target, difference=difference, size=size)
 
 
-def _pt2(model: nn.Module, source: Path, target: Path) -> None:
+def _pt2(model: nn.Module, source: Path, target: Path) -> Exported:
     with _written(target) as temporary:
         with _exporting("torch.export"):
             example = (_images(model, EXPORTED_BATCH),)
             program = torch.export.export(model, example, dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False)
             torch.export.save(program, temporary, extra_files={"config.json": _description(source)})
         reread = torch.export.load(temporary).module()
-        _check(model, "torch.export", reread)
+        difference = _check(model, "torch.export", reread)
+        size = _size(temporary.parent)
+    return Exported(path=target, difference=difference, size=size)
 
 
-def _timm(model: nn.Module, source: Path, target: Path) -> None:
+def _timm(model: nn.Module, source: Path, target: Path) -> Exported:
     there = {file.name for file in target.iterdir()} if target.exists() else set()
     if there and there != {"model.safetensors", "config.json", "README.md"}:
         raise RefusedInput(f"{target} holds something else than an earlier export: give an empty folder, or a new one")
@@ -124,7 +156,14 @@ def _timm(model: nn.Module, source: Path, target: Path) -> None:
             macs=macs(model) / 1e9,
         )
         (folder / "README.md").write_text(card)
-        _check(model, "timm", load(folder))
+        difference = _check(model, "timm", load(folder))
+        size = _size(folder)
+    return Exported(path=target, difference=difference, size=size)
+
+
+def _size(folder: Path) -> int:
+    """Bytes of a folder's files."""
+    return sum(file.stat().st_size for file in folder.iterdir())
 
 
 CARD = """---
@@ -154,7 +193,13 @@ def _description(source: Path) -> str:
 
 
 @torch.no_grad()
-def _check(model: nn.Module, what: str, compute: Callable[[Tensor], Tensor]) -> None:
+def _check(model: nn.Module, what: str, compute: Callable[[Tensor], Tensor]) -> float:
+    """The largest difference of an output from the model's, as TOLERANCE counts it.
+
+    Raises:
+        ExportError: it is above TOLERANCE, or the outputs have another shape.
+    """
+    largest = 0.0
     for batch in CHECKED_BATCHES:
         x = _images(model, batch)
         expected, got = model(x), compute(x)
@@ -166,6 +211,8 @@ def _check(model: nn.Module, what: str, compute: Callable[[Tensor], Tensor]) -> 
                 f"the {what} model differs from the model by {difference:.2e} at a batch of {batch}, "
                 f"more than {TOLERANCE:.0e}; it was not kept"
             )
+        largest = max(largest, difference)
+    return largest
 
 
 @contextmanager

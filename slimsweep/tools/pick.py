@@ -8,7 +8,7 @@ from slimsweep.errors import RefusedInput
 from slimsweep.ledger.damage import description_problem, weights_problem
 from slimsweep.ledger.measures import MEASURES, measure_of
 from slimsweep.ledger.run import MODEL_CONFIG, MODEL_WEIGHTS, Run
-from slimsweep.ledger.tables import SETTING
+from slimsweep.ledger.tables import SETTING, trusted
 from slimsweep.report.pareto import best_rates, trained_first
 from slimsweep.slimming.budget import Budget, BudgetLike
 from slimsweep.slimming.cost import COSTS
@@ -35,7 +35,7 @@ def pick(
 
     Args:
         rows: `Run.rows`.
-        bench: `Run.bench()`; needed for `max_latency_ms`.
+        bench: `Run.bench()`; needed for `max_latency_ms`. Timings of a busy machine do not count.
         limits: the most that a point may have of each cost (`slimsweep.slimming.cost.COSTS`), as a fraction of dense or
             absolute: {"macs": "1.2G", "params": 0.6}.
         min_top1: percent on validation.
@@ -81,7 +81,7 @@ def pick(
         ok["latency_ms"] = ok.point.map(_latencies(bench, batch_size))
         ok = ok[ok.latency_ms.notna()]
         if ok.empty:
-            raise RefusedInput("no point of this run was timed at that batch size; run `slimsweep bench RUN` first")
+            raise RefusedInput(_no_latency(bench, batch_size))
         tests.append((f"at most {max_latency_ms:g} ms", lambda t: t.latency_ms - max_latency_ms))
     if least is not None:
         words = f"{least:g} %" if measure.unit == "%" else f"{measure.title} {least:g}"
@@ -142,11 +142,29 @@ def describe(row: pd.Series) -> str:
 
 
 def _latencies(bench: pd.DataFrame | None, batch_size: int | None) -> dict[str, float]:
-    """Median latency (ms) per point at a batch size, with the settings of the latest benchmark: others do not compare."""
-    if bench is None or bench.empty:
+    """Median latency (ms) per point at a batch size, with the settings of the latest benchmark: others do not compare.
+
+    Timings of a busy machine do not count.
+    """
+    quiet = None if bench is None else trusted(bench)
+    if quiet is None or quiet.empty:
         return {}
-    size = batch_size or int(bench.batch_size.min())
-    chosen = bench[bench.batch_size == size].sort_values("created_at", kind="stable")
+    size = batch_size or int(quiet.batch_size.min())
+    chosen = quiet[quiet.batch_size == size].sort_values("created_at", kind="stable")
     setting = chosen[SETTING].astype(str)
     chosen = chosen[(setting == setting.iloc[-1]).all(axis=1)] if len(chosen) else chosen
     return dict(zip(chosen.point, chosen.latency_p50_ms, strict=True))
+
+
+def _no_latency(bench: pd.DataFrame | None, batch_size: int | None) -> str:
+    """Why no latency is known, and the way out."""
+    timed = bench if bench is None or batch_size is None else bench[bench.batch_size == batch_size]
+    if timed is None or timed.empty:
+        return "no point of this run was timed at that batch size; run `slimsweep bench RUN` first"
+    busy = timed["busy"].fillna("").iloc[-1] if "busy" in timed else ""
+    if not busy:
+        return "no point of this run that is done was timed; run `slimsweep bench RUN` first"
+    return (
+        f"--max-latency-ms needs times that can be trusted, and the machine was busy when this run was timed ({busy}): run "
+        "`slimsweep bench RUN` again when nothing else runs"
+    )

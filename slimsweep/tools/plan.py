@@ -6,6 +6,7 @@ arithmetic. Where no search has been done, structures are those of equal gates.
 
 import functools
 import heapq
+import itertools
 import subprocess
 import sys
 import time
@@ -60,6 +61,7 @@ def plan(
     cluster: Cluster | None = None,
     tflops: float | None = None,
     run: Run | None = None,
+    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> Estimate:
     """Estimate what a configuration costs. Nothing is written, and Ray is not started.
 
@@ -70,6 +72,7 @@ def plan(
         tflops: speed in training of a GPU that is not on this machine, in 10^12 floating-point operations per second (two per
             multiply-accumulate, three passes per training step). Times are then computed and not measured.
         run: a run whose search has ended: structures are those of its gates. Without it they are those of equal gates.
+        progress: called before each model is timed: how many were timed, how many there are, and what is timed now.
 
     Raises:
         ConfigError: the data set is not here and `images` is not given, `run` has no search, or workers do not fit.
@@ -89,7 +92,12 @@ def plan(
     gates, pace = _ranking(config, gated, run, notes)
     points = expected_points(config, gated.shape, gates, pace, run)
     name, device, known = _device(config, tflops, notes)
+    paces, smallest = paces_tried(config, gated.shape, run)
+    groups = _alike(points)
+    to_time = bool(config.dense.epochs) + 1 + bool(paces) + len({structure for _, structure, _ in groups})
+    timed = itertools.count()
     trainer = _Trainer(
+        tell=lambda what: progress(next(timed), to_time, what),
         config=config,
         sizes=sizes,
         loading=loading,
@@ -99,9 +107,7 @@ def plan(
         calibration=min(calibration_count(dense), sizes.train),
     )
     stages, searched = trainer.stages(dense, gated)
-    paces, smallest = paces_tried(config, gated.shape, run)
     tries = trainer.tries(gated, gates, pace, paces, smallest, searched)
-    groups = _alike(points)
     retrained = trainer.retrained(gated, groups, searched, notes)
     if loading.first and config.data.workers == 0:
         notes.append(f"loading takes {loading.in_words()}, in the training process (data.workers is 0)")
@@ -133,6 +139,7 @@ def plan(
 class _Trainer:
     """What all trainings of a plan have in common, and what each of them costs."""
 
+    tell: Callable[[str], None]  # is called before each model is timed
     config: Config
     sizes: Images
     loading: LoadingTime
@@ -191,6 +198,7 @@ class _Trainer:
 
     def cost(self, model: nn.Module, recipe: Recipe, workers: int, stage: Stage) -> ImageCost:
         batch, teacher = self.config.data.batch_size // workers // recipe.accumulate, self.taught[stage]
+        self.tell({"dense": "the dense model", "search": "the search", "retrain": "the points"}[stage])
         if self.tflops is not None:
             return _computed(model, recipe, batch, self.tflops, teacher)
         return time_training(model, self.config, recipe, batch, self.device, teacher)
