@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -69,6 +70,17 @@ def parser() -> argparse.ArgumentParser:
         return added
 
     command("run", None, "run a sweep: the same as python -m slimsweep.run, whose --help lists every field")
+
+    add = command("new", new, "look at a folder of images and write a first configuration for it, with comments")
+    add.add_argument(
+        "folder",
+        metavar="FOLDER",
+        help="a folder with one subfolder per class; or with train/ and validation/, each with one subfolder per class; or of "
+        "images without labels",
+    )
+    add.add_argument("--output", default="sweep.yaml", metavar="FILE", help="the file to write (default: sweep.yaml)")
+    add.add_argument("--unlabelled", action="store_true", help="subfolders are no classes: the images have no labels")
+    add.epilog = "Nothing is overwritten. Example: slimsweep new /data/my-images"
 
     add = command("plan", plan, "what a configuration would do and cost, without a cluster")
     add.add_argument(
@@ -176,6 +188,13 @@ def parser() -> argparse.ArgumentParser:
     )
     add.epilog = "Example: slimsweep export runs/digits/models/POINT --format onnx"
     return top
+
+
+def new(chosen: argparse.Namespace, console: Console) -> None:
+    from slimsweep.tools.new import write_new
+
+    for line in write_new(Path(chosen.folder).expanduser(), Path(chosen.output).expanduser(), chosen.unlabelled):
+        say(console, line)
 
 
 def plan(chosen: argparse.Namespace, console: Console) -> None:
