@@ -113,6 +113,17 @@ def parser() -> argparse.ArgumentParser:
     add = command("status", status, "stages and points of a run: done, running, failed, what comes next")
     add.add_argument("run", metavar="RUN", help=RUN)
 
+    add = command(
+        "list", list_runs, "the runs in an output folder, one line each: state, stage, budgets done, best model, date"
+    )
+    add.add_argument(
+        "output",
+        nargs="?",
+        default="runs",
+        metavar="OUTPUT",
+        help="the folder that holds run folders, as --output of a sweep; also s3://... (default: runs)",
+    )
+
     add = command("report", report, "write the page of one run, or of several on one page")
     add.add_argument(
         "runs",
@@ -240,6 +251,16 @@ def status(chosen: argparse.Namespace, console: Console) -> None:
     show_whole(console, status_table(read_status(run)))
     for sentence in look_over(run):
         say(console, sentence, "yellow")
+
+
+def list_runs(chosen: argparse.Namespace, console: Console) -> None:
+    from slimsweep.tools.list_runs import read_lines, runs_in, runs_table
+
+    lines, problems = read_lines(runs_in(chosen.output))
+    if lines:
+        show_whole(console, runs_table(lines, ""))
+    for sentence in problems:
+        say(plain_console(stderr=True), sentence, "yellow")
 
 
 def report(chosen: argparse.Namespace, console: Console) -> None:
