@@ -59,7 +59,10 @@ def _command(words: list[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands; each sets `act`, the function that runs it."""
-    top = argparse.ArgumentParser(prog="slimsweep", description=__doc__)
+    words = (
+        "A point is one model of a run's results: one method, at one budget, with one seed. Dense is the model before any cut."
+    )
+    top = argparse.ArgumentParser(prog="slimsweep", description=__doc__, epilog=words)
     top.add_argument("--version", action="store_true", help="print slimsweep's version")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 

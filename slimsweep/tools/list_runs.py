@@ -139,10 +139,10 @@ def _best(rows: pd.DataFrame) -> str:
     cut = trained_first(best_rates(with_units(rows[(rows.status == "ok") & (rows.method != "dense")])))
     if cut.empty:
         return "-"
-    of_point = cut.groupby(["method", "unit", "budget"], sort=True)[measure.val].mean().dropna()
-    if of_point.empty:
+    points = cut.groupby(["method", "unit", "budget"], as_index=False)[measure.val].mean().dropna(subset=[measure.val])
+    if points.empty:
         return "-"
-    method, unit, budget = of_point.idxmax()
-    cost = "MACs" if unit == "macs" else "parameters"
-    by = "" if method == "searched" else f" ({method})"
-    return f"{measure.title} {measure.text(of_point.max())} at {100 * budget:.3g} % of {cost}{by}"
+    best = points.loc[points[measure.val].idxmax()]
+    cost = "MACs" if best["unit"] == "macs" else "parameters"
+    by = "" if best["method"] == "searched" else f" ({best['method']})"
+    return f"{measure.title} {measure.text(best[measure.val])} at {100 * best['budget']:.3g} % of {cost}{by}"
