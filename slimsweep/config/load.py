@@ -274,8 +274,8 @@ def _help(prog: str) -> str:
         description="Search a vision transformer once, cut and retrain it at every budget. "
         "Command-line options override environment variables (SLIMSWEEP_SEARCH__EPOCHS=50), which override the configuration "
         "file. Without --config they modify the preset digits. A field that none of them sets has the default shown here. "
-        "Dense is the model before anything is cut; a point is one model of the results: one method, budget and seed. Gates are "
-        "the switches that the search learns, in three families: attention, mlp and token.",
+        "Dense is the model before anything is cut; a point is one model of the results: one method, budget and seed. Gates "
+        "are the switches that the search learns, in three families: attention, mlp and token.",
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=42, width=120),
     )
     parser.add_argument(

@@ -471,9 +471,9 @@ class Retrain(Recipe):
     seeds: list[int] = [0]
     """Random seeds of the retraining; each cut model is trained once per seed. A list, or how many (3 is 0,1,2)."""
     start: Literal["search", "larger"] = "search"
-    """What the retraining starts from, of the models that the search has cut. search: the search's weights. larger: the trained model of the next
-    larger budget, for which it waits; the largest budget starts from the trained dense point. Each budget's structure is then
-    part of the next larger one's."""
+    """What the retraining of a model that the search has cut starts from. search: the search's weights. larger: the trained model
+    of the next larger budget, for which it waits; the largest budget starts from the retrained dense model. Each budget's
+    structure is then part of the next larger one's."""
     repair: bool = True
     """Right after a searched point's cut, solve the last layer of each branch to give what the model before the cut gave, on
     some training images. Runs that an earlier version began go on without."""
@@ -534,8 +534,8 @@ class Resources(Section):
     max_concurrent_trials: int | None = Field(None, ge=1)
     """Most models that are retrained at the same time; null fills the cluster."""
     max_workers: int | None = Field(None, ge=1)
-    """Maximum number of workers that the cluster may scale up to; trainings are queued for that many even if no worker is running
-    yet. null is the number that its nodes can hold at the start."""
+    """Maximum number of workers that the cluster may scale up to; trainings are queued for that many even if no worker is
+    running yet. null is the number that its nodes can hold at the start."""
     max_hours: float | None = Field(None, gt=0)
     """Hours after which the run stops, at the end of the epoch; the same command continues it. null is no limit."""
     max_failures: int = Field(2, ge=0)

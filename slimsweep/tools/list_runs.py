@@ -139,7 +139,7 @@ def _best(rows: pd.DataFrame) -> str:
     cut = trained_first(best_rates(with_units(rows[(rows.status == "ok") & (rows.method != "dense")])))
     if cut.empty:
         return "-"
-    points = cut.groupby(["method", "unit", "budget"], as_index=False)[measure.val].mean().dropna(subset=[measure.val])
+    points = cut.groupby(["method", "unit", "budget"])[measure.val].mean().dropna().reset_index()
     if points.empty:
         return "-"
     best = points.loc[points[measure.val].idxmax()]
