@@ -201,6 +201,13 @@ def parser() -> argparse.ArgumentParser:
         "where MODEL_DIR is on an object store)",
     )
     add.epilog = "Example: slimsweep export runs/digits/models/POINT --format onnx"
+
+    add = command("completion", completion, "print the script by which a shell completes commands, options and fields")
+    add.add_argument("shell", choices=("bash", "zsh"), help="the shell")
+    add.epilog = (
+        'Needs the package shtab. In ~/.bashrc: eval "$(slimsweep completion bash)". In zsh, write it to a file _slimsweep in '
+        "a folder of $fpath."
+    )
     return top
 
 
@@ -333,6 +340,12 @@ def export(chosen: argparse.Namespace, console: Console) -> None:
     from slimsweep.tools.export import export_model
 
     say(console, str(export_model(chosen.model, chosen.format, chosen.output)))
+
+
+def completion(chosen: argparse.Namespace, console: Console) -> None:
+    from slimsweep.tools.completion import completion as script
+
+    print(script(parser(), chosen.shell))
 
 
 def _say_damage(*runs: "Run") -> None:

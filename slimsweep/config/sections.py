@@ -471,8 +471,8 @@ class Retrain(Recipe):
     seeds: list[int] = [0]
     """Random seeds of the retraining; each cut model is trained once per seed. A list, or how many (3 is 0,1,2)."""
     start: Literal["search", "larger"] = "search"
-    """What the retraining of a model that the search has cut starts from. search: the search's weights. larger: the trained model
-    of the next larger budget, for which it waits; the largest budget starts from the retrained dense model. Each budget's
+    """What the retraining of a model that the search has cut starts from. search: the search's weights. larger: the trained
+    model of the next larger budget, for which it waits; the largest budget starts from the retrained dense model. Each budget's
     structure is then part of the next larger one's."""
     repair: bool = True
     """Right after a searched point's cut, solve the last layer of each branch to give what the model before the cut gave, on

@@ -128,7 +128,8 @@ def _stage(status: Status) -> str:
 def _budgets(run: Run) -> str:
     rows = run.rows
     done = with_units(rows[(rows.status == "ok") & (rows.method == "searched")])
-    keys = {(row.unit, round(row.budget, 9), row.shares or "") for row in done.itertuples()}
+    columns = zip(done["unit"], done["budget"], done["shares"].fillna(""), strict=True)
+    keys = {(unit, f"{budget:.9f}", shares) for unit, budget, shares in columns}
     # The configuration is that of the last start, which may have named fewer budgets than earlier ones.
     return f"{len(keys)}/{max(len(keys), run.config.target_count)}"
 
@@ -142,7 +143,7 @@ def _best(rows: pd.DataFrame) -> str:
     points = cut.groupby(["method", "unit", "budget"])[measure.val].mean().dropna().reset_index()
     if points.empty:
         return "-"
-    best = points.loc[points[measure.val].idxmax()]
+    best = points.sort_values(measure.val, ascending=False, kind="stable").iloc[0]
     cost = "MACs" if best["unit"] == "macs" else "parameters"
     by = "" if best["method"] == "searched" else f" ({best['method']})"
     return f"{measure.title} {measure.text(best[measure.val])} at {100 * best['budget']:.3g} % of {cost}{by}"
