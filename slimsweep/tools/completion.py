@@ -32,7 +32,7 @@ def completion(top: argparse.ArgumentParser, shell: str) -> str:
     for command in commands.values():
         for action in command._actions:
             if action.dest in (*PATHS, "config") and action.nargs != 0:
-                action.complete = shtab.FILE  # type: ignore[attr-defined]
+                action.complete = shtab.FILE
     script: str = shtab.complete(top, shell=shell)
     return script
 
