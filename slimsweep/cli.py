@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -58,7 +59,10 @@ def _command(words: list[str]) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands; each sets `act`, the function that runs it."""
-    top = argparse.ArgumentParser(prog="slimsweep", description=__doc__)
+    words = (
+        "A point is one model of a run's results: one method, at one budget, with one seed. Dense is the model before any cut."
+    )
+    top = argparse.ArgumentParser(prog="slimsweep", description=__doc__, epilog=words)
     top.add_argument("--version", action="store_true", help="print slimsweep's version")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
@@ -69,6 +73,17 @@ def parser() -> argparse.ArgumentParser:
         return added
 
     command("run", None, "run a sweep: the same as python -m slimsweep.run, whose --help lists every field")
+
+    add = command("new", new, "look at a folder of images and write a first configuration for it, with comments")
+    add.add_argument(
+        "folder",
+        metavar="FOLDER",
+        help="a folder with one subfolder per class; or with train/ and validation/, each with one subfolder per class; or of "
+        "images without labels",
+    )
+    add.add_argument("--output", default="sweep.yaml", metavar="FILE", help="the file to write (default: sweep.yaml)")
+    add.add_argument("--unlabelled", action="store_true", help="subfolders are no classes: the images have no labels")
+    add.epilog = "Nothing is overwritten. Example: slimsweep new /data/my-images"
 
     add = command("plan", plan, "what a configuration would do and cost, without a cluster")
     add.add_argument(
@@ -100,6 +115,17 @@ def parser() -> argparse.ArgumentParser:
 
     add = command("status", status, "stages and points of a run: done, running, failed, what comes next")
     add.add_argument("run", metavar="RUN", help=RUN)
+
+    add = command(
+        "list", list_runs, "the runs in an output folder, one line each: state, stage, budgets done, best model, date"
+    )
+    add.add_argument(
+        "output",
+        nargs="?",
+        default="runs",
+        metavar="OUTPUT",
+        help="the folder that holds run folders, as --output of a sweep; also s3://... (default: runs)",
+    )
 
     add = command("report", report, "write the page of one run, or of several on one page")
     add.add_argument(
@@ -175,7 +201,21 @@ def parser() -> argparse.ArgumentParser:
         "where MODEL_DIR is on an object store)",
     )
     add.epilog = "Example: slimsweep export runs/digits/models/POINT --format onnx"
+
+    add = command("completion", completion, "print the script by which a shell completes commands, options and fields")
+    add.add_argument("shell", choices=("bash", "zsh"), help="the shell")
+    add.epilog = (
+        'Needs the package shtab. In ~/.bashrc: eval "$(slimsweep completion bash)". In zsh, write it to a file _slimsweep in '
+        "a folder of $fpath."
+    )
     return top
+
+
+def new(chosen: argparse.Namespace, console: Console) -> None:
+    from slimsweep.tools.new import write_new
+
+    for line in write_new(Path(chosen.folder).expanduser(), Path(chosen.output).expanduser(), chosen.unlabelled):
+        say(console, line)
 
 
 def plan(chosen: argparse.Namespace, console: Console) -> None:
@@ -232,6 +272,16 @@ def status(chosen: argparse.Namespace, console: Console) -> None:
     show_fitting(console, status_table(read_status(run)), drop=("epoch", "val top-1 %", "val R2"), wraps="")
     for sentence in look_over(run):
         say(console, sentence, "yellow")
+
+
+def list_runs(chosen: argparse.Namespace, console: Console) -> None:
+    from slimsweep.tools.list_runs import read_lines, runs_in, runs_table
+
+    lines, problems = read_lines(runs_in(chosen.output))
+    if lines:
+        show_whole(console, runs_table(lines, ""))
+    for sentence in problems:
+        say(plain_console(stderr=True), sentence, "yellow")
 
 
 def report(chosen: argparse.Namespace, console: Console) -> None:
@@ -323,6 +373,12 @@ def _say_not_trusted(*runs: "Run") -> None:
     for run in runs:
         if sentence := not_trusted(run.bench(), f"slimsweep bench {run.uri}"):
             say(plain_console(stderr=True), sentence, "yellow")
+
+
+def completion(chosen: argparse.Namespace, console: Console) -> None:
+    from slimsweep.tools.completion import completion as script
+
+    print(script(parser(), chosen.shell))
 
 
 def _say_damage(*runs: "Run") -> None:

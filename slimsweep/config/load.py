@@ -272,9 +272,10 @@ def _help(prog: str) -> str:
         prog=prog,
         usage=f"{prog} [--config FILE_OR_PRESET] [--smoke] [--quick] [--verbose] [--FIELD VALUE ...]",
         description="Search a vision transformer once, cut and retrain it at every budget. "
-        "Values come from the configuration file, then the environment (SLIMSWEEP_SEARCH__EPOCHS=50), then this command line; "
-        "a later one replaces an earlier one. A default holds where none of them sets the field. Without --config the file is "
-        "the preset digits, which sets many.",
+        "Command-line options override environment variables (SLIMSWEEP_SEARCH__EPOCHS=50), which override the configuration "
+        "file. Without --config they modify the preset digits. A field that none of them sets has the default shown here. "
+        "Dense is the model before anything is cut; a point is one model of the results: one method, budget and seed. Gates "
+        "are the switches that the search learns, in three families: attention, mlp and token.",
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=42, width=120),
     )
     parser.add_argument(
@@ -287,9 +288,9 @@ def _help(prog: str) -> str:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="the whole front in minutes: gates are ranked without a search, points are cut and repaired, and not trained "
+        help="all budgets in minutes: gates are ranked without a search, models are cut and repaired, and not retrained "
         "(search.epochs, search.recovery and retrain.epochs are 0; baselines with fresh weights are left out). With --smoke on "
-        "few images. The same run takes trained points later: --search.epochs 0",
+        "few images. Start the same run with --search.epochs 0 to add trained points later",
     )
     parser.add_argument("--verbose", action="store_true", help="show Ray's own log, and whole tracebacks")
     groups: dict[str, Any] = {"": parser.add_argument_group("the run")}

@@ -52,7 +52,8 @@ class Config(Section):
     """What a cut model may cost: a fraction of the dense model's MACs (0.5, 50%), MACs (2.3G, 350M), or the same of its
     parameters (60% params, 11.5M params); [] where only shares are given."""
     shares: list[dict[Family, float]] = []
-    """Points that keep a share of each family's gates, whatever that costs: [{"attention": 0.7, "mlp": 0.7}]."""
+    """Instead of a cost, the share of gates to keep in each family (attention, mlp, token), one cut model per entry:
+    [{"attention": 0.7, "mlp": 0.7}]."""
     model: ModelConfig = ModelConfig()
     """The dense model, from timm; a list of models searches each and shows all on one page."""
     data: DataConfig = DataConfig()
@@ -62,9 +63,9 @@ class Config(Section):
     dense: Dense = Dense()
     """Training of the dense model, before anything is cut."""
     search: Search = Search()
-    """The one search, with learnable gates."""
+    """The search, once per model: learnable gates find out which attention dims, MLP units and tokens can be removed."""
     retrain: Retrain = Retrain()
-    """Training of each point after the cut, and of the dense model for comparison."""
+    """Training of each cut model, and of the dense model again for comparison."""
     teacher: TeacherModel | list[TeacherModel] | None = None
     """What search.distill and retrain.distill learn from; null is the dense model. A list of models, each with its weight,
     answers by the average of their probabilities."""
@@ -74,8 +75,9 @@ class Config(Section):
     search keeps, with fresh weights. small: a smaller timm model with fresh weights. torch-pruning: what that package keeps.
     docs/baselines.md says more."""
     baseline_terms: list[Terms] = ["retraining"]
-    """How long baselines are retrained. retraining: as many epochs as searched points. compute: longer, by the compute of the
-    search spread over the budgets. Both may be named."""
+    """What is held equal between the search and the baselines. retraining: every model is retrained for the same number of
+    epochs. compute: baselines without a search train longer, so that each method costs as much in total as the search and the
+    retraining of its models. Both may be named."""
     resources: Resources = Resources()
     """What of the cluster is used."""
 

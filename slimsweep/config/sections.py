@@ -127,7 +127,8 @@ class DataConfig(Section):
     """At most this many images per split, for quick tries."""
     max_damaged: int = Field(0, ge=0)
     """Images per split that may be unreadable: each is named in a warning and skipped; one more stops the run. They are
-    counted over all epochs and workers of a training. The default allows none, as skipped images change what is measured."""
+    counted over all epochs and workers of a training. The default 0 stops at the first one, because skipping images changes the
+    results."""
     image_size: int | None = Field(None, ge=1)
     """Side of the images in pixels; null takes the model's."""
     mean: tuple[float, ...] | None = None
@@ -371,15 +372,15 @@ class L1(PerFamily, of="On", default=0.05, ge=0):
 
 
 class Floors(PerFamily, default=0.1, ge=0, lt=1):
-    """Share of each layer's gates that always stays."""
+    """Share of each layer's gates that is never removed, per family."""
 
 
 class Pace(PerFamily, default=1.0, gt=0, le=10):
-    """How fast each family's gates are removed: where pace 1 keeps a share s, pace p keeps s to the power of p."""
+    """How fast the gates of each family are removed: where pace 1 keeps a share s of them, pace p keeps s to the power of p."""
 
 
 class Search(Recipe):
-    """The one search, with learnable gates."""
+    """The search, once per model: learnable gates find out which attention dims, MLP units and tokens can be removed."""
 
     epochs: int = Field(50, ge=0)
     """Passes over the training images; 0 ranks the dense model's gates as they are, without training them."""
@@ -401,8 +402,8 @@ class Search(Recipe):
     granularity: Literal["dim", "head", "uniform"] = "dim"
     """Attention gates: one per head and dim (dim), one per head (head), or one per dim that all heads share (uniform)."""
     families: list[Family] | None = None
-    """What has gates, and so may be cut: attention, mlp, token or some of them; null takes all that can be cut exactly out of
-    this model, and of a backbone attention and mlp, so that its patches stay a whole grid."""
+    """Families of gates: which parts of the model may be cut. attention, mlp, token or some of them; null takes all that can be
+    cut exactly out of this model, and of a backbone attention and mlp, so that its patches stay a whole grid."""
     token_gate: Literal["linear", "tanh"] = "linear"
     """Token gates as they are, or as the tanh of a parameter."""
     token_anneal: float = Field(0.3, ge=0, le=1)
@@ -417,16 +418,17 @@ class Search(Recipe):
     distill: Distill = Distill()
     """Learning from the answers of the dense model, or of teacher."""
     floors: Floors = Floors()
-    """Share of each layer's gates that always stays."""
+    """Share of each layer's gates that is never removed, per family."""
     depth: bool = False
-    """What floors keep of a layer's attention or MLP may leave too, all at once: the model gets fewer layers."""
+    """A layer's whole attention or MLP may be removed, also what search.floors keeps of it: the model gets fewer layers."""
     paces: list[Pace] = [
         Pace.model_construct(attention=1.0, mlp=mlp, token=token) for token in (1.0, 0.7, 0.5) for mlp in (1.0, 1.4)
     ]
-    """How fast each family's gates are removed (above 1 faster, below 1 slower); several are tried by a short retraining at the
-    smallest budget, and the best on validation holds for all budgets."""
+    """How cuts are divided among attention, mlp and token: per family, how fast its gates are removed (above 1 faster, below 1
+    slower). After the search each entry is tried at the smallest budget by a short retraining (search.recovery epochs); the
+    one with the best validation accuracy is used for all budgets."""
     recovery: int = Field(1, ge=0)
-    """Epochs of the short retraining by which each of paces is tried; 0 compares them right after the cut and its repair."""
+    """Epochs of the short retraining that tries each entry of search.paces; 0 compares them right after the cut and repair."""
     round_to: int | None = Field(None, ge=1)
     """Sizes of heads and MLPs, and numbers of tokens with the class token, are multiples of this; null takes 16, for speed,
     where heads have 64 dims or more, and else 1."""
@@ -456,22 +458,22 @@ class Search(Recipe):
 
 
 class Retrain(Recipe):
-    """Training of each point after the cut, and of the dense model for comparison."""
+    """Training of each cut model, and of the dense model again for comparison."""
 
     epochs: int = Field(300, ge=0)
-    """Passes over the training images; 0 cuts and repairs the points and does not train them: one point per method and budget,
-    whatever lr and seeds list. The same run takes trained points later, and keeps these."""
+    """Passes over the training images; 0 cuts and repairs the models and does not train them: one per method and budget,
+    whatever lr and seeds list. Trained ones can be added to the same run later."""
     lr: float | list[float] = 5e-4  # type: ignore[assignment]  # one rate in what `at` returns, which is what trains
     """Highest learning rate, not scaled by the batch size; of a list, the best on validation for each method and budget."""
     compare_rates: Literal["first seed", "all seeds"] = "first seed"
     """With which seeds several learning rates are compared: the first, and the others train at the best rate alone; or all, by
     their mean, which leaves less to luck and trains each point as often as there are rates times seeds."""
     seeds: list[int] = [0]
-    """Seeds of the retraining, one point per seed: a list, or how many (3 is 0,1,2)."""
+    """Random seeds of the retraining; each cut model is trained once per seed. A list, or how many (3 is 0,1,2)."""
     start: Literal["search", "larger"] = "search"
-    """What the retraining of a searched point starts from. search: the search's weights. larger: the trained model of the next
-    larger budget, for which it waits; the largest budget starts from the trained dense point. Each budget's structure is then
-    part of the next larger one's."""
+    """What the retraining of a model that the search has cut starts from. search: the search's weights. larger: the trained
+    model of the next larger budget, for which it waits; the largest budget starts from the retrained dense model. Each budget's
+    structure is then part of the next larger one's."""
     repair: bool = True
     """Right after a searched point's cut, solve the last layer of each branch to give what the model before the cut gave, on
     some training images. Runs that an earlier version began go on without."""
@@ -530,11 +532,12 @@ class Resources(Section):
     gpus_per_worker: float = Field(0.0, ge=0)
     """GPUs of each worker; a fraction lets workers share one."""
     max_concurrent_trials: int | None = Field(None, ge=1)
-    """Points that train at the same time, at most; null fills the cluster."""
+    """Most models that are retrained at the same time; null fills the cluster."""
     max_workers: int | None = Field(None, ge=1)
-    """Workers of this size that an autoscaling cluster may grow to hold; null is what its nodes hold at the start."""
+    """Maximum number of workers that the cluster may scale up to; trainings are queued for that many even if no worker is
+    running yet. null is the number that its nodes can hold at the start."""
     max_hours: float | None = Field(None, gt=0)
-    """Hours after which the run ends with what it has, at the end of the epoch; the same command goes on. null is no limit."""
+    """Hours after which the run stops, at the end of the epoch; the same command continues it. null is no limit."""
     max_failures: int = Field(2, ge=0)
     """Times that a lost worker or trial is started again."""
     takeover_seconds: float = Field(15.0, ge=1, allow_inf_nan=False)

@@ -9,13 +9,16 @@ from contextlib import contextmanager
 from PIL import Image
 
 from slimsweep.config import ConfigError
-from slimsweep.data.pixels import WrongPixels
 from slimsweep.errors import SlimsweepError
 
 log = logging.getLogger(__name__)
 
 # What Pillow and tarfile raise for files that are not what they should be.
 UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, tarfile.TarError, Image.DecompressionBombError)
+
+
+class WrongPixels(Exception):
+    """Pixels whose meaning is not known; the text goes on after the image's name: 'has pixels of ...: do this'."""
 
 
 class DamagedImage(SlimsweepError):

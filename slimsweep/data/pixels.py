@@ -9,14 +9,12 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
+from slimsweep.data.damaged import WrongPixels
+
 GREY_MODES = ("1", "L", "LA", "La", "I", "F")  # and those of 16 bits
 SIXTEEN_BITS = ("PNG", "PPM")  # formats whose images of mode I go up to 65535
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # tags of a TIFF file
 OVERSHOOT = 0.1  # bicubic resizing goes that far beyond black and white
-
-
-class WrongPixels(Exception):
-    """Pixels whose meaning is not known; the text goes on after the image's name: 'has pixels of ...: do this'."""
 
 
 def in_mode(image: Image.Image, mode: str) -> Image.Image:

@@ -31,13 +31,11 @@ from slimsweep.data.readers import (
     WebDatasetShards,
     said_with_line,
 )
+from slimsweep.data.split_names import TEST_NAMES, TRAIN_NAMES, VAL_NAMES
 from slimsweep.data.transforms import random_state_kept, seed_all
 from slimsweep.errors import SlimsweepError
 
 SPLIT_SEED = 20_210  # not the run's seed: all runs on a data set share its splits, so that they can be compared
-TRAIN_NAMES = ("train", "training")
-TEST_NAMES = ("test", "tests", "testing")
-VAL_NAMES = ("val", "valid", "validation", "eval", "evaluation")
 FOLDER_NAMES = ("", "folder", "imagefolder", "image_folder", "torch/folder", "torch/image_folder")
 TORCH_TWO_SPLITS = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")
 TORCH_NAMES = (*TORCH_TWO_SPLITS, "imagenet", "places365", "inaturalist", "inat")

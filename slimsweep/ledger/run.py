@@ -161,6 +161,13 @@ class Run(Readable):
         names = [found for path in paths if (found := CHECKPOINT_NAME.fullmatch(path.rpartition("/")[2]))]
         return max((int(found["generation"] or 0) for found in names), default=0)
 
+    def changed_at(self) -> datetime | None:
+        """When the last epoch or result was written, or the run was started; None where the store does not say."""
+        files = [self.folder.files(name) for name in (RESULTS, CURVES)]
+        times = [changed for found in files for _, changed in found.values()]
+        times.append(self.folder.files("").get(CONFIG, (0, 0))[1])
+        return datetime.fromtimestamp(max(times) / 1e9, UTC) if any(times) else None
+
     # What was asked for.
 
     @property

@@ -1,6 +1,6 @@
 """torch-pruning: keeps what Torch-Pruning (PyPI `torch-pruning`), the pruning toolkit most in use, keeps through its own API.
 
-Only this module needs it: `pip install 'slimsweep[baselines]'`.
+Only this module needs it: `pip install 'torch-pruning>=1.6,<1.7'` (the extra `baselines`).
 """
 
 import copy
@@ -61,7 +61,7 @@ def check(model: nn.Module, settings: Settings, budgets: Sequence[BudgetLike]) -
         RefusedInput: says which of these, and what to do.
     """
     if importlib.util.find_spec("torch_pruning") is None:
-        raise RefusedInput("baselines: 'torch-pruning' needs Torch-Pruning: pip install 'slimsweep[baselines]'")
+        raise RefusedInput("baselines: 'torch-pruning' needs Torch-Pruning: pip install 'torch-pruning>=1.6,<1.7'")
     reason = ""
     if not isinstance(model, VisionTransformer):
         reason = "it is no VisionTransformer, and its blocks are not plain ones"
@@ -250,7 +250,7 @@ def _pruned(
     try:
         import torch_pruning
     except ImportError as problem:
-        raise ImportError("the torch-pruning method needs Torch-Pruning: pip install 'slimsweep[baselines]'") from problem
+        raise ImportError("the torch-pruning method needs Torch-Pruning: pip install 'torch-pruning>=1.6,<1.7'") from problem
     small: Any = copy.deepcopy(model).eval()
     for parameter, original in zip(small.parameters(), model.parameters(), strict=True):
         parameter.grad = None if original.grad is None else original.grad.clone()

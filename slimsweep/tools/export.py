@@ -34,7 +34,7 @@ EXPORTED_BATCH = 2  # torch.export would make a batch of 1 a constant
 CHECKED_BATCHES = (1, 3)
 ONE_FILE_LIMIT = 2_000_000_000  # bytes of weights; protobuf is limited to 2 GiB, so that larger weights go to a second file
 
-INSTALL = 'ONNX export needs packages that are not installed ({}): pip install "slimsweep[export]"'
+INSTALL = "ONNX export needs packages that are not installed ({}): pip install onnx onnxscript onnxruntime"
 
 
 @dataclass(frozen=True, kw_only=True)
