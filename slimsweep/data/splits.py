@@ -279,6 +279,8 @@ def check_batch(config: Config, images: int) -> None:
     """Refuse a training split that does not fill one batch."""
     if config.data.batch_size > images:
         under = " under data.limit" if config.data.limit else ""
+        fits = 2 ** max(0, (images // 8).bit_length() - 1)  # at least 8 steps per epoch
         raise ConfigError(
-            f"data.batch_size is {config.data.batch_size}, but {title(config)} has {images} training images{under}: lower it"
+            f"data.batch_size is {config.data.batch_size}, but {title(config)} has {images} training images{under}: lower it, "
+            f"such as to {fits}"
         )
