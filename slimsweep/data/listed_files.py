@@ -12,7 +12,7 @@ from slimsweep.data.damaged import reason_of
 from slimsweep.data.folders import ImageFiles, few, natural_order
 from slimsweep.data.readers import FolderImages
 
-ENDINGS = (".csv", ".tsv", ".parquet")
+KINDS = ("csv", "tsv", "parquet")  # endings of such files
 PATHS, LABELS, SPLIT = "path", "label", "split"  # columns, where the configuration names no others
 
 
@@ -37,7 +37,11 @@ class ListedImages(FolderImages):
 
 def is_list(path: Path) -> bool:
     """Whether a file's name says that it lists images."""
-    return path.suffix.lower() in ENDINGS
+    return _kind(path) in KINDS
+
+
+def _kind(path: Path) -> str:
+    return path.suffix.lower().removeprefix(".")
 
 
 def read_list(
@@ -85,7 +89,7 @@ def _table(listed: Path) -> Any:
     import pandas as pd
 
     try:
-        if listed.suffix.lower() == ".parquet":
+        if _kind(listed) == "parquet":
             table = pd.read_parquet(listed)
         else:
             with open(listed, encoding="utf-8-sig") as file:

@@ -20,7 +20,7 @@ from slimsweep.data.folders import (
     natural_order,
     plain_order,
 )
-from slimsweep.data.listed_files import ENDINGS, SPLIT, ListedImages, is_list, read_list
+from slimsweep.data.listed_files import KINDS, SPLIT, ListedImages, is_list, read_list
 from slimsweep.data.readers import FolderImages, TarImages
 from slimsweep.data.split_names import FOLDER_NAMES, TRAIN_NAMES, split_of
 from slimsweep.data.undivided import SPLITS, drawn_parts, how_divided, record_of_draw
@@ -45,7 +45,7 @@ def check_one_file(root: Path) -> None:
     if not is_tar(root.name) and not is_list(root):
         raise ConfigError(
             f"data.root is {str(root)!r}, which is no folder here, no tar file with a folder per class and no list of images "
-            f"({', '.join(ENDINGS)}): unpack it, and set data.root to the folder"
+            f"({', '.join(KINDS)}): unpack it, and set data.root to the folder"
         )
 
 
