@@ -1,11 +1,15 @@
 """Checks before any cluster time is spent: that the settings work together."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from torch import nn
 
 from slimsweep.cluster.cluster import check_placement, local_cluster
 from slimsweep.cluster.worker import as_of_probe, data_for, probe_for
-from slimsweep.config import Config, ConfigError
-from slimsweep.data import check_data, check_more_labels, title
+from slimsweep.config import Config, ConfigError, all_at_once
+from slimsweep.data import Data, check_data, check_more_labels, title
+from slimsweep.errors import RefusedInput
 from slimsweep.ledger.planning import exact_fraction
 from slimsweep.methods import check_method
 from slimsweep.methods.choice import Settings
@@ -26,20 +30,28 @@ def check(config: Config) -> list[str]:
         what is done to the weights of a checkpoint or of a teacher.
 
     Raises:
-        ConfigError: says in one sentence which setting is wrong.
+        ConfigError: says in one sentence which setting is wrong, or in a numbered line each which ones are.
         ValueError: the model cannot be cut, or not to these budgets.
     """
     model = check_model(config)
-    check_data(config)
-    data = data_for(config, model)
-    check_more_labels(data)
+    refused: list[RefusedInput] = []
+    data: Data | None = None
+    with _kept(refused):
+        check_data(config)
+        data = data_for(config, model)
+        check_more_labels(data)
+    with _kept(refused):
+        check_cuts(config, model)
+    if len(refused) > 1:
+        raise ConfigError(all_at_once([str(problem) for problem in refused]))
+    if data is None or refused:
+        raise refused[0]
     start = start_of(config, data.num_classes, data.class_names)
     if config.dense.epochs == 0 and start.new_head:
         raise ConfigError(
             f"dense.epochs is 0, but the weights of model.{'checkpoint' if config.model.checkpoint else 'pretrained'} "
             f"{start.new_head} of {title(config)}: set dense.epochs, such as 30, to train the dense model on them"
         )
-    check_cuts(config, model)
     of_probe: list[str] = []
     if config.backbone:
         check_embedding(config, model)
@@ -50,6 +62,15 @@ def check(config: Config) -> list[str]:
     if (cluster := local_cluster()) is not None:
         check_placement(config, cluster)
     return [*data.notes, *of_probe, *start.notes, *of_teachers]
+
+
+@contextmanager
+def _kept(refused: list[RefusedInput]) -> Iterator[None]:
+    """What is refused inside goes into the list, so that what else is wrong is looked for too."""
+    try:
+        yield
+    except RefusedInput as problem:
+        refused.append(problem)
 
 
 def check_cuts(config: Config, model: nn.Module) -> None:

@@ -61,7 +61,7 @@ def names(*splits: str, classes: Iterable[str] = ("cat", "dog"), count: int = 4)
     [
         (names("Training", "Testing"), "set data.train_split to Training"),
         (names("pets/train", "pets/validation"), "/pets"),
-        ([f"{name}/{number}.png" for name in CLASSES for number in range(4)], "put some images of each into train/"),
+        ([f"{name}/{number}.png" for name in CLASSES for number in range(2)], "at least 3"),  # of more, splits are drawn
         (["Abyssinian_1.jpg", "Bengal_2.jpg"], "put a folder per class into train/ and validation/"),
         (names("train"), "put some images of each class into validation/"),
         (names("train", "Val", "Test"), "set data.test_split to Test"),

@@ -5,7 +5,7 @@ Light to import (no torch).
 
 from slimsweep.config.identity import Stage, changed_keys, checkpoint_token, with_earlier_ways
 from slimsweep.config.load import Options, load_config, load_configs, presets
-from slimsweep.config.messages import ConfigError, did_you_mean
+from slimsweep.config.messages import ConfigError, all_at_once, did_you_mean
 from slimsweep.config.paths import check_places, refuse_rays_copy
 from slimsweep.config.schema import Config, Terms
 from slimsweep.config.sections import (
@@ -49,6 +49,7 @@ __all__ = [
     "Stage",
     "TeacherModel",
     "Terms",
+    "all_at_once",
     "changed_keys",
     "check_places",
     "checkpoint_token",

@@ -14,6 +14,14 @@ class ConfigError(RefusedInput):
     """Something the person said cannot work; the text is one sentence that names it and says what to do."""
 
 
+def all_at_once(problems: Sequence[str]) -> str:
+    """Several refusals as numbered lines, so that all can be fixed before the next try; a single one as it is."""
+    if len(problems) == 1:
+        return problems[0]
+    numbered = "\n".join(f"{number}. {problem}" for number, problem in enumerate(problems, 1))
+    return f"{len(problems)} settings cannot work:\n{numbered}"
+
+
 def did_you_mean(word: str, known: Sequence[str], otherwise: str = "") -> str:
     """'did you mean X?' with the nearest known words, or `otherwise` where none is near."""
     near = difflib.get_close_matches(word, known, n=3, cutoff=0.6)
@@ -40,15 +48,26 @@ LIMITS = {
 
 
 def sentence(problem: ValidationError, root: type[BaseModel], layers: Mapping[str, Mapping[str, Any]]) -> str:
-    """One sentence for the first thing that is wrong.
+    """One sentence for what is wrong; of several things a numbered line each.
 
     Args:
         root: the section that was checked, of which all names are told.
         layers: where values came from, the last ones over the first: the name of each source, and what it says, nested.
     """
+    found: dict[str, str] = {}  # one sentence per field
     errors = problem.errors(include_url=False)
     # Of a field that takes a section or a list of them, pydantic says what is wrong with the value as either.
-    error = next((one for one in errors if not (one["type"] == "model_type" and isinstance(one["input"], list))), errors[0])
+    told = [one for one in errors if not (one["type"] == "model_type" and isinstance(one["input"], list))]
+    for error in told or errors[:1]:
+        name, said = _sentence_of(error, root, layers)
+        first = str(error["loc"][0]) if error["loc"] else ""
+        either = first in root.model_fields and listed_section(root.model_fields[first].annotation) is not None
+        found.setdefault(first if either else name, said)
+    return all_at_once(list(dict.fromkeys(line for said in found.values() for line in said.split("\n"))))
+
+
+def _sentence_of(error: Any, root: type[BaseModel], layers: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
+    """(the dotted name of the field that an error is about, the sentence)."""
     outer = section = root
     path: list[str] = []
     annotation: Any = root
@@ -77,12 +96,12 @@ def sentence(problem: ValidationError, root: type[BaseModel], layers: Mapping[st
         near = did_you_mean(path[-1], list(section.model_fields))
         near = near.replace("mean ", f"mean {above}.", 1) if near and above else near
         takes = f"{above or 'the configuration'} takes {', '.join(section.model_fields)}"
-        return f"unknown field {name}{origin}; {near or did_you_mean(path[-1], known, takes)}"
+        return name, f"unknown field {name}{origin}; {near or did_you_mean(path[-1], known, takes)}"
     if error["type"] == "value_error" and section_of(annotation) and isinstance(error["input"], (Mapping, BaseModel)):
-        return error["msg"].removeprefix("Value error, ")  # about several fields: a sentence of its own
+        return name, error["msg"].removeprefix("Value error, ")  # about several fields: a sentence of its own
     if error["type"] == "missing" and isinstance(error["input"], Mapping):  # a field without a default
-        return f"{'.'.join(path[:-1])} has no {path[-1]}: set {name}"
-    return f"{name} is {_value(path, layers, error['input'])!r}{origin}: {_complaint(error, annotation)}"
+        return name, f"{'.'.join(path[:-1])} has no {path[-1]}: set {name}"
+    return name, f"{name} is {_value(path, layers, error['input'])!r}{origin}: {_complaint(error, annotation)}"
 
 
 def _complaint(error: Any, annotation: Any) -> str:

@@ -3,7 +3,7 @@
 import functools
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from typing import Annotated, Any, Literal, Self
 
@@ -39,7 +39,7 @@ class Config(Section):
     """Everything that a sweep does.
 
     Raises:
-        ConfigError: a value that cannot work; the text is one sentence.
+        ConfigError: values that cannot work; the text is one sentence, or a numbered line for each of several.
     """
 
     name: str = "sweep"
@@ -183,32 +183,39 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if problems := list(self._misfits()):
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _misfits(self) -> Iterator[str]:
+        """A sentence for each setting that does not go with others."""
         if not self.budgets and not self.shares:
-            raise ValueError("budgets and shares are both empty: give at least one budget, such as [0.7, 0.5]")
-        check_backbone(self)
+            yield "budgets and shares are both empty: give at least one budget, such as [0.7, 0.5]"
+        try:
+            check_backbone(self)
+        except ValueError as problem:
+            yield str(problem)
         if self.dense.epochs == 0 and not (self.model.pretrained or self.model.checkpoint):
-            raise ValueError(
-                "dense.epochs is 0 without weights to start from: set model.pretrained, model.checkpoint or dense.epochs"
-            )
+            yield ("dense.epochs is 0 without weights to start from: set model.pretrained, model.checkpoint or dense.epochs")
         if self.search.rank == "gates" and not self.search.epochs:
-            raise ValueError(
+            yield (
                 "search.rank is gates, but search.epochs is 0, so all gates are still 1: take activation or taylor, or set "
                 "search.epochs"
             )
         if self.teacher is not None and not any(self.distills(stage).alpha for stage in ("search", "retrain")):
-            raise ValueError(
+            yield (
                 "teacher is given, but search.distill.alpha and retrain.distill.alpha are both 0, so nothing learns from it: "
                 "set one of them, such as 0.5, or leave teacher out"
             )
         if self.retrain.epochs == 0:
             fresh = [name for name in self.baselines if METHODS[name].fresh]
             if fresh:
-                raise ValueError(
+                yield (
                     f"baselines names {' and '.join(fresh)}, whose weights are fresh, but retrain.epochs is 0, which trains "
                     "nothing: leave them out, or set retrain.epochs"
                 )
             if "compute" in self.baseline_terms and self.baselines:
-                raise ValueError(
+                yield (
                     "baseline_terms names compute, which trains baselines longer, but retrain.epochs is 0, which trains "
                     "nothing: leave it out, or set retrain.epochs"
                 )
@@ -219,34 +226,33 @@ class Config(Section):
                     (m.name for m in METHODS.values() if m.chooses and m.choose == method.choose and not m.repaired), ""
                 )
                 if method.repaired and same:
-                    raise ValueError(
+                    yield (
                         f"baselines names {name}, but search.axes and retrain.repair are both false, so it would be the same "
                         f"as {same}: take {same}, or set one of them (runs that an earlier version began go on without both)"
                     )
         if self.search.ema_decay is not None:
-            raise ValueError(f"search.ema_decay is {self.search.ema_decay:g}, but gates are not averaged: leave it out")
+            yield f"search.ema_decay is {self.search.ema_decay:g}, but gates are not averaged: leave it out"
+        undivided = False
         for stage in ("dense", "search", "retrain"):
             recipe: Recipe = getattr(self, stage)
             if recipe.warmup_epochs and recipe.warmup_epochs >= recipe.epochs > 0:
-                raise ValueError(
-                    f"{stage}.warmup_epochs is {recipe.warmup_epochs}, not below {stage}.epochs, {recipe.epochs}: lower it"
-                )
+                yield (f"{stage}.warmup_epochs is {recipe.warmup_epochs}, not below {stage}.epochs, {recipe.epochs}: lower it")
             lowest = min(recipe.rates) if isinstance(recipe, Retrain) else recipe.lr
             if recipe.min_lr > lowest:
-                raise ValueError(f"{stage}.min_lr is {recipe.min_lr}, above {stage}.lr, which is {lowest}: lower it")
+                yield f"{stage}.min_lr is {recipe.min_lr}, above {stage}.lr, which is {lowest}: lower it"
             parallel = "retrain.workers_per_trial" if stage == "retrain" else "resources.search_workers"
             workers = self.retrain.workers_per_trial if stage == "retrain" else self.resources.search_workers
             factors = {parallel: workers, f"{stage}.accumulate": recipe.accumulate}
             if self.data.augment.mixes:
                 factors["2 for Mixup and CutMix, which take pairs"] = 2
             share = math.prod(factors.values())
-            if self.data.batch_size % share:
+            if self.data.batch_size % share and not undivided:
+                undivided = True  # once, as each stage may ask for another size
                 names = " x ".join(
                     f"{name} ({n})" if n != 2 or "Mixup" not in name else name for name, n in factors.items() if n > 1
                 )
                 near = max(1, round(self.data.batch_size / share)) * share
-                raise ValueError(f"data.batch_size is {self.data.batch_size}, which does not divide by {names}: take {near}")
-        return self
+                yield f"data.batch_size is {self.data.batch_size}, which does not divide by {names}: take {near}"
 
     @property
     def sorted_budgets(self) -> list[float | str]:

@@ -105,6 +105,9 @@ class DataConfig(Section):
     split too, and else val_share of the training images."""
     val_share: float = Field(0.1, gt=0, lt=1)
     """Share of the training images kept for validation: the same ones in every run."""
+    split: tuple[float, float, float] = (0.7, 0.15, 0.15)
+    """Shares of training, validation and test images where an image folder, a tar file or a list of files is not divided: the
+    same images in every run, and of each class its share."""
     test_split: str | None = None
     """Name of the split that is read once, at the end of each point. null takes test where an image folder has it, of CIFAR
     and the MNIST kinds of torch/NAME, and of hfds, hfids and wds where val_split is val, valid, validation, eval or
@@ -112,11 +115,11 @@ class DataConfig(Section):
     num_classes: int | None = None
     """Classes; null finds out. 0 is a model without a head, which is slimmed without labels (docs/models.md, Backbones)."""
     image_key: str | None = Field(None, min_length=1)
-    """Column of the images in hfds/NAME and hfids/NAME (null takes image), such as img, or the ending of their files in
-    wds/NAME (null takes the types that Pillow reads)."""
+    """Column of the images in hfds/NAME and hfids/NAME (null takes image), such as img, of their paths in a list of files (null
+    takes path), or the ending of their files in wds/NAME (null takes the types that Pillow reads)."""
     label_key: str | None = Field(None, min_length=1)
-    """Column of the labels in hfds/NAME and hfids/NAME (null takes label), such as fine_label; in wds/NAME the ending of their
-    files, or a field of the sample's JSON (null takes cls, or what _info.json says)."""
+    """Column of the labels in hfds/NAME, hfids/NAME and lists of files (null takes label), such as fine_label; in wds/NAME the
+    ending of their files, or a field of the sample's JSON (null takes cls, or what _info.json says)."""
     batch_size: int = Field(256, ge=1)
     """Images per step over all workers together: results do not depend on the number of workers."""
     eval_batch_size: int | None = Field(None, ge=1)
@@ -148,6 +151,13 @@ class DataConfig(Section):
     @classmethod
     def _none_or_two(cls, value: int | None) -> int | None:
         return none_or_two(value)
+
+    @field_validator("split")
+    @classmethod
+    def _all_of_it(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(value) <= 0 or abs(sum(value) - 1) > 1e-6:
+            raise ValueError("must be three shares above 0 that sum to 1, such as 0.7,0.15,0.15")
+        return value
 
     @field_validator("std")
     @classmethod

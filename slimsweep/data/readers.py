@@ -233,6 +233,8 @@ class FolderImages(StoredImages):
         self.class_names = found.class_names or None
         self.labels = found.labels if self.labelled else None
         self.notes = found.notes
+        self.parts: dict[str, np.ndarray] | None = None  # the indices of each split, where all splits are of this one source
+        self.draw: dict[str, Any] | None = None  # how they were drawn
 
     def __len__(self) -> int:
         return len(self.found.files)

@@ -23,6 +23,7 @@ from slimsweep.config import Config, ConfigError, did_you_mean
 from slimsweep.data.damaged import reason_of
 from slimsweep.data.folders import Split, few, holds_tars, is_hidden, list_images, list_unlabelled, natural_order, plain_order
 from slimsweep.data.hub_readers import HubImages, HubRows, HubShards
+from slimsweep.data.listed_files import is_list
 from slimsweep.data.readers import (
     DataSetError,
     FolderImages,
@@ -31,12 +32,12 @@ from slimsweep.data.readers import (
     WebDatasetShards,
     said_with_line,
 )
-from slimsweep.data.split_names import TEST_NAMES, TRAIN_NAMES, VAL_NAMES
+from slimsweep.data.split_names import FOLDER_NAMES, TEST_NAMES, TRAIN_NAMES, VAL_NAMES
 from slimsweep.data.transforms import random_state_kept, seed_all
+from slimsweep.data.undivided_sources import check_one_file, check_split_used, is_undivided, undivided_source
 from slimsweep.errors import SlimsweepError
 
 SPLIT_SEED = 20_210  # not the run's seed: all runs on a data set share its splits, so that they can be compared
-FOLDER_NAMES = ("", "folder", "imagefolder", "image_folder", "torch/folder", "torch/image_folder")
 TORCH_TWO_SPLITS = ("cifar10", "cifar100", "mnist", "kmnist", "fashion_mnist", "qmnist")
 TORCH_NAMES = (*TORCH_TWO_SPLITS, "imagenet", "places365", "inaturalist", "inat")
 STREAMS = ("wds", "hfids")
@@ -59,12 +60,14 @@ def check_data(config: Config) -> None:
             "normalised already: leave it out"
         )
     for field in ("image_key", "label_key"):
-        if getattr(config.data, field) is not None and prefix not in PACKAGES and not function:
+        listed = name in FOLDER_NAMES and root is not None and is_list(Path(root))
+        if getattr(config.data, field) is not None and prefix not in PACKAGES and not function and not listed:
             raise ConfigError(
                 f"data.{field} is {getattr(config.data, field)!r}, but {title(config)} has no columns to choose from: leave it "
-                "out, as it is for hfds/NAME, hfids/NAME and wds/NAME"
+                "out, as it is for hfds/NAME, hfids/NAME, wds/NAME and lists of files"
             )
     if name == "digits" or function:
+        check_split_used(config)
         return
     if prefix == "tfds":  # its reader repeats images in evaluation, so that each worker has as many
         raise ConfigError(
@@ -79,17 +82,19 @@ def check_data(config: Config) -> None:
     if root is None and prefix not in ("hfds", "hfids"):
         raise ConfigError(f"data.root is not set, but {title(config)} is read from a folder: set data.root to it")
     if root is not None and name in FOLDER_NAMES and Path(root).expanduser().is_file():
-        way_out = "put one tar file per split, such as train.tar and validation.tar, into a folder, and set data.root to that"
-        raise ConfigError(f"data.root is {root!r}, which is one file for all splits: {way_out}")
+        check_one_file(Path(root).expanduser())
+        check_split_used(config)
+        return
     if root is not None and prefix not in STREAMS and not Path(root).expanduser().is_dir():
         way_out = "fix the path" if "$" not in root else "write the path out, as variables in it are not replaced"
         raise ConfigError(f"data.root is {root!r}, which is no folder here: {way_out}, or put {title(config)} there")
+    check_split_used(config)
 
 
 def sources_of(config: Config, mode: str) -> dict[str, Any]:
     """train, test, and val where the data set has one: each a `Source` or `Shards`, as they are stored.
 
-    Of a folder of images without labels (`data.num_classes` 0) there may be train alone.
+    Of a folder of images without labels (`data.num_classes` 0), and of images that are not divided, there is train alone.
 
     Args:
         mode: Pillow's mode of the images, L or RGB.
@@ -98,8 +103,12 @@ def sources_of(config: Config, mode: str) -> dict[str, Any]:
         return _digits(config)
     if ":" in config.data.name and "/" not in config.data.name:
         return _from_function(config)
+    if config.data.name in FOLDER_NAMES and Path(config.data.root or "").expanduser().is_file():
+        return {"train": undivided_source(config, mode)}
     if config.data.name in FOLDER_NAMES and config.data.num_classes == 0:
         return _unlabelled_folders(config, mode)
+    if is_undivided(config):
+        return {"train": undivided_source(config, mode)}
     return _from_timm(config, mode)
 
 
@@ -456,6 +465,9 @@ def _where_else(seen: list[Path], places: list[Path], names: tuple[str, ...], sp
     deeper = [path for path in places if path.is_dir() and any((path / name).is_dir() for name in names)]
     if len(deeper) == 1:
         return f"set data.root to {deeper[0]}"
+    lists = [path for path in seen if is_list(path)]
+    if split == "train" and lists and not places:
+        return f"set data.root to {lists[0]}, if it lists the images and their classes"
     for path in seen:
         stem, _, ending = path.name.lower().partition(".")
         if stem in spelled and ending in ("zip", "tar.gz", "tgz", "tar.bz2", "tar.xz", "rar", "7z"):

@@ -40,13 +40,15 @@ class Data:
     preprocessing: dict[str, Any]
     settings: DataConfig  # batch sizes, loading processes and augmentation, for loaders
     notes: list[str]  # what whoever starts a run should read: what is not used, what is missing
+    draw: dict[str, Any] | None = None  # how the splits were drawn, where the data set has none
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
         """By which it is seen that another process, or a later start, has the same splits (`fingerprint_of`)."""
         with random_state_kept():
             splits = {"train": self.train, "val": self.val, "test": self.test}
-            return fingerprint_of(splits, self.num_classes, self.class_names)
+            found = fingerprint_of(splits, self.num_classes, self.class_names)
+        return found if self.draw is None else {**found, "draw": self.draw}
 
 
 def load_data(config: Config, input_size: tuple[int, int, int], model_cfg: Mapping[str, Any] | None = None) -> Data:
@@ -82,7 +84,7 @@ def _load(config: Config, input_size: tuple[int, int, int], model_cfg: Mapping[s
 
     if not isinstance(train, IndexedImages):
         views = {"train": train_view, "val": eval_view, "test": eval_view}
-        streams = {
+        streams: dict[str, Any] = {
             split: ImageStream(source, views[split], num_classes, settings.limit, Damaged(split, settings.max_damaged))
             for split, source in sources.items()
         }
@@ -98,6 +100,8 @@ def _load(config: Config, input_size: tuple[int, int, int], model_cfg: Mapping[s
 
     check_apart({split: source.dataset for split, source in sources.items()}, title(config))
     indices = {split: np.arange(len(source)) for split, source in sources.items()}
+    if parts := getattr(train, "parts", None):
+        indices, sources = dict(parts), dict.fromkeys(parts, train)
     for split in ("test", "val"):  # folders of images without labels may have no test split
         if split not in sources:
             whole = indices["train"]
@@ -133,6 +137,7 @@ def _load(config: Config, input_size: tuple[int, int, int], model_cfg: Mapping[s
         preprocessing=preprocessing,
         settings=settings,
         notes=notes,
+        draw=getattr(train, "draw", None),
     )
 
 
@@ -274,6 +279,8 @@ def check_batch(config: Config, images: int) -> None:
     """Refuse a training split that does not fill one batch."""
     if config.data.batch_size > images:
         under = " under data.limit" if config.data.limit else ""
+        fits = 2 ** max(0, (images // 8).bit_length() - 1)  # at least 8 steps per epoch
         raise ConfigError(
-            f"data.batch_size is {config.data.batch_size}, but {title(config)} has {images} training images{under}: lower it"
+            f"data.batch_size is {config.data.batch_size}, but {title(config)} has {images} training images{under}: lower it, "
+            f"such as to {fits}"
         )
