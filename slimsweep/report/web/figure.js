@@ -6,6 +6,7 @@ import { byId, el } from "./dom.js";
 import { count } from "./format.js";
 import { frontLayout } from "./layout.js";
 import { askedOf, isTrained, testMeasure, trainedOf } from "./metrics.js";
+import { markerSizes } from "./sizes.js";
 import { theme } from "./styles.js";
 import { answerTrace, frontTraces, ring } from "./traces.js";
 import { plotly } from "./plotly.js";
@@ -39,8 +40,13 @@ export function drawFront(view) {
     view.y,
     view.groups.map((g) => g.y),
   );
-  const traces = [...frontTraces(view, colours, sx, sy), answerTrace(view, colours, sx, sy)];
   const layout = frontLayout(view, colours, sx, sy);
+  const sizes = markerSizes(
+    view,
+    { ...sx, range: layout.xaxis.range, log: view.logx, length: node.clientWidth - layout.margin.l - layout.margin.r },
+    { ...sy, range: layout.yaxis.range, log: view.logy, length: layout.height - layout.margin.t - layout.margin.b },
+  );
+  const traces = [...frontTraces(view, colours, sx, sy, sizes), answerTrace(view, colours, sx, sy)];
   view.scales = [sx, sy];
   view.shapes = layout.shapes;
   layout.shapes = [...view.shapes, ...ring(view, colours, sx, sy)];

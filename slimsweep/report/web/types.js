@@ -197,6 +197,8 @@
  * @property {boolean} logy
  * @property {number} unplaced groups that a logarithmic axis of an error cannot show, for they have none
  * @property {boolean} mixed several data sets share the figure
+ * @property {Set<Placed>} [outside] groups far below the front
+ * @property {boolean} [cropped] whether the y axis leaves them out
  * @property {Answer | null} [answer]
  * @property {Point | null} [selected]
  * @property {Point[]} [rows] of the table
