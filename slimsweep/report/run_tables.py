@@ -33,6 +33,8 @@ class RunTables:
     bench: pd.DataFrame = field(default_factory=lambda: _empty(BENCH))
     status: Status | None = None  # without it the page shows no progress and does not refresh
     pace: dict[str, Any] | None = None  # `Run.pace_choice`
+    config: str | None = None  # the whole configuration, as YAML; None where there are tables alone
+    config_path: str | None = None  # of the file with it, where --config takes it: a path on this machine
 
     @property
     def live(self) -> bool:
@@ -56,6 +58,8 @@ def read_run(run: Run, status: Status | None = None) -> RunTables:
         bench=last_timed(run.bench()),
         status=status,
         pace=run.pace_choice() if run.is_begun else None,
+        config=run.config.to_yaml() if run.is_begun else None,
+        config_path=run.config_path if run.is_begun else None,
     )
 
 

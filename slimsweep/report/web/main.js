@@ -1,10 +1,12 @@
 // From the reader's choices to a view, from a view to the page.
 
+import { drawAbout } from "./about.js";
 import { actions } from "./actions.js";
 import { drawAnswer, drawExamples } from "./answer.js";
 import { drawChips, drawControls, drawMixing } from "./controls.js";
 import { byId, find } from "./dom.js";
-import { downloadFigure, drawFront, frontCaption, moveRing } from "./figure.js";
+import { downloadFigure } from "./download.js";
+import { drawFront, frontCaption, moveRing } from "./figure.js";
 import { count } from "./format.js";
 import { kneeOf, paretoFront } from "./front.js";
 import { drawHeadline } from "./headline.js";
@@ -197,6 +199,8 @@ function listen() {
     byId("search").removeAttribute("data-run");
     update();
   });
+  addEventListener("beforeprint", () => drawTable(view, true));
+  addEventListener("afterprint", () => drawTable(view));
   let width = innerWidth;
   addEventListener("resize", () => {
     if (innerWidth === width) return; // a phone's address bar
@@ -214,6 +218,7 @@ async function main() {
   drawLive(page);
   drawFailed(page);
   drawWritten();
+  drawAbout(page);
   refreshLater(page);
   update(); // tables and text at once, figures when their library is unpacked
   listen();

@@ -143,6 +143,8 @@
  *   families: Record<string, { mean: OverEpochs, below: OverEpochs }> } | null} search
  * @property {Record<string, { edges: number[], counts: number[] }>} gates
  * @property {{ chosen: Record<string, number>, budget: number, unit: string, val: number[] } | null} pace
+ * @property {any} [about] how it was made (slimsweep/report/about.py)
+ * @property {any} [leaving] which gates leave at which budget (slimsweep/report/about.py)
  * @property {{ method: string, budgets: number, seeds: number, mean: number, se: number | null }[]} hypervolume
  */
 
