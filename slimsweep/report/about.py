@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from slimsweep.report.run_tables import RunTables
-from slimsweep.slimming.structure import Structure
+from slimsweep.slimming.structure import FAMILIES, Structure
 
 PACKAGES = ("slimsweep", "torch", "timm", "ray")
 
@@ -50,7 +50,10 @@ def leaving(run: RunTables) -> dict[str, Any]:
     except ValueError:  # of another version; the page says so at its point
         return {}
     found = {}
-    for family, of_family in run.gates.groupby("family"):
+    for family in FAMILIES:
+        of_family = run.gates[run.gates["family"] == family]
+        if of_family.empty:
+            continue
         gates = of_family.sort_values(["layer", "index"])
         ranked = gates["score"] if gates["score"].notna().all() else gates["value"].abs()
         if any(family not in structure.masks for structure in structures):
@@ -64,7 +67,7 @@ def leaving(run: RunTables) -> dict[str, Any]:
         top = float(np.quantile(values, 0.995)) or 1.0  # a few very large ones would press the others together
         edges = np.linspace(min(0.0, float(values.min())), top, 41)
         counts = [np.histogram(np.minimum(values[left == i], top), bins=edges)[0].tolist() for i in range(len(kept) + 1)]
-        found[str(family)] = {
+        found[family] = {
             "edges": np.round(edges, 6).tolist(),
             "counts": counts,
             "by": "score" if ranked.name == "score" else "value",

@@ -149,7 +149,7 @@ function drawSearchFigures(run, measure) {
       dash: familyStyle(f).dash,
     })),
   }));
-  drawPanels("search-figure", traces, titles, narrow, colours, "epoch", { fromZero: [0, 1] });
+  drawPanels("search-figure", traces, titles, narrow, colours, "epoch", { fromZero: panels.map((_, n) => n) });
 
   const families = Object.entries(gates);
   byId("gates-figure").hidden = !families.length;

@@ -221,6 +221,7 @@ export function markRow(view) {
   const row = view.selected && find(`#points tr[data-point="${view.selected.i}"]`);
   if (!row) return view.rows.includes(view.selected) ? drawTable(view) : undefined;
   row.setAttribute("aria-selected", "true");
+  if (!state.point) return undefined; // nobody chose it: the table begins with the best
   // Into sight inside the table, without moving the page.
   const box = row.closest(".tall");
   const [from, to] = [row.offsetTop - 2 * row.offsetHeight, row.offsetTop + row.offsetHeight];
