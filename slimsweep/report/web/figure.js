@@ -113,6 +113,7 @@ function frontLegend(view) {
   const entries = new Map();
   const runs = new Set(view.groups.map((g) => g.run)).size > 1;
   for (const g of view.groups) {
+    if (view.cropped && view.outside.has(g)) continue;
     const { colour, symbol, dash } = seriesStyle(page, g.run, g.method);
     const name = runs ? `${page.runs[g.run].name}: ${g.method}` : g.method;
     if (!entries.has(name)) entries.set(name, { name, colour, symbol, dash });

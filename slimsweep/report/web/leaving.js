@@ -20,7 +20,7 @@ export function drawLeaving(id, { budgets, families }, { name, colour, colours, 
         x: bins.map((_, b) => (edges[b] + edges[b + 1]) / 2),
         y: bins,
         width: edges[1] - edges[0],
-        // What leaves first is palest.
+        // What leaves first is faintest.
         marker: { color: colour(family), opacity: 0.15 + (0.85 * i) / (counts.length - 1), line: { width: 0 } },
         name: plain(i < budgets.length ? `leaves by ${said(i)}` : `kept at ${said(budgets.length - 1)}`),
         hovertemplate: `%{y} ${plain(name(family))} from ${"%{customdata[0]} to %{customdata[1]}"}: ${

@@ -62,7 +62,7 @@ export function drawSearch(view) {
     el(
       "p",
       { class: "caption", id: "gates-caption", hidden: true },
-      "Where the gates ended. The palest leave first, on the way to the largest budget; the next shade leaves by the next one; the full colour stays at the smallest budget. On the right: how much of each family every budget keeps.",
+      "Where the gates ended. The faintest leave first, on the way to the largest budget; the next shade leaves by the next one; the full colour stays at the smallest budget. On the right: how much of each family every budget keeps.",
     ),
     ...(pace ? [el("p", { class: "caption", id: "pace" }, paceSentence(pace, measureOf(page, run)))] : []),
   );
