@@ -176,6 +176,12 @@ class Run(Readable):
         return self.folder.exists(CONFIG)
 
     @property
+    def config_path(self) -> str | None:
+        """The path of the configuration's file; None in an object store, whose files --config does not read."""
+        path = (self.folder / CONFIG).uri
+        return None if "://" in path else path
+
+    @property
     def config(self) -> Config:
         """The configuration that this object was made with, or else the one in the folder."""
         if self._config is None:

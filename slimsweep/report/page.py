@@ -30,6 +30,7 @@ from slimsweep.report.picture import write_picture
 from slimsweep.report.run_tables import RunTables, read_run
 from slimsweep.storage import Folder, parted
 
+STYLES = ("report.css", "screens.css")  # later rules come over earlier ones
 REFRESH_SECONDS = 20  # between two reloads of the page while a driver works on one of its runs
 
 
@@ -65,7 +66,7 @@ def build_page(runs: Sequence[RunTables], *, written_at: datetime | None = None)
             version=slimsweep.__version__,
             written_at=(written_at or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="seconds"),
             # Unescaped: these come from this repository or are base64, and contain no text of a run.
-            style=_markup(_web().joinpath("report.css").read_text(encoding="utf-8")),
+            style=_markup("".join(_web().joinpath(name).read_text(encoding="utf-8") for name in STYLES)),
             script=_markup(script),
             data=_markup(_packed(text.encode(), level=6)),
             plotly=_markup(plotly),

@@ -16,6 +16,7 @@ from slimsweep.ledger.columns import Column, shown_columns
 from slimsweep.ledger.measures import MEASURES, Measure, measure_of
 from slimsweep.ledger.status import Status, TrainingStatus
 from slimsweep.ledger.tables import BENCH, RESULTS, with_all_columns
+from slimsweep.report.about import about, leaving
 from slimsweep.report.pareto import UNTRAINED, best_rates, by_series, hypervolume_by_method, summarize, with_units
 from slimsweep.report.run_tables import RunTables
 from slimsweep.report.styles import looks, run_colours
@@ -289,6 +290,8 @@ def _describe(run: RunTables, name: str, measure: Measure) -> dict[str, Any]:
         "search": _search(run.curves, measure),
         "gates": _histograms(run.gates),
         "pace": _pace(run.pace, measure),
+        "about": about(run),
+        "leaving": leaving(run),
     }
 
 

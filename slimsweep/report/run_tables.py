@@ -39,6 +39,8 @@ class RunTables:
     known_data: dict[str, Any] | None = None  # `Run.known_data`, for the number of images that rows do not tell
     classes: int | None = None  # of the labels, where rows do not tell
     untouched_val: float | None = None  # what the dense model that the search started from has on validation
+    config: str | None = None  # the whole configuration, as YAML; None where there are tables alone
+    config_path: str | None = None  # of the file with it, where --config takes it: a path on this machine
 
     @property
     def live(self) -> bool:
@@ -66,6 +68,8 @@ def read_run(run: Run, status: Status | None = None) -> RunTables:
         pace=run.pace_choice() if run.is_begun else None,
         known_data=run.known_data,
         **_of_dense(run),
+        config=run.config.to_yaml() if run.is_begun else None,
+        config_path=run.config_path if run.is_begun else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 import { actions } from "./actions.js";
 import { byId, el, find } from "./dom.js";
+import { clicked, isAlone, showOnly } from "./only.js";
 import { inData, state } from "./state.js";
 import { colourBy, lineIcon, markerIcon, runStyle, shade, theme } from "./styles.js";
 
@@ -49,8 +50,8 @@ export function drawControls(view) {
         "Show",
         "y",
         view.metrics.y.map((m) => [m.key, m.label]),
-        view.y.key,
-        (v) => (state.y = v),
+        view.y.error && !view.metrics.y.includes(view.y) ? view.y.error.of : view.y.key,
+        (v) => ((state.y = v), (state.yscale = "")),
       ),
     );
   if (view.metrics.x.length > 1)
@@ -78,7 +79,7 @@ export function drawControls(view) {
     );
   controls.push(
     check("log x", "logx", view.logx, (v) => (state.xscale = v ? "log" : "linear")),
-    check("log y", "logy", view.logy, (v) => (state.yscale = v ? "log" : "linear")),
+    check(view.y.unit === "%" ? "log error" : "log y", "logy", view.logy, (v) => (state.yscale = v ? "log" : "linear")),
   );
   controls.push(check("dominated points", "dominated", state.dominated, (v) => (state.dominated = v)));
   if (page.points.some((p) => p.seed !== page.points[0].seed))
@@ -91,14 +92,47 @@ export function drawControls(view) {
 /** @param {View} view */
 export function drawChips(view) {
   const { page } = view;
+  const kinds = { m: page.methods.map((m) => `m:${m}`), r: page.runs.map((run) => `r:${run.name}`) };
   const toggle = (key, icon, text) => {
-    const button = el("button", { type: "button", "aria-pressed": String(!state.off.has(key)), "data-key": key }, icon, text);
-    button.addEventListener("click", () => {
-      if (!state.off.delete(key)) state.off.add(key);
+    const kind = kinds[key[0]];
+    const changed = (selector) => {
       actions.update();
-      find(`#chips [data-key="${CSS.escape(key)}"]`)?.focus();
+      find(`#chips [${selector}="${CSS.escape(key)}"]`)?.focus();
+    };
+    const button = el(
+      "button",
+      {
+        type: "button",
+        "aria-pressed": String(!state.off.has(key)),
+        "data-key": key,
+        title: `Show or hide ${text}; a double click shows it alone`,
+      },
+      icon,
+      text,
+    );
+    button.addEventListener("click", (event) => {
+      // A key that is held down, or pressed twice, is no double click.
+      if (event.detail === 0) state.off.delete(key) || state.off.add(key);
+      else clicked(state.off, key, kind, event.timeStamp);
+      changed("data-key");
     });
-    return button;
+    const alone = isAlone(state.off, key, kind);
+    const only = el(
+      "button",
+      {
+        type: "button",
+        class: "only",
+        "aria-pressed": String(alone),
+        "aria-label": alone ? "Show all again" : `Show ${text} alone`,
+        "data-only": key,
+      },
+      alone ? "all" : "only",
+    );
+    only.addEventListener("click", () => {
+      showOnly(state.off, key, kind);
+      changed("data-only");
+    });
+    return el("span", { class: "chip" }, button, only);
   };
   const inSet = page.points.filter((p) => p.status === "ok" && inData(page, p.run));
   const methods = page.methods.filter((m) => inSet.some((p) => p.method === m));

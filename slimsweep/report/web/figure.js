@@ -3,10 +3,12 @@
 import { actions } from "./actions.js";
 import { axisScale } from "./axes.js";
 import { byId, el } from "./dom.js";
+import { describeFigure } from "./download.js";
 import { count } from "./format.js";
 import { frontLayout } from "./layout.js";
 import { askedOf, isTrained, testMeasure, trainedOf } from "./metrics.js";
-import { theme } from "./styles.js";
+import { markerSizes } from "./sizes.js";
+import { colourBy, seriesStyle, theme } from "./styles.js";
 import { answerTrace, frontTraces, ring } from "./traces.js";
 import { plotly } from "./plotly.js";
 import { alikeSentence, errorSentence } from "./uncertainty.js";
@@ -40,11 +42,17 @@ export function drawFront(view) {
     view.y,
     view.groups.map((g) => g.y),
   );
-  const traces = [...frontTraces(view, colours, sx, sy), answerTrace(view, colours, sx, sy)];
   const layout = frontLayout(view, colours, sx, sy);
+  const sizes = markerSizes(
+    view,
+    { ...sx, range: layout.xaxis.range, log: view.logx, length: node.clientWidth - layout.margin.l - layout.margin.r },
+    { ...sy, range: layout.yaxis.range, log: view.logy, length: layout.height - layout.margin.t - layout.margin.b },
+  );
+  const traces = [...frontTraces(view, colours, sx, sy, sizes), answerTrace(view, colours, sx, sy)];
   view.scales = [sx, sy];
   view.shapes = layout.shapes;
   layout.shapes = [...view.shapes, ...ring(view, colours, sx, sy)];
+  describeFigure("front-figure", () => ({ title: `${view.y.label} against ${view.x.label}`, legend: frontLegend(view) }));
   const first = !node.querySelector(".plot-container");
   plotly().react(node, traces, layout, {
     displayModeBar: false,
@@ -100,10 +108,19 @@ export function frontCaption(view) {
   return said.filter(Boolean).join(" ");
 }
 
-export async function downloadFigure(id, format) {
-  const node = byId(id);
-  if (!node?.data) return;
-  const [width, height] = [Math.max(node.clientWidth, 720), node.clientHeight];
-  const url = await plotly().toImage(node, { format, width, height, scale: format === "png" ? 2 : 1 });
-  el("a", { href: url, download: `${id.replace(/-figure$/, "")}.${format}` }).click();
+/**
+ * One entry per method, or per series of a run where colours tell runs apart.
+ * @param {View} view
+ */
+function frontLegend(view) {
+  const { page } = view;
+  const entries = new Map();
+  const runs = new Set(view.groups.map((g) => g.run)).size > 1;
+  for (const g of view.groups) {
+    if (view.cropped && view.outside.has(g)) continue;
+    const { colour, symbol, dash } = seriesStyle(page, g.run, g.method);
+    const name = runs ? `${page.runs[g.run].name}: ${g.method}` : g.method;
+    if (!entries.has(name)) entries.set(name, { name, colour, symbol, dash });
+  }
+  return [...entries.values()].sort((a, b) => (colourBy(page) === "run" ? 0 : a.name.localeCompare(b.name)));
 }

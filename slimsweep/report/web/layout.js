@@ -4,6 +4,7 @@ import { freePlace, logTicks, rangeOf } from "./axes.js";
 import { byId } from "./dom.js";
 import { known, plain, show } from "./format.js";
 import { measureOf, testMeasure } from "./metrics.js";
+import { leftOut } from "./outside.js";
 import { state } from "./state.js";
 import { colourBy, runStyle, touch } from "./styles.js";
 
@@ -57,7 +58,9 @@ function guides(view, sx, sy, colours) {
 /** @param {View} view */
 export function frontLayout(view, colours, sx, sy) {
   const narrow = byId("front-figure").clientWidth < 520;
-  const drawn = view.groups.filter((g) => state.dominated || view.front.includes(g));
+  const drawn = view.groups.filter(
+    (g) => (state.dominated || view.front.includes(g)) && !(view.cropped && view.outside.has(g)),
+  );
   const members = state.seeds ? drawn.flatMap((g) => g.members) : [];
   const xs = [...drawn.map((g) => g.x), ...members.map(view.x.of)].map((v) => v / sx.size);
   const ys = [...drawn.flatMap((g) => [g.y - (g.yse ?? 0), g.y + (g.yse ?? 0)]), ...members.map(view.y.of)].map(
@@ -73,6 +76,7 @@ export function frontLayout(view, colours, sx, sy) {
   if (testMeasure(view.page, view.y)?.untouched === null && runs.length <= 3) {
     for (const r of runs) {
       const value = view.page.runs[r].untouched;
+      if (leftOut(view, value)) continue;
       const color = colourBy(view.page) === "run" ? runStyle(view.page, r).colour : colours.muted;
       ys.push(value);
       shapes.push({
@@ -110,7 +114,7 @@ export function frontLayout(view, colours, sx, sy) {
     });
   }
   const ranges = [rangeOf(xs, view.logx), rangeOf(ys, view.logy)];
-  const height = narrow ? 380 : 460;
+  const height = narrow ? 340 : innerWidth >= 1500 ? 620 : 460;
   if (untouchedLabel) {
     const size = [byId("front-figure").clientWidth - marginLeft - marginRight, height - 64];
     const at = (value, axis, log) =>
@@ -196,6 +200,6 @@ export function frontLayout(view, colours, sx, sy) {
     },
     shapes,
     annotations,
-    uirevision: JSON.stringify([view.x.key, view.y.key, view.logx, view.logy, state.data]),
+    uirevision: JSON.stringify([view.x.key, view.y.key, view.logx, view.logy, state.data, state.whole]),
   };
 }

@@ -1,16 +1,21 @@
 // From the reader's choices to a view, from a view to the page.
 
+import { drawAbout } from "./about.js";
 import { actions } from "./actions.js";
 import { drawAnswer, drawExamples } from "./answer.js";
 import { drawChips, drawControls, drawMixing } from "./controls.js";
 import { byId, find } from "./dom.js";
-import { downloadFigure, drawFront, frontCaption, moveRing } from "./figure.js";
+import { downloadFigure } from "./download.js";
+import { drawFront, frontCaption, moveRing } from "./figure.js";
 import { count } from "./format.js";
 import { kneeOf, paretoFront } from "./front.js";
 import { drawHeadline } from "./headline.js";
 import { drawFailed, drawLive, drawWritten, jump, refreshLater } from "./live.js";
+import { errorOf, placedByError } from "./log_error.js";
 import { drawMethods } from "./methods.js";
 import { columnMetric, defaultCost, defaultQuality, denseOf, metricOr, metricsOf, placedGroups, trainedOf } from "./metrics.js";
+import { outsideOf } from "./near.js";
+import { drawOutside } from "./outside.js";
 import { drawPoint } from "./point.js";
 import { answerQuestion } from "./question.js";
 import { drawSearch } from "./search.js";
@@ -39,8 +44,11 @@ function computeView() {
     y: columnMetric(page.columns.find((c) => c.axis === "y")),
   };
   const x = metricOr(metrics.x, state.x, defaultCost(shown)) ?? none.x;
-  const y = metricOr(metrics.y, state.y, defaultQuality(page, shown)) ?? none.y;
-  const placed = placedGroups(page, new Set(shown), x, y);
+  const asked = metricOr(metrics.y, state.y, defaultQuality(page, shown)) ?? none.y;
+  const error = state.yscale === "log" ? errorOf(asked) : null; // of an accuracy, its error is what a log axis shows
+  const y = error ?? asked;
+  const byQuality = placedGroups(page, new Set(shown), x, asked);
+  const placed = error ? placedByError(byQuality) : byQuality;
   // An error is shown on a logarithmic axis, where none at all has no place.
   const loggable = placed.filter((g) => g.y > 0);
   const log = state.yscale ? state.yscale === "log" : Boolean(y.error);
@@ -63,8 +71,8 @@ function computeView() {
     .filter((f) => f.length);
   const front = fronts.flat();
   const xs = groups.map((g) => g.x);
-  // Models of very different sizes share an axis only if it is a logarithmic one.
-  const wide = xs.length > 0 && Math.min(...xs) > 0 && Math.max(...xs) / Math.min(...xs) > 25;
+  // Models of different sizes share an axis best if it is a logarithmic one. A budget is hardly ever used up to the last MAC.
+  const wide = xs.length > 0 && Math.min(...xs) > 0 && Math.max(...xs) / Math.min(...xs) > 3.9;
   /** @type {View} */
   const next = {
     page,
@@ -85,6 +93,10 @@ function computeView() {
     unplaced: placed.length - groups.length,
     mixed: state.data === "all" && page.datasets.length > 1,
   };
+  const frontOf = new Map(fronts.map((f) => [page.runs[f[0].run].dataset, f]));
+  const drawn = state.dominated ? groups : front;
+  next.outside = outsideOf({ ...next, groups: drawn }, (g) => frontOf.get(page.runs[g.run].dataset) ?? front);
+  next.cropped = next.outside.size > 0 && !state.whole;
   next.answer = answerQuestion(next, state.question);
   const chosen = state.point && shown.find((p) => p.point === state.point && page.runs[p.run].name === state.run);
   next.selected = chosen || next.answer?.answer || next.knee?.best || (front.length ? front[front.length - 1].best : null);
@@ -103,6 +115,7 @@ function update() {
   drawExamples(view);
   drawAnswer(view);
   drawFront(view);
+  drawOutside(view);
   byId("front-caption").textContent = frontCaption(view);
   byId("front-figure").setAttribute(
     "aria-label",
@@ -197,6 +210,8 @@ function listen() {
     byId("search").removeAttribute("data-run");
     update();
   });
+  addEventListener("beforeprint", () => drawTable(view, true));
+  addEventListener("afterprint", () => drawTable(view));
   let width = innerWidth;
   addEventListener("resize", () => {
     if (innerWidth === width) return; // a phone's address bar
@@ -214,6 +229,7 @@ async function main() {
   drawLive(page);
   drawFailed(page);
   drawWritten();
+  drawAbout(page);
   refreshLater(page);
   update(); // tables and text at once, figures when their library is unpacked
   listen();

@@ -45,8 +45,14 @@ const panelTitle = (text, colours, x, y = 1) => ({
 const SMALL_CONFIG = { displayModeBar: false, responsive: true };
 
 // Panels side by side, or one above the other where there is no room.
-export function drawPanels(id, traces, titles, narrow, colours, xtitle, { shapes = [], fromZero = [] } = {}) {
-  const { axis, layout } = smallLayout(colours, { height: narrow ? 210 * titles.length : 250, bargap: 0, shapes });
+// `xtitle` is one for all of them, or a list.
+export function drawPanels(id, traces, titles, narrow, colours, xtitle, { shapes = [], fromZero = [], stacked = false } = {}) {
+  const { axis, layout } = smallLayout(colours, {
+    height: narrow ? 210 * titles.length : 250,
+    bargap: 0,
+    shapes,
+    ...(stacked ? { barmode: "stack" } : {}),
+  });
   const gap = narrow ? 0.13 : 0.075;
   const size = (1 - gap * (titles.length - 1)) / titles.length;
   // Plotly would put a tick at half an epoch where there are few.
@@ -63,7 +69,9 @@ export function drawPanels(id, traces, titles, narrow, colours, xtitle, { shapes
       domain: across,
       anchor: `y${suffix}`,
       title:
-        narrow && n < titles.length - 1 ? undefined : { text: xtitle, font: { size: 12, color: colours.muted }, standoff: 4 },
+        narrow && n < titles.length - 1 && !Array.isArray(xtitle)
+          ? undefined
+          : { text: Array.isArray(xtitle) ? xtitle[n] : xtitle, font: { size: 12, color: colours.muted }, standoff: 4 },
     };
     layout[`yaxis${suffix}`] = {
       ...axis,

@@ -1,10 +1,26 @@
 // A point opened: what it is, what it keeps, what differs from its neighbour on the front, how it trained, how to load it.
 
 import { actions } from "./actions.js";
+import { besideOf, curveName, curvesChoice } from "./curves.js";
 import { byId, copyButton, el } from "./dom.js";
-import { bare, capital, count, difference, fixed, known, share, show, signed, significant, withSpread } from "./format.js";
+import { describeFigure } from "./download.js";
+import {
+  bare,
+  capital,
+  count,
+  difference,
+  fixed,
+  known,
+  plain,
+  share,
+  show,
+  signed,
+  significant,
+  withSpread,
+} from "./format.js";
 import { differenceTable, keptCard, tokenCard } from "./layers.js";
 import { askedOf, budgetOf, groupOf, isDense, isTrained, measureOf, neighbourOf, sharesOf } from "./metrics.js";
+import { chosenOther, keepChoice, otherOptions } from "./other.js";
 import { plotly } from "./plotly.js";
 import { drawPanels } from "./panels.js";
 import { state, writeState } from "./state.js";
@@ -28,7 +44,8 @@ export function drawPoint(view) {
   const grid = el("div", { class: "point-grid" });
   const other = comparedWith(view, p);
   if (p.layers) {
-    grid.append(keptCard(page, p.layers, other), differenceCard(view, p, other), tokenCard(page, p.layers, other));
+    const beside = other?.structure ? other : null;
+    grid.append(keptCard(page, p.layers, beside), differenceCard(view, p, other), tokenCard(page, p.layers, beside));
   } else {
     grid.append(
       el(
@@ -37,9 +54,10 @@ export function drawPoint(view) {
         el("h3", {}, "Kept in each layer"),
         el("p", { class: "muted" }, "The structure of this point cannot be read."),
       ),
+      differenceCard(view, p, other),
     );
   }
-  grid.append(trainingCard(), loadCard(page, p));
+  grid.append(trainingCard(view, p), loadCard(page, p));
   parts.push(grid);
   section.replaceChildren(...parts);
   drawTraining(view, p, group);
@@ -70,6 +88,21 @@ function pointHead(view, p, group) {
       { class: "downloads" },
       step(-1, "Next smaller on the front", "← smaller"),
       step(1, "Next larger on the front", "larger →"),
+      el(
+        "button",
+        {
+          type: "button",
+          id: "keep",
+          title: "Compare each point that you open next with this one",
+          onclick: () => {
+            keepChoice(view, p);
+            writeState();
+            drawPoint(view);
+            byId("keep").focus();
+          },
+        },
+        "compare others with it",
+      ),
     ),
   );
   const line = el(
@@ -179,6 +212,8 @@ function imagesNote(page, p, name, split) {
  * @param {View} view
  */
 function comparedWith(view, p) {
+  const chosen = chosenOther(view, p);
+  if (chosen) return chosen;
   if (!p.layers) return null;
   const { page } = view;
   if (state.compare === "dense") {
@@ -211,6 +246,7 @@ function differenceCard(view, p, other) {
     "select",
     { id: "compare", "aria-label": "Compare with" },
     ...Object.entries(COMPARE).map(([value, text]) => el("option", { value, selected: value === state.compare }, text)),
+    ...otherOptions(view, p),
   );
   pick.addEventListener("change", () => {
     state.compare = pick.value;
@@ -234,11 +270,17 @@ function differenceCard(view, p, other) {
   if (known(other.macs)) said.push(`${signed((100 * (other.macs - p.macs)) / p.macs_dense, 1)} % of dense MACs`);
   const measure = measureOf(view.page, p.run);
   const own = groupOf(view, p)?.mean[measure.test] ?? p[measure.test];
-  if (known(other.test) && known(own)) said.push(`${difference(measure, other.test - own)} of test ${measure.title}`);
+  const spread = [groupOf(view, p)?.se[measure.test], other.se];
+  const se = spread.every(known) ? ` (± ${fixed(Math.hypot(...spread), measure.decimals)})` : "";
+  if (known(other.test) && known(own)) said.push(`${difference(measure, other.test - own)}${se} of test ${measure.title}`);
   const go = other.point
     ? el("button", { type: "button", class: "link", onclick: () => actions.choose(other.point) }, other.name)
     : other.name;
   card.append(el("p", {}, go, said.length ? `: ${said.join(", ")}.` : "."));
+  if (!other.structure || !p.layers) {
+    card.append(el("p", { class: "muted" }, "What both keep in each layer cannot be compared: one structure is not known."));
+    return card;
+  }
   if (other.structure.shape !== p.layers.shape) {
     card.append(el("p", { class: "muted" }, "Its layers have other dense sizes, so they cannot be compared one by one."));
     return card;
@@ -247,14 +289,15 @@ function differenceCard(view, p, other) {
   return card;
 }
 
-function trainingCard() {
+/** @param {View} view */
+function trainingCard(view, p) {
   return el(
     "article",
     { class: "wide", id: "training" },
     el(
       "div",
       { class: "section-head" },
-      el("h3", {}, "Training"),
+      el("h3", {}, "Training of ", curvesChoice(view, p)),
       el(
         "span",
         { class: "downloads" },
@@ -268,39 +311,39 @@ function trainingCard() {
 /** @param {View} view */
 function drawTraining(view, p, group) {
   const node = byId("training-figure");
-  const members = (group ? group.members : [p]).filter((m) => m.curve);
+  const members = besideOf(view, p, group).filter((m) => m.curve);
   if (!members.length) {
     node.replaceChildren(el("p", { class: "muted" }, "No epochs are recorded for this point."));
     return;
   }
   if (!plotly()) return;
   const colours = theme();
-  const colour = seriesStyle(view.page, p.run, p.method).colour;
   const measure = measureOf(view.page, p.run);
   const unit = measure.unit && ` ${measure.unit}`;
   const title = [`validation ${measure.title}`, measure.unit].filter(Boolean).join(", ");
   const traces = [];
   for (const m of [...members].sort((a, b) => Number(a === p) - Number(b === p))) {
     const own = m === p;
+    const name = plain(curveName(view, m, p));
     const common = {
       type: "scatter",
       mode: "lines",
       x: m.curve.epoch,
-      line: { color: colour, width: own ? 2 : 1 },
-      opacity: own ? 1 : 0.35,
-      name: `seed ${m.seed}`,
+      line: { color: seriesStyle(view.page, m.run, m.method).colour, width: own ? 2.5 : 1.25 },
+      opacity: own ? 1 : 0.5,
+      name,
     };
     traces.push({
       ...common,
       y: m.curve.val,
-      hovertemplate: `seed ${m.seed}, epoch %{x}: %{y:.${measure.decimals}f}${unit}<extra></extra>`,
+      hovertemplate: `${name}, epoch %{x}: %{y:.${measure.decimals}f}${unit}<extra></extra>`,
     });
     traces.push({
       ...common,
       y: m.curve.loss,
       xaxis: "x2",
       yaxis: "y2",
-      hovertemplate: `seed ${m.seed}, epoch %{x}: %{y:.4f}${measure.unit === "%" ? " nats" : ""}<extra></extra>`,
+      hovertemplate: `${name}, epoch %{x}: %{y:.4f}${measure.unit === "%" ? " nats" : ""}<extra></extra>`,
     });
   }
   const level = view.dense[p.run].val;
@@ -319,6 +362,13 @@ function drawTraining(view, p, group) {
         },
       ]
     : [];
+  describeFigure("training-figure", () => ({
+    title: `training of ${p.method} at ${askedOf(p)}`,
+    legend: members.map((m) => ({
+      name: curveName(view, m, p),
+      colour: seriesStyle(view.page, m.run, m.method).colour,
+    })),
+  }));
   drawPanels(
     "training-figure",
     traces,

@@ -1,8 +1,10 @@
 // The search: how gates fell, where they ended, and the accuracy meanwhile. Drawn when it comes into sight.
 
 import { byId, el } from "./dom.js";
+import { describeFigure } from "./download.js";
 import { count, plain, show } from "./format.js";
 import { measureOf } from "./metrics.js";
+import { drawLeaving } from "./leaving.js";
 import { plotly } from "./plotly.js";
 import { drawPanels } from "./panels.js";
 import { lineIcon, shade, theme } from "./styles.js";
@@ -57,6 +59,11 @@ export function drawSearch(view) {
     ),
     el("div", { id: "search-figure", class: "figure" }),
     el("div", { id: "gates-figure", class: "figure" }),
+    el(
+      "p",
+      { class: "caption", id: "gates-caption", hidden: true },
+      "Where the gates ended. The faintest leave first, on the way to the largest budget; the next shade leaves by the next one; the full colour stays at the smallest budget. On the right: how much of each family every budget keeps.",
+    ),
     ...(pace ? [el("p", { class: "caption", id: "pace" }, paceSentence(pace, measureOf(page, run)))] : []),
   );
   if (searchWatcher) searchWatcher.disconnect();
@@ -91,10 +98,10 @@ function drawSearchFigures(run, measure) {
   const narrow = byId("search-figure").clientWidth < 620;
   const traces = [];
   /** @type {["mean" | "below", string, number][]} */
-  const panels = [
-    ["mean", "mean gate", 1],
-    ["below", "gates below 0.01, %", 100],
-  ];
+  const panels = [["mean", "mean gate", 1]];
+  // Gates under some penalties never come near 0 before they are cut: a line at 0 would look like a search that failed.
+  const near0 = Object.values(search.families).some((series) => series.below.mean.some((value) => value > 0));
+  if (near0) panels.push(["below", "gates below 0.01, %", 100]);
   for (const [family, series] of Object.entries(search.families)) {
     const style = familyStyle(family);
     for (const [n, [field, , factor]] of panels.entries()) {
@@ -129,15 +136,36 @@ function drawSearchFigures(run, measure) {
     y: search.val,
     marker: { size: 4 },
     line: { color: colours.ink, width: 2 },
-    xaxis: "x3",
-    yaxis: "y3",
+    xaxis: `x${panels.length + 1}`,
+    yaxis: `y${panels.length + 1}`,
     hovertemplate: `epoch %{x}: %{y:.${measure.decimals}f}${measure.unit && ` ${measure.unit}`}<extra></extra>`,
   });
   const titles = [...panels.map((p) => p[1]), [`validation ${measure.title}`, measure.unit].filter(Boolean).join(", ")];
-  drawPanels("search-figure", traces, titles, narrow, colours, "epoch", { fromZero: [0, 1] });
+  describeFigure("search-figure", () => ({
+    title: "the search",
+    legend: Object.keys(search.families).map((f) => ({
+      name: FAMILY_NAMES[f] || f,
+      colour: shade(familyStyle(f)),
+      dash: familyStyle(f).dash,
+    })),
+  }));
+  drawPanels("search-figure", traces, titles, narrow, colours, "epoch", { fromZero: panels.map((_, n) => n) });
 
   const families = Object.entries(gates);
   byId("gates-figure").hidden = !families.length;
+  byId("gates-caption").hidden = !run.leaving?.families;
+  if (run.leaving?.families) {
+    describeFigure("gates-figure", () => ({
+      title: "where the gates ended, and what leaves at each budget",
+      legend: Object.keys(run.leaving.families).map((f) => ({ name: FAMILY_NAMES[f] || f, colour: shade(familyStyle(f)) })),
+    }));
+    const { unit } = run.leaving;
+    drawLeaving("gates-figure", run.leaving, {
+      ...{ name: (family) => FAMILY_NAMES[family] || family, colour: (family) => shade(familyStyle(family)) },
+      ...{ colours, narrow, unit: unit === "macs" ? "the MACs" : unit },
+    });
+    return;
+  }
   if (!families.length) return;
   const bars = families.map(([family, { edges, counts }], n) => ({
     type: "bar",

@@ -12,6 +12,7 @@ export const state = {
   seeds: true,
   colour: "", // "method", "run", or "" for what suits the page
   data: 0, // index of the data set shown, or "all"
+  whole: false, // whether the y axis covers models that are far from the front too
   off: new Set(), // methods ("m:NAME") and runs ("r:NAME") switched off
   run: null, // the open point's run and name: names stay the same when the page is written again, places may not
   point: null,
@@ -20,7 +21,9 @@ export const state = {
   question: "",
   fits: false,
   filter: "",
-  sort: "",
+  sort: "", // "COLUMN:up" or "COLUMN:down", or "" for the best first
+  hide: "", // columns of the table that are switched off, with commas between
+  curves: "seeds", // whose trainings are beside the open point's: "seeds", "budgets" or "methods"
 };
 
 const DEFAULTS = { ...state };

@@ -31,10 +31,24 @@ export function theme() {
 }
 
 /**
- * Whether colours tell methods or runs apart.
+ * Whether colours tell methods or runs apart: methods, where one data set is shown and has several of them.
  * @param {Page} page
  */
-export const colourBy = (page) => state.colour || (page.runs.length > 1 ? "run" : "method");
+export const colourBy = (page) => state.colour || (page.runs.length === 1 || severalMethods(page) ? "method" : "run");
+
+/** @type {WeakMap<Page, Map<any, boolean>>} */
+const several = new WeakMap(); // by the data set that is shown
+
+/** @param {Page} page */
+function severalMethods(page) {
+  const found = several.get(page) ?? new Map();
+  several.set(page, found);
+  if (!found.has(state.data)) {
+    const here = page.points.filter((p) => page.runs[p.run].dataset === state.data || page.datasets.length === 1);
+    found.set(state.data, new Set(here.map((p) => p.method).filter((m) => m !== "dense")).size > 1);
+  }
+  return found.get(state.data);
+}
 
 /**
  * Colour, symbol and dash of a series: one method of one run.
@@ -43,7 +57,10 @@ export const colourBy = (page) => state.colour || (page.runs.length > 1 ? "run" 
 export function seriesStyle(page, run, method) {
   const look = page.looks[method];
   if (colourBy(page) === "method") {
-    const dash = page.untrained.includes(method) ? "dot" : look.hollow ? "dash" : "solid";
+    // Runs on one data set are told apart by their lines.
+    const own =
+      page.runs.length > 1 ? DASHES[page.datasets[page.runs[run].dataset].runs.indexOf(run) % DASHES.length] : "solid";
+    const dash = page.untrained.includes(method) ? "dot" : look.hollow ? "dash" : own;
     return { colour: shade(look), symbol: look.symbol, dash };
   }
   return { ...runStyle(page, run), symbol: look.symbol };

@@ -94,7 +94,7 @@ function tableRows(view, columns) {
     });
   }
   if (state.fits && view.answer?.fits) rows = rows.filter((p) => view.answer.fits.has(p));
-  const [key, direction] = state.sort.split(":");
+  const [key, direction] = sortOf(view, columns).split(":");
   const column = columns.find((c) => c.key === key);
   if (!column) return rows;
   const sign = direction === "down" ? -1 : 1;
@@ -109,14 +109,54 @@ function tableRows(view, columns) {
 
 let allRows = false;
 
-/** @param {View} view */
-export function drawTable(view) {
+const classOf = (column) => [column.text ? "text" : "", column.key === "method" ? "named" : ""].filter(Boolean).join(" ");
+
+/**
+ * What rows are sorted by: the reader's choice, else the best first by what the figure shows. Data sets do not compare: where
+ * several are shown, the rows stay in the order of their runs.
+ * @param {View} view
+ */
+function sortOf(view, columns) {
+  if (state.sort) return state.sort;
+  const key = view.y.error ? view.y.error.of : view.y.key;
+  if (view.mixed || !columns.some((c) => c.key === key)) return "";
+  return `${key}:${view.y.more || view.y.error ? "down" : "up"}`;
+}
+
+/** A box per column that switches it on or off. */
+function drawColumnChoice(columns) {
+  const hidden = new Set(state.hide.split(",").filter(Boolean));
+  byId("columns").replaceChildren(
+    ...columns
+      .filter((c) => c.key !== "method")
+      .map((c) => {
+        const box = el("input", { type: "checkbox", "data-column": c.key, checked: !hidden.has(c.key) });
+        box.addEventListener("change", () => {
+          if (!hidden.delete(c.key)) hidden.add(c.key);
+          state.hide = [...hidden].join(",");
+          writeState();
+          drawTable(actions.view());
+          find(`#columns [data-column="${CSS.escape(c.key)}"]`)?.focus();
+        });
+        return el("label", {}, box, c.hint ? capital(c.hint) : c.title);
+      }),
+  );
+}
+
+/**
+ * @param {View} view
+ * @param {boolean} [whole] every row, as on paper
+ */
+export function drawTable(view, whole = false) {
   const section = byId("table");
   section.hidden = !view.page.points.length;
   if (section.hidden) return;
-  const columns = columnsOf(view);
+  const all = columnsOf(view);
   if (!byId("filter")) buildTableFrame(section);
-  const rows = tableRows(view, columns);
+  drawColumnChoice(all);
+  const hidden = new Set(state.hide.split(","));
+  const columns = all.filter((c) => c.key === "method" || !hidden.has(c.key));
+  const rows = tableRows(view, all);
   view.rows = rows;
   byId("fits").disabled = !view.answer?.fits;
   byId("fits").checked = state.fits && Boolean(view.answer?.fits);
@@ -124,7 +164,7 @@ export function drawTable(view) {
   byId("row-count").textContent =
     rows.length === total ? count(total, "point") : `${rows.length.toLocaleString("en")} of ${count(total, "point")}`;
 
-  const [key, direction] = state.sort.split(":");
+  const [key, direction] = sortOf(view, all).split(":");
   const head = el(
     "tr",
     {},
@@ -133,7 +173,7 @@ export function drawTable(view) {
       const arrow = sorted === "none" ? "" : sorted === "ascending" ? " ▲" : " ▼";
       return el(
         "th",
-        { scope: "col", "aria-sort": sorted, class: c.text ? "text" : "" },
+        { scope: "col", "aria-sort": sorted, class: classOf(c) },
         el(
           "button",
           { type: "button", "data-sort": c.key, title: `Sort by ${c.hint || c.title}` },
@@ -144,9 +184,10 @@ export function drawTable(view) {
     }),
   );
   const body = el("tbody");
-  const drawn = allRows
-    ? rows.length
-    : Math.max(FIRST_ROWS, rows.indexOf(view.selected) + 1, rows.indexOf(view.answer?.answer) + 1);
+  const drawn =
+    allRows || whole
+      ? rows.length
+      : Math.max(FIRST_ROWS, rows.indexOf(view.selected) + 1, rows.indexOf(view.answer?.answer) + 1);
   for (const p of rows.slice(0, drawn)) {
     const row = el("tr", {
       tabindex: "0",
@@ -155,7 +196,7 @@ export function drawTable(view) {
       class: rowClass(view, p),
     });
     for (const c of columns) {
-      const cell = el("td", { class: c.text ? "text" : c.within?.(p) ? "within" : "" }, c.show(p));
+      const cell = el("td", { class: [classOf(c), c.within?.(p) ? "within" : ""].filter(Boolean).join(" ") }, c.show(p));
       if (c.icon) cell.prepend(markerIcon(view.page, p.method, seriesStyle(view.page, p.run, p.method).colour), " ");
       row.append(cell);
     }
@@ -185,6 +226,7 @@ export function markRow(view) {
   const row = view.selected && find(`#points tr[data-point="${view.selected.i}"]`);
   if (!row) return view.rows.includes(view.selected) ? drawTable(view) : undefined;
   row.setAttribute("aria-selected", "true");
+  if (!state.point) return undefined; // nobody chose it: the table begins with the best
   // Into sight inside the table, without moving the page.
   const box = row.closest(".tall");
   const [from, to] = [row.offsetTop - 2 * row.offsetHeight, row.offsetTop + row.offsetHeight];
@@ -218,7 +260,7 @@ function buildTableFrame(section) {
     const sort = event.target.closest("button[data-sort]");
     if (sort) {
       const [key, direction] = state.sort.split(":");
-      // Once up, once down, then the order of the run again.
+      // Once up, once down, then the best first again.
       state.sort = key !== sort.dataset.sort ? `${sort.dataset.sort}:up` : direction === "up" ? `${key}:down` : "";
       writeState();
       drawTable(actions.view());
@@ -265,6 +307,7 @@ function buildTableFrame(section) {
       el("label", { class: "check" }, fits, "only what answers the question"),
       el("span", { id: "row-count", class: "muted", role: "status" }),
     ),
+    el("details", { class: "columns" }, el("summary", {}, "Columns"), el("div", { id: "columns" })),
     el("div", { class: "scroll tall", tabindex: "-1" }, table),
     more,
   );

@@ -7,7 +7,7 @@ import { state } from "./state.js";
 import { darkMode, seriesStyle } from "./styles.js";
 import { alikeOf, meanApartFromDense } from "./uncertainty.js";
 
-/** @import { View } from "./types.js" */
+/** @import { Placed, View } from "./types.js" */
 
 /** @param {View} view */
 function hoverOf(view, group) {
@@ -48,8 +48,11 @@ function seedHover(view, p) {
   return `<b>${plain(p.method)}, budget ${plain(askedOf(p))}, seed ${p.seed}</b><br>${plain(view.y.label)} ${show(view.y, view.y.of(p))}<br>${plain(view.x.label)} ${show(view.x, view.x.of(p))}`;
 }
 
-/** @param {View} view */
-export function frontTraces(view, colours, sx, sy) {
+/**
+ * @param {View} view
+ * @param {Map<Placed, number>} sizes of markers
+ */
+export function frontTraces(view, colours, sx, sy, sizes) {
   const { page } = view;
   const shape = view.x.more ? "vh" : "hv";
   const onFront = new Set(view.front);
@@ -117,34 +120,46 @@ export function frontTraces(view, colours, sx, sy) {
       });
     }
     for (const dominated of [true, false]) {
-      const these = groups.filter((g) => onFront.has(g) !== dominated);
-      if (!these.length || (dominated && !state.dominated)) continue;
+      const spread = groups.filter((g) => known(g.yse) && onFront.has(g) !== dominated);
+      if (!spread.length || (dominated && !state.dominated)) continue;
       traces.push({
         type: "scatter",
-        mode: "markers",
-        name: dominated ? "dominated" : "front",
-        x: these.map((g) => g.x / sx.size),
-        y: these.map((g) => g.y / sy.size),
-        customdata: these.map((g) => g.best.i),
-        text: these.map((g) => hoverOf(view, g)),
-        hovertemplate: "%{text}<extra></extra>",
-        opacity: dominated ? 0.42 : 1,
-        marker: {
-          size: (many ? 7 : 10) + (dominated ? 0 : 2),
-          color: style.colour,
-          symbol: these.map((g) => page.looks[g.method].symbol),
-          // The outline of a hollow marker is the marker.
-          line: {
-            width: these.map((g) => (page.looks[g.method].hollow ? 2.5 : dominated ? 0 : 1.5)),
-            color: these.map((g) => (page.looks[g.method].hollow ? style.colour : colours.back)),
-          },
-        },
-        error_y: these.some((g) => known(g.yse))
-          ? { type: "data", array: these.map((g) => (g.yse ?? 0) / sy.size), color: style.colour, thickness: 1.5, width: 4 }
-          : undefined,
+        mode: "none",
+        hoverinfo: "skip",
+        x: spread.map((g) => g.x / sx.size),
+        y: spread.map((g) => g.y / sy.size),
+        opacity: dominated ? 0.5 : 1,
+        error_y: { type: "data", array: spread.map((g) => g.yse / sy.size), color: style.colour, thickness: 1.5, width: 4 },
       });
     }
   }
+  // All markers in one trace, the largest at the bottom, so that none hides another.
+  const drawn = view.groups
+    .filter((g) => state.dominated || onFront.has(g))
+    .sort((a, b) => Number(onFront.has(a)) - Number(onFront.has(b)) || sizes.get(b) - sizes.get(a));
+  const styles = drawn.map((g) => seriesStyle(page, g.run, g.method));
+  const hollow = drawn.map((g) => page.looks[g.method].hollow);
+  traces.push({
+    type: "scatter",
+    mode: "markers",
+    name: "models",
+    x: drawn.map((g) => g.x / sx.size),
+    y: drawn.map((g) => g.y / sy.size),
+    customdata: drawn.map((g) => g.best.i),
+    text: drawn.map((g) => hoverOf(view, g)),
+    hovertemplate: "%{text}<extra></extra>",
+    marker: {
+      size: drawn.map((g) => sizes.get(g)),
+      opacity: drawn.map((g) => (onFront.has(g) ? 1 : 0.6)),
+      color: styles.map((s) => s.colour),
+      symbol: drawn.map((g) => page.looks[g.method].symbol),
+      // The outline of a hollow marker is the marker; the others have one that sets them apart from what is below.
+      line: {
+        width: hollow.map((open) => (open ? 2.5 : 1.5)),
+        color: drawn.map((_, i) => (hollow[i] ? styles[i].colour : colours.back)),
+      },
+    },
+  });
   return traces;
 }
 

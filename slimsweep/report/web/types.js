@@ -147,6 +147,8 @@
  *   families: Record<string, { mean: OverEpochs, below: OverEpochs }> } | null} search
  * @property {Record<string, { edges: number[], counts: number[] }>} gates
  * @property {{ chosen: Record<string, number>, budget: number, unit: string, val: number[] } | null} pace
+ * @property {any} [about] how it was made (slimsweep/report/about.py)
+ * @property {any} [leaving] which gates leave at which budget (slimsweep/report/about.py)
  * @property {{ method: string, budgets: number, seeds: number, mean: number, se: number | null }[]} hypervolume
  */
 
@@ -204,6 +206,8 @@
  * @property {boolean} logy
  * @property {number} unplaced groups that a logarithmic axis of an error cannot show, for they have none
  * @property {boolean} mixed several data sets share the figure
+ * @property {Set<Placed>} [outside] groups far below the front
+ * @property {boolean} [cropped] whether the y axis leaves them out
  * @property {Answer | null} [answer]
  * @property {Point | null} [selected]
  * @property {Point[]} [rows] of the table
