@@ -279,7 +279,7 @@ def list_runs(chosen: argparse.Namespace, console: Console) -> None:
 
     lines, problems = read_lines(runs_in(chosen.output))
     if lines:
-        show_whole(console, runs_table(lines, ""))
+        show_fitting(console, runs_table(lines, ""), drop=("last result", "stage"))
     for sentence in problems:
         say(plain_console(stderr=True), sentence, "yellow")
 

@@ -1,8 +1,8 @@
 """Writes the study's tables into the README.md of this folder: `python reports/fashion-mnist/make_table.py`.
 
 Tables come from results.parquet, learned-gates.parquet and two-sizes.parquet. `--run FOLDER` first copies the rows of a run to
-the first, with its curves and gates, from which `slimsweep report reports/fashion-mnist` makes a page; `--learned FOLDER` copies
-those of a run that learns its gates to the second, and `--two-sizes FOLDER` those of a sweep over two models to the third.
+the first, with its curves and gates, from which `slimsweep report reports/fashion-mnist` makes a page; `--learned FOLDER` those
+of a run that learns its gates to the second, and `--two-sizes FOLDER` those of a sweep over two models to the third.
 `--check` only compares the tables with README.md. `--picture` makes report.png in place of the tables: the page of some of the
 rows, as Chromium shows it.
 """
@@ -34,7 +34,7 @@ SIZES_START = "<!-- two sizes, written by make_table.py -->"
 LEARNED_START = "<!-- learned gates, written by make_table.py -->"
 TERMS = {
     "retraining": "Equal retraining: every model is trained on the same number of images after the cut.",
-    "compute": "Equal compute: the other methods are retrained longer, by what the tries of paces cost, spread over the budgets.",
+    "compute": "Equal compute: the other methods are retrained longer, by the compute of the tries of paces, over all budgets.",
 }
 
 
@@ -87,7 +87,10 @@ def learned_table(rows: pd.DataFrame, learned: pd.DataFrame) -> str:
         for name, of_one in (("searched", rows), ("learned", learned))
     )
     means, ahead = summarize(both, metrics=["test_top1"]).set_index(["method", "budget"]), ahead_at_budgets(both)
-    lines = ["| budget | activation energy, no search | learned gates | ahead without a search |", "| ---: | ---: | ---: | ---: |"]
+    lines = [
+        "| budget | activation energy, no search | learned gates | ahead without a search |",
+        "| ---: | ---: | ---: | ---: |",
+    ]
     for budget in sorted(both["budget"].unique(), reverse=True):
         cells = [_cell(means.loc[(name, budget)], "test_top1_mean", "test_top1_se", 2) for name in ("searched", "learned")]
         lines.append(f"| {100 * budget:g} % | {' | '.join(cells)} | {_ahead(ahead.loc[('learned', budget)])} |")
