@@ -188,6 +188,7 @@ def test_of_several_learning_rates_the_best_on_validation_counts():
     rows["terms"], rows["lr"], rows["val_top1"] = "retraining", [1e-3, 3e-3, 1e-3, 1e-2], [92.0, 91.0, 85.0, None]
     kept = best_rates(rows)
     assert list(kept.index) == [0, 2, 3]  # not the best on test; a failed point is still one that failed
+    assert list(best_rates(rows.set_axis([0, 0, 0, 0])).test_top1.fillna(-1)) == [90.0, 80.0, -1]  # of tables put together
     longer = rows.assign(terms=["retraining", "compute", "retraining", "retraining"])
     assert list(best_rates(longer).index) == [0, 1, 2, 3]
     assert list(by_series(longer).method) == ["uniform", "uniform, equal compute", "uniform", "uniform"]

@@ -1,8 +1,8 @@
 """Writes the study's tables into the README.md of this folder: `python reports/fashion-mnist/make_table.py`.
 
-Tables come from results.parquet, learned-gates.parquet and two-sizes.parquet. `--run FOLDER` first copies the rows of a run to
-the first, with its curves and gates, from which `slimsweep report reports/fashion-mnist` makes a page; `--learned FOLDER` those
-of a run that learns its gates to the second, and `--two-sizes FOLDER` those of a sweep over two models to the third.
+Tables come from results.parquet and two-sizes.parquet. `--run FOLDER` first copies the rows of a run to the one, with its
+curves and gates, from which `slimsweep report reports/fashion-mnist` makes a page; `--two-sizes FOLDER` copies those of a sweep
+over two models to the other.
 `--check` only compares the tables with README.md. `--picture` makes report.png in place of the tables: the page of some of the
 rows, as Chromium shows it.
 """
@@ -27,11 +27,9 @@ from markdown_tables import with_table, write_or_check
 
 HERE = Path(__file__).parent
 PAGE, ROWS, SIZES = HERE / "README.md", HERE / "results.parquet", HERE / "two-sizes.parquet"
-LEARNED = HERE / "learned-gates.parquet"
 PICTURE, PICTURED = HERE / "report.png", ["dense", "searched", "taylor", "uniform"]
 START, END = "<!-- written by make_table.py -->", "<!-- end -->"
 SIZES_START = "<!-- two sizes, written by make_table.py -->"
-LEARNED_START = "<!-- learned gates, written by make_table.py -->"
 TERMS = {
     "retraining": "Equal retraining: every model is trained on the same number of images after the cut.",
     "compute": "Equal compute: the other methods are retrained longer, by the compute of the tries of paces, over all budgets.",
@@ -78,23 +76,6 @@ def dense_line(rows: pd.DataFrame) -> str:
     mean = summarize(dense, metrics=["test_top1"]).iloc[0]
     untouched = dense["test_top1_untouched"].iloc[0]
     return f"Dense, retrained alike: {_cell(mean, 'test_top1_mean', 'test_top1_se', 2)} % (before that {untouched:.2f} %)."
-
-
-def learned_table(rows: pd.DataFrame, learned: pd.DataFrame) -> str:
-    """Markdown: test top-1 at each budget by gates that are ranked without a search and by learned ones, paired by seed."""
-    both = pd.concat(
-        best_rates(of_one[(of_one["status"] == "ok") & (of_one["method"] == "searched")]).assign(method=name)
-        for name, of_one in (("searched", rows), ("learned", learned))
-    )
-    means, ahead = summarize(both, metrics=["test_top1"]).set_index(["method", "budget"]), ahead_at_budgets(both)
-    lines = [
-        "| budget | activation energy, no search | learned gates | ahead without a search |",
-        "| ---: | ---: | ---: | ---: |",
-    ]
-    for budget in sorted(both["budget"].unique(), reverse=True):
-        cells = [_cell(means.loc[(name, budget)], "test_top1_mean", "test_top1_se", 2) for name in ("searched", "learned")]
-        lines.append(f"| {100 * budget:g} % | {' | '.join(cells)} | {_ahead(ahead.loc[('learned', budget)])} |")
-    return "\n".join(lines)
 
 
 def ahead_at_budgets(rows: pd.DataFrame) -> pd.DataFrame:
@@ -160,7 +141,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; fail where the page has other tables")
     parser.add_argument("--run", help="a run's folder, whose rows are copied first")
     parser.add_argument("--two-sizes", help="the folder of a sweep over two models, whose rows are copied first")
-    parser.add_argument("--learned", help="the folder of a run that learns its gates, whose rows are copied first")
     parser.add_argument("--picture", nargs="?", const=PICTURE, help="make report.png, or this file, in place of the tables")
     options = parser.parse_args(argv)
     if options.picture:
@@ -171,8 +151,6 @@ def main(argv: list[str] | None = None) -> int:
         run.rows.sort_values("point", ignore_index=True).to_parquet(ROWS)
         run.curves().to_parquet(HERE / "curves.parquet")
         run.gates_table().to_parquet(HERE / "gates.parquet")
-    if options.learned:
-        Run(options.learned).rows.sort_values("point", ignore_index=True).to_parquet(LEARNED)
     if options.two_sizes:
         both = pd.concat([Run(f).rows for f in sorted(Path(options.two_sizes).iterdir()) if f.is_dir()])
         both = both[both["method"].isin(["dense", "searched"])]  # baselines are in results.parquet
@@ -180,7 +158,6 @@ def main(argv: list[str] | None = None) -> int:
     rows = pd.read_parquet(ROWS)
     methods = "\n\n".join([dense_line(rows), *tables(rows)])
     text = with_table(PAGE.read_text(), f"\n{methods}\n", START, END)
-    text = with_table(text, f"\n{learned_table(rows, pd.read_parquet(LEARNED))}\n", LEARNED_START, END)
     text = with_table(text, f"\n{sizes_table(pd.read_parquet(SIZES))}\n", SIZES_START, END)
     return write_or_check(PAGE, text, options.check)
 

@@ -144,14 +144,15 @@ def best_rates(rows: pd.DataFrame) -> pd.DataFrame:
     """
     if "lr" not in rows or rows.empty:
         return rows
-    ok = with_units(rows[rows["status"] == "ok"])
+    numbered = rows.assign(place=range(len(rows)))  # tables that were put together may have an index twice
+    ok = with_units(numbered[numbered["status"] == "ok"])
     ok = ok.assign(untrained=untrained(ok), lr=ok["lr"].fillna(0.0))
     alike = [column for column in ("method", "terms", "unit", "budget", "shares", "untrained") if column in ok]
     of_rate = ok.groupby([*alike, "lr"], dropna=False)[measure_of(rows).val]
     ok = ok.assign(seeds=of_rate.transform("size"), quality=of_rate.transform("mean"))
     ok = ok.sort_values(["seeds", "quality", "lr"], ascending=[False, False, True], kind="stable")
     best = ok[ok["lr"] == ok.groupby(alike, dropna=False)["lr"].transform("first")]
-    return rows[(rows["status"] != "ok") | rows.index.isin(best.index)]
+    return rows[((rows["status"] != "ok") | numbered["place"].isin(best["place"])).to_numpy()]
 
 
 def with_units(rows: pd.DataFrame) -> pd.DataFrame:
