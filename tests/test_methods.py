@@ -382,11 +382,11 @@ def test_a_budget_below_the_smallest_plain_model_is_refused(budget: str, unit: s
         checked("small", DENSE, [0.5, budget])
 
 
-def test_without_torch_pruning_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
+def test_without_torch_pruning_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch):
     import importlib.util
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"pip install 'slimsweep\[baselines\]'"):
+    with pytest.raises(ValueError, match=r"needs Torch-Pruning: pip install 'torch-pruning>=1.6,<1.7'"):
         checked("torch-pruning", DENSE, [0.5])
 
 
