@@ -216,7 +216,9 @@ function comparedWith(view, p) {
   if (chosen) return chosen;
   if (!p.layers) return null;
   const { page } = view;
+  const measure = measureOf(page, p.run);
   if (state.compare === "dense") {
+    const { test } = view.dense[p.run];
     // A plain smaller model has sizes of its own.
     const own = page.points.find((q) => q.run === p.run && isDense(q) && q.layers) ?? p;
     const shape = page.shapes[own.layers.shape];
@@ -227,7 +229,7 @@ function comparedWith(view, p) {
       tokens: shape.tokens,
       last: null,
     };
-    return { name: "the dense model", structure, macs: p.macs_dense, test: view.dense[p.run].test };
+    return { name: "the dense model", structure, macs: p.macs_dense, test, se: view.dense[p.run].group?.se[measure.test] };
   }
   const group = neighbourOf(view, p, state.compare === "larger" ? 1 : -1);
   if (!group || !group.best.layers) return null;
@@ -235,7 +237,8 @@ function comparedWith(view, p) {
     name: `${group.method} at ${askedOf(group)}`,
     structure: group.best.layers,
     macs: group.best.macs,
-    test: group.mean[measureOf(page, p.run).test],
+    test: group.mean[measure.test],
+    se: group.se[measure.test],
     point: group.best,
   };
 }
@@ -272,7 +275,10 @@ function differenceCard(view, p, other) {
   const own = groupOf(view, p)?.mean[measure.test] ?? p[measure.test];
   const spread = [groupOf(view, p)?.se[measure.test], other.se];
   const se = spread.every(known) ? ` (± ${fixed(Math.hypot(...spread), measure.decimals)})` : "";
-  if (known(other.test) && known(own)) said.push(`${difference(measure, other.test - own)}${se} of test ${measure.title}`);
+  const seeds = groupOf(view, p)?.members.length ?? 1;
+  const means = seeds > 1 ? ` (means over ${seeds} seeds)` : "";
+  if (known(other.test) && known(own))
+    said.push(`${difference(measure, other.test - own)}${se} of test ${measure.title}${means}`);
   const go = other.point
     ? el("button", { type: "button", class: "link", onclick: () => actions.choose(other.point) }, other.name)
     : other.name;
