@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from test_report import make_run
@@ -190,3 +191,23 @@ def test_on_paper_figures_are_light_and_as_wide_as_a_sheet(page: "sync_api.Page"
     assert after[0] == wide
     assert after[1] != "#ffffff"
     page.emulate_media(color_scheme="light")
+
+
+@pytest.mark.slow
+def test_a_comparison_says_of_how_many_seeds_and_a_model_does_not_differ_from_itself(
+    browser: "sync_api.Browser", tmp_path: Path
+) -> None:
+    run = make_run(seeds=3, budgets=(0.5,))
+    rows = run.results
+    one_dense = rows[(rows["method"] != "dense") | (rows["seed"] == 0)]
+    path = tmp_path / "seeds.html"
+    path.write_text(build_page([replace(run, results=one_dense)]), encoding="utf-8")
+    page = browser.new_page()
+    page.goto(path.as_uri())
+    page.wait_for_selector("html[data-ready]")
+    page.locator("#table tbody tr", has_text="searched").first.click()
+    page.select_option("#compare", "dense")
+    assert "(1 seed against 3)" in page.inner_text("#difference")
+    page.locator("#table tbody tr", has_text="dense").first.click()
+    assert "0.00 points of test" in page.inner_text("#difference")
+    page.close()

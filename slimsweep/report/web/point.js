@@ -25,7 +25,7 @@ import { plotly } from "./plotly.js";
 import { drawPanels } from "./panels.js";
 import { state, writeState } from "./state.js";
 import { markerIcon, seriesStyle, theme } from "./styles.js";
-import { alikeOf, apartFromDense, errorOfOne } from "./uncertainty.js";
+import { alikeOf, apartFromDense, errorOfOne, seedsOf } from "./uncertainty.js";
 
 /** @import { Page, View } from "./types.js" */
 
@@ -273,10 +273,13 @@ function differenceCard(view, p, other) {
   if (known(other.macs)) said.push(`${signed((100 * (other.macs - p.macs)) / p.macs_dense, 1)} % of dense MACs`);
   const measure = measureOf(view.page, p.run);
   const own = groupOf(view, p)?.mean[measure.test] ?? p[measure.test];
-  const spread = [groupOf(view, p)?.se[measure.test], other.se];
-  const se = spread.every(known) ? ` (± ${fixed(Math.hypot(...spread), measure.decimals)})` : "";
-  const seeds = groupOf(view, p)?.members.length ?? 1;
-  const means = seeds > 1 ? ` (means over ${seeds} seeds)` : "";
+  const groups = [groupOf(view, p), other.point ? seedsOf(view.page, other.point) : view.dense[p.run].group];
+  const itself = groups[0] && groups[0].best === groups[1]?.best;
+  const spread = itself ? [] : [groups[0]?.se[measure.test], other.se];
+  const se = spread.length && spread.every(known) ? ` (± ${fixed(Math.hypot(...spread), measure.decimals)})` : "";
+  const [theirs, mine] = [groups[1]?.members.length ?? 1, groups[0]?.members.length ?? 1];
+  const seeds = theirs === mine ? `means over ${mine} seeds` : `${count(theirs, "seed")} against ${mine}`;
+  const means = Math.max(theirs, mine) > 1 ? ` (${seeds})` : "";
   if (known(other.test) && known(own))
     said.push(`${difference(measure, other.test - own)}${se} of test ${measure.title}${means}`);
   const go = other.point
