@@ -71,3 +71,15 @@ def changed(run: "Run", **changes: Any) -> "Run":
     if any(name.startswith("data.") for name in changes):  # other splits, which a driver's start would record
         other.write_known_data(data_for(other.config).fingerprint)
     return other
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium, started once: playwright allows one start per process. Tests that ask for it skip where there is none."""
+    from playwright import sync_api
+
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()

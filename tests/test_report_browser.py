@@ -38,14 +38,6 @@ EVIL = "<script>window.hacked=1</script><img src=x onerror=window.hacked=1><b>bo
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator["sync_api.Browser"]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="session")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Pages by name, each built once."""
     folder = tmp_path_factory.mktemp("pages")

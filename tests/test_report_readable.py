@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from test_report import make_run
-from test_report_browser import RUNS, Opened, browser, column, markers, opened, pages, pytestmark  # noqa: F401
+from test_report_browser import RUNS, Opened, column, markers, opened, pages, pytestmark  # noqa: F401
 
 from slimsweep.report.page_data import page_data
 from slimsweep.report.run_tables import RunTables
@@ -43,6 +43,7 @@ def test_the_range_is_that_of_models_near_the_front_and_the_rest_is_one_click_aw
     assert page.input_value("#y") == "test_top1"
 
 
+@pytest.mark.slow
 def test_one_method_alone_and_two_in_two_clicks(opened: Opened):  # noqa: F811
     page = opened("far")
     page.dblclick("#chips [data-key='m:taylor']")
@@ -66,6 +67,7 @@ def test_any_point_is_compared_with_any_other_and_trainings_share_an_axis(opened
     assert {name.removesuffix(" (open)") for name in names} == {"searched", "uniform", "taylor", "small"}
 
 
+@pytest.mark.slow
 def test_a_downloaded_figure_says_what_it_is(opened: Opened, tmp_path: Path):  # noqa: F811
     page = opened("far")
     with page.expect_download() as download:
@@ -90,6 +92,7 @@ def test_the_table_is_best_first_whole_on_paper_and_has_the_columns_that_are_wan
     assert page.eval_on_selector(".tall", "e => e.scrollHeight - e.clientHeight") <= 1
 
 
+@pytest.mark.slow
 def test_how_a_run_was_made_is_on_the_page_and_what_is_not_known_is_left_out(opened: Opened):  # noqa: F811
     page = opened("far")
     page.click("#about summary")

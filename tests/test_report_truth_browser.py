@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from test_report import make_run
@@ -26,18 +27,17 @@ def misleading() -> RunTables:
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator["sync_api.Page"]:
+def page(tmp_path_factory: pytest.TempPathFactory, browser: "sync_api.Browser") -> Iterator["sync_api.Page"]:
     path = tmp_path_factory.mktemp("page") / "misleading.html"
     path.write_text(build_page([misleading()]), encoding="utf-8")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
-        complaints: list[str] = []
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.goto(path.as_uri())
-        page.wait_for_selector("html[data-ready]")
-        yield page
-        browser.close()
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
+    page.goto(path.as_uri())
+    page.wait_for_selector("html[data-ready]")
+    yield page
+    page.close()
     assert complaints == []
 
 
@@ -130,3 +130,84 @@ def test_what_may_be_two_things_is_asked_back(page: "sync_api.Page", ask: Callab
 def test_flops_are_explained_and_one_model_is_one(page: "sync_api.Page", ask: Callable[[str], str]) -> None:
     assert "taken as multiply-accumulates" in ask("at most 1 MFLOPs")
     assert "The only model that fits" in ask("at most 30 % of budget, at least 90 %")
+
+
+def test_a_limit_without_a_place_on_a_logarithmic_axis_is_no_error(page: "sync_api.Page", ask: Callable[[str], str]) -> None:
+    log = page.locator("#controls label", has_text="log x").locator("input")
+    was = log.is_checked()
+    log.set_checked(True)
+    assert "No model fits" in ask("at most 0 MACs")
+    assert page.locator("#front-figure .annotation", has_text="0 MACs").count() == 0
+    log.set_checked(was)
+
+
+CONTRAST = """() => {
+  const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
+  const light = (c) => c.slice(0, 3).map((v) => v / 255).map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = (e) => {
+    for (; e; e = e.parentElement) {
+      const found = rgb(getComputedStyle(e).backgroundColor);
+      if (found.length === 3) return found;
+    }
+  };
+  const seen = (e) => (e ? Number(getComputedStyle(e).opacity) * seen(e.parentElement) : 1);
+  const grey = document.querySelectorAll("button, td, th, dt, dd, small, .muted, .caption, option, .of");
+  return [...grey].filter((e) => e.offsetParent && e.innerText?.trim()).map((e) => {
+    const [back, alpha] = [behind(e), seen(e)];
+    const ink = rgb(getComputedStyle(e).color).map((v, i) => alpha * v + (1 - alpha) * back[i]);
+    const [low, high] = [light(ink), light(back)].sort((a, b) => a - b);
+    return [(high + 0.05) / (low + 0.05), e.outerHTML.slice(0, 90)];
+  }).sort((a, b) => a[0] - b[0]);
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_greyed_text_can_be_read(page: "sync_api.Page", scheme: str) -> None:
+    page.emulate_media(color_scheme=scheme)
+    chip = page.locator("#chips .chip button").first
+    chip.click()
+    found = page.evaluate(CONTRAST)
+    page.locator("#chips .chip button").first.click()
+    page.emulate_media(color_scheme="light")
+    assert len(found) > 50
+    assert found[0][0] >= 4.5, found[:3]
+
+
+def test_on_paper_figures_are_light_and_as_wide_as_a_sheet(page: "sync_api.Page") -> None:
+    figure = "[document.querySelector('#front-figure .main-svg').clientWidth, window['front-figure'].layout.paper_bgcolor]"
+    page.emulate_media(color_scheme="dark")
+    for _ in range(100):  # until the page has heard of it
+        if page.evaluate(figure)[1] != "#ffffff":
+            break
+        page.wait_for_timeout(20)
+    wide = page.evaluate(figure)[0]
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    printed = page.evaluate(figure)
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    after = page.evaluate(figure)
+    assert printed[0] <= 1032 < wide  # a landscape sheet of A4 less its margins, at 96 pixels per inch
+    assert printed[1] == "#ffffff"
+    assert after[0] == wide
+    assert after[1] != "#ffffff"
+    page.emulate_media(color_scheme="light")
+
+
+@pytest.mark.slow
+def test_a_comparison_says_of_how_many_seeds_and_a_model_does_not_differ_from_itself(
+    browser: "sync_api.Browser", tmp_path: Path
+) -> None:
+    run = make_run(seeds=3, budgets=(0.5,))
+    rows = run.results
+    one_dense = rows[(rows["method"] != "dense") | (rows["seed"] == 0)]
+    path = tmp_path / "seeds.html"
+    path.write_text(build_page([replace(run, results=one_dense)]), encoding="utf-8")
+    page = browser.new_page()
+    page.goto(path.as_uri())
+    page.wait_for_selector("html[data-ready]")
+    page.locator("#table tbody tr", has_text="searched").first.click()
+    page.select_option("#compare", "dense")
+    assert "(1 seed against 3)" in page.inner_text("#difference")
+    page.locator("#table tbody tr", has_text="dense").first.click()
+    assert "0.00 points of test" in page.inner_text("#difference")
+    page.close()

@@ -176,3 +176,41 @@ test("a measure that these models are not judged by is answered with the one tha
   assert.match(answered("at least 0.9 R2").problem, /are judged by top-1, so ask for \u201cat least 80 %/);
   assert.match(answered("at least 80 % k-NN").problem, /no point has that number/);
 });
+
+const WORDED = {
+  "best under 1 MMAC": [["macs", true, 1e6]],
+  "the most accurate model with at most 2 MMACs?": [["macs", true, 2e6]],
+  "accuracy at least 89 %": [["top1", false, 89]],
+  "accuracy >= 89": [["top1", false, 89]],
+  "MACs < 3M and params < 100k": [
+    ["macs", true, 3e6],
+    ["params", true, 1e5],
+  ],
+  "MACs at most 3 MMACs": [["macs", true, 3e6]],
+  "MACs under 50 %": [["share", true, 50]],
+  "latency at most 5 ms": [["latency_p50_ms", true, 5]],
+  "at most 1e6 MACs": [["macs", true, 1e6]],
+  "within 1 % of dense": [["drop", true, 1]], // not 1 % of its MACs
+  "within 2 percent": [["drop", true, 2]],
+  "within 50 % of the MACs": [["share", true, 50]],
+};
+for (const [text, expected] of Object.entries(WORDED))
+  test(`what is asked for may come first: "${text}"`, () => assert.deepEqual(conditionsOf(text).map(rounded), expected));
+
+for (const text of ["and", ",", "best", "%", "the cheapest?", "at most -3 MMACs", "best fast one"])
+  test(`"${text}" asks for nothing`, () => assert.match(parseQuestion(text).problem, /is not a condition/));
+
+test("the best or the cheapest is what the question says", () => {
+  assert.equal(answered("at most 2 MMACs").answer.point, "s50-0");
+  assert.equal(answered("cheapest under 2 MMACs").answer.point, "s25-1");
+  assert.equal(answered("at least 90 %").answer.point, "s25-1");
+  assert.equal(answered("best with at least 90 %").answer.point, "d");
+  const back = answered("smallest at 50 %");
+  assert.deepEqual(back.choices, ["smallest with at most 50 %", "smallest with at least 50 % accuracy"]);
+  for (const choice of back.choices) assert.equal(answered(choice).answer.point, "s25-1");
+});
+
+test("of models equally near to what nothing meets, the cheapest is named, as among answers", () => {
+  const of = page((data) => (data.groups.mean.val_top1 = [96, 96, 90]));
+  assert.equal(answered("at least 99 %", viewOf(of)).nearest.point.macs, 2e6);
+});

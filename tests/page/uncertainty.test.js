@@ -157,4 +157,5 @@ test("an axis of parameters names its size behind its name", () => {
   assert.equal(axisScale({ unit: "parameters" }, [2e5]).unit, "parameters, thousands");
   assert.equal(axisScale({ unit: "parameters" }, [20]).unit, "parameters");
   assert.equal(axisScale({ unit: "MACs" }, [2e6]).unit, "MMACs");
+  assert.deepEqual(axisScale({ unit: "MACs" }, [1.2e5]), { size: 1e6, unit: "MMACs" }); // as in the tiles and the table
 });

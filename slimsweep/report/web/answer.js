@@ -2,7 +2,7 @@
 
 import { actions } from "./actions.js";
 import { byId, el } from "./dom.js";
-import { count, known, prefixOf, scaled, significant } from "./format.js";
+import { count, known, scaled, significant } from "./format.js";
 import { askedOf, measureOf } from "./metrics.js";
 import { EXAMPLES, sayValue } from "./question.js";
 import { state } from "./state.js";
@@ -49,7 +49,7 @@ export function drawAnswer(view) {
   const opened = seeds > 1 ? ` Seed ${p.seed}, its best on validation, is opened below.` : "";
   const notes = a.conditions
     .filter((c) => c.note)
-    .map((c) => ` \u201c${c.text}\u201d: ${c.note}.`)
+    .map((c) => ` \u201c${c.text}\u201d${c.note?.startsWith("means") ? "" : ":"} ${c.note}.`)
     .join("");
   node.replaceChildren(
     el("button", { type: "button", class: "link", onclick: () => actions.choose(p) }, `${p.method} at ${askedOf(p)}${run}`),
@@ -63,9 +63,8 @@ export function drawExamples(view) {
   const node = byId("examples");
   const ok = view.page.points.filter((p) => p.status === "ok");
   if (!ok.length || node.childNodes.length) return;
-  const half = significant((0.5 * ok[0].macs_dense) / prefixOf(ok[0].macs_dense)[0], 2);
   const examples = [
-    `at most ${half} ${prefixOf(ok[0].macs_dense)[1]}MACs`,
+    `at most ${scaled(0.5 * ok[0].macs_dense, "MACs", 2)}`,
     EXAMPLES[view.page.runs[ok[0].run].measure].example,
   ];
   const timed = view.metrics.x.find((m) => m.name === "latency_p50_ms");

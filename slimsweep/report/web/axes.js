@@ -1,6 +1,6 @@
 // Axes of the figure: in which unit, from where to where, with which ticks.
 
-import { prefixOf, significant, takesPrefix } from "./format.js";
+import { prefixFor, significant, takesPrefix } from "./format.js";
 
 /** @import { Metric, Scale } from "./types.js" */
 
@@ -15,7 +15,7 @@ const WORDS = { k: "thousands", M: "millions", G: "billions", T: "trillions" };
  */
 export function axisScale({ unit }, values) {
   if (!takesPrefix(unit)) return { size: 1, unit };
-  const [size, prefix] = prefixOf(Math.max(...values.map(Math.abs), 0));
+  const [size, prefix] = prefixFor(Math.max(...values.map(Math.abs), 0), unit);
   return { size, unit: unit === "parameters" ? [unit, WORDS[prefix]].filter(Boolean).join(", ") : `${prefix}${unit}` };
 }
 

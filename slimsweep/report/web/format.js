@@ -33,6 +33,14 @@ const PREFIXES = [
  */
 export const prefixOf = (value) => PREFIXES.find(([size]) => Math.abs(value) >= size) ?? [1, ""];
 
+/**
+ * The size and the letter of the prefix that numbers of a unit are shown with: no one says kMACs.
+ * @param {number} value
+ * @param {string} unit
+ * @returns {[number, string]}
+ */
+export const prefixFor = (value, unit) => (unit === "MACs" && Math.abs(value) < 1e6 ? [1e6, "M"] : prefixOf(value));
+
 /** @param {string} text */
 const minus = (text) => text.replace("-", "\u2212");
 
@@ -50,11 +58,12 @@ export function significant(value, digits = 3) {
  * With a metric prefix: 1.74 MMACs, 5.7 M parameters.
  * @param {number | null | undefined} value
  * @param {string} unit
+ * @param {number} [digits] that are significant
  */
-export function scaled(value, unit) {
+export function scaled(value, unit, digits = 3) {
   if (!known(value)) return DASH;
-  const [size, prefix] = unit === "MACs" && Math.abs(value) < 1e6 ? [1e6, "M"] : prefixOf(value); // no one says kMACs
-  return `${significant(value / size)} ${prefix}${unit === "parameters" ? `${prefix ? " " : ""}${unit}` : unit}`;
+  const [size, prefix] = prefixFor(value, unit);
+  return `${significant(value / size, digits)} ${prefix}${unit === "parameters" ? `${prefix ? " " : ""}${unit}` : unit}`;
 }
 
 /**

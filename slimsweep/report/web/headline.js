@@ -3,7 +3,7 @@
 
 import { actions } from "./actions.js";
 import { byId, el } from "./dom.js";
-import { capital, known, share, show } from "./format.js";
+import { capital, known, share, show, showSpread } from "./format.js";
 import { askedOf, costName, isDense, isTrained, judged, measureOf, placedGroups, trainedOf, valueOf } from "./metrics.js";
 import { columnDifference, columnText, toldApart } from "./uncertainty.js";
 
@@ -39,6 +39,13 @@ function valueAndTest(page, { val, test, title }, { mean, se }) {
   if (!known(valueOf(mean, val))) return [onTest, `test ${title}`];
   return [columnText(page, val, valueOf(mean, val), valueOf(se, val)), `validation ${title}; test ${onTest}`];
 }
+
+/**
+ * @param {View["y"]} y
+ * @param {NonNullable<View["knee"]>} knee
+ */
+const ofKnee = (y, { y: value, yse }) =>
+  known(yse) && y.decimals !== null ? showSpread({ unit: y.unit, decimals: y.decimals }, value, yse) : show(y, value);
 
 /** @param {View} view */
 export function drawHeadline(view) {
@@ -109,7 +116,7 @@ export function drawHeadline(view) {
       tile(
         "Knee of the front",
         shareOf(view.knee.best),
-        [`${view.y.label} ${show(view.y, view.knee.y)}`, "beyond it, each gain costs more"],
+        [`${view.y.label} ${ofKnee(view.y, view.knee)}`, "beyond it, each gain costs more"],
         view.knee.best,
       ),
     );

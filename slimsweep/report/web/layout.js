@@ -21,8 +21,9 @@ function guides(view, sx, sy, colours) {
     const onY = asked.includes(view.y.error ? view.y.error.of : view.y.key);
     const level = view.y.error ? view.y.error.best - condition.value : condition.value;
     const line = { color: colours.fit, width: 1.5, dash: "dash" };
+    const at = condition.value / sx.size;
+    if ((onX && view.logx && !(at > 0)) || (onY && view.logy && !(level > 0))) continue; // no place on a logarithmic axis
     if (onX) {
-      const at = condition.value / sx.size;
       shapes.push({ type: "line", xref: "x", yref: "paper", x0: at, x1: at, y0: 0, y1: 1, line });
       annotations.push({
         xref: "x",
@@ -91,7 +92,7 @@ export function frontLayout(view, colours, sx, sy) {
         layer: "below",
       });
       if (runs.length === 1)
-        untouchedLabel = { value, color, text: `dense, untouched: ${show(measureOf(view.page, r), value)}` };
+        untouchedLabel = { value, color, text: `${narrow ? "" : "dense, "}untouched: ${show(measureOf(view.page, r), value)}` };
     }
   }
   if (view.knee) {

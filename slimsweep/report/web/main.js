@@ -16,6 +16,7 @@ import { drawMethods } from "./methods.js";
 import { columnMetric, defaultCost, defaultQuality, denseOf, metricOr, metricsOf, placedGroups, trainedOf } from "./metrics.js";
 import { outsideOf } from "./near.js";
 import { drawOutside } from "./outside.js";
+import { plotly } from "./plotly.js";
 import { drawPoint } from "./point.js";
 import { answerQuestion } from "./question.js";
 import { drawSearch } from "./search.js";
@@ -210,14 +211,31 @@ function listen() {
     byId("search").removeAttribute("data-run");
     update();
   });
-  addEventListener("beforeprint", () => drawTable(view, true));
-  addEventListener("afterprint", () => drawTable(view));
+  addEventListener("beforeprint", () => drawForPaper(true));
+  addEventListener("afterprint", () => drawForPaper(false));
   let width = innerWidth;
   addEventListener("resize", () => {
     if (innerWidth === width) return; // a phone's address bar
     width = innerWidth;
     drawFront(view);
   });
+}
+
+/**
+ * The whole table, and figures as wide and as light as paper; or all as on the screen again.
+ * @param {boolean} paper
+ */
+function drawForPaper(paper) {
+  document.documentElement.classList.toggle("paper", paper);
+  drawTable(view, paper);
+  drawFront(view);
+  if (!plotly()) return;
+  const figure = byId("front-figure");
+  // A figure that is drawn already keeps its width until the window's changes.
+  if (figure.querySelector(".plot-container")) plotly().relayout(figure, { width: figure.clientWidth });
+  drawPoint(view);
+  byId("search").removeAttribute("data-run");
+  drawSearch(view);
 }
 
 async function main() {

@@ -25,7 +25,7 @@ import { plotly } from "./plotly.js";
 import { drawPanels } from "./panels.js";
 import { state, writeState } from "./state.js";
 import { markerIcon, seriesStyle, theme } from "./styles.js";
-import { alikeOf, apartFromDense, errorOfOne } from "./uncertainty.js";
+import { alikeOf, apartFromDense, errorOfOne, seedsOf } from "./uncertainty.js";
 
 /** @import { Page, View } from "./types.js" */
 
@@ -216,7 +216,9 @@ function comparedWith(view, p) {
   if (chosen) return chosen;
   if (!p.layers) return null;
   const { page } = view;
+  const measure = measureOf(page, p.run);
   if (state.compare === "dense") {
+    const { test } = view.dense[p.run];
     // A plain smaller model has sizes of its own.
     const own = page.points.find((q) => q.run === p.run && isDense(q) && q.layers) ?? p;
     const shape = page.shapes[own.layers.shape];
@@ -227,7 +229,7 @@ function comparedWith(view, p) {
       tokens: shape.tokens,
       last: null,
     };
-    return { name: "the dense model", structure, macs: p.macs_dense, test: view.dense[p.run].test };
+    return { name: "the dense model", structure, macs: p.macs_dense, test, se: view.dense[p.run].group?.se[measure.test] };
   }
   const group = neighbourOf(view, p, state.compare === "larger" ? 1 : -1);
   if (!group || !group.best.layers) return null;
@@ -235,7 +237,8 @@ function comparedWith(view, p) {
     name: `${group.method} at ${askedOf(group)}`,
     structure: group.best.layers,
     macs: group.best.macs,
-    test: group.mean[measureOf(page, p.run).test],
+    test: group.mean[measure.test],
+    se: group.se[measure.test],
     point: group.best,
   };
 }
@@ -270,9 +273,15 @@ function differenceCard(view, p, other) {
   if (known(other.macs)) said.push(`${signed((100 * (other.macs - p.macs)) / p.macs_dense, 1)} % of dense MACs`);
   const measure = measureOf(view.page, p.run);
   const own = groupOf(view, p)?.mean[measure.test] ?? p[measure.test];
-  const spread = [groupOf(view, p)?.se[measure.test], other.se];
-  const se = spread.every(known) ? ` (± ${fixed(Math.hypot(...spread), measure.decimals)})` : "";
-  if (known(other.test) && known(own)) said.push(`${difference(measure, other.test - own)}${se} of test ${measure.title}`);
+  const groups = [groupOf(view, p), other.point ? seedsOf(view.page, other.point) : view.dense[p.run].group];
+  const itself = groups[0] && groups[0].best === groups[1]?.best;
+  const spread = itself ? [] : [groups[0]?.se[measure.test], other.se];
+  const se = spread.length && spread.every(known) ? ` (± ${fixed(Math.hypot(...spread), measure.decimals)})` : "";
+  const [theirs, mine] = [groups[1]?.members.length ?? 1, groups[0]?.members.length ?? 1];
+  const seeds = theirs === mine ? `means over ${mine} seeds` : `${count(theirs, "seed")} against ${mine}`;
+  const means = Math.max(theirs, mine) > 1 ? ` (${seeds})` : "";
+  if (known(other.test) && known(own))
+    said.push(`${difference(measure, other.test - own)}${se} of test ${measure.title}${means}`);
   const go = other.point
     ? el("button", { type: "button", class: "link", onclick: () => actions.choose(other.point) }, other.name)
     : other.name;

@@ -20,6 +20,13 @@ const QUALITIES = new Set(["top1", "r2", "top5", "drop", "val_knn_top1", "val_pr
 const AT_MOST = /^(?:at most|no more than|not more than|less than|fewer than|under|below|up to|within|max(?:imum)?|<=|≤|<)\s*/i;
 const R2 = /^(?:an? )?r[2²](?: of)?\s+(?=.)/i; // before its number
 const AT_LEAST = /^(?:at least|no less than|not less than|more than|over|above|from|min(?:imum)?|>=|≥|>)\s*/i;
+const WITHIN = /^within\s/i;
+const GOAL =
+  /^\s*(?:the )?(best|most accurate|cheapest|smallest)\b(?: (?:models?|one)\b)?(?:,| (?:with|at|of|that (?:is|has))\b)?\s*/i;
+// What a number is of, before it: "accuracy at least 89 %", "MACs < 3M".
+const NAME =
+  /^((?:val(?:idation)? )?(?:accuracy|acc|top-?1)|top-?5|macs|flops|params|parameters|latency|budget)\s*(?:is |of )?\s*(?=[\d.<>≤≥=]|at |no |not |less |fewer |under |below |up |max|more |over |above |min)/i;
+const IN_PERCENT = /^(?:val|acc|top)/i; // names whose numbers need no "%"
 /** @type {Record<string, number>} */
 const SIZES = { "": 1, k: 1e3, m: 1e6, g: 1e9, b: 1e9, t: 1e12 };
 
@@ -88,18 +95,37 @@ const UNITS = [
 
 const BARE = /^(?:%|percent|pct)$/i; // of what, is not said
 const FLOPS = /flops?$/i;
+const OF_DENSE = /^(?:%|percent|pct)(?: (?:of|from|below) (?:the )?dense(?: model)?)?$/i;
+
+/**
+ * A number's unit together with the name that stood before it.
+ * @param {string} text
+ * @param {string} name empty where none did
+ */
+function withName(text, name) {
+  if (!name || text.toLowerCase().endsWith(name.toLowerCase())) return text;
+  return `${text || (IN_PERCENT.test(name) ? "%" : "")} ${name}`.trim();
+}
 
 /** What is said of FLOPs, which some count double. */
 export const FLOPS_NOTE =
   "FLOPs are taken as multiply-accumulates (MACs), as papers on vision transformers count them; where a multiply and an add count as 2 FLOPs, ask for half as many MACs";
 
+/** @param {string} clause */
+const unread = (clause) =>
+  `\u201c${clause}\u201d is not a condition: say how much of what, as in \u201cat most 1.2 GMACs\u201d, \u201cat least 80 %\u201d, \u201cat most 5 ms\u201d`;
+
 /**
- * The conditions of a question, or a problem: one sentence on what could not be read.
+ * The conditions of a question, or a problem: one sentence on what could not be read. And the model asked for, such as
+ * "best", where it is said.
  * @param {string} text
- * @returns {{ conditions: Condition[], problem?: string }}
+ * @returns {{ conditions: Condition[], goal?: string, problem?: string }}
  */
 export function parseQuestion(text) {
+  const goal = text.match(GOAL)?.[1].toLowerCase();
   const clauses = text
+    .replace(GOAL, "")
+    .replace(/[?!\s]+$/, "")
     .replace(/(\d),(?=\d{3}(?!\d))/g, "$1") // 1,200 is twelve hundred
     .replace(/(\d),(?=\d)/g, "$1.") // 1,2 is 1.2
     .split(/\s*(?:[,;&]|\band\b|\bbut\b|\bwith\b)\s*/i)
@@ -107,23 +133,25 @@ export function parseQuestion(text) {
   /** @type {Condition[]} */
   const conditions = [];
   for (const clause of clauses) {
-    let rest = clause.trim().replace(R2, "");
-    let named = rest !== clause.trim(); // "R2 at least 0.95"
+    const name = clause.trim().match(NAME)?.[1] ?? "";
+    let rest = clause.trim().replace(NAME, "").replace(R2, "");
+    let named = !name && rest !== clause.trim(); // "R2 at least 0.95"
     /** @type {boolean | null} */
     let most = null;
     if (AT_MOST.test(rest)) [most, rest] = [true, rest.replace(AT_MOST, "")];
     else if (AT_LEAST.test(rest)) [most, rest] = [false, rest.replace(AT_LEAST, "")];
     if (R2.test(rest)) [named, rest] = [true, rest.replace(R2, "")]; // "at least an R2 of 0.95"
     if (named) rest += " R2";
-    const number = rest.match(/^(\d+(?:\.\d*)?|\.\d+)\s*(.*)$/);
-    const unit = number && UNITS.find((u) => u.pattern.test(number[2].trim()));
-    if (!number || !unit || (unit.kind === "macs" && !number[2].trim())) {
-      return {
-        conditions: [],
-        problem: `\u201c${clause.trim()}\u201d is not a condition: say how much of what, as in \u201cat most 1.2 GMACs\u201d, \u201cat least 80 %\u201d, \u201cat most 5 ms\u201d`,
-      };
+    const number = rest.match(/^((?:\d+(?:\.\d*)?|\.\d+)(?:e\+?\d+)?)\s*(.*)$/i);
+    const unitText = number ? withName(number[2].trim(), name) : "";
+    const unit = number && UNITS.find((u) => u.pattern.test(unitText));
+    if (!number || !unit || (unit.kind === "macs" && !unitText)) return { conditions: [], problem: unread(clause.trim()) };
+    const near = WITHIN.test(clause.trim()) && OF_DENSE.test(unitText);
+    if (near) {
+      const note = "means percentage points below the dense model";
+      conditions.push({ kind: "drop", most: true, value: Number(number[1]), text: clause.trim(), note });
+      continue;
     }
-    const unitText = number[2].trim();
     // "At most 50 %" asks for no accuracy: it is a budget, as the page calls them.
     const kind = most === true && BARE.test(unitText) ? "budget" : unit.kind;
     conditions.push({
@@ -135,7 +163,7 @@ export function parseQuestion(text) {
       ...(most === null && BARE.test(unitText) ? { bare: true } : {}),
     });
   }
-  return { conditions };
+  return conditions.length ? { conditions, goal } : { conditions, problem: unread(text.trim()) };
 }
 
 /**
@@ -164,7 +192,7 @@ function measuredBy(view, condition) {
       };
     case "budget": {
       const units = new Set(view.page.groups.filter((g) => known(g.budget) && g.budget < 1).map((g) => costName(g.unit)));
-      condition.note = `a budget: a share of the dense model\u2019s ${[...units].join(" or ") || "MACs"}`;
+      condition.note = `means a budget: a share of the dense model\u2019s ${[...units].join(" or ") || "MACs"}`;
       return (g) => (known(g.budget) ? 100 * g.budget : null);
     }
     case "share":
@@ -191,13 +219,17 @@ function measuredBy(view, condition) {
  */
 const shareOf = (part, whole) => (known(part) && whole ? (100 * part) / whole : null);
 
+/** @param {string} text @param {string} words */
+const sure = (text, words) => `${words} ${text}${words === "at least" ? " accuracy" : ""}`;
+
 /**
  * A question that can be read in two ways, asked back; null where it cannot.
  * @param {Condition[]} conditions
+ * @param {string | undefined} goal
  * @param {Group[]} candidates
  * @returns {Answer | null}
  */
-function askedBack(conditions, candidates) {
+function askedBack(conditions, goal, candidates) {
   const doubtful = conditions.find(
     (c) => c.bare && candidates.some((g) => known(g.budget) && Math.abs(100 * g.budget - c.value) < 0.5),
   );
@@ -205,9 +237,7 @@ function askedBack(conditions, candidates) {
   return {
     problem: `\u201c${doubtful.text}\u201d may be a budget or an accuracy. Which one?`,
     choices: ["at most", "at least"].map((words) =>
-      conditions
-        .map((c) => (c === doubtful ? `${words} ${c.text}${words === "at least" ? " accuracy" : ""}` : c.text))
-        .join(", "),
+      [goal ? `${goal} with ` : "", conditions.map((c) => (c === doubtful ? sure(c.text, words) : c.text)).join(", ")].join(""),
     ),
   };
 }
@@ -225,10 +255,10 @@ export function answerQuestion(view, text) {
   if (view.mixed) return { problem: "Choose one data set first: accuracies on different data sets do not compare" };
   const parsed = parseQuestion(text);
   if (parsed.problem !== undefined) return parsed;
-  const { conditions } = parsed;
+  const { conditions, goal } = parsed;
   const shown = new Set(view.shown);
   const candidates = view.page.groups.filter((g) => g.members.some((p) => shown.has(p)));
-  const back = askedBack(conditions, candidates);
+  const back = askedBack(conditions, goal, candidates);
   if (back) return back;
   const readers = conditions.map((c) => measuredBy(view, c));
   for (const [i, condition] of conditions.entries()) {
@@ -249,7 +279,7 @@ export function answerQuestion(view, text) {
   };
   const fits = candidates.filter((g) => conditions.every((_, i) => meets(g, i)));
   // A limit on cost asks for the best model, one on quality alone for the cheapest.
-  const limited = conditions.some((c) => !QUALITIES.has(c.kind));
+  const limited = goal ? /best|accurate/.test(goal) : conditions.some((c) => !QUALITIES.has(c.kind));
   const quality = (/** @type {Group} */ g) => judged(measureOf(view.page, g.run), g.mean);
   const best = (/** @type {Group} */ a, /** @type {Group} */ b) => quality(b) - quality(a) || 0; // both -Infinity: NaN
   const cheapest = (/** @type {Group} */ a, /** @type {Group} */ b) =>
@@ -292,8 +322,9 @@ function nearestMiss(conditions, readers, candidates) {
     for (const group of candidates) {
       const value = readers[i](group);
       if (!known(value)) continue;
-      if (!nearest || (condition.most ? value < nearest.value : value > nearest.value))
-        nearest = { condition, point: group.best, value };
+      const nearer = nearest ? (condition.most ? nearest.value - value : value - nearest.value) : Infinity;
+      const cheaper = nearer === 0 && (group.mean.macs ?? Infinity) < (nearest?.point.macs ?? Infinity); // as of equal answers
+      if (nearer > 0 || cheaper) nearest = { condition, point: group.best, value };
     }
     if (nearest && (condition.most ? nearest.value > condition.value : nearest.value < condition.value)) return nearest;
   }

@@ -12,8 +12,11 @@ export const touch = matchMedia("(pointer: coarse)");
 export const SVG_DASHES = { solid: "", dash: "5 3", dot: "2 2.5", longdash: "8 3" };
 const DASHES = ["solid", "dash", "dot", "longdash"];
 
+/** Whether colours are for a dark page: paper is light. */
+export const isDark = () => darkMode.matches && !document.documentElement.classList.contains("paper");
+
 /** Of a light and a dark shade, the one for the system's theme. */
-export const shade = (shades) => (darkMode.matches ? shades.dark : shades.light);
+export const shade = (shades) => (isDark() ? shades.dark : shades.light);
 
 /** The theme's colours, as the style sheet has them. */
 export function theme() {

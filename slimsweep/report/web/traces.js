@@ -4,7 +4,7 @@ import { difference, duration, known, plain, scaled, share, show, showSpread } f
 import { paretoFront } from "./front.js";
 import { askedOf, isDense, isTrained, measureOf } from "./metrics.js";
 import { state } from "./state.js";
-import { darkMode, seriesStyle } from "./styles.js";
+import { isDark, seriesStyle } from "./styles.js";
 import { alikeOf, meanApartFromDense } from "./uncertainty.js";
 
 /** @import { Placed, View } from "./types.js" */
@@ -64,7 +64,7 @@ export function frontTraces(view, colours, sx, sy, sizes) {
       mode: "lines",
       hoverinfo: "skip",
       line: { shape, width: 11, color: colours.ink },
-      opacity: darkMode.matches ? 0.16 : 0.09,
+      opacity: isDark() ? 0.16 : 0.09,
       x: front.map((g) => g.x / sx.size),
       y: front.map((g) => g.y / sy.size),
     });
