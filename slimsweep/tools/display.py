@@ -141,7 +141,7 @@ class Progress:
             if not self.is_live and before != self.seen[training.name] and self._worth_a_line(training, before):
                 quality = f", {training.quality}" if training.quality else ""
                 epochs = f"epoch {training.epochs}/{training.epochs_total}"
-                left = f", {status.time_left}" if training.state in ("running", "done") and status.time_left else ""
+                left = f", {status.time_left_of}" if training.state in ("running", "done") and status.time_left else ""
                 of_sweep = f"; {status.count('done')} of {len(status.points)} points are done" if self.sweep else ""
                 line = f"{training.name}: {training.state}, {epochs}{quality}{of_sweep}{left}"
                 say(self.console, f"{time.strftime('%H:%M:%S')} {line}")
