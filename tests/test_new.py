@@ -1,5 +1,6 @@
 """`slimsweep new`: what it finds in a folder, and that a sweep takes the file that it writes."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -150,3 +151,50 @@ print(*(name for name in ("torch", "timm", "ray", "pandas") if name in sys.modul
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == ""
+
+
+def test_the_images_left_to_train_on_are_those_of_the_sweep(tmp_path: Path) -> None:
+    """Also where shares of the images are no whole numbers: 0.7 * 180 is a little less than 126 in floating point."""
+    for number in range(3):
+        images(tmp_path / "drawn" / f"class {number}", 20)
+        for split, count in (("train", 11), ("val", 2)):
+            images(tmp_path / "divided" / split / f"class {number}", count)
+    for root in (tmp_path / "drawn", tmp_path / "divided", images(tmp_path / "unlabelled", 17)):
+        config, text = written(root, tmp_path)
+        (tmp_path / "sweep.yaml").unlink()
+        train = len(load_data(config, (3, 28, 28)).train)
+        assert f"out of {train} training images" in text
+
+
+def test_classes_that_the_sweep_will_refuse_are_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for name, count in (("cat", 12), ("dog", 2), ("eel", 9)):
+        images(tmp_path / "pets" / name, count)
+    (tmp_path / "pets" / ".DS_Store").write_bytes(b"x")
+    written(tmp_path / "pets", tmp_path)
+    said = capsys.readouterr().out
+    assert "fewer than 3 images: dog. A sweep refuses these classes" in said
+    assert "fewer than 10 images: eel." in said
+    assert "pets: 1 file skipped" in said  # and not "train", which is no folder of theirs
+
+
+def test_the_next_commands_run_as_they_are_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "my venv" / "bin"
+    place.mkdir(parents=True)
+    for name in ("slimsweep", "python"):
+        (place / name).write_text("#!/bin/sh\n")
+        (place / name).chmod(0o755)
+    monkeypatch.setattr(sys, "argv", [str(place / "slimsweep")])
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    for name in ("a", "b"):
+        images(tmp_path / "set" / name, 3)
+
+    def commands() -> list[list[str]]:
+        written(tmp_path / "set", tmp_path)
+        (tmp_path / "sweep.yaml").unlink()
+        return [shlex.split(line) for line in capsys.readouterr().out.splitlines()[-2:]]
+
+    assert [words[0] for words in commands()] == [str(place / "slimsweep"), str(place / "python")]
+    monkeypatch.setenv("PATH", f"{place}:/usr/bin:/bin")
+    assert [words[0] for words in commands()] == ["slimsweep", "python"]

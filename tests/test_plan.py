@@ -63,6 +63,7 @@ def test_it_tells_every_training_of_the_default_job(digits: Config) -> None:
     text = console.export_text()
     assert "searched 0.1500" in text
     assert "Price" in text
+    assert "paces: short trials" in text
 
 
 def test_its_steps_take_as_long_as_those_of_a_real_training(digits: Config) -> None:

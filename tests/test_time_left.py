@@ -19,6 +19,8 @@ def test_a_stage_says_its_time_left() -> None:
     status = Status(name="digits", alive=True, stages=[stage])
     assert status.time_left == "about 13 min left"
     assert "search is at epoch 4 of 30, about 13 min left" in str(status_table(status).title)
+    assert "about 13 min left of the search" in str(status_table(status).title)  # and not of the whole run
+    assert Status(name="digits", alive=True, stages=[], sweep_seconds_left=30.0).time_left_of == "about 30 s left of the sweep"
     stopped = TrainingStatus(name="search", state="waiting", epochs=4, epochs_total=30, epoch_seconds=30.0)
     assert Status(name="digits", alive=False, stages=[stopped]).time_left == ""
 

@@ -25,7 +25,7 @@ from slimsweep.data.folders import (
     list_images,
     list_unlabelled,
 )
-from slimsweep.data.split_names import TEST_NAMES, TRAIN_NAMES, VAL_NAMES
+from slimsweep.data.split_names import TEST_NAMES, TRAIN_NAMES, VAL_NAMES, split_of
 
 SAMPLE = 64  # images whose sizes are looked at
 GREY_MODES = ("1", "L", "LA", "La")  # and those of 16 bits
@@ -87,7 +87,7 @@ def survey(folder: Path, unlabelled: bool = False) -> Survey:
 
 
 def _survey(root: Path, places: dict[str, Path], names: dict[str, str], unlabelled: bool) -> Survey:
-    train = _list(places["train"], names.get("train", "train"), None, unlabelled)
+    train = _list(places["train"], names.get("train", root.name), None, unlabelled)
     labelled = bool(train.class_names)
     if labelled and names and not {"val", "test"} & names.keys():
         raise ConfigError(
@@ -142,8 +142,9 @@ def _name_of(place: Path) -> str:
 
 
 def _list(place: Path, name: str, classes: list[str] | None, unlabelled: bool) -> ImageFiles:
-    """The images of a split: with labels where they lie in two class folders or more."""
-    split = Split(place=place, name=name, called=f"the split {name}")
+    """The images of a split, or of a folder without splits: with labels where they lie in two class folders or more."""
+    called = f"the {'split' if split_of(name) else 'folder'} {name}"
+    split = Split(place=place, name=name, called=called)
     if unlabelled:
         return list_unlabelled(split)
     if classes is None and place.is_dir():
@@ -152,7 +153,7 @@ def _list(place: Path, name: str, classes: list[str] | None, unlabelled: bool) -
             tars = any(isinstance(file, TarMember) and file.tar for file in found.files)  # one per class
             return list_images(split) if tars else found
     advice = "; or, if folders are no classes, give --unlabelled" if classes is None else ""
-    found = list_images(Split(place=place, name=name, called=f"the split {name}", advice=advice), classes)
+    found = list_images(Split(place=place, name=name, called=called, advice=advice), classes)
     if classes is None and len(found.class_names) == 1:
         raise ConfigError(
             f"all images of {printable(str(place))} lie in one folder, {found.class_names[0]}, so there is nothing to tell "

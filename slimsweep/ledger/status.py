@@ -77,6 +77,13 @@ class Status:
                 return in_words(stage.seconds_left)
         return in_words(self.sweep_seconds_left)
 
+    @property
+    def time_left_of(self) -> str:
+        """`time_left`, and of what: more stages may follow the one under way."""
+        stage = next((stage.name for stage in self.stages if stage.state != "done"), "sweep")
+        what = "dense training" if stage == "dense" else stage
+        return f"{self.time_left} of the {what}" if self.time_left else ""
+
     def count(self, state: State) -> int:
         """How many points are in a state."""
         return sum(p.state == state for p in self.points)

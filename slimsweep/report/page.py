@@ -19,6 +19,7 @@ from typing import Any
 
 import jinja2
 import markupsafe
+import yaml
 
 import slimsweep
 from slimsweep.errors import RefusedInput
@@ -110,7 +111,19 @@ def _subtitle(data: dict[str, Any]) -> str:
         return f"{len(runs)} runs, {points} points, on {', '.join(sets)}"
     if not data["points"]["point"]:
         return "Accuracy against multiply-accumulates"
-    return f"{runs[0]['model']} on {runs[0]['data']}, searched once and cut to every budget"
+    return f"{runs[0]['model']}{_changed_sizes(runs[0])} on {runs[0]['data']}, searched once and cut to every budget"
+
+
+def _changed_sizes(run: dict[str, Any]) -> str:
+    """What the configuration changes of the model that the name stands for, in brackets: such as its depth."""
+    try:
+        settings = yaml.safe_load(run["about"]["config"] or "{}")
+    except yaml.YAMLError:  # of a table of somebody else's; the page shows the text below as it is
+        return ""
+    model = settings.get("model") if isinstance(settings, dict) else None
+    kwargs = model.get("kwargs") if isinstance(model, dict) else None
+    said = ", ".join(f"{name} {value}" for name, value in kwargs.items()) if isinstance(kwargs, dict) else ""
+    return f" ({said})" if said else ""
 
 
 # Parts of the page.

@@ -141,7 +141,7 @@ class Progress:
             if not self.is_live and before != self.seen[training.name] and self._worth_a_line(training, before):
                 quality = f", {training.quality}" if training.quality else ""
                 epochs = f"epoch {training.epochs}/{training.epochs_total}"
-                left = f", {status.time_left}" if training.state in ("running", "done") and status.time_left else ""
+                left = f", {status.time_left_of}" if training.state in ("running", "done") and status.time_left else ""
                 of_sweep = f"; {status.count('done')} of {len(status.points)} points are done" if self.sweep else ""
                 line = f"{training.name}: {training.state}, {epochs}{quality}{of_sweep}{left}"
                 say(self.console, f"{time.strftime('%H:%M:%S')} {line}")
@@ -243,21 +243,24 @@ def show_end(run: Run, plan: Plan, failed: Collection[Point], console: Console, 
         show_fitting(console, compared)
     ok = rows[rows.status == "ok"]
     untouched = measure_of(rows).untouched_column
-    dense = f"The dense model before the sweep: {ok[untouched].iloc[0]:.2f} % on test." if untouched and len(ok) else ""
-    say(console, f"\n{dense}")
+    measure, images = measure_of(rows), images_of(ok, run.known_data)
+    val_decimals, test_decimals = measure_decimals(measure, images)
+    before = f"{ok[untouched].iloc[0]:.{test_decimals}f}" if untouched and len(ok) else ""
+    say(console, f"\nThe dense model before the sweep: {before} % on test." if before else "\n")
     for sentence in cautions(read_run(run)):
         say(console, sentence, "yellow")
     took = ok.repair_seconds[ok.repair_seconds > 0]
     if len(took):
         span = f"{took.min():.1f} to {took.max():.1f}" if len(took) > 1 else f"{took.min():.1f}"
         say(console, f"Principal axes and repair took {span} s per point.")
-    if len(worse := worse_than_cut(rows)):
-        measure, row = measure_of(rows), worse.iloc[0]
-        before, after = measure.text(row[measure.cut]), measure.text(row[measure.val])
+    if len(worse := worse_than_cut(rows, images.get("val"))):
+        row = worse.iloc[0]
+        cut, after = (f"{row[column]:.{val_decimals}f}{measure.unit and ' %'}" for column in (measure.cut, measure.val))
+        a_point = f"{measure.point:g}{' point' if measure.points else ''}"
         say(
             console,
-            f"{counted(len(worse), 'point')} lost more than {measure.point:g}{measure.points} on validation by retraining, "
-            f"such as {row.point} ({before} right after the cut, {after} in the end): a lower retrain.lr may help",
+            f"{counted(len(worse), 'point')} lost more than {a_point} on validation by retraining, "
+            f"such as {row.point} ({cut} right after the cut, {after} in the end): a lower retrain.lr may help",
             "yellow",
         )
     if run.config.retrain.epochs == 0 and len(ok):
@@ -288,11 +291,19 @@ def show_end(run: Run, plan: Plan, failed: Collection[Point], console: Console, 
             say(console, f"{plan.later} more wait for them and were not begun", "red")
 
 
-def worse_than_cut(rows: pd.DataFrame) -> pd.DataFrame:
-    """The points, at their best learning rates, that are worse on validation after retraining than right after the cut."""
+def worse_than_cut(rows: pd.DataFrame, images: int | None = None) -> pd.DataFrame:
+    """The points, at their best learning rates, that are worse on validation after retraining than right after the cut.
+
+    Args:
+        images: of the validation split, where they are known: with few images, a loss within the error is none.
+    """
     measure = measure_of(rows)
     ok = best_rates(rows[rows.status == "ok"])
-    return ok[(ok.epochs > 0) & (ok.method != "dense") & (ok[measure.cut] - ok[measure.val] > measure.point)]
+    worse = ok[(ok.epochs > 0) & (ok.method != "dense") & (ok[measure.cut] - ok[measure.val] > measure.point)]
+    if measure.unit != "%" or images is None:
+        return worse
+    values = zip(worse[measure.cut], worse[measure.val], strict=True)
+    return worse[[told_apart(cut - val, binomial_error(cut, images), binomial_error(val, images)) for cut, val in values]]
 
 
 def final_table(run: Run, rows: pd.DataFrame, seconds: float) -> Table:
@@ -339,11 +350,12 @@ def final_table(run: Run, rows: pd.DataFrame, seconds: float) -> Table:
             f"{int(row['params']):,}",
             *((f"{row['lr']:g}",) if rates else ()),
             f"{row[measure.test]:.{decimals}f}",
-            Text(f"{gap:+.{decimals}f}", style="" if told else "dim"),
+            # Brackets too, since a log has no colours; the space keeps the digits below each other.
+            Text(f"{gap:+.{decimals}f} ") if told else Text(f"({gap:+.{decimals}f})", style="dim"),
         )
     if counted:
-        grey = "; differences from dense in grey are within the error" if within else ""
-        table.caption = f"test: {images:,} images, so ±{binomial_error(float(ok[measure.test].median()), images):.1f}{grey}"
+        unsure = "; in brackets: no clear difference" if within else ""
+        table.caption = f"test: {images:,} images, so ±{binomial_error(float(ok[measure.test].median()), images):.1f}{unsure}"
         table.caption_justify = "left"
     return table
 

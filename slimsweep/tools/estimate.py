@@ -94,6 +94,8 @@ def show(found: Estimate, console: Console, price: float | None = None) -> None:
     workers = sum(t.worker_seconds for t in found.trainings) / 3600
     how = f"{'Timed on' if found.timed else 'Computed for'} {found.device}"
     lines = [f"{how}. GiB: memory of one worker; each: time of one trial; hours: of all trials and workers."]
+    if any(t.name == "paces" for t in found.trainings):
+        lines.append("paces: short trials of how fast attention dims, MLP units and patch tokens leave beside each other.")
     lines += [f"Note: {note}." for note in found.notes]
     lines += [
         f"The sweep trains {found.at_once} points at a time, for {_time(found.sweep_seconds)}.",

@@ -2,13 +2,16 @@
 
 import re
 import shlex
+import shutil
+import sys
 from pathlib import Path
 
 import yaml
 
-from slimsweep.config import ConfigError
+from slimsweep.config import ConfigError, DataConfig
 from slimsweep.data.folders import few
 from slimsweep.data.survey import Survey, survey
+from slimsweep.data.undivided import SPLITS, class_counts
 from slimsweep.terminal import counted
 
 # (side of the network's image, side of a patch) in pixels: at most 64 tokens, which is what keeps training quick on a CPU.
@@ -48,22 +51,40 @@ def write_new(folder: Path, output: Path, unlabelled: bool = False) -> list[str]
         raise ConfigError(f"--output {output} cannot be written ({problem}): give another file") from problem
     given = shlex.quote(str(output))
     quick = " --quick" if not seen.classes else ""
-    next_ = [f"  slimsweep plan --config {given}{quick}", f"  python -m slimsweep.run --config {given}{quick}"]
+    place = command_folder()
+    next_ = [f"  {place}slimsweep plan --config {given}{quick}", f"  {place}python -m slimsweep.run --config {given}{quick}"]
     warnings = []
     if seen.unreadable:
         names = few(list(seen.unreadable), 3)
         warnings.append(f"cannot be read: {names}. Replace or remove them, or set data.max_damaged.")
-    lonely = [name for name, count in seen.classes.items() if count < 10]
+    too_few = [name for name, count in seen.classes.items() if count < len(SPLITS)] if not seen.splits else []
+    if too_few:
+        warnings.append(
+            f"fewer than {len(SPLITS)} images: {few(too_few)}. A sweep refuses these classes, since training, validation and "
+            "test need one image each: add images, or take the folders out."
+        )
+    lonely = [name for name, count in seen.classes.items() if count < 10 and name not in too_few]
     if lonely:
         warnings.append(f"fewer than 10 images: {few(lonely)}. Accuracies will say little about them.")
     return [described(seen), *seen.notes, *warnings, f"wrote {output}. What it costs, and then the sweep:", *next_]
+
+
+def command_folder() -> str:
+    """The folder of the commands `slimsweep` and `python` as a shell takes it, with "/": empty where PATH leads to them."""
+    called = Path(sys.argv[0])
+    found = shutil.which("slimsweep")
+    if called.name != "slimsweep" or not (called.parent / "python").exists():
+        return ""  # called as a module, or installed without a Python beside it
+    if found is not None and Path(found).absolute() == called.absolute():
+        return ""
+    return shlex.quote(f"{called.parent}/")
 
 
 def described(seen: Survey) -> str:
     """What was found, in one line."""
     if seen.classes:
         kinds = [f"{name} {count}" for name, count in seen.classes.items()]
-        what = f"{counted(seen.images, 'image')} in {len(kinds)} classes ({few(kinds)})"
+        what = f"{counted(seen.images, 'image')} in {len(kinds)} classes ({few(kinds, 10)})"
     else:
         what = f"{counted(seen.images, 'image')} without labels"
     splits = ", ".join(f"{seen.splits[split]} {count}" for split, count in seen.counts.items()) if seen.splits else "no splits"
@@ -187,10 +208,13 @@ def _split_lines(seen: Survey) -> str:
 
 def _training_images(seen: Survey) -> int:
     """How many images are left to train on, once what is missing was drawn for validation and test."""
-    if not seen.splits:
-        return max(1, int(seen.images * (0.7 if seen.classes else 0.8)))
-    drawn = 0.1 * (2 - len({"val", "test"} & seen.splits.keys()))
-    return max(1, int(seen.counts["train"] * (1 - drawn)))
+    found, defaults = seen.counts["train"], DataConfig()
+    if seen.classes and not seen.splits:
+        drawn = sum(sum(counts) for counts in class_counts(list(seen.classes.values()), defaults.split))
+    else:
+        missing = 2 - len({"val", "test"} & seen.splits.keys())
+        drawn = missing * max(1, round(defaults.val_share * found))
+    return max(1, found - drawn)
 
 
 def _size(seen: Survey) -> tuple[int, int]:

@@ -19,7 +19,7 @@ def status_table(status: Status, columns: int = 5) -> Table:
     headings: list[tuple[str, JustifyMethod]] = [("stage or point", "left"), ("state", "left"), ("epoch", "right")]
     of_backbone = any(training.val_r2 is not None for training in [*status.stages, *status.points])
     headings += [("val R2" if of_backbone else "val top-1 %", "right"), ("", "left")]
-    left = f", {status.time_left}" if status.time_left else ""
+    left = f", {status.time_left_of}" if status.time_left_of else ""
     table = plain_table(f"{status.name}: {status.next}{left}", headings[:columns])
     for training in [*status.stages, *status.points]:
         quality = "" if training.val_top1 is None else f"{training.val_top1:.2f}"

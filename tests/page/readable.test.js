@@ -33,6 +33,14 @@ test("a cut of the range that gains little is not made, and no front leaves noth
   assert.deepEqual(outside([at(1, 10), at(1, 20), at(1, 90)], []), []);
 });
 
+test("the dense model is in the range, also where all cuts are far better", () => {
+  const front = [at(1, 67)];
+  const dense = { ...at(3, 44), method: "dense" };
+  assert.deepEqual(outside([...front, at(2, 63), dense], front), []);
+  assert.deepEqual(outside([...front, at(2, 63), at(3, 44)], front), [44]);
+  assert.deepEqual(outside([...front, at(2, 63), dense, at(2, 10)], front), [10]);
+});
+
 test("a double click shows one alone, and all again", () => {
   const kind = ["m:a", "m:b", "m:c"];
   const off = new Set();

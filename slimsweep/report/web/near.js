@@ -19,7 +19,8 @@ const median = (values) => [...values].sort((a, b) => a - b)[Math.floor((values.
  * The groups that are so far below the front that showing them would press the others together; empty where none is.
  *
  * A model is near where its distance from the front at its own cost is at most 1.5 times the front's height, one point, or
- * the median distance of all models, whichever is most. Logarithmic axes are measured in logarithms.
+ * the median distance of all models, whichever is most. Logarithmic axes are measured in logarithms. The dense model always
+ * has room: all others are compared with it.
  * @param {Axes} view
  * @param {(group: Placed) => Placed[]} frontFor the front of a group's data set
  * @returns {Set<Placed>}
@@ -33,7 +34,7 @@ export function outsideOf({ x, y, groups, front, logy }, frontFor) {
   const height = Math.max(...reached) - Math.min(...reached);
   const point = y.unit === "%" && !logy ? 1 : 0;
   const near = Math.max(SPANS * height, point, median(groups.map(gap)));
-  const kept = groups.filter((g) => gap(g) <= near);
+  const kept = groups.filter((g) => g.method === "dense" || gap(g) <= near);
   const span = (/** @type {Placed[]} */ of) => {
     const all = of.map((g) => quality(g.y));
     return Math.max(...all) - Math.min(...all);
