@@ -37,8 +37,8 @@ class Options:
     smoke: bool = False  # the configuration that load_config returns is shrunk already
     quick: bool = False  # the configuration trains no point and searches nothing already
     verbose: bool = False
-    # Fields that nobody set and that may follow the data (`fitting_defaults`). Empty under a preset, which speaks for all fields,
-    # and with --smoke, which has values of its own.
+    # Fields that nobody set and that may follow the data (`fitting_defaults`). Empty under a preset, which speaks for all
+    # fields, and with --smoke, which has values of its own.
     unset: frozenset[str] = frozenset()
 
 
@@ -289,9 +289,9 @@ def _help(prog: str) -> str:
         usage=f"{prog} [--config FILE_OR_PRESET] [--smoke] [--quick] [--verbose] [--FIELD VALUE ...]",
         description="Search a vision transformer once, cut and retrain it at every budget. "
         "Command-line options override environment variables (SLIMSWEEP_SEARCH__EPOCHS=50), which override the configuration "
-        "file. Without --config they modify the preset digits. A field that none of them sets has the default shown here; batch "
-        "size, epochs, warm-up, random crop and learning rates follow the data where images are few or weights pretrained, and no "
-        "preset is used (docs/configuration.md). "
+        "file. Without --config they modify the preset digits. A field that none of them sets has the default shown here; "
+        "without a preset, batch size, epochs, warm-up, random crop and learning rates follow the data where images are few or "
+        "weights pretrained (docs/configuration.md). "
         "Dense is the model before anything is cut; a point is one model of the results: one method, budget and seed. Gates "
         "are the switches that the search learns, in three families: attention, mlp and token.",
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=42, width=120),
