@@ -227,6 +227,7 @@ def plan(chosen: argparse.Namespace, console: Console) -> None:
 
     from slimsweep.cluster.cluster import Cluster
     from slimsweep.earlier_start import earlier_config, go_on_from
+    from slimsweep.fit_to_data import fit_to_data, say_fitted
     from slimsweep.ledger.run import Run
     from slimsweep.tools.estimate import Images, show
     from slimsweep.tools.plan import plan as cost
@@ -246,9 +247,14 @@ def plan(chosen: argparse.Namespace, console: Console) -> None:
             raise ConfigError(f"--images is {','.join(map(str, chosen.images))}: give three numbers, TRAIN,VAL,TEST")
         images = Images(train=chosen.images[0], val=chosen.images[1], test=chosen.images[2])
     run = Run(chosen.run, config) if chosen.run else None
+    train = None if images is None else images.train
+    config, fitted = fit_to_data(config, options.unset, run=run, train=train, quick=options.quick)
+    if run is not None:
+        run.take_config(config)
     if run is not None and (old := earlier_config(run)) is not None:  # as the run would go on
         go_on_from(run, old, options.quick)
         config = run.config
+    say_fitted(config, fitted, console)
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=plain_console(stderr=True), transient=True
     ) as bars:

@@ -1,13 +1,14 @@
 """An earlier start of a run: what is taken from it, and what is refused because old and new results would not compare."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from slimsweep.cluster.worker import data_for, drawn_once
-from slimsweep.config import Config, ConfigError, changed_keys, checkpoint_token
+from slimsweep.config import Config, ConfigError, Fitted, changed_keys, checkpoint_token
 from slimsweep.data import check_classes, difference, title
 from slimsweep.errors import DamagedFile
 from slimsweep.ledger.damage import look_over
@@ -15,6 +16,7 @@ from slimsweep.ledger.planning import expected_points, plan_points, point_hash, 
 from slimsweep.ledger.run import (
     CONFIG,
     DENSE,
+    DERIVED,
     IDENTITY,
     MODEL_CONFIG,
     MODEL_WEIGHTS,
@@ -29,11 +31,12 @@ from slimsweep.training.dense_model import check_model
 log = logging.getLogger(__name__)
 
 
-def start_or_continue(run: Run, quick: bool = False) -> None:
+def start_or_continue(run: Run, quick: bool = False, fitted: Mapping[str, Fitted] | None = None) -> None:
     """Check that earlier results in the run's folder compare with new ones, and write the configuration there.
 
     Args:
         quick: whether --quick was given: a search that the run's folder has is then taken as it is, with its pace.
+        fitted: the values that follow the data (`slimsweep.fit_to_data`), which the first start records.
 
     Raises:
         ConfigError: the configuration changed so that earlier and new results would not compare.
@@ -66,6 +69,8 @@ def start_or_continue(run: Run, quick: bool = False) -> None:
     fingerprint = known_data(run, data.fingerprint)
     run.write_known_checkpoint()
     run.write_known_data(fingerprint)
+    if not run.is_begun or DERIVED in run.damaged:
+        run.write_fitted(fitted or {})
     run.write_config()
     for path in (CONFIG, IDENTITY):
         run.damaged.pop(path, None)

@@ -65,12 +65,19 @@ def run_all(words: Sequence[str], console: Console) -> int:
     set_ray_defaults()
     from slimsweep.checks import check
     from slimsweep.earlier_start import start_or_continue
+    from slimsweep.fit_to_data import fit_to_data, say_fitted
     from slimsweep.ledger.damage import look_over
     from slimsweep.ledger.lock import hold
     from slimsweep.ledger.run import Run, group_report
     from slimsweep.report.page import write_page
     from slimsweep.storage import Folder
 
+    runs = [Run(Folder(config.output) / config.name, config) for config in configs]
+    fits = {}
+    for run in runs:
+        config, fits[run.uri] = fit_to_data(run.config, options.unset, run=run, quick=options.quick)
+        run.take_config(config)
+    configs = [run.config for run in runs]
     notes: list[str] = []
     for config in configs:  # models of one sweep share their data
         notes = list(dict.fromkeys([*notes, *check(config)]))
@@ -78,13 +85,13 @@ def run_all(words: Sequence[str], console: Console) -> int:
         say(console, note, "yellow")
     hours = configs[0].resources.max_hours
     until = None if hours is None else time.time() + 3600 * hours
-    runs = [Run(Folder(config.output) / config.name, config) for config in configs]
 
     def drive(run: Run) -> int:
         with hold(run, run.config.resources.takeover_seconds, lambda text: say(console, text, "dim")):
             for sentence in look_over(run):
                 say(console, sentence, "yellow")
-            start_or_continue(run, quick=options.quick)
+            start_or_continue(run, quick=options.quick, fitted=fits[run.uri])
+            say_fitted(run.config, fits[run.uri], console)
             run.write_notes(notes)
             return sweep(run.patient(), console, options.verbose, until)
 

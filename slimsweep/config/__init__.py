@@ -3,6 +3,7 @@
 Light to import (no torch).
 """
 
+from slimsweep.config.fitting import FITTING, Fitted, fitting_defaults
 from slimsweep.config.identity import Stage, changed_keys, checkpoint_token, with_earlier_ways
 from slimsweep.config.load import Options, load_config, load_configs, presets
 from slimsweep.config.messages import ConfigError, all_at_once, did_you_mean
@@ -28,6 +29,7 @@ from slimsweep.config.sections import (
 )
 
 __all__ = [
+    "FITTING",
     "L1",
     "Affine",
     "Augment",
@@ -37,6 +39,7 @@ __all__ = [
     "Dense",
     "Distill",
     "Family",
+    "Fitted",
     "Floors",
     "ModelConfig",
     "Options",
@@ -54,6 +57,7 @@ __all__ = [
     "check_places",
     "checkpoint_token",
     "did_you_mean",
+    "fitting_defaults",
     "load_config",
     "load_configs",
     "presets",

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from slimsweep.config.fields import all_fields, branches, choices, from_json, kinds, section_of
+from slimsweep.config.fitting import FITTING
 from slimsweep.config.messages import ConfigError, did_you_mean, sentence
 from slimsweep.config.paths import with_absolute_paths
 from slimsweep.config.schema import Config, put
@@ -36,6 +37,9 @@ class Options:
     smoke: bool = False  # the configuration that load_config returns is shrunk already
     quick: bool = False  # the configuration trains no point and searches nothing already
     verbose: bool = False
+    # Fields that nobody set and that may follow the data (`fitting_defaults`). Empty under a preset, which speaks for all
+    # fields, and with --smoke, which has values of its own.
+    unset: frozenset[str] = frozenset()
 
 
 def load_config(argv: Sequence[str], *, prog: str = "python -m slimsweep.run") -> tuple[Config, Options]:
@@ -77,7 +81,9 @@ def load_configs(argv: Sequence[str], *, prog: str = "python -m slimsweep.run") 
     except ConfigError as refused:  # say it again, with the place where it was said
         cause = refused.__cause__
         raise (ConfigError(sentence(cause, Config, layers)) if isinstance(cause, ValidationError) else refused) from None
-    options = Options(smoke="smoke" in flags, quick="quick" in flags, verbose="verbose" in flags)
+    spoken_for = "smoke" in flags or any(name in presets() for name in layers)
+    unset = frozenset() if spoken_for else frozenset(name for name in FITTING if not _is_set(merged, name))
+    options = Options(smoke="smoke" in flags, quick="quick" in flags, verbose="verbose" in flags, unset=unset)
     configs = [config.smoke() for config in configs] if options.smoke else configs
     return ([config.quick() for config in configs] if options.quick else configs), options
 
@@ -97,6 +103,16 @@ def _bases(merged: dict[str, Any], ending: str) -> list[dict[str, Any]]:
         names.append(name if name not in names else next(other for other in numbered if other not in names))
     output = joined(group.output, f"{group.name}{ending}")
     return [{**merged, "model": model, "output": output, "name": name} for model, name in zip(models, names, strict=True)]
+
+
+def _is_set(merged: Mapping[str, Any], name: str) -> bool:
+    """Whether the merged layers have a value for a field, also null; sections that came as JSON text are mappings there."""
+    section: Any = merged
+    for key in name.split("."):
+        if not isinstance(section, Mapping) or key not in section:
+            return False
+        section = section[key]
+    return True
 
 
 def presets() -> list[str]:
@@ -273,7 +289,9 @@ def _help(prog: str) -> str:
         usage=f"{prog} [--config FILE_OR_PRESET] [--smoke] [--quick] [--verbose] [--FIELD VALUE ...]",
         description="Search a vision transformer once, cut and retrain it at every budget. "
         "Command-line options override environment variables (SLIMSWEEP_SEARCH__EPOCHS=50), which override the configuration "
-        "file. Without --config they modify the preset digits. A field that none of them sets has the default shown here. "
+        "file. Without --config they modify the preset digits. A field that none of them sets has the default shown here; "
+        "without a preset, batch size, epochs, warm-up, random crop and learning rates follow the data where images are few or "
+        "weights pretrained (docs/configuration.md). "
         "Dense is the model before anything is cut; a point is one model of the results: one method, budget and seed. Gates "
         "are the switches that the search learns, in three families: attention, mlp and token.",
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=42, width=120),

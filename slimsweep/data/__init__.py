@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from slimsweep.data.readers import Shards, Source
     from slimsweep.data.sample import calibration_count, calibration_images, training_images
     from slimsweep.data.sources import check_data, data_name, split_off, title
-    from slimsweep.data.splits import Data, check_batch, load_data
+    from slimsweep.data.splits import Data, TooFewImages, check_batch, load_data
     from slimsweep.data.transforms import View, affine_warp, mixup_fn, uniforms
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Loader",
     "Shards",
     "Source",
+    "TooFewImages",
     "TooManyDamaged",
     "TrainLoader",
     "View",
@@ -59,6 +60,7 @@ _HOME = {
     "Loader": "loaders",
     "Shards": "readers",
     "Source": "readers",
+    "TooFewImages": "splits",
     "TooManyDamaged": "damaged",
     "TrainLoader": "loaders",
     "View": "transforms",

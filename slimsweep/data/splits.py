@@ -275,12 +275,20 @@ def _of_bytes(image: Image.Image) -> np.ndarray:
     return pixels.reshape(pixels.shape[0] * pixels.shape[1], -1).T / 255
 
 
+class TooFewImages(ConfigError):
+    """The training split does not fill one batch."""
+
+
 def check_batch(config: Config, images: int) -> None:
-    """Refuse a training split that does not fill one batch."""
+    """Refuse a training split that does not fill one batch.
+
+    Raises:
+        TooFewImages: says which batch size would do.
+    """
     if config.data.batch_size > images:
         under = " under data.limit" if config.data.limit else ""
         fits = 2 ** max(0, (images // 8).bit_length() - 1)  # at least 8 steps per epoch
-        raise ConfigError(
+        raise TooFewImages(
             f"data.batch_size is {config.data.batch_size}, but {title(config)} has {images} training images{under}: lower it, "
             f"such as to {fits}"
         )

@@ -55,6 +55,7 @@ def look_over(run: Run) -> list[str]:
     run.gates_table()
     run.damaged_images()
     assert run.known_checkpoint is not None  # read, and noted where it is damaged
+    run.read_fitted()  # as well
     for folder in (SEARCH, CHOICES):
         for name in run.folder.list(folder):
             if name.endswith(".json") and f"{folder}/{name}" != SEARCH_SHAPE:

@@ -2,6 +2,7 @@
 
 config.yaml, identity.json         the configuration, and what identifies its checkpoint
 splits.json                        the fingerprint of the splits
+derived.json                       the fields that nobody set and that follow the data, and why
 plan.json, begun/, waiting.json    what the driver has planned, which points have begun, what the driver waits for
 holder.json, driver.json           which driver holds the run, and its heartbeat while it is at work
 dense/, search/, baselines/        the models that points are cut from, and what each method keeps
@@ -30,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import yaml
 
-from slimsweep.config import Config, ConfigError, Stage, with_earlier_ways
+from slimsweep.config import Config, ConfigError, Fitted, Stage, with_earlier_ways
 from slimsweep.errors import DamagedFile
 from slimsweep.ledger import tables
 from slimsweep.ledger.holder import Holder, lost_to
@@ -50,7 +51,7 @@ WRITTEN_AGAIN = "the same command writes the file again from the searched model"
 STARTED_AGAIN = "start the same command again, which writes it anew if its settings are those of the results"
 
 CONFIG, IDENTITY = "config.yaml", "identity.json"
-SPLITS = "splits.json"
+SPLITS, DERIVED = "splits.json", "derived.json"
 PLAN, BEGUN, WAITING = "plan.json", "begun", "waiting.json"
 HOLDER, DRIVER = "holder.json", "driver.json"
 DENSE, SEARCH, CHOICES = "dense", "search", "baselines"
@@ -280,6 +281,30 @@ class Run(Readable):
         """Record the fingerprint of the splits, for workers and later starts."""
         self.folder.write_json(SPLITS, dict(fingerprint))
         self.__dict__["known_data"] = dict(fingerprint)
+
+    def read_fitted(self) -> dict[str, Fitted] | None:
+        """The fields that nobody set at the first start, by dotted name: their values, which follow the data, and why.
+
+        None where the file is damaged. A run that an earlier version began has none, nor has one where all was given.
+        """
+        if not self.folder.exists(DERIVED):
+            return {}
+        return self.unless_damaged(DERIVED, self._fitted, None, "values that follow the data are found again")
+
+    def _fitted(self) -> dict[str, Fitted]:
+        found = self.json(DERIVED)
+        try:
+            return {name: Fitted(value=entry["value"], reason=str(entry["reason"])) for name, entry in found.items()}
+        except (TypeError, KeyError) as problem:
+            raise DamagedFile(f"{(self.folder / DERIVED).uri} is damaged (it has no value and reason per field)") from problem
+
+    def write_fitted(self, fitted: Mapping[str, Fitted]) -> None:
+        """Record the values that follow the data, for later starts, which take them as they are."""
+        if fitted:
+            self.folder.write_json(DERIVED, {name: {"value": f.value, "reason": f.reason} for name, f in fitted.items()})
+        else:
+            self.folder.delete(DERIVED)
+        self.damaged.pop(DERIVED, None)
 
     def identity(self, stage: Stage, **changes: Any) -> dict[str, Any]:
         """All settings that change the result of a stage (`Config.identity`), with this run's token for the checkpoint.
