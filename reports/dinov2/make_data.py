@@ -262,9 +262,7 @@ def write_backbone(package: Path, out: Path) -> dict[str, Any]:
         import onnx
         from onnx import numpy_helper
     except ImportError as problem:
-        raise RefusedInput(
-            "the weights are in an ONNX file, and onnx is not installed: pip install onnx"
-        ) from problem
+        raise RefusedInput("the weights are in an ONNX file, and onnx is not installed: pip install onnx") from problem
     import timm
     import torch
 
