@@ -58,6 +58,7 @@ def test_the_pace_that_is_best_on_validation_holds_for_all_budgets(finished: Run
     assert all(pace_is_open(changed(run, **change)) for change in changes)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_no_more_paces_are_tried_at_a_time_than_trials_may_run(finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     run = changed(

@@ -98,6 +98,7 @@ def test_the_papers_search_takes_its_43_gpu_hours_on_gpus_of_its_speed() -> None
     assert found.gpu_hours > 6 * 0.4 * 43  # six times as many epochs, for the dense model and the one at half
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_short")
 def test_times_are_said_to_be_computed_where_none_were_taken(digits: Config, capsys: pytest.CaptureFixture) -> None:
     for tflops, wanted in (

@@ -27,14 +27,20 @@ def misleading() -> RunTables:
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory, browser: "sync_api.Browser") -> Iterator["sync_api.Page"]:
+def built(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("page") / "misleading.html"
     path.write_text(build_page([misleading()]), encoding="utf-8")
+    return path.as_uri()
+
+
+@pytest.fixture
+def page(built: str, browser: "sync_api.Browser") -> Iterator["sync_api.Page"]:
+    """The page as it opens, whatever other tests chose on it."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     complaints: list[str] = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
-    page.goto(path.as_uri())
+    page.goto(built)
     page.wait_for_selector("html[data-ready]")
     yield page
     page.close()

@@ -113,6 +113,7 @@ def later_version(tmp_path: Path) -> Callable[..., tuple[int, str]]:
     return run
 
 
+@pytest.mark.slow
 def test_a_later_version_changes_no_name_and_trains_only_what_is_new(
     finished: Path, later_version: Callable[..., tuple[int, str]]
 ) -> None:
