@@ -299,7 +299,10 @@ def test_a_probe_and_the_way_to_ask_for_no_head_do_not_change_names(images: Path
         ({"retrain": {"distill": {"alpha": 0.5, "answers": "features"}}}, "retrain.distill.alpha is 0.5, .*: leave it out"),
         ({"dense": {"epochs": 3}}, "dense.epochs is 3, .*: leave dense.epochs out"),
         ({"baselines": ["small"]}, "baselines names small, .*: leave small out"),
-        ({"probe": {"rot": "/x"}}, "2 settings .*\n1. probe has no root: set probe.root\n2. unknown field probe.rot; did you mean"),
+        (
+            {"probe": {"rot": "/x"}},
+            "2 settings .*\n1. probe has no root: set probe.root\n2. unknown field probe.rot; did you mean",
+        ),
     ],
 )
 def test_what_needs_labels_is_refused(images: Path, checkpoint: Path, more: dict[str, Any], said: str) -> None:
