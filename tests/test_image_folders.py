@@ -162,6 +162,7 @@ class Reversed:
         return None
 
 
+@pytest.mark.slow
 def test_the_order_does_not_depend_on_how_python_hashes_names(tmp_path):
     as_folder(tmp_path / "train", pictures(*(f"{name}/{file}.png" for name in TYING for file in ("x", "X"))))
     as_tar(tmp_path / "tar" / "train", pictures(*(f"{name}/{file}.png" for name in TYING for file in ("x", "X"))))

@@ -232,6 +232,7 @@ BOTH_ORDERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("imports", BOTH_ORDERS.values(), ids=BOTH_ORDERS)
 def test_timm_knows_cut_models_in_any_order_of_imports(imports, tmp_path):
     small = cut(build("class token"))

@@ -36,6 +36,7 @@ def keep_last() -> Iterator[Method]:
     del METHODS[method.name]
 
 
+@pytest.mark.slow
 def test_a_registered_method_is_swept_and_shown(finished: Run, keep_last: Method, capsys: pytest.CaptureFixture) -> None:
     run = Path(finished.uri)
     words = ["--output", str(run.parent), "--name", run.name, "--budgets", "0.5,0.25", *QUICK, "--baselines", "keep-last"]

@@ -176,6 +176,7 @@ def test_a_worker_works_in_the_drivers_folder(here, tmp_path, monkeypatch):
     assert Path.cwd() == tmp_path / "of-ray"
 
 
+@pytest.mark.slow
 def test_workers_of_ray_find_what_the_driver_finds(here, ray_cluster):
     import ray
 

@@ -116,6 +116,7 @@ def answer(models, x, queue) -> None:
         queue.put([model(x).numpy() for model in models])
 
 
+@pytest.mark.slow
 def test_a_spawned_process_gets_them_as_arguments():
     models = gated_and_cut(small_vit())
     x = images(models[0])

@@ -87,6 +87,7 @@ def test_a_small_step_stands_for_one_that_takes_too_long(digits: Config, monkeyp
     assert cost.batch == 8
 
 
+@pytest.mark.slow
 def test_the_papers_search_takes_its_43_gpu_hours_on_gpus_of_its_speed() -> None:
     """What 50 epochs of the gated DeiT-S are in operations: 43 hours of a GPU that sustains 11.4 TFLOP/s in training."""
     config, _ = load_config(["--config", "deit-small-imagenet", "--shares", '[{"attention": 0.5, "mlp": 0.5}]', *FLOAT])

@@ -584,6 +584,7 @@ def test_a_phone_shows_it_without_scrolling_sideways(opened: Opened, name: str):
     assert page.evaluate("document.getElementById('front-figure').getBoundingClientRect().width") > 320
 
 
+@pytest.mark.slow
 def test_a_thousand_points_open_and_answer_quickly(opened: Opened):
     page = opened("many")  # the first opening also starts the browser's process
     openings = []

@@ -27,24 +27,29 @@ def misleading() -> RunTables:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> str:
+def opened(tmp_path_factory: pytest.TempPathFactory, browser: "sync_api.Browser") -> Iterator["sync_api.Page"]:
     path = tmp_path_factory.mktemp("page") / "misleading.html"
     path.write_text(build_page([misleading()]), encoding="utf-8")
-    return path.as_uri()
-
-
-@pytest.fixture
-def page(built: str, browser: "sync_api.Browser") -> Iterator["sync_api.Page"]:
-    """The page as it opens, whatever other tests chose on it."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     complaints: list[str] = []
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
-    page.goto(built)
+    page.goto(path.as_uri())
     page.wait_for_selector("html[data-ready]")
     yield page
     page.close()
     assert complaints == []
+
+
+@pytest.fixture
+def page(opened: "sync_api.Page") -> "sync_api.Page":
+    """The page as it opens: what other tests chose on it stands in its address."""
+    address, _, chosen = opened.url.partition("#")
+    if chosen:
+        opened.goto("about:blank")
+        opened.goto(address)
+        opened.wait_for_selector("html[data-ready]")
+    return opened
 
 
 @pytest.fixture

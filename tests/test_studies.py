@@ -42,6 +42,7 @@ def test_the_study_has_every_point_or_says_why_not() -> None:
     assert missing["error"].str.contains("cannot cut this model").all()
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.skipif(
     not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),

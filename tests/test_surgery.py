@@ -248,6 +248,7 @@ def test_a_cut_model_cut_further_is_the_gated_model_cut_once(kind, tmp_path):
     assert difference(twice, load(tmp_path)) == 0
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(max_examples=25, deadline=None)
 def test_any_masks_are_cut_further_exactly(data):
