@@ -11,30 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from test_image_folders import SIZE, Reversed, config_of, loaded, refusal
 
-from slimsweep.config import Config, ConfigError, load_config
+from slimsweep.config import ConfigError
 from slimsweep.data import Data, difference, load_data
 from slimsweep.data.undivided import class_counts
 
-SIZE = (3, 8, 8)
 SIZES = {"ant": 20, "bee": 10, "wasp": 7}
 PICTURES = [f"{name}/{number}.png" for name, count in SIZES.items() for number in range(count)]
-
-
-def config_of(root: Path, **more: Any) -> Config:
-    plain = {"name": "folder", "root": str(root), "batch_size": 4, **more}
-    return load_config([])[0].changed(**{f"data.{key}": value for key, value in plain.items()})
-
-
-def loaded(root: Path, **more: Any) -> Data:
-    return load_data(config_of(root, **more), SIZE)
-
-
-def refusal(root: Path, **more: Any) -> str:
-    with pytest.raises(ConfigError) as caught:
-        loaded(root, **more)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.fixture
@@ -98,7 +82,7 @@ def test_the_draw_depends_neither_on_the_order_of_listing_nor_on_the_form_nor_on
 ) -> None:
     first = loaded(pets)
     scan = os.scandir
-    monkeypatch.setattr(os, "scandir", lambda path: Backwards(scan(path)))
+    monkeypatch.setattr(os, "scandir", lambda path: Reversed(scan(path)))
     moved = shutil.copytree(pets, tmp_path / "elsewhere" / "of another name")
     again = loaded(moved)
     assert difference(first.fingerprint, again.fingerprint) is None
@@ -106,19 +90,6 @@ def test_the_draw_depends_neither_on_the_order_of_listing_nor_on_the_form_nor_on
     assert difference(first.fingerprint, other_seed.fingerprint) is None
     for place in (as_tar(pets, tmp_path / "pets.tar"), as_tar(pets, tmp_path / "wrapped.tar", top="./pets/")):
         assert members(loaded(place)) == members(first)
-
-
-class Backwards:
-    """os.scandir's entries, the last one first."""
-
-    def __init__(self, entries: Any) -> None:
-        self.entries = entries
-
-    def __enter__(self) -> Any:
-        return reversed(list(self.entries))
-
-    def __exit__(self, *failure: Any) -> None:
-        self.entries.close()
 
 
 def test_other_shares_give_other_splits_that_are_another_data_set(pets: Path) -> None:

@@ -1,4 +1,7 @@
 // A small page as Python sends it, for tests of the modules that work on it.
+import { paretoFront } from "../../slimsweep/report/web/front.js";
+import { defaultQuality, denseOf, metricOr, metricsOf, placedGroups } from "../../slimsweep/report/web/metrics.js";
+import { toleranceOf } from "../../slimsweep/report/web/uncertainty.js";
 import { readPage } from "../../slimsweep/report/web/unpack.js";
 
 const number = (name, title, unit, axis, more, decimals = null) => ({ name, title, unit, decimals, axis, more });
@@ -128,4 +131,19 @@ export function page(change = () => {}) {
   const data = packed();
   change(data);
   return readPage(data);
+}
+
+/** All points of a page's data as the page draws them against a cost. */
+export function viewOf(of, x = "macs") {
+  const metrics = metricsOf(of);
+  const view = {
+    page: of,
+    metrics,
+    x: metricOr(metrics.x, x, "macs"),
+    y: metricOr(metrics.y, defaultQuality(of, of.points), ""),
+  };
+  const groups = placedGroups(of, new Set(of.points), view.x, view.y);
+  const tolerance = toleranceOf(of, of.points, view.x);
+  const front = paretoFront(groups, false, true, tolerance);
+  return { ...view, tolerance, shown: of.points, groups, front, dense: [denseOf(of, 0)], runs: [0], mixed: false };
 }

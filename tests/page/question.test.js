@@ -1,9 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { defaultQuality, denseOf, metricOr, metricsOf, placedGroups } from "../../slimsweep/report/web/metrics.js";
 import { answerQuestion, parseQuestion, sayValue } from "../../slimsweep/report/web/question.js";
-import { judgedByR2, page } from "./pages.js";
+import { judgedByR2, page, viewOf } from "./pages.js";
 
 const conditionsOf = (text) => parseQuestion(text).conditions.map((c) => [c.kind, c.most, c.value]);
 
@@ -54,18 +53,6 @@ const rounded = ([kind, most, value]) => [kind, most, Number(value.toPrecision(1
 
 for (const text of ["fast please", "at most 5 bananas", "80", "at most 1.2 GMACs and pretty", "at most"])
   test(`"${text}" is no question`, () => assert.match(parseQuestion(text).problem, /is not a condition: say how much of what/));
-
-function viewOf(of, x = "macs") {
-  const metrics = metricsOf(of);
-  const view = {
-    page: of,
-    metrics,
-    x: metricOr(metrics.x, x, "macs"),
-    y: metricOr(metrics.y, defaultQuality(of, of.points), ""),
-  };
-  const groups = placedGroups(of, new Set(of.points), view.x, view.y);
-  return { ...view, shown: of.points, groups, dense: [denseOf(of, 0)], mixed: false };
-}
 
 const answered = (text, view = viewOf(page())) => answerQuestion(view, text);
 

@@ -5,7 +5,6 @@ import { test } from "node:test";
 
 import { axisScale } from "../../slimsweep/report/web/axes.js";
 import { paretoFront } from "../../slimsweep/report/web/front.js";
-import { defaultQuality, denseOf, metricOr, metricsOf, placedGroups } from "../../slimsweep/report/web/metrics.js";
 import { answerQuestion, FLOPS_NOTE, parseQuestion } from "../../slimsweep/report/web/question.js";
 import {
   alikeOf,
@@ -15,9 +14,8 @@ import {
   errorSentence,
   meanApartFromDense,
   toldApart,
-  toleranceOf,
 } from "../../slimsweep/report/web/uncertainty.js";
-import { page } from "./pages.js";
+import { page, viewOf } from "./pages.js";
 
 const casesOf = (name) => JSON.parse(readFileSync(new URL(name, import.meta.url), "utf8"));
 
@@ -33,20 +31,6 @@ for (const { why, points, tolerance, more_x: moreX, front } of casesOf("toleranc
       front,
     );
   });
-
-function viewOf(of, x = "macs") {
-  const metrics = metricsOf(of);
-  const view = {
-    page: of,
-    metrics,
-    x: metricOr(metrics.x, x, "macs"),
-    y: metricOr(metrics.y, defaultQuality(of, of.points), ""),
-  };
-  const groups = placedGroups(of, new Set(of.points), view.x, view.y);
-  const tolerance = toleranceOf(of, of.points, view.x);
-  const front = paretoFront(groups, false, true, tolerance);
-  return { ...view, tolerance, shown: of.points, groups, front, dense: [denseOf(of, 0)], runs: [0], mixed: false };
-}
 
 const counted = (data) => {
   data.alike = 0.01;
