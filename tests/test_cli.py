@@ -49,9 +49,9 @@ def test_the_picked_folder_loads(run: Path, capsys: pytest.CaptureFixture) -> No
 def test_bench_times_every_point_beside_dense(
     run: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("slimsweep.tools.quiet_timing._loaded", lambda *seen: "")  # whatever else runs beside the tests
-    monkeypatch.setattr("slimsweep.tools.quiet_timing._disturbed", lambda *seen, **how: "")
-    monkeypatch.setattr("slimsweep.tools.quiet_timing._unsteady", lambda timed: "")
+    monkeypatch.setattr("slimsweep.latency.quiet_timing._loaded", lambda *seen: "")  # whatever else runs beside the tests
+    monkeypatch.setattr("slimsweep.latency.quiet_timing._disturbed", lambda *seen, **how: "")
+    monkeypatch.setattr("slimsweep.latency.quiet_timing._unsteady", lambda timed: "")
     assert main(["bench", str(run), "--batch-sizes", "1,4", "--repeats", "2", "--threads", "1"]) == 0
     rows = pd.read_parquet(run / "bench")
     assert len(rows) == 2 * 4  # dense as the search started from it, and three points

@@ -1,5 +1,6 @@
 """Exported models compute what the model does, at any batch size, or are not there."""
 
+import importlib.util
 import json
 
 import pytest
@@ -113,8 +114,8 @@ def test_what_torch_cannot_export_is_said_in_one_sentence(format, tmp_path, monk
 
 def test_missing_packages_are_named(tmp_path, monkeypatch):
     saved(tmp_path, small_vit())
-    find = export.importlib.util.find_spec
-    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
     with pytest.raises(ValueError, match=r"\(onnxruntime\): pip install onnx onnxscript onnxruntime$"):
         export_model(tmp_path, "onnx")
 

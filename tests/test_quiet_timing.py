@@ -9,6 +9,7 @@ import torch
 from zoo import small_vit
 
 from slimsweep.errors import RefusedInput
+from slimsweep.latency.quiet_timing import Machine, Measured, Timed, time_rounds
 from slimsweep.ledger.run import Run
 from slimsweep.ledger.tables import BENCH, last_timed, not_trusted
 from slimsweep.report.page import build_page
@@ -16,7 +17,6 @@ from slimsweep.report.run_tables import read_run
 from slimsweep.tools import bench as bench_module
 from slimsweep.tools.bench import bench, busy_sentence, table
 from slimsweep.tools.pick import pick
-from slimsweep.tools.quiet_timing import Machine, Measured, Timed, time_rounds
 
 MODEL, REFERENCE = 0.004, 0.002  # seconds on a quiet machine
 

@@ -5,6 +5,7 @@ Both are plain data (no weights), so budgets can be solved, stored and priced wi
 """
 
 import copy
+import hashlib
 import itertools
 import json
 import math
@@ -219,6 +220,13 @@ class Structure:
         return COSTS["params"].of(self)
 
     # Text.
+
+    @property
+    def id(self) -> str:
+        """12 hex digits that are equal for structures of equal sizes in every layer, which have equal latency."""
+        layers = [[layer.name, layer.embed_dim, *self.sizes(index)] for index, layer in enumerate(self.shape.layers)]
+        text = json.dumps([layers, self.shape.fixed_macs, self.shape.fixed_params])
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def to_json(self) -> str:
         """Text that `from_json` takes: the shape, and each mask as its bits in hex, row-major."""

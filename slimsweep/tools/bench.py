@@ -8,10 +8,8 @@ busy one say so, and are left out of the page and of `pick`. Times from differen
 import copy
 import itertools
 import os
-import platform
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -23,18 +21,19 @@ from rich.table import Table
 from torch import nn
 
 from slimsweep.errors import RefusedInput
+from slimsweep.latency.device import hardware, room_for_graphs, seconds_without_pause, torch_threads
+from slimsweep.latency.device import reference as device_reference
+from slimsweep.latency.quiet_timing import time_rounds
 from slimsweep.ledger.run import Run
 from slimsweep.ledger.tables import SETTING, trusted
 from slimsweep.saved_models import load
 from slimsweep.slimming.hub import dense_like
 from slimsweep.slimming.structure import image_size, macs
 from slimsweep.terminal import counted
-from slimsweep.tools.quiet_timing import time_rounds
 
 DENSE = "dense"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 WARM_UP_CALLS = 3
-REFERENCE_SIZE = {"cpu": 384, "cuda": 2048}  # of the square matrices whose product is the reference: a few milliseconds
 
 Row = dict[str, Any]
 Call = Callable[[], object]
@@ -78,9 +77,9 @@ def bench(
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     costs = {name: macs(model) for name, model in models.items()}
     rows: list[Row] = []
-    with _threads(threads) as used, torch.inference_mode(), _room_for_graphs(len(models) * len(batch_sizes)):
+    with torch_threads(threads) as used, torch.inference_mode(), room_for_graphs(len(models) * len(batch_sizes)):
         processor = hardware(place)
-        reference = _reference(place)
+        reference = device_reference(place)
         known = _known_reference(earlier, place.type, processor, used)
         copies: dict[str, nn.Module] = {}
         for name, model in models.items():
@@ -102,7 +101,7 @@ def bench(
                 min_seconds=min_seconds,
                 threads=used if place.type == "cpu" else 1,
                 known=known,
-                seconds_of=None if place.type == "cpu" else lambda call, count: _seconds_without_pause(call, count, place),
+                seconds_of=None if place.type == "cpu" else lambda call, count: seconds_without_pause(call, count, place),
             )
             for name, timed in measured.calls.items():
                 rows.append(
@@ -237,18 +236,6 @@ def busy_sentence(rows: Sequence[Mapping[str, Any]], again: str) -> str:
     )
 
 
-def hardware(device: torch.device) -> str:
-    """The name of a device's processor, such as a GPU's or a CPU's model name."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
 def _check(
     models: Mapping[str, nn.Module],
     batch_sizes: Sequence[int],
@@ -274,14 +261,6 @@ def _check(
         raise RefusedInput(f"repeats is {repeats}; it must be at least 1")
 
 
-def _reference(place: torch.device) -> Call:
-    """A product of two square matrices: work of a known cost (2 n^3 operations), by which a busy machine is seen."""
-    size = REFERENCE_SIZE[place.type]
-    matrix = torch.randn(size, size, generator=torch.Generator().manual_seed(0)).to(place)
-    result = torch.empty_like(matrix)
-    return lambda: torch.mm(matrix, matrix, out=result)
-
-
 def _known_reference(earlier: pd.DataFrame | None, device: str, processor: str, threads: int) -> float | None:
     """The fastest seconds of the reference in earlier benchmarks of this processor, with these threads and this torch."""
     if earlier is None or "reference_ms" not in earlier:
@@ -290,18 +269,6 @@ def _known_reference(earlier: pd.DataFrame | None, device: str, processor: str, 
     rows = rows[(rows.device == device) & (rows.hardware == processor) & (rows.threads == threads)]
     milliseconds = rows.reference_ms[rows.torch_version == torch.__version__].dropna()
     return None if milliseconds.empty else float(milliseconds.min()) / 1e3
-
-
-def _seconds_without_pause(call: Call, count: int, place: torch.device) -> float:
-    """GPU seconds of `count` calls that are queued without waiting in between."""
-    start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    torch.cuda.synchronize(place)
-    start.record()
-    for _ in range(count):
-        call()
-    stop.record()
-    torch.cuda.synchronize(place)
-    return start.elapsed_time(stop) / 1e3
 
 
 def _peak_memory(model: nn.Module, call: Call, place: torch.device) -> int | None:
@@ -315,23 +282,3 @@ def _peak_memory(model: nn.Module, call: Call, place: torch.device) -> int | Non
     torch.cuda.synchronize(place)
     weights = sum(t.numel() * t.element_size() for t in itertools.chain(model.parameters(), model.buffers()))
     return torch.cuda.max_memory_allocated(place) - before + weights
-
-
-@contextmanager
-def _threads(threads: int | None) -> Iterator[int]:
-    """Set the number of torch's CPU threads while the block runs; yields the number."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        yield torch.get_num_threads()
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _room_for_graphs(graphs: int) -> Iterator[None]:
-    """Raise torch.compile's limit of graphs for the same code: models share timm's, and beyond the limit torch runs eager."""
-    room = 8 * graphs
-    limits = {"recompile_limit": room, "accumulated_recompile_limit": 8 * room, "fail_on_recompile_limit_hit": True}
-    with torch._dynamo.config.patch(limits):
-        yield

@@ -3,38 +3,40 @@
 Every written file is read back, and kept only if it computes the same as the model.
 """
 
-import importlib
-import importlib.util
 import json
-import logging
 import os
 import shutil
 import uuid
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from slimsweep.errors import ExportError, RefusedInput
+from slimsweep.latency.onnx_files import (
+    EXPORTED_BATCH,
+    INPUT,
+    OUTPUT,
+    example_images,
+    exporting,
+    refuse_missing,
+    session,
+    write_onnx,
+)
 from slimsweep.ledger.run import Run
 from slimsweep.saved_models import load
 from slimsweep.slimming.folder_swap import CONFIG, WEIGHTS, replacing
-from slimsweep.slimming.structure import image_size, macs, params
+from slimsweep.slimming.structure import macs, params
 from slimsweep.storage import Folder, parted
 
 Format = Literal["onnx", "pt2", "timm"]
 
 TOLERANCE = 1e-4  # largest difference of an output, relative to the model's largest output where that is above 1
-EXPORTED_BATCH = 2  # torch.export would make a batch of 1 a constant
 CHECKED_BATCHES = (1, 3)
-ONE_FILE_LIMIT = 2_000_000_000  # bytes of weights; protobuf is limited to 2 GiB, so that larger weights go to a second file
-
-INSTALL = "ONNX export needs packages that are not installed ({}): pip install onnx onnxscript onnxruntime"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +81,7 @@ def export_checked(model_dir: str | os.PathLike[str], format: Format, output: st
     if format not in writers:
         raise RefusedInput(f"cannot export to {format!r}; the formats are {', '.join(writers)}")
     if format == "onnx":
-        missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
-        if missing:
-            raise RefusedInput(INSTALL.format(", ".join(missing)))
+        refuse_missing("ONNX export")
     if "://" in str(model_dir):
         _, name = parted(str(model_dir))
         here = output or (f"{name}-timm" if format == "timm" else f"{name}.{format}")
@@ -106,31 +106,18 @@ def export_checked(model_dir: str | os.PathLike[str], format: Format, output: st
 
 
 def _onnx(model: nn.Module, source: Path, target: Path) -> Exported:
-    onnxruntime = importlib.import_module("onnxruntime")  # an optional dependency
     with _written(target) as temporary:
-        with _exporting("ONNX"):
-            program: Any = torch.onnx.export(
-                model,
-                (_images(model, EXPORTED_BATCH),),
-                dynamo=True,
-                input_names=["images"],
-                output_names=["logits"],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                verbose=False,
-            )
-            program.model.metadata_props["config.json"] = _description(source)
-            weights = sum(p.numel() * p.element_size() for p in model.parameters())
-            program.save(temporary, external_data=weights > ONE_FILE_LIMIT)
-        session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
-        difference = _check(model, "ONNX", lambda x: torch.from_numpy(session.run(["logits"], {"images": x.numpy()})[0]))
+        write_onnx(model, temporary, {"config.json": _description(source)})
+        opened = session(temporary)
+        difference = _check(model, "ONNX", lambda x: torch.from_numpy(opened.run([OUTPUT], {INPUT: x.numpy()})[0]))
         size = _size(temporary.parent)
     return Exported(path=target, difference=difference, size=size)
 
 
 def _pt2(model: nn.Module, source: Path, target: Path) -> Exported:
     with _written(target) as temporary:
-        with _exporting("torch.export"):
-            example = (_images(model, EXPORTED_BATCH),)
+        with exporting("torch.export"):
+            example = (example_images(model, EXPORTED_BATCH),)
             program = torch.export.export(model, example, dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False)
             torch.export.save(program, temporary, extra_files={"config.json": _description(source)})
         reread = torch.export.load(temporary).module()
@@ -181,10 +168,6 @@ model = timm.create_model("local-dir:PATH", pretrained=True)  # or "hf-hub:NAME/
 """
 
 
-def _images(model: nn.Module, count: int) -> Tensor:
-    return torch.randn(count, *image_size(model), generator=torch.Generator().manual_seed(count))
-
-
 def _description(source: Path) -> str:
     """The model's config.json as text (preprocessing, labels, metrics), without the structure's masks."""
     config = json.loads((source / "config.json").read_text())
@@ -201,7 +184,7 @@ def _check(model: nn.Module, what: str, compute: Callable[[Tensor], Tensor]) -> 
     """
     largest = 0.0
     for batch in CHECKED_BATCHES:
-        x = _images(model, batch)
+        x = example_images(model, batch)
         expected, got = model(x), compute(x)
         if got.shape != expected.shape:
             raise ExportError(f"the {what} model gives {tuple(got.shape)} for a batch of {batch}, not {tuple(expected.shape)}")
@@ -226,31 +209,3 @@ def _written(target: Path) -> Iterator[Path]:
             os.replace(file, target.parent / file.name)
     finally:
         shutil.rmtree(folder)
-
-
-@contextmanager
-def _exporting(what: str) -> Iterator[None]:
-    """Silence the logs and warnings of torch's exporters, and raise their errors as one ExportError.
-
-    Raises:
-        OSError: as it is, since it says best what is wrong, such as a full disk.
-        ExportError: for any other error.
-    """
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    except OSError:
-        raise
-    except Exception as problem:
-        reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
-        raise ExportError(
-            f"torch {torch.__version__} cannot turn this model into {what}: {reason}; try another format"
-        ) from problem
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
