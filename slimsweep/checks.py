@@ -1,29 +1,32 @@
 """Checks before any cluster time is spent: that the settings work together."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 from torch import nn
 
 from slimsweep.cluster.cluster import check_placement, local_cluster
 from slimsweep.cluster.worker import as_of_probe, data_for, probe_for
-from slimsweep.config import Config, ConfigError, all_at_once
-from slimsweep.data import Data, check_data, check_more_labels, title
-from slimsweep.errors import RefusedInput
+from slimsweep.config import Config, ConfigError, Family, Refusals, refused_places
+from slimsweep.data import Data, check_classes, check_data, check_more_labels, title
 from slimsweep.ledger.planning import exact_fraction
 from slimsweep.methods import check_method
 from slimsweep.methods.choice import Settings
-from slimsweep.slimming.budget import Budget, BudgetError
+from slimsweep.slimming.budget import Budget, BudgetError, BudgetLike
 from slimsweep.slimming.cost import COSTS
 from slimsweep.slimming.gates import add_gates
 from slimsweep.slimming.removal_path import RemovalPath, equal_gates, size_multiple
+from slimsweep.slimming.structure import Shape
 from slimsweep.training.backbone import check_embedding, families_to_cut
 from slimsweep.training.dense_model import check_model, start_of
 from slimsweep.training.teachers import check_teachers
 
 
-def check(config: Config) -> list[str]:
-    """Refuse a model, a data set, budgets or workers that cannot work together.
+def check(config: Config, begun: bool = False) -> list[str]:
+    """Refuse a model, a data set, budgets, teachers or workers that cannot work together, all that is wrong at once.
+
+    Args:
+        config: the configuration.
+        begun: whether an earlier start of its run trained on these images; else their labels must have no gaps.
 
     Returns:
         What whoever starts the run should read: files of the data set that are not used, classes that a split lacks,
@@ -31,46 +34,75 @@ def check(config: Config) -> list[str]:
 
     Raises:
         ConfigError: says in one sentence which setting is wrong, or in a numbered line each which ones are.
-        ValueError: the model cannot be cut, or not to these budgets.
+        RefusedInput: the model cannot be cut, or not to these budgets.
     """
-    model = check_model(config)
-    refused: list[RefusedInput] = []
+    refusals = Refusals()
+    lost = set()  # fields whose files are not there: what needs them is not looked at
+    for field, problem in refused_places(config):
+        lost.add(field)
+        with refusals.kept():
+            raise problem
+    if (cluster := local_cluster()) is not None:
+        with refusals.kept():
+            check_placement(config, cluster)
+    model: nn.Module | None = None
     data: Data | None = None
-    with _kept(refused):
-        check_data(config)
-        data = data_for(config, model)
-        check_more_labels(data)
-    with _kept(refused):
-        check_cuts(config, model)
-    if len(refused) > 1:
-        raise ConfigError(all_at_once([str(problem) for problem in refused]))
-    if data is None or refused:
-        raise refused[0]
+    notes: list[str] = []
+    if "model.checkpoint" not in lost:
+        with refusals.kept():
+            model = check_model(config)
+    if "data.root" not in lost:
+        with refusals.kept():
+            data = _data(config, model, begun)
+    if model is not None:
+        with refusals.kept():
+            check_cuts(config, model)
+        if data is not None:
+            with refusals.kept():
+                notes += [*data.notes, *_start(config, data)]
+        if config.backbone:
+            with refusals.kept():
+                check_embedding(config, model)
+            if "probe.root" not in lost:
+                with refusals.kept():
+                    notes += _probe(config, model)
+    if "teacher.checkpoint" not in lost:
+        with refusals.kept():
+            notes += check_teachers(config, model, data)
+    refusals.raise_all()
+    return notes
+
+
+def _data(config: Config, model: nn.Module | None, begun: bool) -> Data | None:
+    """The data set, with its labels checked; where the model was refused, it is only looked whether it is there."""
+    check_data(config)
+    if model is None:
+        return None
+    data = data_for(config, model)
+    if not begun:
+        check_classes(data)
+    check_more_labels(data)
+    return data
+
+
+def _start(config: Config, data: Data) -> tuple[str, ...]:
+    """What is done to the weights that training starts from."""
     start = start_of(config, data.num_classes, data.class_names)
     if config.dense.epochs == 0 and start.new_head:
         raise ConfigError(
             f"dense.epochs is 0, but the weights of model.{'checkpoint' if config.model.checkpoint else 'pretrained'} "
             f"{start.new_head} of {title(config)}: set dense.epochs, such as 30, to train the dense model on them"
         )
-    of_probe: list[str] = []
-    if config.backbone:
-        check_embedding(config, model)
-        if (probe := probe_for(config, model)) is not None:
-            check_more_labels(probe)
-            of_probe = [f"probe: {as_of_probe(note)}" for note in probe.notes]
-    of_teachers = check_teachers(config, model, data)
-    if (cluster := local_cluster()) is not None:
-        check_placement(config, cluster)
-    return [*data.notes, *of_probe, *start.notes, *of_teachers]
+    return start.notes
 
 
-@contextmanager
-def _kept(refused: list[RefusedInput]) -> Iterator[None]:
-    """What is refused inside goes into the list, so that what else is wrong is looked for too."""
-    try:
-        yield
-    except RefusedInput as problem:
-        refused.append(problem)
+def _probe(config: Config, model: nn.Module) -> list[str]:
+    """What is said of the probe's images."""
+    probe = probe_for(config, model)
+    if probe is None:
+        return []
+    check_more_labels(probe)
+    return [f"probe: {as_of_probe(note)}" for note in probe.notes]
 
 
 def check_cuts(config: Config, model: nn.Module) -> None:
@@ -80,8 +112,8 @@ def check_cuts(config: Config, model: nn.Module) -> None:
         model: the dense model; it may be on the meta device, since only its sizes are used.
 
     Raises:
-        ConfigError: says in one sentence which setting is wrong.
-        ValueError: the model cannot be cut, or not to these budgets.
+        ConfigError: says in one sentence which setting is wrong, or in a numbered line each which ones are.
+        RefusedInput: the model cannot be cut, or not to one of these budgets.
     """
     settings = config.search
     families = families_to_cut(config, model)
@@ -90,24 +122,13 @@ def check_cuts(config: Config, model: nn.Module) -> None:
     path = RemovalPath(shape, equal_gates(shape), settings.floors.model_dump(), settings.round_to, depth=settings.depth)
     dense = shape.full().macs()
     budgets: list[Budget] = []
+    refusals = Refusals()
     for given in config.budgets:
-        budget = Budget.parse(given)
-        cost = COSTS[budget.unit]
-        whole = cost.of_dense(shape)
-        if budget.limit(whole) >= whole:
-            raise ConfigError(f"budget {given!r} is not below the dense model's {cost.text(whole)}: take a smaller one")
-        path.solve(budget)
-        budgets.append(budget)
+        with refusals.kept():
+            budgets.append(_budget(given, path, shape))
     for shares in config.shares:
-        try:
-            kept = path.shares(shares).macs()
-        except BudgetError as problem:
-            raise ConfigError(f"shares holds {shares}, but {problem}; keep more, or lower search.floors") from problem
-        except ValueError as problem:
-            raise ConfigError(f"shares holds {shares}, but {problem}; leave that family out") from problem
-        if kept == dense:
-            raise ConfigError(f"shares holds {shares}, which keeps the whole model: take smaller shares")
-        budgets.append(Budget(exact_fraction(kept, dense)))
+        with refusals.kept():
+            budgets.append(_budget_of_shares(shares, path, dense))
     common = Settings(
         granularity=settings.granularity,
         families=families,
@@ -116,4 +137,34 @@ def check_cuts(config: Config, model: nn.Module) -> None:
         round_to=size_multiple(shape, settings.round_to),
     )
     for method in config.baselines:
-        check_method(method, model, common, budgets)
+        with refusals.kept():
+            check_method(method, model, common, budgets)
+    refusals.raise_all()
+
+
+def _budget(given: BudgetLike, path: RemovalPath, shape: Shape) -> Budget:
+    """A budget of the configuration, which must be below the dense model's cost and within reach."""
+    budget = Budget.parse(given)
+    cost = COSTS[budget.unit]
+    whole = cost.of_dense(shape)
+    if budget.limit(whole) >= whole:
+        raise ConfigError(f"budget {given!r} is not below the dense model's {cost.text(whole)}: take a smaller one")
+    path.solve(budget)
+    return budget
+
+
+def _budget_of_shares(shares: Mapping[Family, float], path: RemovalPath, dense: int) -> Budget:
+    """The budget in MACs that shares of the families come to.
+
+    Args:
+        dense: MACs of the dense model.
+    """
+    try:
+        kept = path.shares(shares).macs()
+    except BudgetError as problem:
+        raise ConfigError(f"shares holds {shares}, but {problem}; keep more, or lower search.floors") from problem
+    except ValueError as problem:
+        raise ConfigError(f"shares holds {shares}, but {problem}; leave that family out") from problem
+    if kept == dense:
+        raise ConfigError(f"shares holds {shares}, which keeps the whole model: take smaller shares")
+    return Budget(exact_fraction(kept, dense))

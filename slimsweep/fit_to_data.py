@@ -5,6 +5,7 @@ its first start recorded, so that the same command goes on with the same values.
 """
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any
 
 from rich.console import Console
@@ -12,7 +13,7 @@ from torch import nn
 
 from slimsweep.cluster.worker import data_for
 from slimsweep.config import Config, Fitted, fitting_defaults
-from slimsweep.data import Data, TooFewImages
+from slimsweep.data import Data
 from slimsweep.errors import RefusedInput
 from slimsweep.ledger.run import Run
 from slimsweep.slimming.structure import image_size
@@ -38,15 +39,25 @@ def fit_to_data(
     recorded = run.read_fitted() if run is not None and run.is_begun else None
     if recorded is not None:
         fitted = {name: one for name, one in recorded.items() if name in unset}
-    else:
-        try:
-            fitted = _found(config, unset, train)
-        except RefusedInput:  # the checks that come next say what is wrong, with all else that is
-            return config, {}
-    if not fitted:
+        return _with(config, fitted, quick), fitted
+    try:
+        model = check_model(config)
+        data = _listed(config, model) if train is None else train
+        fitted = _found(config, unset, model, data)
+    except RefusedInput:  # the checks that come next say what is wrong, with all else that is
         return config, {}
+    config = _with(config, fitted, quick)
+    if isinstance(data, Data):
+        with suppress(RefusedInput):  # as above; here the images that were listed get the batch size that was found
+            data_for(config, model, listed=data)
+    return config, fitted
+
+
+def _with(config: Config, fitted: Mapping[str, Fitted], quick: bool) -> Config:
+    if not fitted:
+        return config
     config = config.changed(**{name: one.value for name, one in fitted.items()})
-    return (config.quick() if quick else config), fitted
+    return config.quick() if quick else config
 
 
 def say_fitted(config: Config, fitted: Mapping[str, Fitted], console: Console) -> None:
@@ -59,24 +70,20 @@ def say_fitted(config: Config, fitted: Mapping[str, Fitted], console: Console) -
         say(console, f"  {name} {value} ({one.reason})")
 
 
-def _found(config: Config, unset: Collection[str], train: int | None) -> dict[str, Fitted]:
-    model = check_model(config)
+def _found(config: Config, unset: Collection[str], model: nn.Module, data: Data | int) -> dict[str, Fitted]:
+    """The rules of `fitting_defaults`, for a data set, or for the number of training images of one that is not here."""
     size = image_size(model)
-    if train is not None:
-        classes = config.data.num_classes
-        new_head = classes is not None and _has_new_head(config, classes, None)
-        return fitting_defaults(config, unset, train=train, side=min(size[1:]), new_head=new_head)
-    data = _data(config, model)
-    new_head = _has_new_head(config, data.num_classes, data.class_names)
-    return fitting_defaults(config, unset, train=len(data.train), side=min(size[1:]), new_head=new_head)
+    if isinstance(data, int):
+        train, classes, names = data, config.data.num_classes, None
+    else:
+        train, classes, names = len(data.train), data.num_classes, data.class_names
+    new_head = classes is not None and _has_new_head(config, classes, names)
+    return fitting_defaults(config, unset, train=train, side=min(size[1:]), new_head=new_head)
 
 
-def _data(config: Config, model: nn.Module) -> Data:
-    """The data set, also where it does not fill one batch."""
-    try:
-        return data_for(config, model)
-    except TooFewImages:
-        return data_for(config.model_copy(update={"data": config.data.model_copy(update={"batch_size": 1})}), model)
+def _listed(config: Config, model: nn.Module) -> Data:
+    """The data set, whatever batch size it turns out to fill."""
+    return data_for(config.model_copy(update={"data": config.data.model_copy(update={"batch_size": 1})}), model)
 
 
 def _has_new_head(config: Config, classes: int, names: list[str] | None) -> bool:

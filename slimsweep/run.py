@@ -8,13 +8,14 @@ import functools
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from slimsweep import __version__
-from slimsweep.config import ConfigError, check_places, load_configs
+from slimsweep.config import ConfigError, Refusals, load_configs
 from slimsweep.errors import LOST, REFUSED, exit_code
 from slimsweep.terminal import outlive_output, plain_console, say
 
@@ -34,9 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     outlive_output(work_goes_on=True)
     console = plain_console()
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupt = _interrupt(console)
+    signal.signal(signal.SIGTERM, interrupt)
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # nohup has set it to be ignored
-        signal.signal(signal.SIGHUP, _interrupt)
+        signal.signal(signal.SIGHUP, interrupt)
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # a script's `cmd &` has set it to be ignored
+        signal.signal(signal.SIGINT, interrupt)
     words = list(sys.argv[1:] if argv is None else argv)
     if "--version" in words:
         say(console, f"slimsweep {__version__}")
@@ -44,8 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return exit_code(lambda: run_all(words, console), console, verbose="--verbose" in words)
     except KeyboardInterrupt:
-        say(console, "\nslimsweep: stopped; what is done is kept, and the same command goes on from the last epoch", "yellow")
+        say(console, "slimsweep: stopped; what is done is kept, and the same command goes on from the last epoch", "yellow")
         return 130
+    finally:
+        if signal.getsignal(signal.SIGINT) == interrupt:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def run_all(words: Sequence[str], console: Console) -> int:
@@ -57,8 +64,6 @@ def run_all(words: Sequence[str], console: Console) -> int:
         The largest exit code of the sweeps.
     """
     configs, options = load_configs(words)
-    for config in configs:
-        check_places(config)
 
     from slimsweep.cluster import set_ray_defaults
 
@@ -74,13 +79,16 @@ def run_all(words: Sequence[str], console: Console) -> int:
 
     runs = [Run(Folder(config.output) / config.name, config) for config in configs]
     fits = {}
-    for run in runs:
-        config, fits[run.uri] = fit_to_data(run.config, options.unset, run=run, quick=options.quick)
-        run.take_config(config)
-    configs = [run.config for run in runs]
+    refusals = Refusals()
     notes: list[str] = []
-    for config in configs:  # models of one sweep share their data
-        notes = list(dict.fromkeys([*notes, *check(config)]))
+    for run in runs:
+        with refusals.kept():
+            config, fits[run.uri] = fit_to_data(run.config, options.unset, run=run, quick=options.quick)
+            run.take_config(config)
+            # Models of one sweep share their data, so what is said of it is said once.
+            notes = list(dict.fromkeys([*notes, *check(config, begun=run.is_begun)]))
+    refusals.raise_all()
+    configs = [run.config for run in runs]
     for note in notes:
         say(console, note, "yellow")
     hours = configs[0].resources.max_hours
@@ -125,7 +133,7 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
     from slimsweep.cluster.waiting import waiting_said
     from slimsweep.ledger import planning
     from slimsweep.ledger.damage import damaged_models, refuse_lost_sources
-    from slimsweep.tools.display import Progress, hours_over, pace_chosen, paces_to_try, show_end
+    from slimsweep.tools.display import Progress, hours_over, pace_chosen, pace_tried, paces_to_try, show_end
 
     config, began = run.config, time.time()
     attempt = time.strftime("%Y%m%d-%H%M%S", time.gmtime(began))
@@ -167,7 +175,7 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
             if planning.pace_is_open(run):
                 paces = planning.distinct_paces(config, run.shape.gate_shapes)
                 say(console, paces_to_try(len(paces), config.search.recovery), "dim")
-                if not choose_pace(run, until):
+                if not choose_pace(run, until, lambda *tried: say(console, pace_tried(run, *tried), "dim")):
                     hours_over(run, console, "the choice of a pace")
                     return 0
                 say(console, pace_chosen(run), "dim")
@@ -190,11 +198,22 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
     return 1 if failed else 0
 
 
-def _interrupt(number: int, frame: Any) -> None:
-    if number == getattr(signal, "SIGHUP", None):
-        # A shell that ends sends it once more, which must not interrupt the clean end that the first one has begun.
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
+def _interrupt(console: Console) -> Callable[[int, Any], None]:
+    """The handler of signals that stop the run: it says so at once, as the end of Ray takes seconds."""
+    said = False
+
+    def interrupt(number: int, frame: Any) -> None:
+        nonlocal said
+        if number == getattr(signal, "SIGHUP", None):
+            # A shell that ends sends it once more, which must not interrupt the clean end that the first one has begun.
+            signal.signal(number, signal.SIG_IGN)
+        if not said:
+            said = True
+            with suppress(RuntimeError):  # it came while a line was being written: the last line says it too
+                say(console, "\nstopping: Ray ends the workers, which takes some seconds", "yellow")
+        raise KeyboardInterrupt
+
+    return interrupt
 
 
 if __name__ == "__main__":

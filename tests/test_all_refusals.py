@@ -1,9 +1,13 @@
 """All that is wrong with a configuration is said at once, so that one more try is enough."""
 
+from pathlib import Path
+
 import pytest
 
 from slimsweep.checks import check
+from slimsweep.cluster.cluster import Cluster
 from slimsweep.config import Config, ConfigError, load_config
+from slimsweep.run import main
 
 
 def refusal(*words: str) -> list[str]:
@@ -54,3 +58,58 @@ def test_what_is_wrong_with_the_images_and_with_the_budgets_is_said_together() -
     assert first == "2 settings cannot work:"
     assert "data.batch_size is 4096" in said[0]
     assert "900G" in said[1]
+
+
+def refused(*words: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        check(load_config(list(words))[0])
+    return str(caught.value).splitlines()
+
+
+def test_a_teacher_a_folder_and_a_method_that_cannot_work_are_all_named_in_one_try() -> None:
+    teacher = ["--teacher.name", "vit_tinny_patch16_224", "--teacher.pretrained", "--search.distill.alpha", "0.5"]
+    data = ["--data.name", "folder", "--data.root", "/not/there"]
+    first, *said = refused(*teacher, *data, "--baselines", "torch-pruning", "--search.families", "token", "--budgets", "0.9")
+    assert first == "3 settings cannot work:"
+    assert "data.root is '/not/there'" in said[0]
+    assert "torch-pruning" in said[1]
+    assert "teacher.name is 'vit_tinny_patch16_224'" in said[2]
+
+
+def test_each_budget_each_teacher_and_the_workers_are_named_in_one_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("slimsweep.checks.local_cluster", lambda: Cluster([{"CPU": 2.0}]))
+    teachers = '[{"checkpoint": "/no/first"}, {"checkpoint": "/no/second"}]'
+    words = ["--budgets", "0.5,900G,0.0001", "--teacher", teachers, "--retrain.distill.alpha", "0.5"]
+    first, *said = refused(*words, "--resources.search_workers", "4", "--data.num_classes", "7")
+    assert first == "6 settings cannot work:"
+    named = ("resources.search_workers is 4", "data.num_classes is 7", "900G", "0.0001", "/no/first", "/no/second")
+    assert all(name in line for name, line in zip(named, said, strict=True))
+
+
+def test_a_model_that_does_not_exist_hides_neither_the_folder_nor_the_teacher() -> None:
+    words = ["--model.name", "vit_tinny_patch16_224", "--data.name", "folder", "--data.root", "/not/there"]
+    first, *said = refused(*words, "--teacher.checkpoint", "/no/teacher", "--search.distill.alpha", "0.5")
+    assert first == "3 settings cannot work:"
+    named = ("model.name is 'vit_tinny_patch16_224'", "data.root is '/not/there'", "teacher.checkpoint is '/no/teacher'")
+    assert all(name in line for name, line in zip(named, said, strict=True))
+
+
+def test_files_that_did_not_come_along_with_a_job_are_named_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_1"
+    job.mkdir(parents=True)
+    monkeypatch.chdir(job)
+    first, *said = refused("--output", "results", "--data.name", "folder", "--data.root", "images", "--budgets", "900G")
+    assert first == "3 settings cannot work:"
+    assert "output is" in said[0]
+    assert "data.root is" in said[1]
+    assert "900G" in said[2]
+
+
+def test_models_of_one_sweep_are_all_looked_at(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    models = '[{"name": "vit_tinny_patch16_224"}, {"name": "deit_smal_patch16_224"}]'
+    assert main(["--model", models, "--output", str(tmp_path)]) == 2
+    out = capsys.readouterr().out
+    assert "vit_tinny_patch16_224" in out
+    assert "deit_smal_patch16_224" in out
+    assert not list(tmp_path.iterdir())

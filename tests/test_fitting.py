@@ -16,6 +16,7 @@ from PIL import Image
 from slimsweep.cli import main as command
 from slimsweep.cluster import worker
 from slimsweep.config import FITTING, Config, fitting_defaults, load_config, load_configs, presets
+from slimsweep.data import splits
 from slimsweep.ledger.run import Run
 from slimsweep.run import main
 
@@ -39,6 +40,7 @@ def test_few_images_get_small_batches_enough_steps_a_short_warm_up_and_gentle_cr
     found = values(Config(), train=126)
     assert set(found) == {*FITTING} - {"dense.lr", "search.lr", "retrain.lr"}
     assert found["data.batch_size"] == 8
+    assert found["data.eval_batch_size"] == 32
     assert found["data.augment.scale"] == (0.5, 1.0)
     steps = {stage: 126 // 8 * found[f"{stage}.epochs"] for stage in ("dense", "search", "retrain")}
     assert all(300 <= count <= 1500 for count in steps.values())
@@ -225,6 +227,14 @@ def test_a_damaged_record_is_named_and_found_again(
         assert "derived.json is damaged" in capsys.readouterr().out.replace("\n", "")
         assert file.read_text() == whole
     assert run.stored_config() == first
+
+
+def test_a_first_start_lists_the_images_once(sweep: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    listed: list[Config] = []
+    listing = splits.sources_of
+    monkeypatch.setattr(splits, "sources_of", lambda config, mode: listed.append(config) or listing(config, mode))
+    assert main(sweep) == 0
+    assert len(listed) == 1
 
 
 def test_weights_of_other_classes_are_fine_tuned_and_not_refused(

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from test_report import make_run
 
-from slimsweep.ledger.measures import R2, TOP1
+from slimsweep.ledger.measures import R2, TOP1, decimals_of, images_of, measure_decimals
 from slimsweep.ledger.tables import RESULTS, complete_row, with_all_columns
 from slimsweep.report.page_data import page_data
 from slimsweep.report.pareto import pareto_front, summarize
@@ -19,10 +19,7 @@ from slimsweep.report.run_tables import RunTables
 from slimsweep.report.uncertainty import (
     binomial_error,
     cautions,
-    decimals_of,
     front_tolerance,
-    images_of,
-    measure_decimals,
     told_apart,
     wilson,
 )

@@ -1,5 +1,7 @@
 """What workers choose once before the sweep: the pace of the families of gates, and the structures that methods keep."""
 
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -28,11 +30,14 @@ from slimsweep.training.evaluate import Reference, evaluate_split
 from slimsweep.training.loop import train
 
 
-def choose_pace(run: Run, until: float | None = None) -> bool:
+def choose_pace(
+    run: Run, until: float | None = None, tell: Callable[[dict[str, Any], int, int], None] = lambda tried, ended, count: None
+) -> bool:
     """Try each of search.paces on a worker of its own, and store the best on validation as the run's pace.
 
     Args:
         until: no further epoch begins after this time (time.time()).
+        tell: is told what each try found when it ends (as `try_pace` returns it), how many have ended, and how many there are.
 
     Returns:
         Whether a pace was chosen: False where time ran out. Tries that had ended are not repeated.
@@ -47,13 +52,19 @@ def choose_pace(run: Run, until: float | None = None) -> bool:
     same = same and all(run.pace_try(name_of_try(run, pace)) is not None for pace in paces)
     at_once = config.resources.max_concurrent_trials or len(paces)
     found: list[dict[str, Any]] = []
+    counted = itertools.count(1)
+
+    def ended(tried: dict[str, Any] | None) -> None:
+        if tried is not None:  # time has not run out
+            tell(tried, next(counted), len(paces))
+
     try:
         for first in range(0, len(paces), at_once):
             arguments = [job_arguments(run, pace=pace, until=until) for pace in paces[first : first + at_once]]
-            ended = run_tasks(try_pace, arguments, worker_resources(config), config.resources.max_failures)
-            if None in ended:
+            results = run_tasks(try_pace, arguments, worker_resources(config), config.resources.max_failures, ended)
+            if None in results:
                 return False
-            found += ended
+            found += results
     except ray.exceptions.RayError as problem:
         raise StageFailed(f"the paces could not be tried: {explained(problem, 'retrain', run.log_error)}") from problem
     if all(one["error"] for one in found):

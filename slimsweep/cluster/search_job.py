@@ -3,6 +3,7 @@
 import signal
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, cast
 
 import ray.train
@@ -66,6 +67,24 @@ def run_search(run: Run, attempt: str, until: float | None = None) -> None:
         signal.signal(signal.SIGINT, on_interrupt)
 
 
+class Trainer(TorchTrainer):
+    """Ray Train's trainer, whose handler of Ctrl+C waits for Ray without a word: here the driver's handler speaks first."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        drivers = signal.getsignal(signal.SIGINT)
+        super()._register_sigint_handler(controller)  # type: ignore[misc]  # Ray has no types for it
+        rays = signal.getsignal(signal.SIGINT)
+
+        def both(number: int, frame: Any) -> None:
+            if callable(drivers):
+                with suppress(KeyboardInterrupt):  # Ray's handler ends the training
+                    drivers(number, frame)
+            if callable(rays):
+                rays(number, frame)
+
+        signal.signal(signal.SIGINT, both)
+
+
 def data_parallel(
     worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any], run: Run, *, name: str, workers: int
 ) -> TorchTrainer:
@@ -76,7 +95,7 @@ def data_parallel(
     """
     resources = run.config.resources
     gpus = resources.gpus_per_worker
-    return TorchTrainer(
+    return Trainer(
         worker,
         train_loop_config=arguments,
         # NCCL refuses two ranks on one GPU, which happens with fractions.

@@ -42,7 +42,11 @@ plain = Held()  # of the plain tasks that this process waits for
 
 
 def run_tasks(
-    function: Callable[[Any], Any], arguments: Sequence[Any], resources: Resources, max_failures: int = 0
+    function: Callable[[Any], Any],
+    arguments: Sequence[Any],
+    resources: Resources,
+    max_failures: int = 0,
+    ended: Callable[[Any], None] = lambda answer: None,
 ) -> list[Any]:
     """Call a function once per argument, each call as a Ray task.
 
@@ -52,6 +56,7 @@ def run_tasks(
         resources: of each task, in Ray's names (CPU, GPU).
         max_failures: how often each task is started again where its process or node died. Ray itself would start a task again
             without an end where its node is out of memory.
+        ended: is told what each call returned, when it has.
 
     Returns:
         What the calls returned, in the order of their arguments.
@@ -83,7 +88,9 @@ def run_tasks(
                     begun.add(index)
                     continue
                 del left[task]
-                if problem is not None and not isinstance(problem, ray.exceptions.RayTaskError):  # it raised nothing: it died
+                if problem is None:
+                    ended(get(answers[index]))
+                elif not isinstance(problem, ray.exceptions.RayTaskError):  # it raised nothing: it died
                     failures[index] += 1
                     if failures[index] <= max_failures:
                         begun.discard(index)

@@ -92,11 +92,16 @@ def worker_resources(config: Config) -> dict[str, float]:
     return {**resources, "GPU": config.resources.gpus_per_worker} if config.resources.gpus_per_worker else resources
 
 
-def data_for(config: Config, model: nn.Module | None = None) -> Data:
+def data_for(config: Config, model: nn.Module | None = None, listed: Data | None = None) -> Data:
     """The splits with the preprocessing of `model`, or of the configured dense model where none is given.
 
     A process keeps the data that it prepared last, so that its next stage or point finds the images decoded. The count of
     damaged images starts again each time.
+
+    Args:
+        config: the configuration.
+        model: its sizes and its weights' usual preprocessing are used.
+        listed: the same data set with other batch sizes or augmentation, whose images are not listed again.
 
     Raises:
         ConfigError: the data set cannot be read.
@@ -107,7 +112,7 @@ def data_for(config: Config, model: nn.Module | None = None) -> Data:
     # The seed: a function's data sets may be drawn by it.
     key = json.dumps([config.data.model_dump(mode="json"), config.seed, size, usual], default=str)
     if key not in prepared:
-        data = load_data(config, size, usual)
+        data = load_data(config, size, usual, listed.sources if listed is not None else None)
         prepared.clear()
         if isinstance(data.train, ImageStream):
             return data

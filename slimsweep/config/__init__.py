@@ -6,8 +6,8 @@ Light to import (no torch).
 from slimsweep.config.fitting import FITTING, Fitted, fitting_defaults
 from slimsweep.config.identity import Stage, changed_keys, checkpoint_token, with_earlier_ways
 from slimsweep.config.load import Options, load_config, load_configs, presets
-from slimsweep.config.messages import ConfigError, all_at_once, did_you_mean
-from slimsweep.config.paths import check_places, refuse_rays_copy
+from slimsweep.config.messages import ConfigError, Refusals, did_you_mean
+from slimsweep.config.paths import check_places, refuse_rays_copy, refused_places
 from slimsweep.config.schema import Config, Terms
 from slimsweep.config.sections import (
     L1,
@@ -46,13 +46,13 @@ __all__ = [
     "Pace",
     "Probe",
     "Recipe",
+    "Refusals",
     "Resources",
     "Retrain",
     "Search",
     "Stage",
     "TeacherModel",
     "Terms",
-    "all_at_once",
     "changed_keys",
     "check_places",
     "checkpoint_token",
@@ -62,5 +62,6 @@ __all__ = [
     "load_configs",
     "presets",
     "refuse_rays_copy",
+    "refused_places",
     "with_earlier_ways",
 ]

@@ -24,8 +24,11 @@ WARMUP_PART, MOST_WARMUP = 20, 5  # one epoch of warm-up per so many epochs; epo
 GENTLE_CROP = (0.5, 1.0)
 CROP_IMAGES, CROP_SIDE = 2_000, 64  # below so many training images, or pixels, a crop of 8 % of the area shows too little
 
+EVAL_BATCHES = 4  # images per evaluation step, in training batches: without gradients so many need no more memory
+
 FITTING = (
     "data.batch_size",
+    "data.eval_batch_size",
     "data.augment.scale",
     *(f"{stage}.{field}" for field in ("epochs", "lr") for stage in ("dense", "search", "retrain")),
     "dense.warmup_epochs",
@@ -66,6 +69,9 @@ def fitting_defaults(
 
     if few:
         fit("data.batch_size", _batch_size(config, train), images)
+    if "data.batch_size" in found:
+        batch = now("data.batch_size")
+        fit("data.eval_batch_size", min(EVAL_BATCHES * batch, DataConfig().batch_size), f"batches of {batch} in training")
     if train < CROP_IMAGES or side < CROP_SIDE:
         fit("data.augment.scale", GENTLE_CROP, images if train < CROP_IMAGES else f"images of {side} pixels")
     per_epoch = max(1, train // now("data.batch_size"))

@@ -1,7 +1,8 @@
 """Messages for refused settings: they name the field, its value, where it was given, and the way out."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -12,6 +13,47 @@ from slimsweep.errors import RefusedInput
 
 class ConfigError(RefusedInput):
     """Something the person said cannot work; the text is one sentence that names it and says what to do."""
+
+
+class SeveralRefused(ConfigError):
+    """Several refusals in one, as numbered lines.
+
+    Args:
+        problems: a sentence each.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__(all_at_once(problems))
+        self.problems = list(problems)
+
+
+class Refusals:
+    """Collects what checks refuse, so that all of it is said at once."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, RefusedInput] = {}  # by its text: two checks may refuse the same thing
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Keep what is refused inside the block, and go on after it."""
+        try:
+            yield
+        except SeveralRefused as several:
+            self.found.update({text: ConfigError(text) for text in several.problems if text not in self.found})
+        except RefusedInput as problem:
+            self.found.setdefault(str(problem), problem)
+
+    def raise_all(self) -> None:
+        """Raise what was refused; nothing where nothing was.
+
+        Raises:
+            RefusedInput: the only refusal, as it is.
+            SeveralRefused: more than one.
+        """
+        if len(self.found) == 1:
+            raise next(iter(self.found.values()))
+        if self.found:
+            raise SeveralRefused(list(self.found))
 
 
 def all_at_once(problems: Sequence[str]) -> str:

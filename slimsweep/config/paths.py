@@ -7,7 +7,7 @@ import itertools
 import os
 from pathlib import Path
 
-from slimsweep.config.messages import ConfigError
+from slimsweep.config.messages import ConfigError, Refusals
 from slimsweep.config.schema import Config
 
 LOCAL_MODEL = "local-dir:"  # timm's prefix of a model's name that is a folder
@@ -89,14 +89,29 @@ def check_places(config: Config) -> None:
     """Refuse a job whose results would be lost with Ray's copy of its working directory, or whose files did not come along.
 
     Raises:
-        ConfigError: names the field, and what to give.
+        ConfigError: names the fields, and what to give.
     """
-    refuse_rays_copy("output", config.output)
+    refusals = Refusals()
+    for _, problem in refused_places(config):
+        with refusals.kept():
+            raise problem
+    refusals.raise_all()
+
+
+def refused_places(config: Config) -> list[tuple[str, ConfigError]]:
+    """What `check_places` refuses: each field whose path it is, and why."""
+    found: list[tuple[str, ConfigError]] = []
+    try:
+        refuse_rays_copy("output", config.output)
+    except ConfigError as problem:
+        found.append(("output", problem))
     others = [("teacher.checkpoint", one.checkpoint) for one in config.teachers]
     others += [] if config.probe is None else [("probe.root", config.probe.root)]
     for field, path in (("data.root", config.data.root), ("model.checkpoint", config.model.checkpoint), *others):
         if path is not None and "://" not in path and in_rays_copy(path) and not os.path.exists(path):
-            raise ConfigError(
+            said = (
                 f"{field} is {path}, which did not come along with the job's working directory (at most 100 MiB, without what "
                 ".gitignore and .rayignore name): give the absolute path of a place that all nodes see"
             )
+            found.append((field, ConfigError(said)))
+    return found

@@ -24,6 +24,7 @@ from slimsweep.data.damaged import printable, reason_of
 NO_PICTURES = ("EPS", "MPEG")
 # Folders that systems and programs leave beside images; names that begin with a dot are hidden too.
 LEFT_BEHIND = ("__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found")
+HIDDEN = "hidden"  # why such files are skipped; everyone has some, so no note counts them
 
 
 class TarMember(NamedTuple):
@@ -122,10 +123,7 @@ def list_unlabelled(split: Split) -> ImageFiles:
     if not found.images:
         also = f" that can be used ({counted(skipped)} skipped)" if skipped else ""
         raise ConfigError(f"{split.called} ({split.place}) holds no images{also}: put images into it, or fix data.root")
-    notes = []
-    if skipped:
-        total = sum(skipped.values())
-        notes.append(printable(f"{split.name}: {total} file{'s' * (total > 1)} skipped: {counted(skipped)}"))
+    notes = [printable(f"{split.name}: {note}") for note in _skipped_said(skipped)]
     labels = np.zeros(len(found.images), dtype=np.int64)
     if found.members:
         return ImageFiles(sorted(found.members), labels, [], skipped, notes)
@@ -180,6 +178,13 @@ def counted(reasons: Mapping[str, int], most: int = 8) -> str:
     return f"{shown}, others {sum(number for _, number in ranked[most:])}" if len(ranked) > most else shown
 
 
+def _skipped_said(skipped: Mapping[str, int]) -> list[str]:
+    """A sentence on the files that are not used, by their types; none where only hidden ones are not."""
+    told = {reason: number for reason, number in skipped.items() if reason != HIDDEN}
+    total = sum(told.values())
+    return [f"{total} file{'s' * (total > 1)} skipped: {counted(told)}"] if told else []
+
+
 # What lies in a split.
 
 
@@ -217,7 +222,7 @@ def _list_folder(place: Path, found: _Found) -> None:
                     found.folders.add(path)
                     visit(f"{path}/", inside, (*above, real))
                 elif is_hidden(entry.name):
-                    found.skipped.append((path, "hidden"))
+                    found.skipped.append((path, HIDDEN))
                 elif ending_of(entry.name) in endings:
                     found.images.append(path)
                 elif entry.is_symlink() and not os.path.exists(entry.path):
@@ -237,7 +242,7 @@ def _list_tars(place: Path, found: _Found, classes: list[str] | None, labelled: 
     trees = []
     for path in sorted(place.iterdir()):
         if is_hidden(path.name):
-            found.skipped.append((path.name, "hidden"))
+            found.skipped.append((path.name, HIDDEN))
         elif is_tar(path.name):
             with open(path, "rb") as file:
                 trees.append((path.name[: -len(".tar")], _tree_of(file, path.name, str(path))))
@@ -289,7 +294,7 @@ def _tree_of(file: BinaryIO, tar: str, where: str, inner: str = "", start: int =
                 if any(is_hidden(part) for part in parts[:-1]):
                     continue
                 if is_hidden(parts[-1]):
-                    tree.skipped.append((path, "hidden"))
+                    tree.skipped.append((path, HIDDEN))
                 elif is_tar(path) and member.isreg() and not inner:
                     content = opened.extractfile(member)
                     within = _tree_of(cast(BinaryIO, content), tar, f"{where}/{member.name}", member.name, offset)
@@ -413,9 +418,7 @@ def _classify(found: _Found, split: Split, classes: list[str] | None, order: Cal
             f"{few(more)}: give both the same class folders{alone}{split.advice}"
         )
     labels = np.array([numbers[top] for top, _, _ in tops], dtype=np.int64)
-    if skipped:
-        total = sum(skipped.values())
-        notes.append(f"{total} file{'s' * (total > 1)} skipped: {counted(skipped)}")
+    notes += _skipped_said(skipped)
     notes = [printable(f"{split.name}: {note}") for note in notes]
     # The order of images decides which of them a share for validation takes, so it stays as it is, for torch/image_folder too.
     if found.members:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -41,6 +41,7 @@ class Data:
     settings: DataConfig  # batch sizes, loading processes and augmentation, for loaders
     notes: list[str]  # what whoever starts a run should read: what is not used, what is missing
     draw: dict[str, Any] | None = None  # how the splits were drawn, where the data set has none
+    sources: Mapping[str, Any] = field(default_factory=dict, repr=False)  # as `sources_of` listed them; empty for streams
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
@@ -51,7 +52,12 @@ class Data:
         return found if self.draw is None else {**found, "draw": self.draw}
 
 
-def load_data(config: Config, input_size: tuple[int, int, int], model_cfg: Mapping[str, Any] | None = None) -> Data:
+def load_data(
+    config: Config,
+    input_size: tuple[int, int, int],
+    model_cfg: Mapping[str, Any] | None = None,
+    listed: Mapping[str, Any] | None = None,
+) -> Data:
     """The three splits of `config.data`, as a model with this input sees them.
 
     The caller's random numbers stay as they were.
@@ -60,15 +66,19 @@ def load_data(config: Config, input_size: tuple[int, int, int], model_cfg: Mappi
         config: the configuration; `config.data.limit` cuts each split, the same images each time.
         input_size: (C, H, W) of the model's input.
         model_cfg: timm's pretrained_cfg, for mean, std, interpolation and crop where the configuration has none.
+        listed: `Data.sources` of a configuration that differs in batch sizes and augmentation alone, so that the images are not
+            listed again; None or empty lists them.
 
     Raises:
         ConfigError: unknown data set, a root or split that is not there, classes, labels or channels that do not fit.
     """
     with random_state_kept():
-        return _load(config, input_size, model_cfg or {})
+        return _load(config, input_size, model_cfg or {}, listed)
 
 
-def _load(config: Config, input_size: tuple[int, int, int], model_cfg: Mapping[str, Any]) -> Data:
+def _load(
+    config: Config, input_size: tuple[int, int, int], model_cfg: Mapping[str, Any], listed: Mapping[str, Any] | None
+) -> Data:
     check_data(config)
     settings = config.data
     if settings.image_size is not None and (settings.image_size, settings.image_size) != tuple(input_size[1:]):
@@ -76,7 +86,8 @@ def _load(config: Config, input_size: tuple[int, int, int], model_cfg: Mapping[s
         raise ConfigError(
             f"data.image_size is {settings.image_size}, but the model takes {size}: set model.kwargs.img_size alike"
         )
-    sources = sources_of(config, "L" if input_size[0] == 1 else "RGB")
+    sources = dict(listed or sources_of(config, "L" if input_size[0] == 1 else "RGB"))
+    found = dict(sources)
     train = sources["train"]
     num_classes, class_names = _classes(config, sources) if settings.num_classes != 0 else (0, None)
     preprocessing = preprocessing_of(config, input_size, model_cfg, num_classes)
@@ -138,6 +149,7 @@ def _load(config: Config, input_size: tuple[int, int, int], model_cfg: Mapping[s
         settings=settings,
         notes=notes,
         draw=getattr(train, "draw", None),
+        sources=found,
     )
 
 

@@ -5,11 +5,11 @@ A point is done when it has an ok row. No budget is solved here and no model is 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from slimsweep.ledger.lock import driver_alive
-from slimsweep.ledger.measures import R2, TOP1
+from slimsweep.ledger.measures import R2, TOP1, Measure, recorded_images
 from slimsweep.ledger.points import Plan
 from slimsweep.ledger.run import PLAN, REPORT_PAGE, Run
 from slimsweep.ledger.time_left import Pending, epoch_seconds, in_words, sweep_seconds
@@ -39,6 +39,7 @@ class TrainingStatus:
     error: str = ""  # why it failed
     note: str = ""
     epoch_seconds: float | None = None  # of one epoch, where one has been measured
+    val_images: int | None = None  # of the validation split, where they are known: few images have fewer decimals
 
     @property
     def seconds_left(self) -> float | None:
@@ -50,8 +51,13 @@ class TrainingStatus:
     @property
     def quality(self) -> str:
         """What it is on validation, in words: "val top-1 81.20 %" or "val R2 0.9731"; empty while it is not known."""
-        measure, value = (TOP1, self.val_top1) if self.val_r2 is None else (R2, self.val_r2)
-        return "" if value is None else f"val {measure.title} {measure.text(value)}"
+        measure, value = self.measured
+        return "" if value is None else f"val {measure.title} {measure.text(value, self.val_images)}"
+
+    @property
+    def measured(self) -> tuple[Measure, float | None]:
+        """What it is judged by, and how good it is on validation; None while that is not known."""
+        return (TOP1, self.val_top1) if self.val_r2 is None else (R2, self.val_r2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,11 +150,12 @@ def read_status(run: Run) -> Status:
         unplanned = PLAN_LOST if PLAN in run.damaged else EARLIER_VERSION if plan is None else "" if plan.points else NOT_YET
         rows: dict[str, Any] = {row["point"]: row for row in run.refresh().rows.to_dict("records")}
         points = _planned(run, plan, rows, alive) if plan is not None and not unplanned else _known(run, rows, alive)
+    images = recorded_images(run.known_data).get("val")
     return Status(
         name=config.name,
         alive=alive,
-        stages=[dense, search],
-        points=points,
+        stages=[replace(stage, val_images=images) for stage in (dense, search)],
+        points=[replace(point, val_images=images) for point in points],
         choosing=list(plan.choosing) if plan is not None and search.state == "done" else [],
         later=plan.later if plan is not None else 0,
         damaged=list(run.damaged.values()),

@@ -13,23 +13,14 @@ import numpy as np
 import pandas as pd
 
 from slimsweep.ledger.columns import Column, shown_columns
-from slimsweep.ledger.measures import MEASURES, Measure, measure_of
+from slimsweep.ledger.measures import MEASURES, Measure, decimals_of, images_of, measure_decimals, measure_of
 from slimsweep.ledger.status import Status, TrainingStatus
 from slimsweep.ledger.tables import BENCH, RESULTS, with_all_columns
 from slimsweep.report.about import about, leaving
 from slimsweep.report.pareto import UNTRAINED, best_rates, by_series, hypervolume_by_method, summarize, with_units
 from slimsweep.report.run_tables import RunTables
 from slimsweep.report.styles import looks, run_colours
-from slimsweep.report.uncertainty import (
-    ALIKE,
-    HANDFUL,
-    SPLITS,
-    cautions,
-    decimals_of,
-    images_of,
-    measure_decimals,
-    with_binomial,
-)
+from slimsweep.report.uncertainty import ALIKE, HANDFUL, SPLITS, cautions, with_binomial
 from slimsweep.slimming.cost import COSTS
 from slimsweep.slimming.structure import Structure
 

@@ -9,13 +9,13 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from slimsweep.ledger.columns import shown_columns
-from slimsweep.ledger.measures import measure_of
+from slimsweep.ledger.measures import images_of, measure_of
 from slimsweep.ledger.run import Run
 from slimsweep.ledger.tables import RESULTS
 from slimsweep.report.pareto import UNTRAINED, best_rates, by_series, knee, pareto_front, summarize, trained_first
 from slimsweep.report.run_tables import RunTables
 from slimsweep.report.styles import looks
-from slimsweep.report.uncertainty import SPLITS, front_tolerance, images_of, with_binomial
+from slimsweep.report.uncertainty import SPLITS, front_tolerance, with_binomial
 
 INK, MUTED, GRID, BACKGROUND = "#1d2024", "#5c646e", "#e2e5e9", "#ffffff"  # the page's colours on a light background
 

@@ -1,4 +1,4 @@
-"""How much an accuracy can tell: its error from the number of images, the decimals that mean something, what to warn of.
+"""How much an accuracy can tell: its error from the number of images, and what to warn of.
 
 Terminal, picture and page ask here. The page gets errors, decimals and warnings as data; only whether two numbers on it can be
 told apart it works out itself, by the same rule (`web/uncertainty.js`; tests/page/apart_cases.json holds both to it).
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from slimsweep.ledger.columns import shown_columns
-from slimsweep.ledger.measures import TOP1, Measure, measure_of
+from slimsweep.ledger.measures import TOP1, Measure, images_of, measure_decimals, measure_of
 from slimsweep.ledger.tables import RESULTS
 from slimsweep.report.run_tables import RunTables
 
@@ -61,41 +61,6 @@ def told_apart(difference: float, *errors: float | None) -> bool:
     """
     known = [error for error in errors if error is not None and not math.isnan(error)]
     return not known or abs(difference) > Z * math.hypot(*known)
-
-
-def decimals_of(images: int | None, most: int) -> int:
-    """The decimals of a percentage of `images` images: as many as one image changes, at most `most`.
-
-    36 images: 0 (one is 2.8 points). 360: 1. 10,000: 2.
-    """
-    return most if not images else max(0, min(most, math.ceil(math.log10(images / 100))))
-
-
-def images_of(rows: pd.DataFrame, known_data: Mapping[str, object] | None = None) -> dict[str, int]:
-    """The numbers of images of a run's splits, by "val" and "test"; only those that are known.
-
-    Args:
-        rows: of one run; rows of earlier versions do not have them.
-        known_data: `Run.known_data`, for those.
-    """
-    splits = (known_data or {}).get("splits")
-    found: dict[str, int] = {}
-    for split in ("val", "test"):
-        column = f"{split}_images"
-        written = rows[column].dropna().tolist() if column in rows else []
-        recorded = splits.get(split) if isinstance(splits, Mapping) else None
-        number = written[-1] if written else recorded.get("images") if isinstance(recorded, Mapping) else None
-        if number:
-            found[split] = int(number)
-    return found
-
-
-def measure_decimals(measure: Measure, images: Mapping[str, int]) -> tuple[int, int]:
-    """The decimals of a measure on validation and on test."""
-    if measure.unit != "%":
-        return measure.decimals, measure.decimals
-    val, test = (decimals_of(images.get(split), measure.decimals) for split in ("val", "test"))
-    return val, test
 
 
 def with_binomial(means: pd.Series, errors: pd.Series, images: pd.Series) -> pd.Series:

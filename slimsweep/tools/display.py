@@ -8,8 +8,9 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from types import TracebackType
+from typing import Any
 
 import pandas as pd
 from rich.console import Console, Group, RenderableType
@@ -21,7 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 from slimsweep.errors import RunLost
-from slimsweep.ledger.measures import R2, TOP1, measure_of
+from slimsweep.ledger.measures import R2, TOP1, images_of, measure_decimals, measure_of, recorded_images
 from slimsweep.ledger.points import Plan, Point
 from slimsweep.ledger.run import DAMAGED_LOG, Run
 from slimsweep.ledger.status import Status, TrainingStatus, read_status
@@ -31,7 +32,7 @@ from slimsweep.report.page import write_report
 from slimsweep.report.pareto import UNTRAINED, best_rates, by_series, trained_first
 from slimsweep.report.picture import kaleido_here
 from slimsweep.report.run_tables import read_run
-from slimsweep.report.uncertainty import binomial_error, cautions, images_of, measure_decimals, told_apart
+from slimsweep.report.uncertainty import binomial_error, cautions, told_apart
 from slimsweep.slimming.cost import COSTS
 from slimsweep.storage import LONGEST_PAUSE
 from slimsweep.terminal import counted, fits, plain_table, say, say_path, show_fitting
@@ -192,17 +193,37 @@ def paces_to_try(count: int, epochs: int) -> str:
     return f"Pace of the families: trying {count}, {each} each at the smallest budget"
 
 
+def pace_tried(run: Run, tried: Mapping[str, Any], ended: int, count: int) -> str:
+    """One line that says how good a pace is that was tried, and how many of all have been.
+
+    Args:
+        tried: what `cluster.choose_job.try_pace` returned.
+        ended: tries that have ended, this one among them.
+        count: all tries.
+    """
+    measure = R2 if run.config.backbone else TOP1
+    said = measure.text(tried[measure.val], recorded_images(run.known_data).get("val"))
+    quality = "diverged" if tried["error"] else f"val {measure.title} {said}"
+    return f"{time.strftime('%H:%M:%S')} pace {_in_words(tried['pace'])}: {quality}; {ended} of {count} tried"
+
+
+def _in_words(pace: Mapping[str, float]) -> str:
+    return ", ".join(f"{family} {value:g}" for family, value in pace.items())
+
+
 def pace_chosen(run: Run) -> str:
     """One line that says which pace was chosen."""
     found = run.pace_choice()
     assert found is not None
-    pace = ", ".join(f"{family} {value:g}" for family, value in found["pace"].items())
+    pace = _in_words(found["pace"])
+    images = recorded_images(run.known_data).get("val")
     measure = R2 if run.config.backbone else TOP1
     diverged = sum(bool(one["error"]) for one in found["tried"])
     # The R2 of a try that diverged is not known.
     values = sorted(one[measure.val] for one in found["tried"] if one[measure.val] is not None)
-    others = f"; others {values[0]:.{measure.decimals}f} to {values[-2]:.{measure.decimals}f}" if len(values) > 1 else ""
-    best = f"{'' if measure.unit else f'{measure.title} '}{measure.text(values[-1])}"
+    decimals = measure.decimals_for(images)
+    others = f"; others {values[0]:.{decimals}f} to {values[-2]:.{decimals}f}" if len(values) > 1 else ""
+    best = f"{'' if measure.unit else f'{measure.title} '}{measure.text(values[-1], images)}"
     return f"Pace of the families: {pace} ({best} on validation{others})" + (
         f"; {diverged} diverged, {run.pace_file} in the run's folder says how" if diverged else ""
     )

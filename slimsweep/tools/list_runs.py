@@ -11,7 +11,7 @@ from rich.text import Text
 
 from slimsweep.config import ConfigError
 from slimsweep.errors import RefusedInput
-from slimsweep.ledger.measures import measure_of
+from slimsweep.ledger.measures import images_of, measure_of
 from slimsweep.ledger.run import Run
 from slimsweep.ledger.status import Status, read_status
 from slimsweep.report.pareto import best_rates, trained_first, with_units
@@ -103,7 +103,7 @@ def _line(name: str, run: Run) -> Line:
         state=_state(status),
         stage=_stage(status),
         budgets=_budgets(run),
-        best=_best(run.rows),
+        best=_best(run.rows, images_of(run.rows, run.known_data).get("val")),
         changed=None if changed is None else changed.astimezone().replace(tzinfo=None),
     )
 
@@ -134,8 +134,12 @@ def _budgets(run: Run) -> str:
     return f"{len(keys)}/{max(len(keys), run.config.target_count)}"
 
 
-def _best(rows: pd.DataFrame) -> str:
-    """The best model of the results that was cut, by the mean on validation over its seeds; untrained ones where none was."""
+def _best(rows: pd.DataFrame, images: int | None) -> str:
+    """The best model of the results that was cut, by the mean on validation over its seeds; untrained ones where none was.
+
+    Args:
+        images: of the validation split, where they are known.
+    """
     measure = measure_of(rows)
     cut = trained_first(best_rates(with_units(rows[(rows.status == "ok") & (rows.method != "dense")])))
     if cut.empty:
@@ -146,4 +150,4 @@ def _best(rows: pd.DataFrame) -> str:
     best = points.sort_values(measure.val, ascending=False, kind="stable").iloc[0]
     cost = "MACs" if best["unit"] == "macs" else "parameters"
     by = "" if best["method"] == "searched" else f" ({best['method']})"
-    return f"{measure.title} {measure.text(best[measure.val])} at {100 * best['budget']:.3g} % of {cost}{by}"
+    return f"{measure.title} {measure.text(best[measure.val], images)} at {100 * best['budget']:.3g} % of {cost}{by}"

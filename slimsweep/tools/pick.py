@@ -134,7 +134,8 @@ def _cost_limit(unit: str, most: BudgetLike, dense: int) -> tuple[str, Callable[
 def describe(row: pd.Series) -> str:
     """A point in one line: name, costs, latency (ms) if it was timed, top-1 or R2 on validation, a mark if untrained."""
     measure = measure_of(row.to_frame().T)
-    quality = measure.text(row[measure.val]) if measure.unit else f"{measure.title} {measure.text(row[measure.val])}"
+    said = measure.text(row[measure.val], row.get("val_images"))
+    quality = said if measure.unit else f"{measure.title} {said}"
     latency = f", {row.latency_ms:.2f} ms" if row.latency_ms == row.latency_ms else ""
     costs = ", ".join(cost.text(row[name]) for name, cost in COSTS.items())
     mark = ", not trained after the cut" if row.get("epochs") == 0 and row.get("method") != "dense" else ""

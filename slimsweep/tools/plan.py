@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from slimsweep.checks import check_cuts
 from slimsweep.cluster.cluster import Cluster, check_placement, local_cluster, trials_at_once
 from slimsweep.cluster.worker import data_for, probe_for, set_threads
-from slimsweep.config import Config, ConfigError, Recipe, Stage
+from slimsweep.config import Config, ConfigError, Recipe, Refusals, Stage
 from slimsweep.data import calibration_count, check_batch, mixup_fn
 from slimsweep.ledger.checkpoints import KEEP
 from slimsweep.ledger.planning import expected_points, paces_tried
@@ -36,10 +36,10 @@ from slimsweep.tools.estimate import Estimate, ImageCost, Images, Training
 from slimsweep.tools.loading_time import NOT_TIMED, LoadingTime, time_loading
 from slimsweep.training.backbone import families_to_cut
 from slimsweep.training.criterion import Criterion, Teacher, student_of
-from slimsweep.training.dense_model import build_dense
+from slimsweep.training.dense_model import build_dense, check_model
 from slimsweep.training.evaluate import autocast
 from slimsweep.training.loop import State, as_network, backward, set_drop_path
-from slimsweep.training.teachers import forward_macs
+from slimsweep.training.teachers import forward_macs, weightless
 
 FLOAT = 4  # bytes of a weight
 TIMED_SECONDS = 1.0  # for which each model's training steps are timed, at least two steps
@@ -80,13 +80,9 @@ def plan(
     """
     notes: list[str] = []
     cluster = cluster or _cluster(config, notes)
-    check_placement(config, cluster)
     set_threads(config)  # times are taken with as many threads as a worker has
-    num_classes, sizes, loading = _data(config, images, notes)
+    num_classes, sizes, loading = _checked(config, images, cluster, notes)
     dense = build_dense(_without_weights(config), num_classes)
-    check_cuts(config, dense)
-    if config.backbone and images is None:
-        probe_for(config, dense)
     settings = config.search
     gated = add_gates(dense, settings.granularity, families_to_cut(config, dense), settings.token_gate)
     gates, pace = _ranking(config, gated, run, notes)
@@ -443,6 +439,34 @@ def _saved_bytes(step: Callable[[], object], model: nn.Module) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         step()
     return sum(kept.values())
+
+
+def _checked(config: Config, images: Images | None, cluster: Cluster, notes: list[str]) -> tuple[int, Images, LoadingTime]:
+    """What `_data` returns, where nothing is refused; weights are not read, as they cost the same.
+
+    Raises:
+        RefusedInput: what cannot work, all of it at once.
+    """
+    refusals = Refusals()
+    found: list[tuple[int, Images, LoadingTime]] = []
+    model: nn.Module | None = None
+    with refusals.kept():
+        check_placement(config, cluster)
+    with refusals.kept():
+        model = check_model(_without_weights(config))
+    for one in config.teachers:
+        with refusals.kept():
+            weightless(config, one)
+    if model is not None:
+        with refusals.kept():
+            check_cuts(config, model)
+        if config.backbone and images is None:
+            with refusals.kept():
+                probe_for(config, model)
+        with refusals.kept():
+            found.append(_data(config, images, notes))
+    refusals.raise_all()
+    return found[0]
 
 
 def _data(config: Config, images: Images | None, notes: list[str]) -> tuple[int, Images, LoadingTime]:

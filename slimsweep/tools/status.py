@@ -22,8 +22,8 @@ def status_table(status: Status, columns: int = 5) -> Table:
     left = f", {status.time_left_of}" if status.time_left_of else ""
     table = plain_table(f"{status.name}: {status.next}{left}", headings[:columns])
     for training in [*status.stages, *status.points]:
-        quality = "" if training.val_top1 is None else f"{training.val_top1:.2f}"
-        quality = quality if training.val_r2 is None else f"{training.val_r2:.4f}"
+        measure, value = training.measured
+        quality = "" if value is None else f"{value:.{measure.decimals_for(training.val_images)}f}"
         colour = COLOURS[training.state]
         cells = (
             Text(training.name),

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from slimsweep.config import Config, ConfigError, ModelConfig, Stage, TeacherModel
+from slimsweep.config import Config, ConfigError, ModelConfig, Refusals, Stage, TeacherModel
 from slimsweep.data import Data
 from slimsweep.saved_models import load
 from slimsweep.slimming.structure import image_size, macs
@@ -158,25 +158,60 @@ def _view(model: nn.Module, data: Data, rows: Sequence[int] | None = None) -> Te
     return TeacherView(model, data.preprocessing, normalized=data.settings.normalized, rows=rows)
 
 
-def check_teachers(config: Config, dense: nn.Module, data: Data) -> list[str]:
+def check_teachers(config: Config, dense: nn.Module | None, data: Data | None) -> list[str]:
     """Refuse teachers that cannot teach: other classes, channels or features; only names and shapes of weights are read.
 
     Args:
-        dense: the dense model, whose images the teachers are shown; it may be on the meta device.
+        dense: the dense model, whose images the teachers are shown; it may be on the meta device. None where it was refused:
+            what depends on it is then not checked.
+        data: the data set; None where it was refused.
 
     Returns:
         What whoever starts the run should read: what is done to a teacher's weights.
 
     Raises:
-        ConfigError: says in one sentence which setting is wrong, and what to do.
+        ConfigError: says in one sentence which setting is wrong, and what to do; of several teachers in a numbered line each.
     """
     notes: list[str] = []
+    refusals = Refusals()
     stages: list[Stage] = [stage for stage in ("search", "retrain") if config.distills(stage).alpha]
     of_features = [stage for stage in stages if config.distills(stage).answers == "features"]
     for one in config.teachers:
-        notes += _check_classes(config, one, data)
-        model = weightless(config, one, data.num_classes)
-        _check_channels(model, one, data.preprocessing["input_size"][0])
+        with refusals.kept():
+            notes += _check_teacher(config, one, dense, data, of_features)
+    if dense is not None and of_features and not config.teachers and not config.backbone:  # else `check_embedding` looks
+        with refusals.kept():
+            feature_dims(dense, f"model {config.model.name}")
+    if "retrain" in of_features and "small" in config.baselines:
+        with refusals.kept():
+            raise ConfigError(
+                "retrain.distill.answers is 'features', but the models of the baseline small have other dims than the teacher: "
+                "take soft or hard, or leave small out of baselines"
+            )
+    refusals.raise_all()
+    return list(dict.fromkeys(notes))
+
+
+def _check_teacher(
+    config: Config, one: TeacherModel, dense: nn.Module | None, data: Data | None, of_features: Sequence[Stage]
+) -> list[str]:
+    """Check one teacher, as `check_teachers` does.
+
+    Args:
+        of_features: the stages that learn from features.
+    """
+    notes: list[str] = []
+    if data is not None:
+        notes = _check_classes(config, one, data)
+    elif one.name is not None:
+        try:
+            check_model(_as_dense(config, one))
+        except ConfigError as problem:
+            raise _of_teacher(problem) from problem
+    classes = 0 if config.backbone else None
+    model = weightless(config, one, classes if data is None else data.num_classes)
+    if dense is not None:
+        _check_channels(model, one, image_size(dense)[0])
         if of_features:
             check_dims(
                 feature_dims(dense, f"model {config.model.name}"),
@@ -184,14 +219,7 @@ def check_teachers(config: Config, dense: nn.Module, data: Data) -> list[str]:
                 one,
                 of_features[0],
             )
-    if of_features and not config.teachers and not config.backbone:  # whose embedding `check_embedding` looks at
-        feature_dims(dense, f"model {config.model.name}")
-    if "retrain" in of_features and "small" in config.baselines:
-        raise ConfigError(
-            "retrain.distill.answers is 'features', but the models of the baseline small have other dims than the teacher: "
-            "take soft or hard, or leave small out of baselines"
-        )
-    return list(dict.fromkeys(notes))
+    return notes
 
 
 def _check_channels(model: nn.Module, one: TeacherModel, seen: int) -> None:
