@@ -75,6 +75,7 @@ export function drawExamples(view) {
       .sort((a, b) => a - b);
     examples.push(`at most ${significant(times[Math.floor(times.length / 2)], 2)} ms`);
   }
+  /** @type {HTMLInputElement} */ (byId("question-text")).placeholder = examples.join(", ");
   for (const text of examples) {
     node.append(el("button", { type: "button", class: "link", onclick: () => actions.ask(text) }, text));
   }
