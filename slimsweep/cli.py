@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
         "images without labels",
     )
     add.add_argument("--output", default="sweep.yaml", metavar="FILE", help="the file to write (default: sweep.yaml)")
-    add.add_argument("--unlabelled", action="store_true", help="subfolders are no classes: the images have no labels")
+    add.add_argument("--unlabelled", action="store_true", help="the images have no labels: subfolders are not classes")
     add.epilog = "Nothing is overwritten. Example: slimsweep new /data/my-images"
 
     add = command("plan", plan, "what a configuration would do and cost, without a cluster")
@@ -103,9 +103,9 @@ def parser() -> argparse.ArgumentParser:
         "second; 2 operations are one multiply-accumulate",
     )
     add.add_argument(
-        "--price", type=float, metavar="X", help="of one GPU per hour, or of one worker per hour where there are no GPUs"
+        "--price", type=float, metavar="X", help="price of one GPU per hour, or of one worker per hour if there are no GPUs"
     )
-    add.add_argument("--run", metavar="RUN", help="a run whose search has ended: structures are those of its gates")
+    add.add_argument("--run", metavar="RUN", help="a run whose search has ended: plan with what its gates keep")
     add.allow_abbrev = False  # --name is an option of the configuration and no short form of --nodes
     add.epilog = (
         "Takes all options of `slimsweep run` too: --config, --smoke, --quick, --FIELD VALUE. "
@@ -173,7 +173,7 @@ def parser() -> argparse.ArgumentParser:
         "--min-r2",
         type=float,
         metavar="R2",
-        help="as --min-top1, of models without a head: lowest R2 of their features against the dense model's",
+        help="as --min-top1, for models without a head: lowest R2 of their features against the dense model's",
     )
     add.add_argument(
         "--max-latency-ms",
@@ -197,8 +197,8 @@ def parser() -> argparse.ArgumentParser:
         "--output",
         metavar="PATH",
         help="the file or folder, or a folder to write the file into (default: POINT.onnx, POINT.pt2 or POINT-timm in the "
-        "run's exports/; of a model of no run model.onnx or model.pt2 in MODEL_DIR, or MODEL_DIR-timm; in the current folder "
-        "where MODEL_DIR is on an object store)",
+        "run's exports/; for a model outside a run model.onnx or model.pt2 in MODEL_DIR, or MODEL_DIR-timm; in the current "
+        "folder if MODEL_DIR is on an object store)",
     )
     add.epilog = "Example: slimsweep export runs/digits/models/POINT --format onnx"
 

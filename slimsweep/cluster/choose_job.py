@@ -68,7 +68,7 @@ def choose_pace(
     except ray.exceptions.RayError as problem:
         raise StageFailed(f"the paces could not be tried: {explained(problem, 'retrain', run.log_error)}") from problem
     if all(one["error"] for one in found):
-        raise StageFailed(f"no pace of the families could be retrained: {found[0]['error']}")
+        raise StageFailed(f"no pace could be tried by a retraining: {found[0]['error']}")
     best = max((one for one in found if not one["error"]), key=lambda one: one[config.quality])  # the first of equals
     if best["pace"] != run.pace and not same:
         # Points that began at the earlier pace have other sizes under the same names.

@@ -194,7 +194,7 @@ def ask(named: Named, seconds: float | None = None) -> None:
             raise NoAnswer(f"something accepts connections at {host}:{port}, and does not answer like Ray") from problem
         raise NoAnswer(f"{host}:{port}: {problem.details()}") from problem
     if not services.find_node_ids():
-        raise NoAnswer("it answers, and this machine is none of its nodes")
+        raise NoAnswer("it answers, but this machine is not one of its nodes")
 
 
 def check_alive(address: str, seconds: float) -> None:

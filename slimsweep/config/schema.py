@@ -59,7 +59,7 @@ class Config(Section):
     data: DataConfig = DataConfig()
     """The images."""
     probe: Probe | None = None
-    """Labelled images on which the features of a backbone are tried, by k-NN and a linear probe; it changes no model."""
+    """Labelled images on which the features of a backbone are evaluated, by k-NN and a linear probe; it changes no model."""
     dense: Dense = Dense()
     """Training of the dense model, before anything is cut."""
     search: Search = Search()
@@ -79,7 +79,7 @@ class Config(Section):
     epochs. compute: baselines without a search train longer, so that each method costs as much in total as the search and the
     retraining of its models. Both may be named."""
     resources: Resources = Resources()
-    """What of the cluster is used."""
+    """Which resources of the cluster are used."""
 
     def __init__(self, **data: Any) -> None:
         try:

@@ -53,25 +53,25 @@ class Augment(Section):
     color_jitter: float = Field(0.0, ge=0)
     """Strength of random brightness, contrast and saturation; off where auto_augment is on."""
     auto_augment: str | None = None
-    """timm's text, such as rand-m9-mstd0.5-inc1."""
+    """timm's name of an augmentation policy, such as rand-m9-mstd0.5-inc1; null is off."""
     reprob: float = Field(0.0, ge=0, le=1)
     """Probability of random erasing."""
     remode: Literal["const", "rand", "pixel"] = "pixel"
     """What erased areas are filled with."""
     recount: int = Field(1, ge=1)
-    """Areas erased in an image, at most."""
+    """Most areas that are erased in an image."""
     mixup: float = Field(0.0, ge=0)
     """Mixup's alpha; 0 is off."""
     cutmix: float = Field(0.0, ge=0)
     """CutMix's alpha; 0 is off."""
     mixup_prob: float = Field(1.0, ge=0, le=1)
-    """Probability of mixing a batch at all."""
+    """Probability that a batch is mixed at all."""
     mixup_switch_prob: float = Field(0.5, ge=0, le=1)
-    """Probability of CutMix where both are on."""
+    """Probability of CutMix instead of Mixup, if both are on."""
     affine: Affine | None = None
     """Random rotation, shift, zoom and shear."""
     repeated: int = Field(1, ge=1)
-    """Times that an image is in a batch, augmented differently each time (DeiT used 3); epochs stay as long."""
+    """How often an image is in a batch, augmented differently each time (DeiT used 3); epochs do not get longer."""
 
     @field_validator("scale", "ratio")
     @classmethod
@@ -101,19 +101,20 @@ class DataConfig(Section):
     train_split: str = "train"
     """Name of the training split."""
     val_split: str | None = None
-    """Name of the validation split, from which all choices are made; null takes that of an image folder which has a test
-    split too, and else val_share of the training images."""
+    """Name of the validation split, on which all choices are made; null is that of an image folder which has a test split too,
+    otherwise val_share of the training images."""
     val_share: float = Field(0.1, gt=0, lt=1)
     """Share of the training images kept for validation: the same ones in every run."""
     split: tuple[float, float, float] = (0.7, 0.15, 0.15)
-    """Shares of training, validation and test images where an image folder, a tar file or a list of files is not divided: the
-    same images in every run, and of each class its share."""
+    """Shares of training, validation and test images, for an image folder, a tar file or a list of files without splits: the
+    same images in every run, with the same shares of each class."""
     test_split: str | None = None
-    """Name of the split that is read once, at the end of each point. null takes test where an image folder has it, of CIFAR
-    and the MNIST kinds of torch/NAME, and of hfds, hfids and wds where val_split is val, valid, validation, eval or
-    evaluation; else validation."""
+    """Name of the split that is read once, at the end of each point. null is test for an image folder that has it, for CIFAR
+    and the MNIST kinds of torch/NAME, and for hfds, hfids and wds if val_split is val, valid, validation, eval or evaluation;
+    otherwise validation."""
     num_classes: int | None = None
-    """Classes; null finds out. 0 is a model without a head, which is slimmed without labels (docs/models.md, Backbones)."""
+    """Number of classes; null takes it from the data. 0 is a model without a head, which is slimmed without labels
+    (docs/models.md, Backbones)."""
     image_key: str | None = Field(None, min_length=1)
     """Column of the images in hfds/NAME and hfids/NAME (null takes image), such as img, of their paths in a list of files (null
     takes path), or the ending of their files in wds/NAME (null takes the types that Pillow reads)."""
@@ -123,14 +124,14 @@ class DataConfig(Section):
     batch_size: int = Field(256, ge=1)
     """Images per step over all workers together: results do not depend on the number of workers."""
     eval_batch_size: int | None = Field(None, ge=1)
-    """Images that one worker evaluates at once; null takes a training step's."""
+    """Images per evaluation step of one worker; null is as many as in a training step."""
     workers: int = Field(0, ge=0)
     """Loading processes of each training worker; 0 loads in the worker itself."""
     limit: int | None = Field(None, ge=1)
     """At most this many images per split, for quick tries."""
     max_damaged: int = Field(0, ge=0)
-    """Images per split that may be unreadable: each is named in a warning and skipped; one more stops the run. They are
-    counted over all epochs and workers of a training. The default 0 stops at the first one, because skipping images changes the
+    """Unreadable images per split that are skipped, each with a warning that names it; one more stops the run. They are counted
+    over all epochs and workers of a training. The default 0 stops at the first one, because skipping images changes the
     results."""
     image_size: int | None = Field(None, ge=1)
     """Side of the images in pixels; null takes the model's."""
@@ -139,11 +140,12 @@ class DataConfig(Section):
     std: tuple[float, ...] | None = None
     """Standard deviation per channel; null takes the model's."""
     normalized: bool = False
-    """Of a function that gives tensors of floats: they are normalised already, so mean and std are not applied."""
+    """For a function that returns float tensors: they are normalised already, so mean and std are not applied."""
     interpolation: Literal["bilinear", "bicubic", "nearest"] | None = None
     """How images are resized; null takes the model's way."""
     crop_pct: float | None = Field(None, gt=0, le=1)
-    """Share of the side that evaluation looks at; null takes the model's, or all where image_size is not the model's own."""
+    """Share of the image's side that the central crop of evaluation keeps; null takes the model's, or all if image_size is not
+    the model's own."""
     augment: Augment = Augment()
     """What happens to training images."""
 
@@ -185,20 +187,20 @@ class DataConfig(Section):
 
 
 class Probe(Section):
-    """Images with labels on which the features of a backbone are tried. All that is not said here is as in data."""
+    """Images with labels on which the features of a backbone are evaluated. All other settings are those of data."""
 
     name: str = "folder"
     """folder, or another data set, as data.name."""
     root: str
     """Its folder, as data.root."""
     train_split: str = "train"
-    """Split whose labels are known: what neighbours are looked for in, and the linear probe is fitted to."""
+    """Split in which nearest neighbours are searched, and to which the linear probe is fitted."""
     val_split: str | None = None
-    """Split of val_knn_top1 and val_probe_top1, as data.val_split."""
+    """Split on which val_knn_top1 and val_probe_top1 are measured, as data.val_split."""
     test_split: str | None = None
-    """Split of test_knn_top1 and test_probe_top1, as data.test_split."""
+    """Split on which test_knn_top1 and test_probe_top1 are measured, as data.test_split."""
     num_classes: int | None = Field(None, ge=2)
-    """Classes; null finds out."""
+    """Number of classes; null takes it from the data."""
     image_key: str | None = Field(None, min_length=1)
     """As data.image_key."""
     label_key: str | None = Field(None, min_length=1)
@@ -217,8 +219,8 @@ class ModelConfig(Section):
     checkpoint: str | None = None
     """Start from these weights: a .safetensors file, a file of torch.save, or a folder that slimsweep or timm saved."""
     kwargs: dict[str, Any] = {}
-    """Arguments of timm.create_model, such as {"img_size": 160}; --model.kwargs.depth 6 changes one of the file's.
-    num_classes: 0 takes the model without its head, a backbone."""
+    """Arguments of timm.create_model, such as {"img_size": 160}; --model.kwargs.depth 6 changes a single one of those in the
+    file. num_classes: 0 takes the model without its head, a backbone."""
 
     @field_validator("kwargs")
     @classmethod
@@ -240,7 +242,8 @@ class TeacherModel(Section):
     """A model whose answers search and retraining learn from, of any architecture of timm."""
 
     name: str | None = None
-    """timm's name of the model, such as regnety_160.deit_in1k; null takes what the checkpoint, a folder, says of itself."""
+    """timm's name of the model, such as regnety_160.deit_in1k; null takes the model that the checkpoint, a folder,
+    describes."""
     pretrained: bool = False
     """Take timm's pretrained weights (downloads them)."""
     checkpoint: str | None = None
@@ -248,7 +251,7 @@ class TeacherModel(Section):
     kwargs: dict[str, Any] = {}
     """Arguments of timm.create_model, such as {"img_size": 160}."""
     weight: float = Field(1.0, gt=0)
-    """Share of its answers where there are several teachers, relative to the weights of the others."""
+    """Weight of its answers if there are several teachers, relative to the others."""
 
     @field_validator("kwargs")
     @classmethod
@@ -302,23 +305,23 @@ class Recipe(Section):
     optimizer: str = "adamw"
     """timm's name of an optimizer."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of the two moments, in optimizers that take two; the default leaves an optimizer its own."""
+    """Decay rates of the two moments, for optimizers that have two; the default keeps the optimizer's own."""
     weight_decay: float = Field(0.05, ge=0)
     """Weight decay, on matrices only."""
     scheduler: Literal["cosine", "constant"] = "cosine"
-    """How the learning rate goes on after the warm-up."""
+    """How the learning rate changes after the warm-up."""
     warmup_epochs: int = Field(0, ge=0)
     """Epochs over which the learning rate rises."""
     min_lr: float = Field(1e-6, ge=0)
-    """Where the warm-up starts and the cosine ends."""
+    """Learning rate at which the warm-up starts and the cosine ends."""
     label_smoothing: float = Field(0.1, ge=0, lt=1)
-    """Share of each label that goes to all classes."""
+    """Share of each label that is spread over all classes."""
     drop_path: float = Field(0.0, ge=0, lt=1)
-    """Probability of skipping a branch of the last layer; earlier layers less."""
+    """Probability that a training step skips a branch of the last layer; it is lower for earlier layers."""
     ema_decay: float | None = Field(None, gt=0, lt=1)
     """Decay of a moving average of the weights, which is then evaluated and saved instead of them; null is off."""
     clip_grad: float | None = Field(None, gt=0)
-    """Largest norm of the gradient, above which it is scaled down; null is off."""
+    """Largest norm of the gradient; a larger gradient is scaled down to it. null is off."""
     accumulate: int = Field(1, ge=1)
     """Parts in which a batch is computed, one after another, to save memory; the batch size stays data.batch_size."""
     amp: Literal["off", "bf16"] = "off"
@@ -340,7 +343,7 @@ class Dense(Recipe):
     """Training of the dense model, before anything is cut."""
 
     epochs: int = Field(300, ge=0)
-    """Passes over the training images; 0, the default where there are pretrained weights, takes those as they are."""
+    """Passes over the training images; 0, the default with pretrained weights, uses these as they are."""
     warmup_epochs: int = Field(0, ge=0)
     """Epochs over which the learning rate rises."""
 
@@ -397,30 +400,30 @@ class Search(Recipe):
     weight_decay: float = Field(1e-3, ge=0)
     """Weight decay, on matrices only; never on gates."""
     scheduler: Literal["cosine", "constant"] = "constant"
-    """How the learning rate goes on after the warm-up."""
+    """How the learning rate changes after the warm-up."""
     gate_lr: float = Field(0.02, gt=0)
     """Learning rate of the gates."""
     gate_optimizer: Literal["proximal", "adam"] = "proximal"
-    """How gates move: proximal steps (soft threshold), or Adam on the l1's gradient."""
+    """How gates are updated: by proximal steps (soft threshold), or by Adam with the gradient of the l1 penalty."""
     penalty: Literal["l1", "macs"] = "l1"
-    """What a gate costs: the same for all of a family (l1), or in proportion to its multiply-accumulates (macs)."""
+    """How a gate is penalised: like all others of its family (l1), or in proportion to its multiply-accumulates (macs)."""
     l1: L1 = L1()
     """L1 penalty on the gates of each family. With gate_optimizer proximal it is relative to the rms of the gradients of the
-    family's gates: at 0.05 a gate goes towards 0 unless the loss pulls it up with a twentieth of that rms. With adam, the
-    paper's way, it is the factor of the sum of |gate| in the loss: the paper has 2e-4, 5e-5 and 1e-4 for attention, mlp and
-    token."""
+    family's gates: at 0.05 a gate shrinks towards 0 unless the gradient of the loss holds it with at least a twentieth of that
+    rms. With adam, the paper's way, it is the factor of the sum of |gate| in the loss: the paper has 2e-4, 5e-5 and 1e-4 for
+    attention, mlp and token."""
     granularity: Literal["dim", "head", "uniform"] = "dim"
     """Attention gates: one per head and dim (dim), one per head (head), or one per dim that all heads share (uniform)."""
     families: list[Family] | None = None
-    """Families of gates: which parts of the model may be cut. attention, mlp, token or some of them; null takes all that can be
-    cut exactly out of this model, and of a backbone attention and mlp, so that its patches stay a whole grid."""
+    """Families of gates: which parts of the model may be cut. attention, mlp, token or some of them; null is all that can be
+    cut exactly from this model, and for a backbone attention and mlp, so that its patches stay a whole grid."""
     token_gate: Literal["linear", "tanh"] = "linear"
-    """Token gates as they are, or as the tanh of a parameter."""
+    """Whether a token gate is a parameter itself (linear), or the tanh of one (tanh)."""
     token_anneal: float = Field(0.3, ge=0, le=1)
     """Last part of the search (0.3 is the last 30 %), in which the token gates that are kept move to 1."""
     axes: bool = True
-    """Turn each attention head into its principal axes on some training images before gates are put on. It computes the same
-    then, and its last dims matter least. Runs that an earlier version began go on without."""
+    """Change each attention head to its principal axes, found on some training images, before gates are added: its output stays
+    the same, and its last dims matter least. Runs that an earlier version started continue without this."""
     rank: Literal["gates", "activation", "taylor"] | None = None
     """What gates are ranked by after the search. gates: their values. activation: the energy that each adds to its branch, on
     some training images, without labels. taylor: squared gate x gradient of the loss. null takes gates after a search, and
@@ -430,7 +433,8 @@ class Search(Recipe):
     floors: Floors = Floors()
     """Share of each layer's gates that is never removed, per family."""
     depth: bool = False
-    """A layer's whole attention or MLP may be removed, also what search.floors keeps of it: the model gets fewer layers."""
+    """Allow the whole attention or MLP of a layer to be removed, including what search.floors would keep: the model may get
+    fewer layers."""
     paces: list[Pace] = [
         Pace.model_construct(attention=1.0, mlp=mlp, token=token) for token in (1.0, 0.7, 0.5) for mlp in (1.0, 1.4)
     ]
@@ -440,8 +444,8 @@ class Search(Recipe):
     recovery: int = Field(1, ge=0)
     """Epochs of the short retraining that tries each entry of search.paces; 0 compares them right after the cut and repair."""
     round_to: int | None = Field(None, ge=1)
-    """Sizes of heads and MLPs, and numbers of tokens with the class token, are multiples of this; null takes 16, for speed,
-    where heads have 64 dims or more, and else 1."""
+    """Sizes of heads and MLPs, and numbers of tokens with the class token, are multiples of this; null is 16 if heads have at
+    least 64 dims, for speed, and otherwise 1."""
 
     @field_validator("paces")
     @classmethod
@@ -471,25 +475,26 @@ class Retrain(Recipe):
     """Training of each cut model, and of the dense model again for comparison."""
 
     epochs: int = Field(300, ge=0)
-    """Passes over the training images; 0 cuts and repairs the models and does not train them: one per method and budget,
-    whatever lr and seeds list. Trained ones can be added to the same run later."""
+    """Passes over the training images; 0 cuts and repairs the models without training them: one per method and budget,
+    regardless of lr and seeds. Trained models can be added to the same run later."""
     lr: float | list[float] = 5e-4  # type: ignore[assignment]  # one rate in what `at` returns, which is what trains
-    """Highest learning rate, not scaled by the batch size; of a list, the best on validation for each method and budget."""
+    """Highest learning rate, not scaled by the batch size; with a list, each method and budget uses the rate that is best on
+    validation."""
     compare_rates: Literal["first seed", "all seeds"] = "first seed"
-    """With which seeds several learning rates are compared: the first, and the others train at the best rate alone; or all, by
-    their mean, which leaves less to luck and trains each point as often as there are rates times seeds."""
+    """How several learning rates are compared. first seed: with the first seed only; the other seeds train at the best rate.
+    all seeds: by the mean over all seeds, which depends less on luck but trains each point at each rate with each seed."""
     seeds: list[int] = [0]
     """Random seeds of the retraining; each cut model is trained once per seed. A list, or how many (3 is 0,1,2)."""
     start: Literal["search", "larger"] = "search"
-    """What the retraining of a model that the search has cut starts from. search: the search's weights. larger: the trained
-    model of the next larger budget, for which it waits; the largest budget starts from the retrained dense model. Each budget's
-    structure is then part of the next larger one's."""
+    """What the retraining of a searched model starts from. search: the search's weights. larger: the trained model of the next
+    larger budget, for which it waits; the largest budget starts from the retrained dense model. What a budget keeps is then
+    part of what the next larger budget keeps."""
     repair: bool = True
-    """Right after a searched point's cut, solve the last layer of each branch to give what the model before the cut gave, on
-    some training images. Runs that an earlier version began go on without."""
+    """Right after a searched model was cut, fit the last layer of each branch by least squares to what the model gave before
+    the cut, on some training images. Runs that an earlier version started continue without this."""
     repair_target: Literal["stream", "branch"] = "stream"
-    """What repair solves the last layer of a branch for. stream: what the tokens were after the branch, so that it also makes
-    up for what the branches before it lack. branch: its own output, as runs that an earlier version began go on with."""
+    """What repair fits the last layer of a branch to. stream: the tokens after the branch, so that it also corrects what the
+    branches before it lack. branch: the branch's own output, as in runs that an earlier version started."""
     distill: Distill = Distill()
     """Learning from the answers of the dense model, or of teacher."""
     workers_per_trial: int = Field(1, ge=1)
@@ -533,7 +538,7 @@ class Retrain(Recipe):
 
 
 class Resources(Section):
-    """What of the cluster is used."""
+    """Which resources of the cluster are used."""
 
     search_workers: int = Field(1, ge=1)
     """Workers that train the dense model and search together."""
@@ -549,10 +554,10 @@ class Resources(Section):
     max_hours: float | None = Field(None, gt=0)
     """Hours after which the run stops, at the end of the epoch; the same command continues it. null is no limit."""
     max_failures: int = Field(2, ge=0)
-    """Times that a lost worker or trial is started again."""
+    """How often a lost worker or trial is started again."""
     takeover_seconds: float = Field(15.0, ge=1, allow_inf_nan=False)
-    """Seconds without a heartbeat after which another start takes the run over from its driver; one whose process has ended on
-    the same machine is replaced at once. Raise it where the storage of the output is slow."""
+    """Seconds without a heartbeat after which another start takes the run over from its driver; a driver whose process has
+    ended on the same machine is replaced at once. Raise this if the storage of the output is slow."""
 
     @field_validator("gpus_per_worker")
     @classmethod

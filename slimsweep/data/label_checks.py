@@ -56,7 +56,7 @@ def check_known_labels(labels: np.ndarray | None, split: str, config: Config, nu
     asked = f"data.num_classes is {config.data.num_classes}, but " if config.data.num_classes is not None and low >= 0 else ""
     raise ConfigError(
         f"{asked}image {index} of the {split} split of {title(config)} has the label {labels[index]}{more}, "
-        f"which is none of the {num_classes} classes, 0 to {num_classes - 1}: {way_out}"
+        f"which is not one of the {num_classes} classes, 0 to {num_classes - 1}: {way_out}"
     )
 
 

@@ -125,8 +125,8 @@ def _paths(stored: list[Any], listed: Path, column: str) -> list[str]:
     if missing:
         more = f" (and {len(missing) - 1:,} more of {len(paths):,})" if len(missing) > 1 else ""
         raise ConfigError(
-            f"{listed} names {missing[0]}{more}, which is no file in {listed.parent}: fix the path, relative to that folder or "
-            "absolute"
+            f"{listed} names {missing[0]}{more}, which is not a file in {listed.parent}: fix the path, relative to that folder "
+            "or absolute"
         )
     return paths
 

@@ -78,7 +78,7 @@ def check_data(config: Config) -> None:
         other = "it may be digits, folder, torch/NAME, hfds/NAME, wds/NAME or package.module:function"
         if Path(name).expanduser().is_dir():
             other = f"for images in that folder, set data.name to folder and data.root to {name}"
-        raise ConfigError(f"data.name is {name!r}, which is no known data set; {did_you_mean(name.lower(), known, other)}")
+        raise ConfigError(f"data.name is {name!r}, which is not a known data set; {did_you_mean(name.lower(), known, other)}")
     if root is None and prefix not in ("hfds", "hfids"):
         raise ConfigError(f"data.root is not set, but {title(config)} is read from a folder: set data.root to it")
     if root is not None and name in FOLDER_NAMES and Path(root).expanduser().is_file():

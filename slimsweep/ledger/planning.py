@@ -59,7 +59,7 @@ def make_plan(run: Run, attempt: str, *, over: bool = False) -> Plan:
     if not run.search_done:
         return Plan(attempt=attempt, over=over)
     points = plan_points(run)
-    choosing = (["the pace of the families"] if pace_is_open(run) else []) + [
+    choosing = (["the pace of each family of gates"] if pace_is_open(run) else []) + [
         f"what {method} keeps" for method in dict.fromkeys(method for method, _ in to_choose(run))
     ]
     return Plan(

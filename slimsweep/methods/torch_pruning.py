@@ -64,7 +64,7 @@ def check(model: nn.Module, settings: Settings, budgets: Sequence[BudgetLike]) -
         raise RefusedInput("baselines: 'torch-pruning' needs Torch-Pruning: pip install 'torch-pruning>=1.6,<1.7'")
     reason = ""
     if not isinstance(model, VisionTransformer):
-        reason = "it is no VisionTransformer, and its blocks are not plain ones"
+        reason = "it is not a VisionTransformer, and its blocks are not plain ones"
     elif any(type(block.mlp) is not Mlp for block in architecture_of(model).blocks(model)):
         reason = "its MLPs are gated"
     elif settings.families is not None and not set(settings.families) & ({"attention", "mlp"} - set(refused_families(model))):

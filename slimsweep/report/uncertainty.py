@@ -128,8 +128,8 @@ def _pace(tables: RunTables, measure: Measure, images: Mapping[str, int]) -> str
         return ""
     by = "no image" if lead == 0 else "one image" if lead == 1 else f"{lead} images"
     return (
-        f"The pace of the families was chosen by {by} of {images['val']:,} on validation: the best try is not told apart from "
-        "the next."
+        f"The pace at which each family of gates is removed was chosen by {by} of {images['val']:,} on validation: the best "
+        "try cannot be told apart from the next."
     )
 
 

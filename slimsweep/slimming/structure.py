@@ -31,7 +31,7 @@ Masks = Mapping[str, Sequence[Tensor]]
 def check_families(names: Iterable[str]) -> None:
     """Raise RefusedInput, a ValueError, where a name is no family of gates."""
     if unknown := sorted(set(names) - set(FAMILIES)):
-        raise RefusedInput(f"{unknown[0]!r} is no family of gates; they are {', '.join(FAMILIES)}")
+        raise RefusedInput(f"{unknown[0]!r} is not a family of gates; the families are {', '.join(FAMILIES)}")
 
 
 class LayerSizes(NamedTuple):

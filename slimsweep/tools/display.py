@@ -187,10 +187,11 @@ def paces_to_try(count: int, epochs: int) -> str:
     Args:
         epochs: of the retraining that tries one; 0 where none does.
     """
+    what = f"Trying {counted(count, 'pace')} (how fast each of attention dims, MLP units and tokens is removed)"
     if not epochs:
-        return f"Pace of the families: trying {count}, each right after the cut to the smallest budget"
+        return f"{what}, each right after the cut to the smallest budget"
     each = f"{epochs} epoch{'s' if epochs > 1 else ''}"
-    return f"Pace of the families: trying {count}, {each} each at the smallest budget"
+    return f"{what}, {each} each at the smallest budget"
 
 
 def pace_tried(run: Run, tried: Mapping[str, Any], ended: int, count: int) -> str:
@@ -224,7 +225,7 @@ def pace_chosen(run: Run) -> str:
     decimals = measure.decimals_for(images)
     others = f"; others {values[0]:.{decimals}f} to {values[-2]:.{decimals}f}" if len(values) > 1 else ""
     best = f"{'' if measure.unit else f'{measure.title} '}{measure.text(values[-1], images)}"
-    return f"Pace of the families: {pace} ({best} on validation{others})" + (
+    return f"Chosen pace: {pace} ({best} on validation{others})" + (
         f"; {diverged} diverged, {run.pace_file} in the run's folder says how" if diverged else ""
     )
 

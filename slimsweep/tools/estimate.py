@@ -95,12 +95,12 @@ def show(found: Estimate, console: Console, price: float | None = None) -> None:
     how = f"{'Timed on' if found.timed else 'Computed for'} {found.device}"
     lines = [f"{how}. GiB: memory of one worker; each: time of one trial; hours: of all trials and workers."]
     if any(t.name == "paces" for t in found.trainings):
-        lines.append("paces: short trials of how fast attention dims, MLP units and patch tokens leave beside each other.")
+        lines.append("paces: short trials that compare how fast attention dims, MLP units and patch tokens are removed.")
     lines += [f"Note: {note}." for note in found.notes]
     lines += [
         f"The sweep trains {found.at_once} points at a time, for {_time(found.sweep_seconds)}.",
-        f"In all: {_time(found.wall_seconds)}, of which {found.start_seconds:.0f} s are starts of Ray and of processes.",
-        f"Disk: {found.disk_bytes / 2**30:.2f} GiB at most, checkpoints under way included.",
+        f"In all: {_time(found.wall_seconds)}, of which {found.start_seconds:.0f} s for starting Ray and processes.",
+        f"Disk: {found.disk_bytes / 2**30:.2f} GiB at most, including the checkpoints of running trainings.",
     ]
     if found.gpus_per_worker and found.known:
         lines.append(f"GPU hours: {found.gpu_hours:,.1f}.")

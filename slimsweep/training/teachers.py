@@ -401,8 +401,8 @@ def _folder(one: TeacherModel) -> Path:
     if not (folder / "config.json").is_file():
         way_out = "give teacher.name too" if folder.is_file() else "fix the path"
         raise ConfigError(
-            f"teacher.checkpoint is {one.checkpoint!r}, which is no folder that slimsweep or timm saved, so its model is not "
-            f"known: {way_out}"
+            f"teacher.checkpoint is {one.checkpoint!r}, which is not a folder that slimsweep or timm saved, so its model is "
+            f"not known: {way_out}"
         )
     return folder
 
