@@ -169,7 +169,7 @@ def test_the_images_left_to_train_on_are_those_of_the_sweep(tmp_path: Path) -> N
 def test_classes_that_the_sweep_will_refuse_are_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for name, count in (("cat", 12), ("dog", 2), ("eel", 9)):
         images(tmp_path / "pets" / name, count)
-    (tmp_path / "pets" / ".DS_Store").write_bytes(b"x")
+    (tmp_path / "pets" / "notes.txt").write_bytes(b"x")
     written(tmp_path / "pets", tmp_path)
     said = capsys.readouterr().out
     assert "fewer than 3 images: dog. A sweep refuses these classes" in said

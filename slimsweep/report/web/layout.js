@@ -115,7 +115,8 @@ export function frontLayout(view, colours, sx, sy) {
     });
   }
   const ranges = [rangeOf(xs, view.logx), rangeOf(ys, view.logy)];
-  const height = narrow ? 340 : innerWidth >= 1500 ? 620 : 460;
+  const paper = document.documentElement.classList.contains("paper"); // title, tiles and figure on one landscape sheet
+  const height = paper ? 320 : narrow ? 340 : innerWidth >= 1500 ? 620 : 460;
   if (untouchedLabel) {
     const size = [byId("front-figure").clientWidth - marginLeft - marginRight, height - 64];
     const at = (value, axis, log) =>

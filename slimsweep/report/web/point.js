@@ -152,7 +152,7 @@ function pointFacts(view, p, group) {
   const dense = view.dense[p.run];
   const seeds = group ? group.members.length : 1;
   const measure = measureOf(page, p.run);
-  const { test, val, cut, decimals } = measure;
+  const { test, val, decimals } = measure;
   const notes = {
     macs: `${share(p.macs, p.macs_dense)} of dense`,
     params: `${share(p.params, p.params_dense)} of dense`,
@@ -160,12 +160,7 @@ function pointFacts(view, p, group) {
       seeds > 1
         ? `${withSpread(group.mean[test], group.se[test], decimals)} over ${seeds} seeds`
         : imagesNote(page, p, test, "test"),
-    [val]: [
-      seeds > 1 ? "" : imagesNote(page, p, val, "val"),
-      known(p[cut]) ? `${show(measure, p[cut])} right after the cut` : "",
-    ]
-      .filter(Boolean)
-      .join("; "),
+    [val]: seeds > 1 ? "" : imagesNote(page, p, val, "val"),
     train_seconds: [
       isTrained(page, p) ? null : "not trained after the cut",
       isTrained(page, p) && known(p.epochs) ? count(p.epochs, "epoch") : "",

@@ -173,7 +173,7 @@ export function drawTable(view, whole = false) {
       const arrow = sorted === "none" ? "" : sorted === "ascending" ? " ▲" : " ▼";
       return el(
         "th",
-        { scope: "col", "aria-sort": sorted, class: classOf(c) },
+        { scope: "col", "aria-sort": sorted, class: `${classOf(c)}${c.title.length > 24 ? " long" : ""}` },
         el(
           "button",
           { type: "button", "data-sort": c.key, title: `Sort by ${c.hint || c.title}` },
