@@ -1,6 +1,8 @@
 """Checks before any cluster time is spent: that the settings work together."""
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from torch import nn
 
@@ -42,6 +44,8 @@ def check(config: Config, begun: bool = False) -> list[str]:
         lost.add(field)
         with refusals.kept():
             raise problem
+    with refusals.kept():
+        check_output(config)
     if (cluster := local_cluster()) is not None:
         with refusals.kept():
             check_placement(config, cluster)
@@ -71,6 +75,23 @@ def check(config: Config, begun: bool = False) -> list[str]:
             notes += check_teachers(config, model, data)
     refusals.raise_all()
     return notes
+
+
+def check_output(config: Config) -> None:
+    """Refuse a local output folder that cannot be made or written, before anything is done; whether a store can be written is
+    seen when the run is begun.
+
+    Raises:
+        ConfigError: says which folder it is.
+    """
+    if "://" in config.output:
+        return
+    asked = Path(config.output) / config.name
+    there = next(folder for folder in (asked, *asked.parents) if os.path.exists(folder))  # the root always does
+    if not there.is_dir():
+        raise ConfigError(f"output: nothing can be written to {asked}, as {there} is a file; give another folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"output: nothing can be written to {asked}, as {there} may not be written; give another folder")
 
 
 def _data(config: Config, model: nn.Module | None, begun: bool) -> Data | None:

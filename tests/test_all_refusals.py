@@ -113,3 +113,14 @@ def test_models_of_one_sweep_are_all_looked_at(capsys: pytest.CaptureFixture[str
     assert "vit_tinny_patch16_224" in out
     assert "deit_smal_patch16_224" in out
     assert not list(tmp_path.iterdir())
+
+
+def test_an_output_that_cannot_be_written_is_named_with_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "notes").write_text("no folder")
+    first, *said = refused("--output", str(tmp_path / "notes" / "runs"), "--budgets", "900G")
+    assert first == "2 settings cannot work:"
+    assert f"{tmp_path / 'notes'} is a file" in said[0]
+    assert "900G" in said[1]
+    monkeypatch.setattr("os.access", lambda path, mode: str(path) != str(tmp_path))  # root may write everywhere
+    (only,) = refused("--output", str(tmp_path / "runs"))
+    assert f"{tmp_path} may not be written" in only
