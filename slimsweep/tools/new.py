@@ -107,7 +107,7 @@ def _labelled(seen: Survey) -> str:
     train = _training_images(seen)
     short = ""
     if search == EPOCHS[0]:
-        short = "# These are many images for a laptop: so few epochs only show that everything works.\n"
+        short = "# This is much data for a laptop: so few epochs only show that everything works.\n"
     return f"""{_head(seen)}
 name: {_name(seen)}
 
@@ -149,8 +149,8 @@ retrain: {{epochs: {search}, lr: 1.0e-3, warmup_epochs: 1, clip_grad: 1.0}}
 
 def _unlabelled(seen: Survey) -> str:
     return f"""{_head(seen)}
-# Images without labels slim a backbone: a pretrained model without its head, whose features the cut models learn to give.
-# A folder per class would make a classifier instead: run `slimsweep new` again then.
+# Without labels a backbone is slimmed: a pretrained model without its head, whose features the cut models learn to reproduce.
+# For a classifier, sort the images into one folder per class and run `slimsweep new` again.
 name: {_name(seen)}
 
 # What a cut model may cost: fractions of the whole model's multiply-accumulates (MACs). Also "2.3G" (MACs) or "60% params".
@@ -164,13 +164,13 @@ data:
   root: {_quoted(str(seen.root))}
 {_split_lines(seen)}  batch_size: {batch_size(seen)}  # images per step, out of {_training_images(seen)} training images
 
-# No search: what each part of the model adds on your images ranks what leaves first. With --quick the models are cut and
-# repaired, and not trained: minutes on a laptop. The retraining makes them better, and needs a GPU.
+# No search: the parts of the model that add least on your images are removed first. With --quick the models are cut and
+# repaired without training, in minutes on a laptop. Retraining makes them better, and needs a GPU.
 search: {{epochs: 0}}
 retrain: {{epochs: 30, lr: 1.0e-4}}
 # resources: {{gpus_per_worker: 1, cpus_per_worker: 8}}
 
-# Labelled images, to see what the features are worth: a folder with train/ and validation/, each with a folder per class.
+# Labelled images, to measure how good the features are: a folder with train/ and validation/, each with a folder per class.
 # probe: {{root: /data/my-labelled-images}}
 """
 
@@ -201,7 +201,7 @@ def _split_lines(seen: Survey) -> str:
         lines.append(f"  test_split: {_quoted(seen.splits['val'])}\n")
     if seen.classes and "test" not in seen.splits:
         lines.append(
-            "  val_share: 0.1  # there is no test folder: validation is the test split, and this share of train validates\n"
+            "  val_share: 0.1  # no test folder: validation is the test split, and this share of train is used for validation\n"
         )
     return "".join(lines)
 
