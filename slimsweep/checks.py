@@ -61,7 +61,8 @@ def check(config: Config) -> list[str]:
     of_teachers = check_teachers(config, model, data)
     if (cluster := local_cluster()) is not None:
         check_placement(config, cluster)
-    return [*data.notes, *of_probe, *start.notes, *of_teachers]
+    of_config = [note for note in [config.without_effect()] if note]
+    return [*data.notes, *of_probe, *start.notes, *of_teachers, *of_config]
 
 
 @contextmanager
