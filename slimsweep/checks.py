@@ -74,7 +74,7 @@ def check(config: Config, begun: bool = False) -> list[str]:
         with refusals.kept():
             notes += check_teachers(config, model, data)
     refusals.raise_all()
-    return notes
+    return [*notes, *filter(None, [config.without_effect()])]
 
 
 def check_output(config: Config) -> None:

@@ -532,6 +532,15 @@ def test_runs_of_earlier_versions_go_on_without_what_is_on_by_default_now():
     assert same.going_on_from(digits) == digits
 
 
+def test_a_run_that_was_begun_when_gates_were_trained_by_default_goes_on_so():
+    earlier = Config(name="old", search={"epochs": 50})  # as its folder says
+    now = Config(name="old")
+    assert now.search.epochs == 0  # of a new run
+    assert now.going_on_from(earlier).fingerprint("retrain") == earlier.fingerprint("retrain")
+    assert Config(name="old", search={"epochs": 0}).going_on_from(earlier).search.epochs == 0  # said, and so refused later
+    assert now.going_on_from(Config(name="old", search={"epochs": 30})).search.epochs == 0  # somebody had said 30
+
+
 def test_a_renamed_field_and_one_that_is_gone_keep_the_names_of_points(monkeypatch):
     class Renamed(DataConfig):
         images_per_step: int = 256

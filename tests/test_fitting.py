@@ -38,11 +38,11 @@ def values(config: Config, unset: Any = FITTING, **found: Any) -> dict[str, Any]
 
 def test_few_images_get_small_batches_enough_steps_a_short_warm_up_and_gentle_crops() -> None:
     found = values(Config(), train=126)
-    assert set(found) == {*FITTING} - {"dense.lr", "search.lr", "retrain.lr"}
+    assert set(found) == {*FITTING} - {"search.epochs", "dense.lr", "search.lr", "retrain.lr"}
     assert found["data.batch_size"] == 8
     assert found["data.eval_batch_size"] == 32
     assert found["data.augment.scale"] == (0.5, 1.0)
-    steps = {stage: 126 // 8 * found[f"{stage}.epochs"] for stage in ("dense", "search", "retrain")}
+    steps = {stage: 126 // 8 * found[f"{stage}.epochs"] for stage in ("dense", "retrain")}
     assert all(300 <= count <= 1500 for count in steps.values())
     assert all(0 < found[f"{stage}.warmup_epochs"] <= found[f"{stage}.epochs"] / 10 for stage in ("dense", "retrain"))
     assert values(Config(), train=1500)["data.batch_size"] == 128
@@ -100,8 +100,7 @@ def test_what_follows_the_data_always_fits_together_and_changes_nothing_that_was
     assert all(fitting.value(name) == config.value(name) for name in set(FITTING) - set(found))
     assert fitting.data.batch_size <= 256
     usual = Config(model={"pretrained": pretrained})
-    for stage in ("search", "retrain"):
-        assert 0 < getattr(fitting, stage).epochs <= getattr(usual, stage).epochs
+    assert 0 < fitting.retrain.epochs <= usual.retrain.epochs
     if warmup and "retrain.epochs" in found:
         assert warmup <= fitting.retrain.epochs / 5
     # A start of what was written has all values, so it derives none.
@@ -248,7 +247,7 @@ def test_weights_of_other_classes_are_fine_tuned_and_not_refused(
     assert main(words) == 0
     assert "dense.epochs 30 (pretrained weights have a head for other classes)" in capsys.readouterr().out
     config = Run(tmp_path / "runs" / "pets").stored_config()
-    assert (config.dense.lr, config.search.lr, config.retrain.lr) == (1e-4, 1e-4, 2e-4)
+    assert (config.dense.lr, config.retrain.lr) == (1e-4, 2e-4)
 
 
 def test_what_is_refused_is_still_said_with_all_else(sweep: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -274,3 +273,11 @@ def test_plan_plans_the_same_values(
     grow(tmp_path / "pets", 120)
     assert command(["plan", *sweep, "--run", str(tmp_path / "runs" / "pets")]) == 0
     assert planned[2] == planned[0]
+
+
+def test_settings_of_the_gates_training_are_noticed_where_no_gates_are_trained() -> None:
+    said = Config(search={"lr": 1e-3, "l1": {"mlp": 0.1}}).without_effect()
+    assert said.startswith("search.lr and search.l1 are set, but search.epochs is 0, its default")
+    assert Config().without_effect() == ""
+    assert Config(search={"lr": 1e-3, "epochs": 0}).without_effect() == ""  # somebody wants it so
+    assert Config(search={"lr": 1e-3, "epochs": 5}).without_effect() == ""

@@ -102,7 +102,7 @@ def test_the_lines_in_comments_are_settings_too(labelled: bool, tmp_path: Path) 
 def test_more_images_get_fewer_epochs_and_larger_batches(tmp_path: Path) -> None:
     small, large = (survey_of(count, tmp_path) for count in (100, 100_000))
     one, other = (Config(**yaml.safe_load(sweep_file(seen))) for seen in (small, large))
-    assert one.search.epochs > other.search.epochs
+    assert one.retrain.epochs > other.retrain.epochs
     assert one.data.batch_size < other.data.batch_size
 
 

@@ -2,6 +2,7 @@
 
     python reports/training/measure.py steps     # a gated and a dense step of DeiT-S: time and peak memory
     python reports/training/measure.py compiled  # the same with torch.compile, and a cut model, without graph breaks
+    python reports/training/measure.py attention # a dense step in fp32 and in bf16, attention fused or by plain products
     python reports/training/measure.py loop      # images per second of train() and of a bare loop on the same loader
     python reports/training/measure.py workers   # images per second of one and of two data-parallel workers
 
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import timm
@@ -32,7 +33,8 @@ from slimsweep.cluster import set_ray_defaults
 from slimsweep.cluster.worker import data_for, keep_memory
 from slimsweep.config import Config, Recipe, Search
 from slimsweep.data import Data, images_seen, train_loader
-from slimsweep.tools.bench import hardware
+from slimsweep.latency.device import hardware
+from slimsweep.slimming.structure import image_size
 from slimsweep.training.criterion import Criterion
 from slimsweep.training.dense_model import build_dense
 from slimsweep.training.loop import State, backward, train
@@ -131,6 +133,40 @@ def compiled() -> str:
             f"| {name} | {1e3 * statistics.median(eager):.0f} | {1e3 * statistics.median(fused):.0f} "
             f"| {ratio(fused, eager)} | {ratio(fused, seconds['dense', True])} |"
         )
+    return "\n".join(lines)
+
+
+# Attention.
+
+
+ATTENTION: dict[str, tuple[str, dict[str, Any], int]] = {  # title: timm name, its arguments, batch size
+    "ViT 64 wide, 4 deep, 28 px, batch 128": (
+        "vit_tiny_patch16_224",
+        {"img_size": 28, "patch_size": 4, "in_chans": 1, "embed_dim": 64, "depth": 4, "num_heads": 4},
+        128,
+    ),
+    "DINOv2-S, 70 px, batch 16": ("vit_small_patch14_dinov2", {"img_size": 70}, 16),
+    "DeiT-S, 224 px, batch 8": ("deit_small_patch16_224", {}, 8),
+}
+PRECISIONS: tuple[Literal["off", "bf16"], ...] = ("off", "bf16")
+
+
+def attention_turn(title: str, fused: bool, amp: Literal["off", "bf16"]) -> Turn:
+    name, arguments, size = ATTENTION[title]
+    timm.layers.set_fused_attn(fused)
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=10, **arguments)
+    images, labels = torch.randn(size, *image_size(model), device=DEVICE), torch.randint(10, (size,), device=DEVICE)
+    return timed(stepper(model, Recipe(epochs=1, amp=amp), images, labels)[0])
+
+
+def attention() -> str:
+    lines = ["| ms per step | fp32, fused | fp32, plain | bf16, fused | bf16, plain | bf16, fused / plain |"]
+    lines.append("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for title in ATTENTION:
+        seconds = in_turn({(amp, fused): (attention_turn, title, fused, amp) for amp in PRECISIONS for fused in (True, False)})
+        cells = " | ".join(f"{1e3 * statistics.median(took):.0f}" for took in seconds.values())
+        lines.append(f"| {title} | {cells} | {ratio(seconds['bf16', True], seconds['bf16', False])} |")
     return "\n".join(lines)
 
 
@@ -310,7 +346,7 @@ def ratio(above: list[float], below: list[float]) -> str:
     return f"{middle:.3f} ({low:.3f} to {high:.3f})"
 
 
-PARTS = {"steps": steps, "compiled": compiled, "loop": loop, "workers": workers}
+PARTS = {"steps": steps, "compiled": compiled, "attention": attention, "loop": loop, "workers": workers}
 
 
 def main() -> None:

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from slimsweep.config.schema import Config
-from slimsweep.config.sections import DataConfig, Dense, Retrain, Search
+from slimsweep.config.sections import DataConfig, Dense, Retrain
 
 FEW = 10_000  # training images, below which they count as few
 STEPS_PER_EPOCH = 8  # at least, where the batch size follows the data
 SMALLEST_BATCH = 8
 # Optimizer steps of each training on few images: at least so many, and where that is more, one per so many images.
-STEPS = {"dense": (1000, 2), "search": (400, 5), "retrain": (500, 4)}
+STEPS = {"dense": (1000, 2), "retrain": (500, 4)}
 FINE_TUNING_STEPS, FINE_TUNING_EPOCHS = (300, 8), 30  # of pretrained weights on other classes; epochs at most
-USUAL_EPOCHS = {"dense": Dense().epochs, "search": Search().epochs, "retrain": Retrain().epochs}
+USUAL_EPOCHS = {"dense": Dense().epochs, "retrain": Retrain().epochs}
 FINE_TUNING_LR = {"dense": 1e-4, "search": 1e-4, "retrain": 2e-4}
 WARMUP_PART, MOST_WARMUP = 20, 5  # one epoch of warm-up per so many epochs; epochs at most
 GENTLE_CROP = (0.5, 1.0)
@@ -30,7 +30,10 @@ FITTING = (
     "data.batch_size",
     "data.eval_batch_size",
     "data.augment.scale",
-    *(f"{stage}.{field}" for field in ("epochs", "lr") for stage in ("dense", "search", "retrain")),
+    "dense.epochs",
+    "search.epochs",  # had a rule in earlier versions, whose runs go on with the value that they recorded
+    "retrain.epochs",
+    *(f"{stage}.lr" for stage in ("dense", "search", "retrain")),
     "dense.warmup_epochs",
     "retrain.warmup_epochs",
 )  # the fields that have a rule here
@@ -86,7 +89,7 @@ def fitting_defaults(
         most = max(FINE_TUNING_EPOCHS, config.dense.warmup_epochs + 1)
         fit("dense.epochs", epochs("dense", FINE_TUNING_STEPS, most), "pretrained weights have a head for other classes")
     if few:
-        for stage in ("search", "retrain") if weights else ("dense", "search", "retrain"):
+        for stage in ("retrain",) if weights else ("dense", "retrain"):
             fit(f"{stage}.epochs", epochs(stage, STEPS[stage], USUAL_EPOCHS[stage]), steps_said)
     if weights:
         for stage in ("dense", "search", "retrain"):

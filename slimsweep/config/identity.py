@@ -61,6 +61,10 @@ AS_BEFORE: dict[str, Any] = {
     "retrain.repair": False,
     "retrain.repair_target": "branch",
 }  # fields that came later and are on by default -> the value that means what earlier versions did, which counts for nothing
+EARLIER_DEFAULTS: dict[str, Any] = {
+    **AS_BEFORE,
+    "search.epochs": 50,
+}  # and those that always counted, whose default has changed -> the default that runs of earlier versions began with
 
 
 def identity(

@@ -131,7 +131,7 @@ def _read(source: str) -> dict[str, dict[str, Any]]:
     base = content.pop("extends")
     if base not in presets():
         near = did_you_mean(str(base), presets(), f"name one of them: {', '.join(presets())}")
-        raise ConfigError(f"extends is {base!r} (in {source}), which is not a preset; {near}")
+        raise ConfigError(f"extends is {base!r} (in {source}), which is no preset; {near}")
     below = _read_file(base)
     if "extends" in below:
         raise ConfigError(f"extends is {base!r} (in {source}), which extends {below['extends']!r} itself; extend that one")

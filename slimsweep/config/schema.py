@@ -33,6 +33,7 @@ from slimsweep.methods import baselines as known_baselines
 from slimsweep.slimming.budget import Budget
 
 Terms = Literal["retraining", "compute"]
+OF_GATE_TRAINING = ("lr", "gate_lr", "gate_optimizer", "penalty", "l1", "token_gate", "token_anneal")  # fields of search
 
 
 class Config(Section):
@@ -324,9 +325,23 @@ class Config(Section):
 
     @property
     def unsaid(self) -> list[str]:
-        """The fields of `identity.AS_BEFORE` that nobody set: dotted names."""
-        fields = (name.split(".") for name in identity.AS_BEFORE)
+        """The fields of `identity.EARLIER_DEFAULTS` that nobody set: dotted names."""
+        fields = (name.split(".") for name in identity.EARLIER_DEFAULTS)
         return [f"{section}.{key}" for section, key in fields if key not in getattr(self, section).model_fields_set]
+
+    def without_effect(self) -> str:
+        """One sentence on settings of the gates' training where the gates are not trained; empty where there are none."""
+        if self.search.epochs or "search.epochs" not in self.unsaid:
+            return ""
+        usual = type(self.search)()
+        changed = [f"search.{name}" for name in OF_GATE_TRAINING if getattr(self.search, name) != getattr(usual, name)]
+        if not changed:
+            return ""
+        are = "is" if len(changed) == 1 else "are"
+        return (
+            f"{' and '.join(changed)} {are} set, but search.epochs is 0, its default, so no gates are trained: set "
+            "search.epochs, such as 50, to train them"
+        )
 
     def going_on_from(self, earlier: Self) -> Self:
         """The configuration for a run that an earlier start began: what nobody set, and what its version did not know yet,
@@ -335,7 +350,7 @@ class Config(Section):
         Args:
             earlier: the configuration of that start.
         """
-        before = identity.AS_BEFORE
+        before = identity.EARLIER_DEFAULTS
         return self._with_earlier_ways(name for name in self.unsaid if earlier.value(name) == before[name])
 
     def in_earlier_ways(self) -> Self:
@@ -343,7 +358,7 @@ class Config(Section):
         return self._with_earlier_ways(self.unsaid)
 
     def _with_earlier_ways(self, names: Iterable[str]) -> Self:
-        kept = {name: identity.AS_BEFORE[name] for name in names}
+        kept = {name: identity.EARLIER_DEFAULTS[name] for name in names}
         return self.changed(**kept) if kept else self
 
     def value(self, name: str) -> Any:

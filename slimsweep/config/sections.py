@@ -393,10 +393,14 @@ class Pace(PerFamily, default=1.0, gt=0, le=10):
 
 
 class Search(Recipe):
-    """The search, once per model: learnable gates find out which attention dims, MLP units and tokens can be removed."""
+    """The search, once per model: which attention dims, MLP units and tokens can be removed.
 
-    epochs: int = Field(50, ge=0)
-    """Passes over the training images; 0 ranks the dense model's gates as they are, without training them."""
+    Either by gates that are trained, or without training, by what each part does on some training images.
+    """
+
+    epochs: int = Field(0, ge=0)
+    """Passes over the training images that train the gates, with the weights; 0 ranks the dense model's gates without training
+    them, in seconds (search.rank)."""
     weight_decay: float = Field(1e-3, ge=0)
     """Weight decay, on matrices only; never on gates."""
     scheduler: Literal["cosine", "constant"] = "constant"

@@ -160,7 +160,7 @@ def _listed_parts(words: list[str], listed: Path) -> dict[str, np.ndarray]:
         split = split_of(word)
         if split is None:
             raise ConfigError(
-                f"the column {SPLIT!r} of {listed} holds {word!r}, which is not train, validation or test: write one of "
+                f"the column {SPLIT!r} of {listed} holds {word!r}, which is none of train, validation and test: write one of "
                 "them, or rename the column to let data.split divide the images"
             )
         places[split].append(index)

@@ -99,14 +99,14 @@ def sweep_file(seen: Survey) -> str:
 
 def _labelled(seen: Survey) -> str:
     side, patch = _size(seen)
-    search, batch = first_epochs(seen), batch_size(seen)
+    epochs, batch = first_epochs(seen), batch_size(seen)
     tiny = side <= 32
     kwargs = f"img_size: {side}, patch_size: {patch}, embed_dim: {WIDTH}, depth: {DEPTH}, num_heads: {HEADS}"
     if seen.grey:
         kwargs += ", in_chans: 1"
     train = _training_images(seen)
     short = ""
-    if search == EPOCHS[0]:
+    if epochs == EPOCHS[0]:
         short = "# This is much data for a laptop: so few epochs only show that everything works.\n"
     return f"""{_head(seen)}
 name: {_name(seen)}
@@ -128,20 +128,21 @@ data:
     scale: [{"0.7" if tiny else "0.35"}, 1.0]  # share of the image that a random crop covers; null for no random crop
     hflip: 0.5  # probability of mirroring left and right: 0.0 for letters, digits, or where left and right differ
 
-# Three trainings, in passes over the training images: the whole (dense) model, the search, and each cut model after its cut.
+# Two trainings, in passes over the training images: the whole (dense) model, and each cut model after its cut.
 # Sized by a rule of thumb for ten minutes on 2 CPU cores (`slimsweep plan` times it). More epochs give better models.
-{short}dense: {{epochs: {2 * search}, lr: 2.0e-3, warmup_epochs: 1, clip_grad: 1.0}}
-search: {{epochs: {search}, lr: 1.0e-3}}
-retrain: {{epochs: {search}, lr: 1.0e-3, warmup_epochs: 1, clip_grad: 1.0}}
+{short}dense: {{epochs: {2 * epochs}, lr: 2.0e-3, warmup_epochs: 1, clip_grad: 1.0}}
+retrain: {{epochs: {epochs}, lr: 1.0e-3, warmup_epochs: 1, clip_grad: 1.0}}
 
-# Cheaper methods at the same budgets, to compare the search with:
+# What is removed first is ranked by what each part does on some training images, in seconds. To train gates for it instead:
+# search: {{epochs: {epochs}, lr: 1.0e-3}}
+
+# Cheaper methods at the same budgets, to compare with:
 # baselines: [uniform, taylor]
 
 # With a GPU, start from pretrained weights: far more accurate on photographs. Put these lines in place of those above.
 # deit_tiny_patch16_224 is smaller. Where nothing can be downloaded, model.checkpoint takes a file of weights.
 # model: {{name: deit_small_patch16_224, pretrained: true}}  # downloads 88 MB
 # dense: {{epochs: 20, lr: 1.0e-4}}  # trains the pretrained weights on your classes
-# search: {{epochs: 20}}
 # retrain: {{epochs: 50, lr: 2.0e-4}}
 # resources: {{gpus_per_worker: 1, cpus_per_worker: 8}}
 """
@@ -164,9 +165,8 @@ data:
   root: {_quoted(str(seen.root))}
 {_split_lines(seen)}  batch_size: {batch_size(seen)}  # images per step, out of {_training_images(seen)} training images
 
-# No search: the parts of the model that add least on your images are removed first. With --quick the models are cut and
-# repaired without training, in minutes on a laptop. Retraining makes them better, and needs a GPU.
-search: {{epochs: 0}}
+# The parts of the model that add least on your images are removed first. With --quick the models are cut and repaired
+# without training, in minutes on a laptop. Retraining makes them better, and needs a GPU.
 retrain: {{epochs: 30, lr: 1.0e-4}}
 # resources: {{gpus_per_worker: 1, cpus_per_worker: 8}}
 
@@ -230,13 +230,13 @@ def batch_size(seen: Survey) -> int:
 
 
 def first_epochs(seen: Survey) -> int:
-    """Epochs of the search and of each retraining, so that a first sweep takes about ten minutes on 2 CPU cores."""
+    """Epochs of each retraining, so that a first sweep takes about ten minutes on 2 CPU cores."""
     side, patch = _size(seen)
     tokens = (side // patch) ** 2 + 1
     macs = DEPTH * (12 * WIDTH**2 * tokens + 2 * WIDTH * tokens**2) + tokens * WIDTH * 3 * patch**2
     per_image = 3 * macs / MACS_PER_SECOND + SECONDS_PER_PIXEL * seen.width * seen.height + SECONDS_PER_IMAGE
-    # Twice as many epochs of the dense model, the search, the retraining of the dense model and of a cut per budget.
-    passes = 2 + 1 + 1 + sum(BUDGETS)
+    # Twice as many epochs of the dense model, the retraining of the dense model and of a cut per budget.
+    passes = 2 + 1 + sum(BUDGETS)
     return int(min(max(SECONDS / (per_image * _training_images(seen) * passes), EPOCHS[0]), EPOCHS[1]))
 
 
