@@ -8,20 +8,29 @@ compare across families, for any single token or MLP unit looks useless beside t
 import copy
 import numbers
 from collections.abc import Mapping, Sequence
-from typing import Any, overload
+from typing import Any, Protocol, overload
 
 import numpy as np
 import torch
 
 from slimsweep.errors import RefusedInput
 from slimsweep.slimming.budget import Budget, BudgetError, BudgetLike
-from slimsweep.slimming.cost import COSTS
+from slimsweep.slimming.cost import COSTS, LATENCY, unit_named, units
 from slimsweep.slimming.gate_families import GATE_FAMILIES
 from slimsweep.slimming.removal_order import Steps
 from slimsweep.slimming.structure import LayerSizes, Shape, Structure, check_families
 from slimsweep.slimming.wrapped_models import unwrapped
 
 Scores = Mapping[str, Sequence[Any]]
+
+
+class PricesPath(Protocol):
+    """What knows the latency of every prefix of a path (`slimsweep.latency.curve.LatencyCurve`)."""
+
+    def ns_of_path(self, path: "RemovalPath") -> np.ndarray:
+        """(path.length + 1,) int64 nanoseconds of one call, which never rise."""
+
+
 # Matrix products and attention are fastest on sizes that are multiples of 16 (measured in reports/speed). Heads narrower than
 # 64 dims come from small models, where such steps would be too coarse for a budget.
 FAST_SIZE_MULTIPLE, LEAST_HEAD_DIM_TO_ROUND = 16, 64
@@ -118,10 +127,24 @@ class RemovalPath:
         return [LayerSizes(**{size: value[:, index] for size, value in left.items()}) for index in range(len(layers))]
 
     def cost(self, unit: str) -> np.ndarray:
-        """(length + 1,) int64: the cost of the model after each prefix of the path, in a unit of COSTS."""
+        """(length + 1,) int64: the cost of the model after each prefix of the path, in a unit of COSTS, or in ns for "ms".
+
+        Raises:
+            BudgetError: the unit is ms, and the path has no latency (`take_latency`).
+        """
         if unit not in self._costs:
+            if unit == LATENCY.name:
+                raise BudgetError(
+                    "milliseconds are measured, and this path has none: time it first (slimsweep.latency.curve.measure_curve, "
+                    "then take_latency), or give a budget of MACs or parameters"
+                )
             self._costs[unit] = COSTS[unit].of_path(self)
         return self._costs[unit]
+
+    def take_latency(self, curve: PricesPath) -> "RemovalPath":
+        """Price budgets in ms by a curve of measured latencies from now on; returns the path."""
+        self._costs[LATENCY.name] = curve.ns_of_path(self)
+        return self
 
     @property
     def macs(self) -> np.ndarray:
@@ -138,7 +161,7 @@ class RemovalPath:
 
         The path itself where that is all of its families.
         """
-        names = tuple(f for f in self.families if f in COSTS[unit].families)
+        names = tuple(f for f in self.families if f in unit_named(unit).families)
         if names == tuple(self.families):
             return self
         if names not in self._of_families:
@@ -173,26 +196,26 @@ class RemovalPath:
 
         Args:
             budget: as `Budget.parse` reads it; it says in which unit it counts.
-            metric: the unit where the budget does not say, "macs" or "params"; "macs" where not given.
+            metric: the unit where the budget does not say, "macs", "params" or "ms"; "macs" where not given.
 
         Raises:
             BudgetError: the budget means nothing, counts something else than `metric`, or is below what is left at the path's
                 end; says the least there is.
         """
-        if metric is not None and metric not in COSTS:
-            raise ValueError(f"metric is {metric!r}; it can be {' or '.join(map(repr, COSTS))}")
+        if metric is not None and metric not in units():
+            raise ValueError(f"metric is {metric!r}; it can be {' or '.join(map(repr, units()))}")
         asked = Budget.parse(budget, metric or "macs")
         said = repr(str(asked) if isinstance(budget, Budget) else budget)
         if metric is not None and asked.unit != metric:
             raise BudgetError(f"budget {said} counts {asked.unit}, but metric is {metric!r}: leave metric out")
-        path, cost = self.for_unit(asked.unit), COSTS[asked.unit]
+        path, cost = self.for_unit(asked.unit), unit_named(asked.unit)
         left = path.cost(asked.unit)
         limit = asked.limit(int(left[0]))
         if left[-1] > limit:
             least = int(left[-1])
             raise BudgetError(
                 f"budget {said} cannot be reached: the least this model can be cut to is {least / left[0]:.4f} "
-                f"of its {cost.label} ({least:,}); give a larger budget, more families to cut, or lower floors"
+                f"of its {cost.label} ({cost.text(least) if asked.is_latency else f'{least:,}'}); give a larger budget, more families to cut, or lower floors"
             )
         return path.prefix(int(np.searchsorted(-left, -limit, side="left")))
 
