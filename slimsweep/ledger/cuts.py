@@ -1,12 +1,12 @@
 """What the search's ranking of gates leaves at each budget: along one removal path, or for budgets in ms along the timed one."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from slimsweep.config import Config
 from slimsweep.latency.curve import Solved
-from slimsweep.latency.table import chosen_setting
+from slimsweep.latency.from_table import TableOfTimes, table_of_times
 from slimsweep.ledger.run import Run
 from slimsweep.slimming.budget import Budget
 from slimsweep.slimming.cost import COSTS
@@ -74,17 +74,24 @@ def cuts_of(run: Run) -> Cuts:
     return Cuts(path=run.path, path_in_ms=run.path_of("ms"), solved=solved, timed_in=timed_in(run.config))
 
 
-def timed_in(config: Config) -> str:
-    """What counts of the section latency in the name of a point whose budget is in ms: the setting, and depth.
-
-    Of a table it is the setting that its times are of: later times of the same device add to the same points.
+def table_of(config: Config) -> TableOfTimes | None:
+    """The times of `latency.table`; None where there is none, and models are timed here.
 
     Raises:
         RefusedInput: the table cannot be read, or its times are of several settings.
     """
     timing = config.timing
-    if timing.table is None:
-        where: Any = config.latency_setting.to_dict()
-    else:
-        where = chosen_setting(timing.table, given=timing.model_dump(include=timing.model_fields_set)).label
-    return f"{where}{'' if config.depth_in_ms else ', whole layers'}"
+    return None if timing.table is None else table_of_times(timing.table, timing.batch_size)
+
+
+def timed_in(config: Config) -> str:
+    """What counts of the section latency in the name of a point whose budget is in ms: the setting, and depth.
+
+    Of a table it is the setting that its times are of, so that later times of the same device add to the same points.
+
+    Raises:
+        RefusedInput: as for `table_of`.
+    """
+    table = table_of(config)
+    setting = config.latency_setting.to_dict() if table is None else table.setting.label
+    return json.dumps([setting, config.depth_in_ms], sort_keys=True)

@@ -11,7 +11,8 @@ results/, curves/, models/         one row, one curve and one model per point
 checkpoints/, epochs.log, ray/     what is needed to resume
 notes.log, damaged.log             what was said at the start, images that could not be read and were skipped
 bench/, errors.log                 timings, tracebacks
-exports/                           models in other formats
+device-times/                      times of structures on other devices, from CSV files
+exports/                           models in other formats; in exports/latency/ what is timed on other devices
 report.html, report.svg, report.png
 """
 
@@ -60,7 +61,8 @@ DENSE, SEARCH, CHOICES = "dense", "search", "baselines"
 RESULTS, CURVES, MODELS, BENCH = "results", "curves", "models", "bench"
 CHECKPOINTS, RAY = "checkpoints", "ray"
 LATENCY = "latency"
-EXPORTS = "exports"
+EXPORTS, LATENCY_EXPORTS = "exports", "exports/latency"
+DEVICE_TIMES = "device-times"
 EPOCHS_LOG, DAMAGED_LOG, ERRORS_LOG = "epochs.log", "damaged.log", "errors.log"
 NOTES = "notes.log"
 REPORT = "report"  # .svg, .png
@@ -874,6 +876,30 @@ class Run(Readable):
         """Write the timings of one benchmark (`tables.BENCH`) to a file of their own."""
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
         tables.write_table(self.folder, f"{BENCH}/{name}.parquet", rows, tables.BENCH)
+
+    def device_times(self) -> pd.DataFrame:
+        """The times of structures on other devices (`tables.DEVICE_TIMES`); of one structure and setting the latest alone."""
+        meaning = "its times are missing; `slimsweep latency add` adds them again, and the file can be deleted"
+        found = []
+        for name in sorted(self.folder.list(DEVICE_TIMES)):
+            path = f"{DEVICE_TIMES}/{name}"
+            if not name.endswith(".parquet"):
+                continue
+            read = functools.partial(tables.read_table, self.folder, path, tables.DEVICE_TIMES)
+            if (times := self.unless_damaged(path, read, None, meaning)) is not None:
+                found.append(times)
+        times = tables.joined(found, tables.DEVICE_TIMES).sort_values("created_at", kind="stable")
+        return times.drop_duplicates(["structure", *tables.DEVICE_SETTING], keep="last", ignore_index=True)
+
+    def write_device_times(self, rows: list[dict[str, Any]]) -> None:
+        """Write the times of one CSV file (`tables.DEVICE_TIMES`) to a file of their own."""
+        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
+        tables.write_table(self.folder, f"{DEVICE_TIMES}/{name}.parquet", rows, tables.DEVICE_TIMES)
+
+    @property
+    def latency_exports(self) -> Folder:
+        """The folder for the models that are timed on other devices."""
+        return self.folder / LATENCY_EXPORTS
 
     def log_epoch(self, entry: Mapping[str, Any]) -> None:
         """Add a trained epoch to the log of epochs, as one line of JSON, with the generation of the run's holder."""

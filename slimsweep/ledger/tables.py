@@ -149,6 +149,23 @@ BENCH = pa.schema(
     ]
 )
 
+DEVICE_TIMES = pa.schema(
+    [
+        ("structure", pa.string()),  # Structure.id
+        ("ms", pa.float64()),  # of one call with a whole batch, the median
+        ("spread", pa.float64()),  # width of the middle half of repeated measurements, as a share of their median; or null
+        ("device", pa.string()),  # its name, as the CSV file has it
+        ("runtime", pa.string()),
+        ("batch_size", pa.int64()),
+        ("dtype", pa.string()),
+        ("busy", pa.string()),  # why the time is not to be trusted; empty where it is
+        ("file", pa.string()),  # name of the CSV file that it comes from
+        ("created_at", pa.timestamp("us", tz="UTC")),  # when it was added
+    ]
+)
+
+
+DEVICE_SETTING = ["device", "runtime", "batch_size", "dtype"]  # columns of DEVICE_TIMES that a time depends on
 
 # Columns of BENCH that a timing depends on, beside the model and the batch size: only timings that agree in them compare.
 SETTING = ["device", "hardware", "threads", "dtype", "compile"]
