@@ -1,6 +1,7 @@
 """Calls of models in a latency setting, and a timer of structures: cuts that nobody trained, timed in interleaved rounds."""
 
 import copy
+import functools
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -101,6 +102,7 @@ class DeviceTimer:
     Args:
         dense: the dense model, whose weights do not matter; left as it is.
         setting: in which latencies are measured.
+        build: makes the model of a structure; where not given, the dense model is cut to it.
         rounds, min_seconds: as in `time_rounds`.
         machine: its clocks and load; the real ones where not given.
 
@@ -113,12 +115,14 @@ class DeviceTimer:
         dense: nn.Module,
         setting: LatencySetting,
         *,
+        build: Callable[[Structure], nn.Module] | None = None,
         rounds: int = ROUNDS,
         min_seconds: float = MIN_SECONDS,
         machine: Machine | None = None,
     ) -> None:
         check_device(setting)
         self.dense, self.setting, self.machine = dense, setting, machine
+        self.build = build or functools.partial(slim, dense)
         self.rounds, self.min_seconds = rounds, min_seconds
 
     def __call__(self, structures: Mapping[str, Structure]) -> Measured:
@@ -139,11 +143,9 @@ class DeviceTimer:
         return found
 
     def _timed(self, structures: Mapping[str, Structure]) -> Measured:
-        models = {name: self.dense if name == DENSE else slim(self.dense, kept) for name, kept in structures.items()}
+        models = {name: self.dense if name == DENSE else self.build(kept) for name, kept in structures.items()}
         with torch_threads(self.setting.threads), prepared_calls(models, self.setting) as calls:
-            return time_calls(
-                calls, self.setting, rounds=self.rounds, min_seconds=self.min_seconds, machine=self.machine
-            )
+            return time_calls(calls, self.setting, rounds=self.rounds, min_seconds=self.min_seconds, machine=self.machine)
 
     def _groups(self, structures: Mapping[str, Structure]) -> list[list[str]]:
         """The names in groups that fit into memory, the dense model's in each."""
@@ -198,7 +200,9 @@ def _joined(first: Measured, later: Measured) -> Measured:
     scale = first.calls[DENSE].median / later.calls[DENSE].median
     for name, timed in later.calls.items():
         if name != DENSE:
-            timed.seconds, timed.rounds, timed.together = (_scaled(v, scale) for v in (timed.seconds, timed.rounds, timed.together))
+            timed.seconds, timed.rounds, timed.together = (
+                _scaled(v, scale) for v in (timed.seconds, timed.rounds, timed.together)
+            )
             first.calls[name] = timed
     return first
 

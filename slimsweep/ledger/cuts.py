@@ -66,7 +66,7 @@ class Cuts:
         return budget.limit(dense) / dense
 
 
-def cuts_of(run: Run) -> Cuts:
+def cuts_of_run(run: Run) -> Cuts:
     """The removal paths of a run, and what is known of its budgets in ms."""
     if not run.config.budgets_in_ms:
         return Cuts(path=run.path)
