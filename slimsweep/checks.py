@@ -10,6 +10,8 @@ from slimsweep.cluster.worker import as_of_probe, data_for, probe_for
 from slimsweep.config import Config, ConfigError, all_at_once
 from slimsweep.data import Data, check_data, check_more_labels, title
 from slimsweep.errors import RefusedInput
+from slimsweep.latency.calls import check_device
+from slimsweep.ledger.cuts import table_of
 from slimsweep.ledger.planning import exact_fraction
 from slimsweep.methods import check_method
 from slimsweep.methods.choice import Settings
@@ -73,6 +75,23 @@ def _kept(refused: list[RefusedInput]) -> Iterator[None]:
         refused.append(problem)
 
 
+def check_latency(config: Config) -> None:
+    """Refuse a table of latencies that cannot be read, and a device, runtime or number of threads that is not there.
+
+    Raises:
+        RefusedInput: says in one sentence which setting is wrong.
+    """
+    if config.budgets_in_ms:
+        table_of(config)
+    if not config.times_models or (cluster := local_cluster()) is None:  # on another cluster a worker says it
+        return
+    setting = config.latency_setting
+    check_device(setting)
+    cores = max(node["CPU"] for node in cluster.nodes)
+    if setting.device == "cpu" and setting.threads is not None and setting.threads > cores:
+        raise ConfigError(f"latency.threads is {setting.threads}, but this machine has {cores:g} cores: take at most that many")
+
+
 def check_cuts(config: Config, model: nn.Module) -> None:
     """Refuse a model that cannot be cut, and budgets, shares and baselines that do not fit it.
 
@@ -84,6 +103,7 @@ def check_cuts(config: Config, model: nn.Module) -> None:
         ValueError: the model cannot be cut, or not to these budgets.
     """
     settings = config.search
+    check_latency(config)
     families = families_to_cut(config, model)
     shape = add_gates(model, settings.granularity, families, settings.token_gate).shape
     # The order in which gates are removed is not known yet, but the smallest model is the same for every order.
@@ -92,6 +112,9 @@ def check_cuts(config: Config, model: nn.Module) -> None:
     budgets: list[Budget] = []
     for given in config.budgets:
         budget = Budget.parse(given)
+        if budget.is_latency:  # whether it can be met is known once the cut models were timed
+            budgets.append(budget)
+            continue
         cost = COSTS[budget.unit]
         whole = cost.of_dense(shape)
         if budget.limit(whole) >= whole:

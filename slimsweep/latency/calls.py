@@ -2,9 +2,11 @@
 
 import copy
 import functools
+import importlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -168,11 +170,9 @@ class DeviceTimer:
 
 def about(setting: LatencySetting) -> dict[str, object]:
     """A setting with the hardware's name and the versions that times in it are of, on this machine."""
-    versions = {"torch_version": torch.__version__}
+    versions: dict[str, str] = {"torch_version": str(torch.__version__)}
     if setting.runtime == "onnxruntime":
-        import onnxruntime  # an optional dependency
-
-        versions["onnxruntime_version"] = onnxruntime.__version__
+        versions["onnxruntime_version"] = metadata.version("onnxruntime")
     return {**setting.to_dict(), "hardware": hardware(torch.device(setting.device)), **versions}
 
 
@@ -184,8 +184,7 @@ def check_device(setting: LatencySetting) -> None:
     """
     if setting.runtime == "onnxruntime":
         refuse_missing("latency.runtime onnxruntime")
-        import onnxruntime
-
+        onnxruntime = importlib.import_module("onnxruntime")  # an optional dependency
         if PROVIDERS[setting.device] not in onnxruntime.get_available_providers():
             raise RefusedInput(
                 f"latency.device is {setting.device}, but onnxruntime has no {PROVIDERS[setting.device]} on this machine: "
@@ -200,12 +199,7 @@ def _joined(first: Measured, later: Measured) -> Measured:
     scale = first.calls[DENSE].median / later.calls[DENSE].median
     for name, timed in later.calls.items():
         if name != DENSE:
-            timed.seconds, timed.rounds, timed.together = (
-                _scaled(v, scale) for v in (timed.seconds, timed.rounds, timed.together)
-            )
+            for times in (timed.seconds, timed.rounds, timed.together):
+                times[:] = [scale * seconds for seconds in times]
             first.calls[name] = timed
     return first
-
-
-def _scaled(values: Sequence[float], scale: float) -> list[float]:
-    return [value * scale for value in values]
