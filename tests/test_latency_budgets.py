@@ -273,7 +273,8 @@ def test_the_setting_of_a_configuration_follows_its_workers():
     on_gpu = Config(budgets=["8ms"], resources={"gpus_per_worker": 1, "cpus_per_worker": 4})
     assert (on_gpu.latency_setting.device, on_gpu.latency_setting.threads) == ("cuda", 4)
     asked = Config(latency={"batch_size": 8, "threads": 2, "runtime": "onnxruntime"})
-    assert asked.times_models and not Config().times_models
+    assert asked.times_models
+    assert not Config().times_models
     assert asked.latency_setting.label == "cpu, 2 threads, batch size 8, float32, onnxruntime"
     mixed = Config(budgets=["12ms", 0.5, "40% ms", "60% params", "8ms"])
     assert mixed.sorted_budgets == [0.5, "60% params", "40% ms", "12ms", "8ms"]
@@ -291,7 +292,7 @@ def test_the_setting_of_a_configuration_follows_its_workers():
         ({"latency": {"runtime": "onnxruntime", "dtype": "bfloat16"}}, "onnxruntime computes in float32"),
         (
             {"latency": {"device": "cuda"}},
-            "latency.device is cuda, but resources.gpus_per_worker is 0: set it to 1, or take cpu",
+            "latency.device is cuda, but resources.gpus_per_worker is 0: set it",
         ),
         ({"latency": {"threads": 0}}, "latency.threads is 0"),
         (

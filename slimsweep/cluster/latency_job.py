@@ -20,6 +20,7 @@ from slimsweep.latency.calls import DeviceTimer
 from slimsweep.latency.curve import (
     DENSE,
     PREFIXES,
+    PREFIXES_OF_A_TRY,
     LatencyCurve,
     Solved,
     TimedStructure,
@@ -39,8 +40,6 @@ from slimsweep.saved_models import load
 from slimsweep.slimming.budget import Budget
 from slimsweep.slimming.removal_path import RemovalPath
 from slimsweep.slimming.structure import Structure
-
-PREFIXES_OF_A_TRY = 9  # that are timed where one budget is looked for on each of several paths; it is then timed itself
 
 Pace = Mapping[str, float]
 

@@ -4,8 +4,10 @@ import copy
 import functools
 import importlib
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from slimsweep.errors import RefusedInput
 from slimsweep.latency.curve import DENSE
 from slimsweep.latency.device import hardware, reference, room_for_graphs, seconds_without_pause, torch_threads
 from slimsweep.latency.onnx_files import PROVIDERS, refuse_missing, session, session_call, write_onnx
-from slimsweep.latency.quiet_timing import Call, Machine, Measured, time_rounds
+from slimsweep.latency.quiet_timing import REFERENCE_CALLS, Call, Machine, Measured, time_rounds
 from slimsweep.latency.setting import LatencySetting
 from slimsweep.slimming.cut import slim
 from slimsweep.slimming.structure import Structure, image_size
@@ -166,6 +168,41 @@ class DeviceTimer:
     def about(self) -> dict[str, object]:
         """What the times were measured with: the setting, the hardware's name, and versions."""
         return about(self.setting)
+
+
+@dataclass(frozen=True)
+class TimingCost:
+    """How long it takes to time models on this machine, from the dense model.
+
+    Attributes:
+        ms_dense: latency of the dense model.
+        prepare_seconds: until a model can be called: its copy, compilation or ONNX file.
+        look_seconds: of the reference, beside each turn.
+    """
+
+    ms_dense: float
+    prepare_seconds: float
+    look_seconds: float
+
+    def seconds(self, models: float) -> float:
+        """Seconds of one session with that many models, each of which takes as long as the dense one at most."""
+        call = self.ms_dense / 1e3
+        return models * (self.prepare_seconds + ROUNDS * (max(MIN_SECONDS, call) + call + self.look_seconds))
+
+
+def timing_cost(dense: nn.Module, setting: LatencySetting) -> TimingCost:
+    """Time the dense model once, to say how long timing takes.
+
+    Raises:
+        RefusedInput: as for `check_device`.
+    """
+    check_device(setting)
+    began = time.perf_counter()
+    with torch_threads(setting.threads), prepared_calls({DENSE: dense}, setting) as calls:
+        prepared = time.perf_counter() - began
+        found = time_calls(calls, setting, rounds=3)
+    looks = (REFERENCE_CALLS + 1) * found.reference
+    return TimingCost(1e3 * found.calls[DENSE].median, prepared, looks)
 
 
 def about(setting: LatencySetting) -> dict[str, object]:

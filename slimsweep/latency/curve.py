@@ -23,6 +23,7 @@ from slimsweep.slimming.structure import Structure
 
 DENSE = "dense"
 PREFIXES = 33  # that are timed of a path
+PREFIXES_OF_A_TRY = 9  # where one budget is looked for on each of several paths, and is then timed itself
 BRANCH_SHARE = 1 / 3  # what a whole branch counts in the progress along a path, beside MACs
 TRIES = 8  # sessions in which the prefix of a budget is looked for
 NEAR = 0.03  # a prefix this share below its budget is near enough
