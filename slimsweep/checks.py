@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from torch import nn
 
 from slimsweep.cluster.cluster import check_placement, local_cluster
+from slimsweep.cluster.latency_job import check_room
 from slimsweep.cluster.worker import as_of_probe, data_for, probe_for
 from slimsweep.config import Config, ConfigError, all_at_once
 from slimsweep.data import Data, check_data, check_more_labels, title
@@ -44,6 +45,8 @@ def check(config: Config) -> list[str]:
         check_more_labels(data)
     with _kept(refused):
         check_cuts(config, model)
+    with _kept(refused):
+        check_latency(config)
     if len(refused) > 1:
         raise ConfigError(all_at_once([str(problem) for problem in refused]))
     if data is None or refused:
@@ -85,11 +88,8 @@ def check_latency(config: Config) -> None:
         table_of(config)
     if not config.times_models or (cluster := local_cluster()) is None:  # on another cluster a worker says it
         return
-    setting = config.latency_setting
-    check_device(setting)
-    cores = max(node["CPU"] for node in cluster.nodes)
-    if setting.device == "cpu" and setting.threads is not None and setting.threads > cores:
-        raise ConfigError(f"latency.threads is {setting.threads}, but this machine has {cores:g} cores: take at most that many")
+    check_device(config.latency_setting)
+    check_room(config, cluster)
 
 
 def check_cuts(config: Config, model: nn.Module) -> None:
@@ -103,7 +103,6 @@ def check_cuts(config: Config, model: nn.Module) -> None:
         ValueError: the model cannot be cut, or not to these budgets.
     """
     settings = config.search
-    check_latency(config)
     families = families_to_cut(config, model)
     shape = add_gates(model, settings.granularity, families, settings.token_gate).shape
     # The order in which gates are removed is not known yet, but the smallest model is the same for every order.
