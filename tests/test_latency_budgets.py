@@ -43,6 +43,7 @@ from slimsweep.latency.quiet_timing import Measured, Timed, time_rounds
 from slimsweep.latency.setting import LatencySetting
 from slimsweep.latency.table import Time, write_times
 from slimsweep.ledger.planning import make_plan, pace_is_open, pace_key, plan_points, to_time
+from slimsweep.ledger.points import is_in_ms
 from slimsweep.ledger.run import Run
 from slimsweep.methods.by_scores import structures_by_scores
 from slimsweep.methods.choice import Choice
@@ -368,7 +369,7 @@ def test_a_finished_run_gets_points_in_ms_and_keeps_the_others(run: Run) -> None
     points = {point.name: point for point in plan_points(run)}
     assert before < points.keys()
     searched = [point for point in points.values() if point.unit == "ms" and point.method == "searched"]
-    assert [point.name.rpartition("-")[0] for point in searched] == ["searched-4-ms-s0", "searched-0.6000-ms-s0"]
+    assert [point.name.rpartition("-")[0] for point in searched] == ["searched-4ms-s0", "searched-0.6000-ms-s0"]
     dense = 1e3 * seconds_of(run.shape.full())
     assert searched[0].budget == pytest.approx(4 / dense, rel=0.01)
     for point, limit in zip(searched, (4.0, 0.6 * dense), strict=True):
@@ -379,6 +380,7 @@ def test_a_finished_run_gets_points_in_ms_and_keeps_the_others(run: Run) -> None
         assert row["latency_ms_dense"] == pytest.approx(dense, rel=0.01)
         assert json.loads(row["latency_setting"])["hardware"] == "a clock that a test sets"
     assert [point.budget_ms for point in searched] == [4.0, None]
+    assert {name for name in points if is_in_ms(name)} == points.keys() - before
 
     # A later start times nothing again, another setting times all, and gives other points.
     made = len(FakeTimer.made)

@@ -35,7 +35,7 @@ from slimsweep.latency.from_table import TableOfTimes
 from slimsweep.ledger.checkpoints import Checkpoints
 from slimsweep.ledger.cuts import table_of
 from slimsweep.ledger.planning import distinct_paces, is_timed, to_time
-from slimsweep.ledger.points import Point
+from slimsweep.ledger.points import Point, is_in_ms
 from slimsweep.ledger.run import Run
 from slimsweep.saved_models import load
 from slimsweep.slimming.budget import Budget
@@ -212,7 +212,7 @@ def forget_other_sizes(run: Run) -> None:
     """Delete what was begun of points whose budget is in ms: where latencies are lost and measured anew, sizes are others."""
     done = set(run.rows.point[run.rows.status == "ok"])
     for name in run.checkpoint_names():
-        if "-ms-" in name and name not in done:
+        if is_in_ms(name) and name not in done:
             Checkpoints(run, name).clear()
             run.delete_curve(name)
 
