@@ -31,6 +31,7 @@ from slimsweep.latency.calls import DeviceTimer, check_device
 from slimsweep.latency.curve import (
     DENSE,
     LatencyCurve,
+    branch_cost,
     curve_of_times,
     measure_curve,
     prefix_lengths,
@@ -550,3 +551,60 @@ def test_real_models_are_timed_and_groups_are_joined_by_the_dense_model(monkeypa
     later = Measured({DENSE: Timed([4.0], [4.0], [4.0]), "end": Timed([1.0], [1.0], [1.0])}, 0.1)
     joined = calls_module._joined(first, later)
     assert {name: timed.median for name, timed in joined.calls.items()} == {DENSE: 2.0, "half": 1.0, "end": 0.5}
+
+
+# What a branch costs by itself decides how early whole ones leave.
+
+
+def test_what_a_branch_costs_by_itself_is_measured() -> None:
+    gated = add_gates(small_vit(depth=5))
+
+    def device(own: float, per_dim: float) -> FakeDevice:
+        def seconds(structure: Structure) -> float:
+            gates = sum(sizes.dims / 32 + sizes.units / 64 for sizes in structure.layer_sizes())
+            branches = sum((sizes.dims > 0) + (sizes.units > 0) for sizes in structure.layer_sizes())
+            return 1e-3 + own * branches + per_dim * gates
+
+        return FakeDevice(seconds)
+
+    for own, gates in ((0.0, 1e-3), (3e-4, 1e-3), (1e-3, 1e-3)):
+        assert branch_cost(gated.shape, device(own, gates)) == pytest.approx(own / gates, abs=0.12)
+    assert branch_cost(gated.shape, device(1e-3, 0.0)) == 4.0  # only the number of branches counts
+    assert branch_cost(add_gates(small_vit(), families=["token"]).shape, device(1e-3, 1e-3)) == 0.0
+
+
+@pytest.mark.parametrize("granularity", ["dim", "head"])
+def test_the_more_a_branch_costs_the_earlier_it_leaves_and_the_path_stays_one(granularity: str) -> None:
+    gated = add_gates(small_vit(), granularity)
+    gates = random_gates(gated)
+    whole = gated.shape.full().macs()
+    first: list[float] = []  # share of the MACs that are left when the first branch has gone
+    for depth in (True, 0.0, 0.2, 1.0):
+        path = RemovalPath(gated.shape, gates, FLOORS, depth=depth)
+        assert (np.diff(path.macs) <= 0).all()
+        earlier = path.prefix(0)
+        for length in range(path.length + 1):
+            structure = path.prefix(length)
+            assert earlier.holds(structure)
+            assert structure.macs() == path.macs[length]
+            earlier = structure
+        assert all(sizes.dims == sizes.units == 0 for sizes in earlier.layer_sizes())
+        shallow = next(n for n in range(path.length + 1) if any(not (s.dims and s.units) for s in path.prefix(n).layer_sizes()))
+        first.append(path.macs[shallow] / whole)
+    assert first[0] == first[1] < first[2] < first[3]
+
+
+def test_branches_that_cost_much_by_themselves_leave_more_macs_at_the_same_latency() -> None:
+    """That is what depth is for: at equal milliseconds more is left of the model."""
+
+    def seconds(structure: Structure) -> float:
+        return seconds_of(structure) + 1e-3 * sum((s.dims > 0) + (s.units > 0) for s in structure.layer_sizes())
+
+    gated, device = add_gates(small_vit()), FakeDevice(seconds)
+    measured = branch_cost(gated.shape, device)
+    left = []
+    for depth in (True, measured):
+        path = RemovalPath(gated.shape, random_gates(gated), FLOORS, depth=depth)
+        (one,) = solve_ms(path, measure_curve(path, device), [Budget.parse("40% ms")], device)
+        left.append(path.prefix(one.length).macs())
+    assert left[1] > 1.5 * left[0]

@@ -129,7 +129,7 @@ def structure_of_try(run: Run, pace: dict[str, float], unit: str) -> tuple[Struc
         budget, path = smallest_budget(run.config, run.shape), run.path_at(pace)
         return path.solve(budget), Cuts(path=path).fraction(budget), budget.unit, ""
     budget, solved = cut_of_try(run, pace)
-    path = run.path_at(pace, run.config.depth_in_ms)
+    path = run.path_at(pace, run.depth_in_ms)
     cuts = Cuts(path=path, path_in_ms=path, solved={str(budget): solved})
     return path.prefix(path.length if solved.length is None else solved.length), cuts.fraction(budget), "ms", solved.error
 
@@ -185,7 +185,7 @@ def choose_structure(arguments: dict[str, Any]) -> None:
         seed=seed,
         images=images,
         labels=labels,
-        depth_in_ms=config.depth_in_ms,
+        depth_in_ms=run.depth_in_ms,
         solve_ms=timed,
     )
     try:

@@ -25,6 +25,7 @@ from slimsweep.latency.curve import (
     LatencyCurve,
     Solved,
     TimedStructure,
+    branch_cost,
     curve_of_times,
     measure_curve,
     solve_ms,
@@ -107,7 +108,7 @@ def time_paces(run: Run) -> bool:
         run_alone(run, cuts_of_paces)
     else:
         paces = paces_in_ms(run)
-        paths = [run.path_at(pace, run.config.depth_in_ms) for pace in paces]
+        paths = [run.path_at(pace, run.depth_in_ms) for pace in paces]
         curves = [curve_of_times(path, table.ms, table.where) for path in paths]
         budget = budget_of_tries(run.config, curves)
         for pace, path, curve in zip(paces, paths, curves, strict=True):
@@ -122,11 +123,19 @@ def cuts_of_paces(arguments: dict[str, Any]) -> None:
     if all(run.latency_solved(pace, trying=True) for pace in paces):
         return
     timer = timer_of(run)
-    paths = [run.path_at(pace, run.config.depth_in_ms) for pace in paces]
+    measure_branches(run, timer)
+    paths = [run.path_at(pace, run.depth_in_ms) for pace in paces]
     curves = [measure_curve(path, timer, PREFIXES_OF_A_TRY) for path in paths]
     budget = budget_of_tries(run.config, curves)
     for pace, path, curve in zip(paces, paths, curves, strict=True):
         run.write_latency_solved(pace, {str(budget): solve_ms(path, curve, [budget], timer)[0]}, trying=True)
+
+
+def measure_branches(run: Run, timer: DeviceTimer) -> None:
+    """Measure what a branch costs by itself, unless it is given or known, or branches stay."""
+    config = run.config
+    if config.depth_in_ms and config.timing.branch_cost is None and run.branch_cost is None:
+        run.write_branch_cost(branch_cost(run.shape, timer), timer.about)
 
 
 def budget_of_tries(config: Config, curves: Sequence[LatencyCurve]) -> Budget:
@@ -182,8 +191,9 @@ def solve_budgets(run: Run) -> list[str]:
 def cuts_of_budgets(arguments: dict[str, Any]) -> None:
     """The task of `solve_budgets`."""
     run = run_of(arguments)
-    pace, left = run.pace_of("ms"), to_time(run)
-    path, timer = run.path_of("ms"), timer_of(run)
+    timer = timer_of(run)
+    measure_branches(run, timer)
+    pace, left, path = run.pace_of("ms"), to_time(run), run.path_of("ms")
     curve = run.latency_curve(pace)
     if curve is None:
         curve = measure_curve(path, timer, PREFIXES)

@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from slimsweep.config.fields import Section
 from slimsweep.latency.setting import LatencySetting, misfit
 
+BRANCH_COST = 0.25  # where nothing was measured
+
 
 class Latency(Section):
     """In which setting models are timed: for budgets in ms, and for the latency in each row of the results."""
@@ -29,6 +31,10 @@ class Latency(Section):
     depth: bool = True
     """Under a budget in ms, a layer's whole attention or MLP may be removed, also what search.floors keeps of it, as
     search.depth does for all budgets: fewer layers are what saves most time."""
+
+    branch_cost: float | None = Field(None, ge=0)
+    """What a layer's whole attention or MLP costs on the device by itself, as a share of what its dims or units cost: the
+    larger, the earlier whole ones leave. null measures it; with table it is 0.25 then."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -14,7 +14,7 @@ from slimsweep.config import identity
 from slimsweep.config.backbones import check_backbone, with_no_classes
 from slimsweep.config.fields import OneOf, Section, from_json, once
 from slimsweep.config.identity import Stage
-from slimsweep.config.latency import Latency
+from slimsweep.config.latency import BRANCH_COST, Latency
 from slimsweep.config.messages import ConfigError, sentence
 from slimsweep.config.sections import (
     DataConfig,
@@ -303,6 +303,17 @@ class Config(Section):
     def depth_in_ms(self) -> bool:
         """Whether a layer's whole attention or MLP may leave under a budget in ms."""
         return self.search.depth or self.timing.depth
+
+    def branch_cost(self, measured: float | None = None) -> bool | float:
+        """The `depth` of the removal path of budgets in ms.
+
+        Args:
+            measured: what a branch costs by itself, where that was measured.
+        """
+        if not self.depth_in_ms:
+            return False
+        given = self.timing.branch_cost if self.timing.branch_cost is not None else measured
+        return BRANCH_COST if given is None else given
 
     @property
     def teachers(self) -> list[TeacherModel]:

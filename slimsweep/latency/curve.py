@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 from sklearn.isotonic import IsotonicRegression
+from torch import Tensor
 
 from slimsweep.errors import RefusedInput
 from slimsweep.latency.quiet_timing import Measured
 from slimsweep.slimming.budget import Budget
 from slimsweep.slimming.cost import NANOSECONDS
 from slimsweep.slimming.removal_path import RemovalPath
-from slimsweep.slimming.structure import Structure
+from slimsweep.slimming.structure import Shape, Structure
 
 DENSE = "dense"
 PREFIXES = 33  # that are timed of a path
@@ -27,6 +28,7 @@ PREFIXES_OF_A_TRY = 9  # where one budget is looked for on each of several paths
 BRANCH_SHARE = 1 / 3  # what a whole branch counts in the progress along a path, beside MACs
 TRIES = 8  # sessions in which the prefix of a budget is looked for
 NEAR = 0.03  # a prefix this share below its budget is near enough
+MOST_OF_A_BRANCH = 4.0  # that a branch is taken to cost by itself, in the cost of its gates
 AIM = 0.01  # how far below its budget a prefix is aimed, so that noise does not put it above
 
 # Times structures in the same interleaved rounds. The key DENSE is always among them.
@@ -159,6 +161,40 @@ def measure_curve(path: RemovalPath, timer: Timer, count: int = PREFIXES) -> Lat
     calls = [found.calls[DENSE if length == 0 else str(length)] for length in lengths]
     busy = next((timed.busy for timed in calls if timed.busy), "")
     return LatencyCurve(lengths, [1e3 * timed.median for timed in calls], [timed.spread for timed in calls], busy)
+
+
+def branch_cost(shape: Shape, timer: Timer) -> float:
+    """What a whole branch (attention or MLP of a layer) costs by itself on a device, as a share of what its gates cost there.
+
+    From the dense model, one that keeps half of each branch, and one without every second layer: if a branch takes
+    c + g x (share of its gates), the three times give c / g. 0 where only the gates cost time, at most 4.
+
+    Args:
+        timer: times structures of the dense model.
+    """
+    masks: dict[str, list[Tensor]] = dict(shape.full().masks)
+    branches: list[str] = [family for family in ("attention", "mlp") if family in masks]
+    if not branches:
+        return 0.0
+    half = {family: [_half(mask) for mask in masks[family]] for family in branches}
+    layers = len(shape.layers)
+    fewer = {family: [mask & bool(index % 2 == 0) for index, mask in enumerate(masks[family])] for family in branches}
+    structures = {DENSE: shape.full(), "half": Structure(shape, masks | half), "fewer": Structure(shape, masks | fewer)}
+    empty = Structure(shape, masks | {family: [mask & False for mask in masks[family]] for family in branches})
+    macs = {name: structure.macs() for name, structure in structures.items()}
+    of_gates = macs[DENSE] - empty.macs()
+    found = {name: timed.median for name, timed in timer(structures).calls.items()}
+    gates = (found[DENSE] - found["half"]) * of_gates / (macs[DENSE] - macs["half"])
+    own = (found[DENSE] - found["fewer"] - gates * (macs[DENSE] - macs["fewer"]) / of_gates) * layers / (layers // 2 or layers)
+    return MOST_OF_A_BRANCH if gates <= 0 else min(max(own / gates, 0.0), MOST_OF_A_BRANCH)
+
+
+def _half(mask: Tensor) -> Tensor:
+    """A mask of half of a layer's gates: of the dims of each head, or of the heads where they have one gate each."""
+    kept = mask.clone()
+    along = mask.ndim - 1 if mask.shape[-1] > 1 else 0
+    kept.narrow(along, mask.shape[along] // 2, mask.shape[along] - mask.shape[along] // 2).fill_(False)
+    return kept
 
 
 def time_structures(structures: Mapping[str, Structure], timer: Timer) -> dict[str, TimedStructure]:

@@ -94,4 +94,4 @@ def timed_in(config: Config) -> str:
     """
     table = table_of(config)
     setting = config.latency_setting.to_dict() if table is None else table.setting.label
-    return json.dumps([setting, config.depth_in_ms], sort_keys=True)
+    return json.dumps([setting, config.depth_in_ms, config.timing.branch_cost], sort_keys=True)

@@ -177,7 +177,8 @@ def expected_cuts(
     if run is not None:
         in_ms, known = run.path_of("ms"), run.latency_solved(run.pace_of("ms"))
     else:
-        in_ms = RemovalPath(shape, gates, settings.floors.model_dump(), settings.round_to, of_gated, config.depth_in_ms)
+        whole = config.branch_cost()
+        in_ms = RemovalPath(shape, gates, settings.floors.model_dump(), settings.round_to, of_gated, whole)
         known = {}
     left = progress(in_ms)
     solved: dict[str, Solved] = {}
@@ -655,7 +656,7 @@ def pace_is_open(run: Run, unit: str = "macs") -> bool:
 def is_timed(run: Run, pace: Mapping[str, float], table: TableOfTimes) -> bool:
     """Whether a table has times of the path in ms at a pace."""
     try:
-        curve_of_times(run.path_at(pace, run.config.depth_in_ms), table.ms, table.where)
+        curve_of_times(run.path_at(pace, run.depth_in_ms), table.ms, table.where)
     except RefusedInput:
         return False
     return True

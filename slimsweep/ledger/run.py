@@ -60,7 +60,7 @@ HOLDER, DRIVER = "holder.json", "driver.json"
 DENSE, SEARCH, CHOICES = "dense", "search", "baselines"
 RESULTS, CURVES, MODELS, BENCH = "results", "curves", "models", "bench"
 CHECKPOINTS, RAY = "checkpoints", "ray"
-LATENCY = "latency"
+LATENCY, BRANCH_COST = "latency", "latency/branch-cost.json"
 EXPORTS, LATENCY_EXPORTS = "exports", "exports/latency"
 DEVICE_TIMES = "device-times"
 EPOCHS_LOG, DAMAGED_LOG, ERRORS_LOG = "epochs.log", "damaged.log", "errors.log"
@@ -112,6 +112,7 @@ class Run(Readable):
         self._rows: dict[str, tuple[tuple[int, int], Any]] = {}  # per file: (bytes, mtime), and its table; None: damaged
         self._snapshot: pd.DataFrame | None = None
         self._cut_keys: dict[str, str] = {}  # per token of the checkpoint
+        self._measured: dict[str, float] = {}  # numbers that do not change once they were measured, per file
         self._choices: dict[str, str | None] = {}  # structures that were read, as text, per file; None: not there yet
 
     def __repr__(self) -> str:
@@ -490,12 +491,12 @@ class Run(Readable):
         choice = (self.pace_choice("ms") if unit == "ms" else None) or self.pace_choice()
         return dict(choice["pace"]) if choice is not None else self.config.search.paces[0].model_dump()
 
-    def path_at(self, pace: Mapping[str, float], depth: bool | None = None) -> "RemovalPath":
+    def path_at(self, pace: Mapping[str, float], depth: bool | float | None = None) -> "RemovalPath":
         """The removal path over the search's ranking of gates, with the configuration's floors, at a pace.
 
         Args:
             pace: of each family; families without gates are ignored.
-            depth: whether whole branches may leave; search.depth where not given.
+            depth: whether whole branches may leave, as for `RemovalPath`; search.depth where not given.
         """
         from slimsweep.slimming.removal_path import RemovalPath
 
@@ -506,7 +507,7 @@ class Run(Readable):
 
     def path_of(self, unit: str) -> "RemovalPath":
         """The removal path that budgets in a unit are cut along; it knows no latency."""
-        return self.path_at(self.pace_of("ms"), self.config.depth_in_ms) if unit == "ms" else self.path
+        return self.path_at(self.pace_of("ms"), self.depth_in_ms) if unit == "ms" else self.path
 
     @property
     def path(self) -> "RemovalPath":
@@ -531,9 +532,27 @@ class Run(Readable):
         """
         identity = self.identity("retrain")
         cut = {name: value for name, value in identity["cut"].items() if pace is None or name not in ("paces", "recovery")}
-        config = self.config
-        known = [identity["search"], cut, self._timed_in(), config.depth_in_ms, dict(pace or {})]
+        known = [identity["search"], cut, self._timed_in(), self.depth_in_ms, dict(pace or {})]
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:8]
+
+    @property
+    def branch_cost(self) -> float | None:
+        """What a branch costs by itself, as `slimsweep.latency.curve.branch_cost` measured it; None before that."""
+        if BRANCH_COST not in self._measured:
+            found = self.json_or_none(BRANCH_COST, "branch_cost")
+            if found is None:
+                return None
+            self._measured[BRANCH_COST] = float(found["branch_cost"])
+        return self._measured[BRANCH_COST]
+
+    def write_branch_cost(self, cost: float, about: Mapping[str, Any]) -> None:
+        """Write what a branch costs by itself, and what it was measured with."""
+        self.folder.write_json(BRANCH_COST, {"branch_cost": cost, "about": dict(about)})
+
+    @property
+    def depth_in_ms(self) -> bool | float:
+        """The `depth` of the removal path of budgets in ms (`RemovalPath`)."""
+        return self.config.branch_cost(self.branch_cost)
 
     def _timed_in(self) -> list[Any]:
         return [self.config.latency_setting.to_dict(), self.config.timing.table]

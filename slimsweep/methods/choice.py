@@ -33,6 +33,6 @@ class Choice(Settings):
     seed: int  # of the point, for methods that draw
     images: Tensor  # (n, C, H, W) training images without augmentation, on any device
     labels: Tensor  # (n,) their classes
-    depth_in_ms: bool = False  # as `depth`, for budgets in ms
+    depth_in_ms: bool | float = False  # as `depth`, for budgets in ms; a number as for RemovalPath
     # What budgets in ms leave of a removal path, each timed on the device; None where there is no such budget.
     solve_ms: Callable[[RemovalPath, Sequence[Budget]], Sequence[Solved]] | None = None

@@ -6,6 +6,7 @@ compare across families, for any single token or MLP unit looks useless beside t
 """
 
 import copy
+import math
 import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, overload
@@ -59,7 +60,9 @@ class RemovalPath:
             excepted. None takes what is fast: 16 where heads are at least 64 wide, 1 in smaller models.
         paces: for each family, how fast it leaves: where one of pace 1 keeps a share s, one of pace p keeps s ** p.
             Default: 1 for all.
-        depth: what the floor keeps of a layer's attention or MLP leaves too, as the last step of that branch: fewer layers.
+        depth: what the floor keeps of a layer's attention or MLP leaves too, as the last step of that branch: fewer layers. A
+            number of at least 0 is what a branch costs by itself, as a share of what its gates cost: its rest then leaves as
+            soon as it is worth less per cost than the next gates alone.
 
     Attributes:
         length: how many steps there are.
@@ -76,8 +79,10 @@ class RemovalPath:
         floors: Mapping[str, float] | None = None,
         round_to: int | None = 1,
         paces: Mapping[str, float] | None = None,
-        depth: bool = False,
+        depth: bool | float = False,
     ) -> None:
+        if not isinstance(depth, bool) and not 0 <= depth < math.inf:
+            raise ValueError(f"depth is {depth}; it must be true, false, or a number of at least 0")
         round_to = size_multiple(shape, round_to)
         if round_to < 1 or round_to != int(round_to):
             raise ValueError(f"round_to is {round_to}; it must be a whole number of at least 1")
@@ -254,7 +259,7 @@ def solve(
     floors: Mapping[str, float] | None = None,
     round_to: int | None = 1,
     paces: Mapping[str, float] | None = None,
-    depth: bool = False,
+    depth: bool | float = False,
 ) -> Structure: ...
 @overload
 def solve(
@@ -266,7 +271,7 @@ def solve(
     floors: Mapping[str, float] | None = None,
     round_to: int | None = 1,
     paces: Mapping[str, float] | None = None,
-    depth: bool = False,
+    depth: bool | float = False,
 ) -> list[Structure]: ...
 @overload
 def solve(
@@ -279,7 +284,7 @@ def solve(
     floors: Mapping[str, float] | None = None,
     round_to: int | None = 1,
     paces: Mapping[str, float] | None = None,
-    depth: bool = False,
+    depth: bool | float = False,
 ) -> Structure: ...
 
 
@@ -293,7 +298,7 @@ def solve(
     floors: Mapping[str, float] | None = None,
     round_to: int | None = 1,
     paces: Mapping[str, float] | None = None,
-    depth: bool = False,
+    depth: bool | float = False,
 ) -> Structure | list[Structure]:
     """The structure that a budget leaves of a gated model; for a list of budgets a list.
 
@@ -308,7 +313,7 @@ def solve(
         round_to: kept head dims, MLP units and tokens (with the prefix) of a layer are multiples of this; None takes what is
             fast: 16 where heads are at least 64 wide, 1 in smaller models.
         paces: how fast each family leaves ({"mlp": 1.4, "token": 0.7}). Default: all at one pace.
-        depth: what floors keep of a layer's attention or MLP may leave too, all at once.
+        depth: what floors keep of a layer's attention or MLP may leave too, all at once; a number as for `RemovalPath`.
 
     Raises:
         BudgetError: `budget` is not a budget, or cannot be reached; the text names the smallest that can.
