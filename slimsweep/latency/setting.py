@@ -70,5 +70,7 @@ def misfit(runtime: str, compile: bool, dtype: str, section: str = "") -> str:
             f"compile out, or take runtime torch"
         )
     if dtype != "float32":
-        return f"{section}dtype is {dtype}, but {section}runtime onnxruntime computes in float32: take float32, or runtime torch"
+        return (
+            f"{section}dtype is {dtype}, but {section}runtime onnxruntime computes in float32: take float32, or runtime torch"
+        )
     return ""

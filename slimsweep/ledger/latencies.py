@@ -14,7 +14,7 @@ from slimsweep.ledger.tables import DEVICE_TIMES
 from slimsweep.slimming.structure import Structure
 
 SWEEP, DEVICE = "sweep", "device"  # who timed: the sweep itself; another device, through `slimsweep latency add`
-COLUMNS = ["place", "point", "source", "setting", "batch_size", "ms", "dense_ms", "spread", "busy"]
+COLUMNS = ["point", "source", "setting", "batch_size", "ms", "dense_ms", "spread", "busy"]
 
 
 def latencies(rows: pd.DataFrame, device_times: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -25,13 +25,13 @@ def latencies(rows: pd.DataFrame, device_times: pd.DataFrame | None = None) -> p
         device_times: of schema `tables.DEVICE_TIMES`; they count for the points whose structure they name.
 
     Returns:
-        Columns place (of the point in `rows`), point, source (SWEEP or DEVICE), setting (in words), batch_size, ms, dense_ms (of
-        the dense model in the same setting, nan where that is not known), spread (nan where it is not known) and busy (why the
-        time is not to be trusted; empty where it is). Failed points have none.
+        Columns point, source (SWEEP or DEVICE), setting (in words), batch_size, ms, dense_ms (of the dense model in the same
+        setting, nan where that is not known), spread (nan where it is not known) and busy (why the time is not to be trusted;
+        empty where it is). Failed points have none.
     """
     found: list[dict[str, Any]] = []
     settings: dict[str, tuple[str, int | None]] = {}
-    for place, row in enumerate(rows.to_dict("records")):
+    for row in rows.to_dict("records"):
         ms = row.get("latency_ms")
         if row["status"] != "ok" or ms is None or pd.isna(ms):
             continue
@@ -41,7 +41,7 @@ def latencies(rows: pd.DataFrame, device_times: pd.DataFrame | None = None) -> p
         setting, batch_size = settings[text]
         found.append(
             {
-                **{"place": place, "point": row["point"], "source": SWEEP, "setting": setting, "batch_size": batch_size},
+                **{"point": row["point"], "source": SWEEP, "setting": setting, "batch_size": batch_size},
                 **{"ms": ms, "dense_ms": row.get("latency_ms_dense"), "spread": row.get("latency_spread")},
                 "busy": row.get("latency_busy") or "",
             }
@@ -49,6 +49,29 @@ def latencies(rows: pd.DataFrame, device_times: pd.DataFrame | None = None) -> p
     if device_times is not None and len(device_times):
         found += _of_devices(rows, device_times)
     return pd.DataFrame(found, columns=COLUMNS).astype({"ms": "float64", "dense_ms": "float64", "spread": "float64"})
+
+
+def trusted(found: pd.DataFrame) -> pd.DataFrame:
+    """The latencies (of `latencies`) that were not taken on a busy machine."""
+    return found[found["busy"] == ""]
+
+
+def left_out(found: pd.DataFrame) -> str:
+    """One sentence on the latencies (of `latencies`) that are not to be trusted, and on how to replace them; or empty."""
+    busy = found[found["busy"] != ""]
+    if busy.empty:
+        return ""
+    one = len(busy) == 1
+    of_sweep, of_devices = (busy[busy["source"] == source] for source in (SWEEP, DEVICE))
+    ways = []
+    if len(of_sweep):
+        ways.append("`slimsweep bench RUN` times the models again, or `slimsweep latency export`, `time` and `add`")
+    if len(of_devices):
+        ways.append("time the files of `slimsweep latency export` again and add the times")
+    return (
+        f"{len(busy)} {'latency is' if one else 'latencies are'} left out ({'; '.join(dict.fromkeys(busy['setting']))}), "
+        f"because the machine was busy ({busy['busy'].iloc[-1]}); when nothing else runs: {'; '.join(ways)}"
+    )
 
 
 def _of_devices(rows: pd.DataFrame, device_times: pd.DataFrame) -> list[dict[str, Any]]:
@@ -59,7 +82,7 @@ def _of_devices(rows: pd.DataFrame, device_times: pd.DataFrame) -> list[dict[str
     for time in device_times.reindex(columns=DEVICE_TIMES.names).to_dict("records"):
         key = (time["device"], time["runtime"], int(time["batch_size"]), time["dtype"])
         by_setting.setdefault(key, {})[time["structure"]] = time
-    for place, row in enumerate(rows.to_dict("records")):
+    for row in rows.to_dict("records"):
         text = row.get("structure")
         if row["status"] != "ok" or not isinstance(text, str):
             continue
@@ -71,7 +94,7 @@ def _of_devices(rows: pd.DataFrame, device_times: pd.DataFrame) -> list[dict[str
                 continue
             found.append(
                 {
-                    **{"place": place, "point": row["point"], "source": DEVICE, "batch_size": batch_size},
+                    **{"point": row["point"], "source": DEVICE, "batch_size": batch_size},
                     "setting": f"{device}, {runtime}, batch {batch_size}, {dtype}",
                     **{"ms": times[own]["ms"], "spread": times[own]["spread"], "busy": times[own]["busy"] or ""},
                     "dense_ms": times[dense]["ms"] if dense in times and not times[dense]["busy"] else None,

@@ -3,7 +3,7 @@
 import { freePlace, logTicks, rangeOf } from "./axes.js";
 import { byId } from "./dom.js";
 import { known, plain, show } from "./format.js";
-import { measureOf, testMeasure } from "./metrics.js";
+import { LATENCIES, measureOf, testMeasure } from "./metrics.js";
 import { leftOut } from "./outside.js";
 import { state } from "./state.js";
 import { colourBy, runStyle, touch } from "./styles.js";
@@ -15,7 +15,7 @@ function guides(view, sx, sy, colours) {
   /** @type {[object[], object[]]} */
   const [shapes, annotations] = [[], []];
   for (const condition of view.answer?.conditions || []) {
-    const onX = view.x.name === condition.kind && view.x.setting === condition.setting;
+    const onX = condition.metric ? view.x.key === condition.metric : view.x.name === condition.kind;
     const measure = view.page.measures[condition.kind];
     const asked = measure ? [measure.val, measure.test] : [condition.kind === "top5" ? "test_top5" : condition.kind];
     const onY = asked.includes(view.y.error ? view.y.error.of : view.y.key);
@@ -56,6 +56,40 @@ function guides(view, sx, sy, colours) {
   return { shapes, annotations };
 }
 
+const MOST_LIMITS = 8; // budgets whose lines are drawn: more would be all there is to see
+
+/**
+ * The budgets in milliseconds of the runs shown that the x axis measures: milliseconds and words, each once.
+ * @param {View} view
+ * @returns {Map<number, string>}
+ */
+export function limitsOn({ page, x, groups }) {
+  const runs = new Set(groups.map((g) => g.run));
+  const own = (page.limits ?? []).filter(([run, s]) => runs.has(run) && x.key === `${LATENCIES[0]}:${s}`);
+  const found = new Map(own.map(([, , ms, text]) => [ms, text]));
+  return found.size > MOST_LIMITS ? new Map() : found;
+}
+
+/**
+ * A line, with its budget, per budget in milliseconds.
+ * @param {View} view
+ */
+function limitLines(view, sx, colours) {
+  const limits = [...limitsOn(view)].filter(([ms]) => !view.logx || ms > 0);
+  const shapes = limits.map(([ms]) => ({
+    ...{ type: "line", xref: "x", yref: "paper", x0: ms / sx.size, x1: ms / sx.size, y0: 0, y1: 1, layer: "below" },
+    line: { color: colours.muted, width: 1.25, dash: "dot" },
+    name: "budget",
+  }));
+  const annotations = limits.map(([ms, text]) => ({
+    ...{ xref: "x", yref: "paper", y: 1, xanchor: "right", yanchor: "top", textangle: -90, showarrow: false, name: "budget" },
+    x: view.logx ? Math.log10(ms / sx.size) : ms / sx.size,
+    text: plain(`budget ${text}`),
+    font: { color: colours.muted, size: 12 },
+  }));
+  return { shapes, annotations };
+}
+
 /** @param {View} view */
 export function frontLayout(view, colours, sx, sy) {
   const narrow = byId("front-figure").clientWidth < 520;
@@ -63,11 +97,14 @@ export function frontLayout(view, colours, sx, sy) {
     (g) => (state.dominated || view.front.includes(g)) && !(view.cropped && view.outside.has(g)),
   );
   const members = state.seeds ? drawn.flatMap((g) => g.members) : [];
-  const xs = [...drawn.map((g) => g.x), ...members.map(view.x.of)].map((v) => v / sx.size);
+  const xs = [...drawn.map((g) => g.x), ...members.map(view.x.of), ...limitsOn(view).keys()].map((v) => v / sx.size);
   const ys = [...drawn.flatMap((g) => [g.y - (g.yse ?? 0), g.y + (g.yse ?? 0)]), ...members.map(view.y.of)].map(
     (v) => v / sy.size,
   );
   const { shapes, annotations } = guides(view, sx, sy, colours);
+  const limits = limitLines(view, sx, colours);
+  shapes.push(...limits.shapes);
+  annotations.push(...limits.annotations);
   const [marginLeft, marginRight] = [narrow ? 48 : 64, narrow ? 8 : 16];
 
   // The dense model as it came, a line for each run: for a few runs only, or they would be all there is to see.
