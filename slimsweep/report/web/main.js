@@ -13,7 +13,17 @@ import { drawHeadline } from "./headline.js";
 import { drawFailed, drawLive, drawWritten, jump, refreshLater } from "./live.js";
 import { errorOf, placedByError } from "./log_error.js";
 import { drawMethods } from "./methods.js";
-import { columnMetric, costKey, defaultCost, defaultQuality, denseOf, metricOr, metricsOf, placedGroups, trainedOf } from "./metrics.js";
+import {
+  columnMetric,
+  costKey,
+  defaultCost,
+  defaultQuality,
+  denseOf,
+  metricOr,
+  metricsOf,
+  placedGroups,
+  trainedOf,
+} from "./metrics.js";
 import { outsideOf } from "./near.js";
 import { drawOutside } from "./outside.js";
 import { plotly } from "./plotly.js";

@@ -89,9 +89,8 @@ export const LATENCIES = ["latency_ms", "latency_p50_ms"];
 export function latencyMetric({ metrics, x }) {
   if (LATENCIES.includes(x.name)) return x;
   const timed = metrics.x.filter((m) => LATENCIES.includes(m.name));
-  const first = timed.filter((m) => m.name === timed.find((one) => one.name === LATENCIES[0])?.name);
-  // A throughput on the axis says which setting is meant, where latency was measured in it too.
-  return timed.find((m) => m.setting === x.setting) ?? first[0] ?? timed[0];
+  // A throughput on the axis says which setting is meant.
+  return timed.find((m) => m.setting === x.setting) ?? timed.find((m) => m.name === LATENCIES[0]) ?? timed[0];
 }
 
 /**

@@ -1,7 +1,7 @@
 // The question box: "at most 1.2 GMACs and at least 80 %" to conditions, and conditions to a model.
 
 import { fixed, known, percent, scaled, significant } from "./format.js";
-import { costName, judged, latencyMetric, LATENCIES, measureOf, trainedOf, valueOf } from "./metrics.js";
+import { costName, judged, LATENCIES, latencyMetric, measureOf, trainedOf, valueOf } from "./metrics.js";
 
 /** @import { Answer, Condition, Group, View } from "./types.js" */
 

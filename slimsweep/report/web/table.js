@@ -30,7 +30,11 @@ const measured = (metric, of) =>
 function titleIn(metric, timed) {
   const others = timed.filter((m) => m.name === metric.name && m !== metric);
   if (metric.name !== LATENCIES[0] || !others.length) return metric.title;
-  const deviceOf = (/** @type {Metric} */ { setting }) => setting.slice(setting.indexOf(": ") + 1).split(",")[0].trim();
+  const deviceOf = (/** @type {Metric} */ { setting }) =>
+    setting
+      .slice(setting.indexOf(": ") + 1)
+      .split(",")[0]
+      .trim();
   const device = deviceOf(metric);
   return `${metric.title}, ${others.some((m) => deviceOf(m) === device) ? metric.setting : device}`;
 }
