@@ -103,7 +103,8 @@ class LatencyCurve:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, which `from_dict` takes."""
-        return {"lengths": list(self.lengths), "ms": list(self.ms), "spread": list(self.spread), "busy": self.busy}
+        spread = [None if math.isnan(one) else one for one in self.spread]
+        return {"lengths": list(self.lengths), "ms": list(self.ms), "spread": spread, "busy": self.busy}
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> "LatencyCurve":
@@ -342,8 +343,12 @@ def solved_by_curve(path: RemovalPath, curve: LatencyCurve, budgets: Sequence[Bu
 
 def as_solved(data: Mapping[str, Any]) -> Solved:
     """A solution from what `solved_as_dict` made of it, also after a way through JSON."""
-    timed = {**data["timed"], "spread": math.nan if data["timed"]["spread"] is None else data["timed"]["spread"]}
-    return Solved(length=data["length"], timed=TimedStructure(**timed), error=data["error"])
+    return Solved(length=data["length"], timed=as_timed(data["timed"]), error=data["error"])
+
+
+def as_timed(data: Mapping[str, Any]) -> TimedStructure:
+    """A latency from what `timed_as_dict` made of it, also after a way through JSON."""
+    return TimedStructure(**{**data, "spread": math.nan if data["spread"] is None else data["spread"]})
 
 
 def timed_as_dict(timed: TimedStructure) -> dict[str, Any]:
