@@ -13,8 +13,10 @@ import pytest
 from slimsweep.cli import main
 from slimsweep.errors import RefusedInput
 from slimsweep.latency import time_on_device
+from slimsweep.latency.curve import curve_of_times, prefix_lengths
 from slimsweep.latency.table import Time, read_times, write_times
 from slimsweep.latency.time_on_device import TimingRefused, time_folder
+from slimsweep.ledger.planning import distinct_paces
 from slimsweep.ledger.run import Run
 from slimsweep.report.page_data import page_data
 from slimsweep.report.run_tables import read_run
@@ -44,8 +46,9 @@ def test_each_structure_is_exported_once_with_those_of_points(run: Run) -> None:
     assert len(ids) == len(set(ids))
     assert ids_of_points(run) <= set(ids)
     assert ids[0] == run.shape.full().id
-    assert cuts[0].of == ["dense", f"path, 0 of {run.path.length} steps", "dense-1.0000-s0-4ecb"]
-    assert run.path.prefix(run.path.length).id in ids
+    path = run.path_of("ms")
+    assert cuts[0].of == ["dense", f"path, 0 of {path.length} steps", "dense-1.0000-s0-4ecb"]
+    assert path.prefix(path.length).id in ids
     macs = [cut.structure.macs() for cut in cuts]
     assert macs == sorted(macs, reverse=True)
 
@@ -71,6 +74,16 @@ def test_all_paces_are_exported_before_one_is_chosen(run: Run) -> None:
     for file in (Path(run.uri) / "search").glob("pace-*"):
         file.unlink()
     assert {cut.structure.id for cut in cuts_of(Run(run.uri), prefixes=5)} == every
+
+
+def test_the_exported_prefixes_are_those_that_a_table_is_read_by(run: Run) -> None:
+    """What comes back as latency.table has a time of every prefix that the curve of its path asks for."""
+    for paces, tried in (("chosen", [run.pace_of("ms")]), ("all", distinct_paces(run.config, run.shape.gate_shapes))):
+        ms = {cut.structure.id: float(cut.structure.macs()) for cut in cuts_of(run, paces)}
+        for pace in tried:
+            path = run.path_at(pace, run.config.depth_in_ms)
+            curve = curve_of_times(path, ms, "latency.table is 'jetson.csv'")
+            assert list(curve.lengths) == prefix_lengths(path)
 
 
 def test_what_cannot_be_exported_is_refused_before_anything_is_written(
@@ -207,7 +220,8 @@ def test_times_of_another_model_are_refused(run: Run, tmp_path: Path) -> None:
         add_times(run, file)
     assert run.device_times().empty
     # A prefix of the path is one of the run, also before a point has it.
-    write_times(file, [Time(run.path.prefix(run.path.length).id, 1.0, None, "Jetson", "TensorRT", 1, "fp16")])
+    path = run.path_of("ms")
+    write_times(file, [Time(path.prefix(path.length).id, 1.0, None, "Jetson", "TensorRT", 1, "fp16")])
     assert "no point of" in add_times(run, file)[-1]
 
 

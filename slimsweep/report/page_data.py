@@ -483,7 +483,7 @@ def _timings(runs: Sequence[RunTables]) -> dict[str, Any]:
             timings.append([point, place, [_number(row["ms"], 4) if c is LATENCY else None for c in TIMINGS]])
             if (ms := _number(row["dense_ms"], 4)) is not None:
                 dense.setdefault(f"{index}|{place}", ms)
-            if row["source"] == SWEEP:
+            if row["of_row"]:
                 limits += _limit(run.results.iloc[point - first], index, place, ms)
     once = {json.dumps([run, place, text]): [run, place, ms, text] for run, place, ms, text in limits}
     return {"settings": list(places), "bench": timings, "bench_dense": dense, "limits": list(once.values())}

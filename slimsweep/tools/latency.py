@@ -25,6 +25,7 @@ from slimsweep.latency.onnx_files import INPUT, OUTPUT, refuse_missing, session,
 from slimsweep.latency.table import COLUMNS, by_setting, read_times
 from slimsweep.latency.time_on_device import MANIFEST, PROVIDERS, VERSION, TimingRefused, read_manifest
 from slimsweep.ledger.latencies import structure_ids
+from slimsweep.ledger.planning import distinct_paces
 from slimsweep.ledger.run import Run
 from slimsweep.saved_models import load
 from slimsweep.slimming.cost import COSTS
@@ -61,6 +62,8 @@ class Cut:
 def cuts_of(run: Run, paces: Paces | None = None, prefixes: int = PREFIXES) -> list[Cut]:
     """The structures of a run that are worth timing, each once: dense, prefixes of the removal path, and those of its points.
 
+    The path is the one that budgets in ms are cut along (`Run.path_of`), whether or not the run has such budgets.
+
     Args:
         paces: "chosen" for the path at the run's pace, "all" for a path at each of search.paces; where not given the chosen
             one, or all before it is chosen, since they are compared at equal latency.
@@ -76,16 +79,17 @@ def cuts_of(run: Run, paces: Paces | None = None, prefixes: int = PREFIXES) -> l
             "it is)"
         )
     if paces is None:
-        paces = "chosen" if run.pace_choice() is not None or len(run.config.search.paces) == 1 else "all"
+        known = run.pace_choice("ms") is not None or run.pace_choice() is not None
+        paces = "chosen" if known or len(run.config.search.paces) == 1 else "all"
     found: dict[str, Cut] = {}
 
     def put(structure: Structure, what: str) -> None:
         found.setdefault(structure.id, Cut(structure)).of.append(what)
 
     put(run.shape.full(), "dense")
-    tried = [run.pace] if paces == "chosen" else [pace.model_dump() for pace in run.config.search.paces]
+    tried = [run.pace_of("ms")] if paces == "chosen" else distinct_paces(run.config, run.shape.gate_shapes)
     for pace in tried:
-        path = run.path_at(pace)
+        path = run.path_at(pace, run.config.depth_in_ms)
         said = "" if paces == "chosen" else " at pace " + ", ".join(f"{name} {value:g}" for name, value in pace.items())
         for length in prefix_lengths(path, prefixes):
             put(path.prefix(length), f"path{said}, {length} of {path.length} steps")
