@@ -23,7 +23,7 @@ from typing import Any
 if __package__:
     from slimsweep.latency.quiet_timing import Measured, Timed, time_rounds
 else:  # copied: quiet_timing.py lies beside this file
-    from quiet_timing import Measured, Timed, time_rounds
+    from quiet_timing import Measured, Timed, time_rounds  # type: ignore[import-not-found, no-redef]
 
 MANIFEST, TIMES = "manifest.json", "times.csv"
 VERSION = 1  # of the manifest

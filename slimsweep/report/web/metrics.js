@@ -1,7 +1,7 @@
 // @ts-check
 // What can be an axis, groups of seeds at their place in the figure, and how a budget is said.
 
-import { known, share, significant } from "./format.js";
+import { known, share } from "./format.js";
 import { paretoFront } from "./front.js";
 
 /** @import { Column, Dense, ErrorColumn, Group, Measure, Metric, Page, Placed, Point, View } from "./types.js" */
@@ -140,7 +140,7 @@ export const sharesOf = ({ shares }) => (shares ?? "").replace(/[{}"]/g, "").rep
  */
 export const budgetOf = ({ budget, unit, budget_ms }) =>
   known(budget_ms)
-    ? `${significant(budget_ms)} ms`
+    ? `${Number(budget_ms.toPrecision(4))} ms`
     : share(budget, 1) + (unit !== "macs" && known(budget) ? ` of ${costName(unit)}` : "");
 
 /**
