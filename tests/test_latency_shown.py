@@ -117,7 +117,7 @@ def test_each_setting_is_an_axis_and_says_who_timed() -> None:
     data = page_data([run])
     bench, sweep, jetson = data["settings"]
     assert bench == "slimsweep bench: cpu, 2 threads, batch 1, float32"
-    assert sweep == f"timed by the sweep: {EPYC}"
+    assert sweep == f"the sweep's own timing: {EPYC}"
     assert jetson == "Jetson, TensorRT, batch 1, fp16"
     assert "latency_ms" not in {column["name"] for column in data["columns"]}
     by_sweep = {point: values for point, setting, values in data["bench"] if setting == 1}
@@ -133,7 +133,7 @@ def test_each_setting_is_an_axis_and_says_who_timed() -> None:
 def test_runs_that_were_timed_elsewhere_do_not_share_an_axis() -> None:
     one, other = with_latency(make_run("a")), with_latency(make_run("b"), hardware="Xeon")
     data = page_data([one, other])
-    assert data["settings"] == [f"timed by the sweep: {EPYC}", f"timed by the sweep: {EPYC.replace('EPYC', 'Xeon')}"]
+    assert data["settings"] == [f"the sweep's own timing: {EPYC}", f"the sweep's own timing: {EPYC.replace('EPYC', 'Xeon')}"]
     assert {data["points"]["run"][point] for point, setting, _ in data["bench"] if setting == 1} == {1}
     assert len(page_data([one, with_latency(make_run("c"))])["settings"]) == 1
 

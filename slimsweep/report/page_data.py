@@ -41,7 +41,7 @@ HISTOGRAM_BINS = 40
 LATENCY = Column(name="latency_ms", title="latency", unit="ms", axis="x")
 COLUMNS = [column for column in shown_columns(RESULTS) if column.name != LATENCY.name]
 TIMINGS = [*shown_columns(BENCH), LATENCY]
-SOURCES = {SWEEP: "timed by the sweep: ", DEVICE: ""}  # what a setting's text begins with
+SOURCES = {SWEEP: "the sweep's own timing: ", DEVICE: ""}  # what a setting's text begins with
 ERROR = "_error"  # behind a column's name: how far it is from the best value
 
 

@@ -11,7 +11,7 @@ import { page, viewOf } from "./pages.js";
 const timed = (/** @type {(data: any) => void} */ more = () => {}) =>
   page((data) => {
     data.timings.push({ name: "latency_ms", title: "latency", unit: "ms", decimals: null, axis: "x", more: false });
-    data.settings = ["slimsweep bench: cpu, batch 1", "timed by the sweep: EPYC, batch 1", "a board, batch 1"];
+    data.settings = ["slimsweep bench: cpu, batch 1", "the sweep's own timing: EPYC, batch 1", "a board, batch 1"];
     for (const [setting, factor] of [
       [1, 1],
       [2, 10],
@@ -35,7 +35,7 @@ test("every setting is an axis, and its label says who measured", () => {
       .map((m) => m.label),
     [
       "latency p50 (slimsweep bench: cpu, batch 1)",
-      "latency (timed by the sweep: EPYC, batch 1)",
+      "latency (the sweep's own timing: EPYC, batch 1)",
       "latency (a board, batch 1)",
     ],
   );
@@ -59,8 +59,8 @@ test("a question about milliseconds says which latency it took, and that there a
     first.groups.map((g) => g.budget),
     [0.5, 0.25],
   );
-  assert.equal(first.conditions[0].setting, "timed by the sweep: EPYC, batch 1");
-  assert.match(first.conditions[0].note, /^means latency \(timed by the sweep: EPYC, batch 1\), one of 3 latencies here/);
+  assert.equal(first.conditions[0].setting, "the sweep's own timing: EPYC, batch 1");
+  assert.match(first.conditions[0].note, /^means latency \(the sweep's own timing: EPYC, batch 1\), one of 3 latencies here/);
   const onBoard = asked("latency_ms:2");
   assert.equal(onBoard.answer, null);
   assert.equal(onBoard.nearest.value, 30);
