@@ -263,7 +263,7 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--batch-size", type=int, metavar="N", help="images per call, where the export left it open (default: 1)")
     add.add_argument("--rounds", type=int, default=10, metavar="N", help="interleaved rounds (default: 10)")
     add.add_argument("--name", metavar="TEXT", help="the device's name in the CSV (default: the processor's)")
-    add.epilog = "Example: slimsweep latency time runs/my-sweep/exports/latency --threads 2"
+    add.epilog = "Example: slimsweep latency time /media/stick/timing --threads 2"
 
     add = latency("add", latency_add, "keep a CSV file of times in a run, for its page and for `slimsweep pick --max-ms`")
     add.add_argument("run", metavar="RUN", help=RUN)
@@ -407,6 +407,7 @@ def bench(chosen: argparse.Namespace, console: Console) -> None:
 
 
 def pick(chosen: argparse.Namespace, console: Console) -> None:
+    from slimsweep.ledger.latencies import latencies, left_out
     from slimsweep.ledger.run import Run
     from slimsweep.ledger.tables import not_trusted
     from slimsweep.tools.pick import describe, refuse_missing_model
@@ -423,8 +424,13 @@ def pick(chosen: argparse.Namespace, console: Console) -> None:
     # The folder alone on standard output, so that a script can take it.
     print((run.folder / row.model_path).uri)
     say(plain_console(stderr=True), describe(row))
-    if chosen.max_latency_ms is not None and (left_out := not_trusted(timings, f"slimsweep bench {chosen.run}")):
-        say(plain_console(stderr=True), left_out, "yellow")
+    lost = ""
+    if chosen.max_latency_ms is not None:
+        lost = not_trusted(timings, f"slimsweep bench {chosen.run}")
+    elif chosen.max_ms is not None:
+        lost = left_out(latencies(run.rows, run.device_times()))
+    if lost:
+        say(plain_console(stderr=True), lost, "yellow")
     _say_damage(run)
 
 
@@ -480,12 +486,17 @@ def latency_add(chosen: argparse.Namespace, console: Console) -> None:
 
 
 def _say_not_trusted(*runs: "Run") -> None:
-    """Say on standard error which timings a page leaves out, because the machine was busy."""
+    """Say on standard error which timings and latencies a page leaves out, because the machine was busy."""
+    from slimsweep.ledger.latencies import latencies, left_out
     from slimsweep.ledger.tables import not_trusted
 
     for run in runs:
-        if sentence := not_trusted(run.bench(), f"slimsweep bench {run.uri}"):
-            say(plain_console(stderr=True), sentence, "yellow")
+        for sentence in (
+            not_trusted(run.bench(), f"slimsweep bench {run.uri}"),
+            left_out(latencies(run.rows, run.device_times())),
+        ):
+            if sentence:
+                say(plain_console(stderr=True), sentence, "yellow")
 
 
 def completion(chosen: argparse.Namespace, console: Console) -> None:

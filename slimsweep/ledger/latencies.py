@@ -80,7 +80,7 @@ def _of_devices(rows: pd.DataFrame, device_times: pd.DataFrame) -> list[dict[str
     """`latencies` of the points whose structures were timed on other devices."""
     ids: dict[str, tuple[str, str]] = {}
     found: list[dict[str, Any]] = []
-    by_setting: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
+    by_setting: dict[tuple[Any, ...], dict[str, dict[Any, Any]]] = {}
     for time in device_times.reindex(columns=DEVICE_TIMES.names).to_dict("records"):
         key = (time["device"], time["runtime"], int(time["batch_size"]), time["dtype"])
         by_setting.setdefault(key, {})[time["structure"]] = time
