@@ -6,10 +6,13 @@ from contextlib import contextmanager
 from torch import nn
 
 from slimsweep.cluster.cluster import check_placement, local_cluster
+from slimsweep.cluster.latency_job import check_room
 from slimsweep.cluster.worker import as_of_probe, data_for, probe_for
 from slimsweep.config import Config, ConfigError, all_at_once
 from slimsweep.data import Data, check_data, check_more_labels, title
 from slimsweep.errors import RefusedInput
+from slimsweep.latency.calls import check_device
+from slimsweep.ledger.cuts import table_of
 from slimsweep.ledger.planning import exact_fraction
 from slimsweep.methods import check_method
 from slimsweep.methods.choice import Settings
@@ -42,6 +45,8 @@ def check(config: Config) -> list[str]:
         check_more_labels(data)
     with _kept(refused):
         check_cuts(config, model)
+    with _kept(refused):
+        check_latency(config)
     if len(refused) > 1:
         raise ConfigError(all_at_once([str(problem) for problem in refused]))
     if data is None or refused:
@@ -73,6 +78,20 @@ def _kept(refused: list[RefusedInput]) -> Iterator[None]:
         refused.append(problem)
 
 
+def check_latency(config: Config) -> None:
+    """Refuse a table of latencies that cannot be read, and a device, runtime or number of threads that is not there.
+
+    Raises:
+        RefusedInput: says in one sentence which setting is wrong.
+    """
+    if config.budgets_in_ms:
+        table_of(config)
+    if not config.times_models or (cluster := local_cluster()) is None:  # on another cluster a worker says it
+        return
+    check_device(config.latency_setting)
+    check_room(config, cluster)
+
+
 def check_cuts(config: Config, model: nn.Module) -> None:
     """Refuse a model that cannot be cut, and budgets, shares and baselines that do not fit it.
 
@@ -92,6 +111,9 @@ def check_cuts(config: Config, model: nn.Module) -> None:
     budgets: list[Budget] = []
     for given in config.budgets:
         budget = Budget.parse(given)
+        if budget.is_latency:  # whether it can be met is known once the cut models were timed
+            budgets.append(budget)
+            continue
         cost = COSTS[budget.unit]
         whole = cost.of_dense(shape)
         if budget.limit(whole) >= whole:

@@ -120,7 +120,7 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
     """
     from slimsweep.cluster.choose_job import choose_pace, choose_structures
     from slimsweep.cluster.cluster import check_placement, check_storage, connected, trials_at_once
-    from slimsweep.cluster.latency_job import paces_in_ms, solve_budgets, time_paces, time_points
+    from slimsweep.cluster.latency_job import check_room, paces_in_ms, solve_budgets, time_paces, time_points
     from slimsweep.cluster.retrain_job import run_sweep
     from slimsweep.cluster.search_job import run_search
     from slimsweep.cluster.waiting import waiting_said
@@ -153,6 +153,7 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
         tell = functools.partial(say, console)
         with connected(verbose, tell, run.log_error) as cluster, waiting_said(run, tell):
             check_placement(config, cluster)
+            check_room(config, cluster)
             check_storage(run)
             if cluster.gpus and not config.resources.gpus_per_worker:
                 say(console, f"The cluster's {cluster.gpus:g} GPUs stay idle: resources.gpus_per_worker is 0", "yellow")

@@ -11,15 +11,17 @@ import ray
 from torch import nn
 
 from slimsweep import methods
+from slimsweep.cluster.cluster import Cluster
 from slimsweep.cluster.failures import explained
 from slimsweep.cluster.waiting import run_tasks
 from slimsweep.cluster.worker import job_arguments, run_of, worker_resources
-from slimsweep.config import Config
+from slimsweep.config import Config, ConfigError
 from slimsweep.errors import StageFailed
 from slimsweep.latency.calls import DeviceTimer
 from slimsweep.latency.curve import (
     DENSE,
     PREFIXES,
+    PREFIXES_OF_A_TRY,
     LatencyCurve,
     Solved,
     TimedStructure,
@@ -40,8 +42,6 @@ from slimsweep.slimming.budget import Budget
 from slimsweep.slimming.removal_path import RemovalPath
 from slimsweep.slimming.structure import Structure
 
-PREFIXES_OF_A_TRY = 9  # that are timed where one budget is looked for on each of several paths; it is then timed itself
-
 Pace = Mapping[str, float]
 
 
@@ -51,6 +51,19 @@ def timing_resources(config: Config) -> dict[str, float]:
     if setting.device == "cpu" and setting.threads is not None:
         resources["CPU"] = max(resources["CPU"], float(setting.threads))
     return resources
+
+
+def check_room(config: Config, cluster: Cluster) -> None:
+    """Refuse more threads than any node has: Ray would wait for room forever.
+
+    Raises:
+        ConfigError: names the field, and the most that a node has.
+    """
+    most = max((node.get("CPU", 0.0) for node in cluster.nodes), default=0.0)
+    grows = config.resources.max_workers is not None  # then a larger node may come
+    if config.times_models and timing_resources(config)["CPU"] > most and not grows:
+        threads = config.latency_setting.threads
+        raise ConfigError(f"latency.threads is {threads}, but no node has more than {most:g} CPUs: take at most that many")
 
 
 def run_alone(run: Run, function: Callable[[Any], Any], **more: Any) -> Any:

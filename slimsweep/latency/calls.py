@@ -2,9 +2,13 @@
 
 import copy
 import functools
+import importlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -14,7 +18,7 @@ from slimsweep.errors import RefusedInput
 from slimsweep.latency.curve import DENSE
 from slimsweep.latency.device import hardware, reference, room_for_graphs, seconds_without_pause, torch_threads
 from slimsweep.latency.onnx_files import PROVIDERS, refuse_missing, session, session_call, write_onnx
-from slimsweep.latency.quiet_timing import Call, Machine, Measured, time_rounds
+from slimsweep.latency.quiet_timing import REFERENCE_CALLS, Call, Machine, Measured, time_rounds
 from slimsweep.latency.setting import LatencySetting
 from slimsweep.slimming.cut import slim
 from slimsweep.slimming.structure import Structure, image_size
@@ -166,13 +170,46 @@ class DeviceTimer:
         return about(self.setting)
 
 
+@dataclass(frozen=True)
+class TimingCost:
+    """How long it takes to time models on this machine, from the dense model.
+
+    Attributes:
+        ms_dense: latency of the dense model.
+        prepare_seconds: until a model can be called: its copy, compilation or ONNX file.
+        look_seconds: of the reference, beside each turn.
+    """
+
+    ms_dense: float
+    prepare_seconds: float
+    look_seconds: float
+
+    def seconds(self, models: float) -> float:
+        """Seconds of one session with that many models, each of which takes as long as the dense one at most."""
+        call = self.ms_dense / 1e3
+        return models * (self.prepare_seconds + ROUNDS * (max(MIN_SECONDS, call) + call + self.look_seconds))
+
+
+def timing_cost(dense: nn.Module, setting: LatencySetting) -> TimingCost:
+    """Time the dense model once, to say how long timing takes.
+
+    Raises:
+        RefusedInput: as for `check_device`.
+    """
+    check_device(setting)
+    began = time.perf_counter()
+    with torch_threads(setting.threads), prepared_calls({DENSE: dense}, setting) as calls:
+        prepared = time.perf_counter() - began
+        found = time_calls(calls, setting, rounds=3)
+    looks = (REFERENCE_CALLS + 1) * found.reference
+    return TimingCost(1e3 * found.calls[DENSE].median, prepared, looks)
+
+
 def about(setting: LatencySetting) -> dict[str, object]:
     """A setting with the hardware's name and the versions that times in it are of, on this machine."""
-    versions = {"torch_version": torch.__version__}
+    versions: dict[str, str] = {"torch_version": str(torch.__version__)}
     if setting.runtime == "onnxruntime":
-        import onnxruntime  # an optional dependency
-
-        versions["onnxruntime_version"] = onnxruntime.__version__
+        versions["onnxruntime_version"] = metadata.version("onnxruntime")
     return {**setting.to_dict(), "hardware": hardware(torch.device(setting.device)), **versions}
 
 
@@ -184,8 +221,7 @@ def check_device(setting: LatencySetting) -> None:
     """
     if setting.runtime == "onnxruntime":
         refuse_missing("latency.runtime onnxruntime")
-        import onnxruntime
-
+        onnxruntime = importlib.import_module("onnxruntime")  # an optional dependency
         if PROVIDERS[setting.device] not in onnxruntime.get_available_providers():
             raise RefusedInput(
                 f"latency.device is {setting.device}, but onnxruntime has no {PROVIDERS[setting.device]} on this machine: "
@@ -200,12 +236,7 @@ def _joined(first: Measured, later: Measured) -> Measured:
     scale = first.calls[DENSE].median / later.calls[DENSE].median
     for name, timed in later.calls.items():
         if name != DENSE:
-            timed.seconds, timed.rounds, timed.together = (
-                _scaled(v, scale) for v in (timed.seconds, timed.rounds, timed.together)
-            )
+            for times in (timed.seconds, timed.rounds, timed.together):
+                times[:] = [scale * seconds for seconds in times]
             first.calls[name] = timed
     return first
-
-
-def _scaled(values: Sequence[float], scale: float) -> list[float]:
-    return [value * scale for value in values]

@@ -23,6 +23,7 @@ from slimsweep.slimming.structure import Structure
 
 DENSE = "dense"
 PREFIXES = 33  # that are timed of a path
+PREFIXES_OF_A_TRY = 9  # where one budget is looked for on each of several paths, and is then timed itself
 BRANCH_SHARE = 1 / 3  # what a whole branch counts in the progress along a path, beside MACs
 TRIES = 8  # sessions in which the prefix of a budget is looked for
 NEAR = 0.03  # a prefix this share below its budget is near enough
@@ -232,7 +233,7 @@ def solve_ms(
             solved.append(Solved(length=None, timed=search.timed, error=_not_below(search.budget, search.timed.ms_dense)))
         else:
             solved.append(Solved(length=search.fits, timed=search.timed))
-    return _nested(budgets, solved)
+    return _nested(budgets, solved, float(predicted[0]))
 
 
 def _learn(search: _Search, timed: TimedStructure, predicted: np.ndarray, end: int, halve: bool) -> None:
@@ -280,8 +281,8 @@ def _longest(predicted: np.ndarray, limit: float) -> int:
 def _unreachable(budget: Budget, end: TimedStructure) -> str:
     return (
         f"budget {str(budget)!r} cannot be reached: the least that this model was timed at is {end.ms:.4g} ms "
-        f"({100 * end.ms / end.ms_dense:.3g} % of the dense model's {end.ms_dense:.4g} ms); give a larger budget, more families "
-        "to cut, or lower floors"
+        f"({100 * end.ms / end.ms_dense:.3g} % of the dense model's {end.ms_dense:.4g} ms); give a larger budget, more "
+        "families to cut, or lower floors"
     )
 
 
@@ -289,19 +290,23 @@ def _not_below(budget: Budget, ms_dense: float) -> str:
     return f"budget {str(budget)!r} is not below the dense model's {ms_dense:.4g} ms: take a smaller one"
 
 
-def _nested(budgets: Sequence[Budget], solved: Sequence[Solved]) -> list[Solved]:
+def _nested(budgets: Sequence[Budget], solved: Sequence[Solved], ms_dense: float) -> list[Solved]:
     """The solutions, where no budget has a smaller structure than a smaller budget.
 
     Noise can turn the order of two budgets that are near each other: the larger structure, which was timed within the smaller
     budget, then serves both.
+
+    Args:
+        ms_dense: of the dense model, to compare numbers of milliseconds with fractions.
     """
     found = list(solved)
     reached = [index for index, one in enumerate(found) if one.length is not None]
-    rising = sorted(reached, key=lambda index: _limit(budgets[index], found[index].timed.ms_dense))
+    rising = sorted(reached, key=lambda index: _limit(budgets[index], ms_dense))
     for smaller, larger in itertools.pairwise(rising):
         first, second = found[smaller], found[larger]
         if first.length is not None and second.length is not None and first.length < second.length:
-            found[larger] = first
+            fits = first.timed.ms <= _limit(budgets[larger], first.timed.ms_dense)
+            found[larger if fits else smaller] = first if fits else second
     return found
 
 

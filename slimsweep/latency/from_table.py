@@ -64,7 +64,7 @@ def table_of_times(path: str, batch_size: int | None = None) -> TableOfTimes:
     several = "; ".join(setting.label for setting in (fits or found))
     if not fits:
         raise RefusedInput(
-            f"latency.batch_size is {batch_size}, but latency.table {path!r} has only times of {several}: set latency.batch_size"
+            f"latency.batch_size is {batch_size}, but latency.table {path!r} has only times of {several}: take one of those"
         )
     if len(fits) > 1:
         raise RefusedInput(

@@ -1,4 +1,4 @@
-"""What the search's ranking of gates leaves at each budget: along one removal path, or for budgets in ms along the timed one."""
+"""What the search's ranking of gates leaves at each budget: along one removal path, or in ms along the one that was timed."""
 
 import json
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ class Cuts:
 
     Attributes:
         path: of budgets in MACs and parameters, and of shares.
-        path_in_ms: of budgets in ms: at a pace of its own, and with branches that may leave whole; None where no budget is in ms.
+        path_in_ms: of budgets in ms: at a pace of its own, and with branches that may leave whole; None without such budgets.
         solved: by text of the budget, what it leaves of that path; budgets that are still to be timed are missing.
         timed_in: what the name of a point whose budget is in ms holds of the setting (`timed_in`).
     """

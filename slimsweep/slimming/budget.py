@@ -123,7 +123,7 @@ class Budget:
 
     @property
     def label(self) -> str:
-        """A few words for tables and figures, rounded: "50 % of MACs", "60 % of params", "2.3 GMACs", "11.5 M params", "8 ms"."""
+        """A few words for tables and figures, rounded: "50 % of MACs", "60 % of params", "2.3 GMACs", "8 ms"."""
         unit = unit_named(self.unit)
         if self.relative:
             return f"{100 * self.amount:.4g} % of {unit.label}"

@@ -213,9 +213,10 @@ class RemovalPath:
         limit = asked.limit(int(left[0]))
         if left[-1] > limit:
             least = int(left[-1])
+            amount = cost.text(least) if asked.is_latency else f"{least:,}"
             raise BudgetError(
                 f"budget {said} cannot be reached: the least this model can be cut to is {least / left[0]:.4f} "
-                f"of its {cost.label} ({cost.text(least) if asked.is_latency else f'{least:,}'}); give a larger budget, more families to cut, or lower floors"
+                f"of its {cost.label} ({amount}); give a larger budget, more families to cut, or lower floors"
             )
         return path.prefix(int(np.searchsorted(-left, -limit, side="left")))
 

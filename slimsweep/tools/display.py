@@ -8,8 +8,9 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from types import TracebackType
+from typing import Any
 
 import pandas as pd
 from rich.console import Console, Group, RenderableType
