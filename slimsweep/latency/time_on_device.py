@@ -23,7 +23,7 @@ from typing import Any
 if __package__:
     from slimsweep.latency.quiet_timing import Measured, Timed, time_rounds
 else:  # copied: quiet_timing.py lies beside this file
-    from quiet_timing import Measured, Timed, time_rounds
+    from quiet_timing import Measured, Timed, time_rounds  # type: ignore[import-not-found, no-redef]
 
 MANIFEST, TIMES = "manifest.json", "times.csv"
 VERSION = 1  # of the manifest
@@ -123,8 +123,7 @@ def time_folder(
             min_seconds=min_seconds,
         )
     )
-    busy = next((timed.busy for of_group in measured for timed in of_group.calls.values() if timed.busy), "")
-    rows = [_row(structure, timed, setting, busy) for of_group in measured for structure, timed in of_group.calls.items()]
+    rows = [_row(structure, timed, setting) for of_group in measured for structure, timed in of_group.calls.items()]
     others = [row for row in kept if any(row[column] != setting[column] for column in SETTING)]
     _write(target, [*others, *rows])
     return target, rows
@@ -229,10 +228,9 @@ def _threads(threads: int | None) -> str:
     return f"{threads} thread{'' if threads == 1 else 's'}"
 
 
-def _row(structure: str, timed: Timed, setting: Row, busy: str) -> Row:
+def _row(structure: str, timed: Timed, setting: Row) -> Row:
     spread = "" if timed.spread != timed.spread else f"{timed.spread:.4f}"  # nan: too few rounds
-    # What disturbs one group of files disturbs the comparison with the others.
-    return {"structure": structure, "ms": f"{1e3 * timed.median:.6g}", "spread": spread, **setting, "busy": timed.busy or busy}
+    return {"structure": structure, "ms": f"{1e3 * timed.median:.6g}", "spread": spread, **setting, "busy": timed.busy}
 
 
 def _onnxruntime(device: str) -> Any:

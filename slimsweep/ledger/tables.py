@@ -203,6 +203,8 @@ def results_of(parts: Sequence[pa.Table]) -> pd.DataFrame:
     rows = joined(parts, RESULTS)
     for column, value in (("unit", "macs"), ("terms", "retraining"), ("shares", ""), ("teacher", "")):
         rows[column] = rows[column].fillna(value)
+    for column in ("latency_busy", "latency_setting"):  # of points that were not timed: texts, as in the rows that have them
+        rows[column] = rows[column].fillna("")
     return rows.sort_values(
         ["budget", "method", "terms", "seed", "lr"], ascending=[False, True, False, True, True], ignore_index=True
     )

@@ -10,7 +10,18 @@ from slimsweep.errors import DamagedFile, RefusedInput
 from slimsweep.ledger.measures import TOP1
 from slimsweep.ledger.run import Run
 from slimsweep.ledger.status import Status
-from slimsweep.ledger.tables import BENCH, CURVES, GATES, RESULTS, joined, last_timed, not_trusted, read_table, results_of
+from slimsweep.ledger.tables import (
+    BENCH,
+    CURVES,
+    DEVICE_TIMES,
+    GATES,
+    RESULTS,
+    joined,
+    last_timed,
+    not_trusted,
+    read_table,
+    results_of,
+)
 from slimsweep.storage import Folder, parted
 
 TABLE = ".parquet"
@@ -34,6 +45,7 @@ class RunTables:
     gates: pd.DataFrame = field(default_factory=lambda: _empty(GATES))
     bench: pd.DataFrame = field(default_factory=lambda: _empty(BENCH))  # only timings that can be trusted
     not_trusted: str = ""  # what is said of the timings that are left out, because the machine was busy
+    device_times: pd.DataFrame = field(default_factory=lambda: _empty(DEVICE_TIMES))  # of structures, on other devices
     status: Status | None = None  # without it the page shows no progress and does not refresh
     pace: dict[str, Any] | None = None  # `Run.pace_choice`
     known_data: dict[str, Any] | None = None  # `Run.known_data`, for the number of images that rows do not tell
@@ -64,6 +76,7 @@ def read_run(run: Run, status: Status | None = None) -> RunTables:
         gates=run.gates_table(),
         bench=last_timed(timings),
         not_trusted=not_trusted(timings, f"slimsweep bench {run.uri}"),
+        device_times=run.device_times(),
         status=status,
         pace=run.pace_choice() if run.is_begun else None,
         known_data=run.known_data,

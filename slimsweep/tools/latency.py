@@ -20,14 +20,15 @@ from torch import Tensor, nn
 
 import slimsweep
 from slimsweep.errors import RefusedInput
-from slimsweep.latency import time_on_device
-from slimsweep.latency.curve import prefix_lengths
+from slimsweep.latency.curve import PREFIXES, prefix_lengths
 from slimsweep.latency.onnx_files import INPUT, OUTPUT, refuse_missing, session, write_onnx, write_reference
-from slimsweep.latency.table import Time, by_setting, read_times
+from slimsweep.latency.table import COLUMNS, by_setting, read_times
 from slimsweep.latency.time_on_device import MANIFEST, PROVIDERS, VERSION, TimingRefused, read_manifest
 from slimsweep.ledger.latencies import structure_ids
+from slimsweep.ledger.planning import distinct_paces
 from slimsweep.ledger.run import Run
 from slimsweep.saved_models import load
+from slimsweep.slimming.cost import COSTS
 from slimsweep.slimming.cut import slim
 from slimsweep.slimming.structure import Structure, image_size
 from slimsweep.terminal import counted
@@ -58,12 +59,15 @@ class Cut:
         return {"structure": name, **costs, "of": self.of, "files": {kind: f"{name}.{kind}" for kind in formats}}
 
 
-def cuts_of(run: Run, paces: Paces | None = None) -> list[Cut]:
+def cuts_of(run: Run, paces: Paces | None = None, prefixes: int = PREFIXES) -> list[Cut]:
     """The structures of a run that are worth timing, each once: dense, prefixes of the removal path, and those of its points.
 
+    The path is the one that budgets in ms are cut along (`Run.path_of`), whether or not the run has such budgets.
+
     Args:
-        paces: "chosen" for the path at the run's pace, "all" for a path at each of search.paces; where not given the chosen one,
-            or all before it is chosen, since they are compared at equal latency.
+        paces: "chosen" for the path at the run's pace, "all" for a path at each of search.paces; where not given the chosen
+            one, or all before it is chosen, since they are compared at equal latency.
+        prefixes: of each path, at most.
 
     Raises:
         RefusedInput: the search has not ended.
@@ -71,21 +75,23 @@ def cuts_of(run: Run, paces: Paces | None = None) -> list[Cut]:
     run.refuse_other_folders()
     if not run.search_done or not run.dense_done:
         raise RefusedInput(
-            f"{run.uri} has no removal path yet: give a run whose search has ended (`slimsweep status {run.uri}` shows how far it is)"
+            f"{run.uri} has no removal path yet: give a run whose search has ended (`slimsweep status {run.uri}` shows how far "
+            "it is)"
         )
     if paces is None:
-        paces = "chosen" if run.pace_choice() is not None or len(run.config.search.paces) == 1 else "all"
+        known = run.pace_choice("ms") is not None or run.pace_choice() is not None
+        paces = "chosen" if known or len(run.config.search.paces) == 1 else "all"
     found: dict[str, Cut] = {}
 
     def put(structure: Structure, what: str) -> None:
         found.setdefault(structure.id, Cut(structure)).of.append(what)
 
     put(run.shape.full(), "dense")
-    tried = [run.pace] if paces == "chosen" else [pace.model_dump() for pace in run.config.search.paces]
+    tried = [run.pace_of("ms")] if paces == "chosen" else distinct_paces(run.config, run.shape.gate_shapes)
     for pace in tried:
-        path = run.path_at(pace)
+        path = run.path_at(pace, run.config.depth_in_ms)
         said = "" if paces == "chosen" else " at pace " + ", ".join(f"{name} {value:g}" for name, value in pace.items())
-        for length in prefix_lengths(path):
+        for length in prefix_lengths(path, prefixes):
             put(path.prefix(length), f"path{said}, {length} of {path.length} steps")
     rows = run.rows[run.rows.status == "ok"]
     for point, text in zip(rows.point, rows.structure, strict=True):
@@ -101,6 +107,7 @@ def export_cuts(
     batch_size: int | None = 1,
     formats: Sequence[Format] = ("onnx",),
     paces: Paces | None = None,
+    prefixes: int = PREFIXES,
     say: Say = lambda line: None,
 ) -> Path:
     """Write a model per structure of `cuts_of`, `manifest.json`, and a program that times them where neither torch nor
@@ -113,7 +120,7 @@ def export_cuts(
         output: the folder; exports/latency of the run where not given.
         batch_size: images per call, the only number that the files take; None for any number.
         formats: "onnx", "pt2" (torch.export).
-        paces: as for `cuts_of`.
+        paces, prefixes: as for `cuts_of`.
         say: is told what is done, a line at a time; the size before anything is written.
 
     Returns:
@@ -133,7 +140,7 @@ def export_cuts(
     if output is None and not run.folder.is_local:
         raise RefusedInput(f"{run.uri} is on an object store: give --output, a folder on this machine")
     folder = Path(output if output is not None else run.latency_exports.uri)
-    cuts = cuts_of(run, paces)
+    cuts = cuts_of(run, paces, prefixes)
     dense = load(run.dense)
     manifest = _manifest(run, dense, cuts, batch_size, formats)
     entries = _with_earlier(folder, manifest)
@@ -149,7 +156,9 @@ def export_cuts(
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if ROOM * size > free:
-        raise RefusedInput(f"{folder} has {free / 1e6:,.0f} MB free, and {ROOM * size / 1e6:,.0f} MB are needed: give another --output")
+        raise RefusedInput(
+            f"{folder} has {free / 1e6:,.0f} MB free, and {ROOM * size / 1e6:,.0f} MB are needed: give another --output"
+        )
     for name in SCRIPT:
         (folder / name).write_bytes(files("slimsweep.latency").joinpath(name).read_bytes())
     for device, name in manifest["reference"].items():
@@ -158,28 +167,9 @@ def export_cuts(
     with written_whole(folder / MANIFEST) as unfinished:
         unfinished.write_text(json.dumps({**manifest, "structures": list(entries.values())}, indent=1) + "\n")
     for number, (cut, kind) in enumerate(missing, start=1):
-        say(f"{number} of {len(missing)}: {cut.structure.id}.{kind}, {cut.of[0]}, {cut.structure.macs() / 1e6:,.1f} MMACs")
+        say(f"{number} of {len(missing)}: {cut.structure.id}.{kind}, {cut.of[0]}, {COSTS['macs'].text(cut.structure.macs())}")
         _write(slim(dense, cut.structure), folder / f"{cut.structure.id}.{kind}", kind, batch_size)
     return folder
-
-
-def time_cuts(folder: str | os.PathLike[str], **options: Any) -> tuple[Path, list[Time]]:
-    """`time_on_device.time_folder` with slimsweep's own error and rows.
-
-    Args:
-        options: of `time_folder`.
-
-    Raises:
-        RefusedInput: a ValueError: what `time_folder` refuses.
-    """
-    try:
-        target, rows = time_on_device.time_folder(folder, **options)
-    except TimingRefused as problem:
-        raise RefusedInput(str(problem)) from problem
-    structures = {row["structure"] for row in rows}
-    setting = {column: rows[0][column] for column in time_on_device.SETTING}
-    times = [time for time in read_times(target) if time.structure in structures]
-    return target, [time for time in times if all(str(getattr(time, name)) == value for name, value in setting.items())]
 
 
 def add_times(run: Run, path: str | os.PathLike[str]) -> list[str]:
@@ -201,16 +191,12 @@ def add_times(run: Run, path: str | os.PathLike[str]) -> list[str]:
     known = {*of_points.values()} & named
     if not known and not (run.search_done and named & {cut.structure.id for cut in cuts_of(run, "all")}):
         raise RefusedInput(
-            f"{path} has times of {counted(len(named), 'structure')}, such as {min(named)}, and none is one of {run.uri}: give a "
-            "file of times of its own export (`slimsweep latency export`)"
+            f"{path} has times of {counted(len(named), 'structure')}, such as {min(named)}, and none is one of {run.uri}: give "
+            "a file of times of its own export (`slimsweep latency export`)"
         )
     now = datetime.now(UTC)
-    columns = (*time_on_device.COLUMNS,)
     run.write_device_times(
-        [
-            {**{name: getattr(time, name) for name in columns}, "file": Path(path).name, "created_at": now}
-            for time in times
-        ]
+        [{**{name: getattr(time, name) for name in COLUMNS}, "file": Path(path).name, "created_at": now} for time in times]
     )
     said = []
     for setting, of_setting in by_setting(times).items():
@@ -263,8 +249,8 @@ def _with_earlier(folder: Path, manifest: Mapping[str, Any]) -> dict[str, dict[s
         for key in ("model", "batch_size", "input"):
             if earlier.get(key) != manifest[key]:
                 raise RefusedInput(
-                    f"{folder} holds an export whose {key} is {_plain(earlier.get(key))}, not {_plain(manifest[key])}: give another "
-                    "--output"
+                    f"{folder} holds an export whose {key} is {_plain(earlier.get(key))}, not {_plain(manifest[key])}: give "
+                    "another --output"
                 )
         entries = {entry["structure"]: entry for entry in earlier["structures"]}
     for entry in manifest["structures"]:
