@@ -81,7 +81,7 @@ def test_the_exported_prefixes_are_those_that_a_table_is_read_by(run: Run) -> No
     for paces, tried in (("chosen", [run.pace_of("ms")]), ("all", distinct_paces(run.config, run.shape.gate_shapes))):
         ms = {cut.structure.id: float(cut.structure.macs()) for cut in cuts_of(run, paces)}
         for pace in tried:
-            path = run.path_at(pace, run.config.depth_in_ms)
+            path = run.path_at(pace, run.depth_in_ms)
             curve = curve_of_times(path, ms, "latency.table is 'jetson.csv'")
             assert list(curve.lengths) == prefix_lengths(path)
 

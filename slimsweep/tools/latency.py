@@ -89,7 +89,7 @@ def cuts_of(run: Run, paces: Paces | None = None, prefixes: int = PREFIXES) -> l
     put(run.shape.full(), "dense")
     tried = [run.pace_of("ms")] if paces == "chosen" else distinct_paces(run.config, run.shape.gate_shapes)
     for pace in tried:
-        path = run.path_at(pace, run.config.depth_in_ms)
+        path = run.path_at(pace, run.depth_in_ms)
         said = "" if paces == "chosen" else " at pace " + ", ".join(f"{name} {value:g}" for name, value in pace.items())
         for length in prefix_lengths(path, prefixes):
             put(path.prefix(length), f"path{said}, {length} of {path.length} steps")
