@@ -1,4 +1,4 @@
-"""A sweep with budgets in milliseconds from start to end, by the real clock: what it is worth on a busy machine is not looked at."""
+"""A sweep with budgets in milliseconds from start to end, by the real clock; what its times are worth is not looked at."""
 
 import json
 from pathlib import Path
