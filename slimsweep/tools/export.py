@@ -123,9 +123,7 @@ def _pt2(model: nn.Module, source: Path, target: Path) -> Exported:
     return Exported(path=target, difference=difference, size=size)
 
 
-def write_pt2(
-    model: nn.Module, path: Path, metadata: dict[str, str] | None = None, *, batch_size: int | None = None
-) -> None:
+def write_pt2(model: nn.Module, path: Path, metadata: dict[str, str] | None = None, *, batch_size: int | None = None) -> None:
     """Write a model in evaluation mode as a program of torch.export.
 
     Args:
