@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -11,7 +12,7 @@ from slimsweep.ledger.latencies import DEVICE, SWEEP, latencies, left_out, trust
 from slimsweep.ledger.tables import DEVICE_TIMES
 from slimsweep.report.page import build_page
 from slimsweep.report.page_data import TIMINGS, page_data
-from slimsweep.report.run_tables import RunTables
+from slimsweep.report.run_tables import RunTables, read_tables
 from slimsweep.slimming.structure import Structure
 from slimsweep.tools.pick import NothingFits, pick
 
@@ -136,6 +137,14 @@ def test_runs_that_were_timed_elsewhere_do_not_share_an_axis() -> None:
     assert data["settings"] == [f"the sweep's own timing: {EPYC}", f"the sweep's own timing: {EPYC.replace('EPYC', 'Xeon')}"]
     assert {data["points"]["run"][point] for point, setting, _ in data["bench"] if setting == 1} == {1}
     assert len(page_data([one, with_latency(make_run("c"))])["settings"]) == 1
+
+
+def test_a_study_s_folder_may_hold_times_of_devices(tmp_path: Path) -> None:
+    run = make_run()
+    run.results.to_parquet(tmp_path / "results.parquet")
+    device_times(run, "Jetson", 1.0).to_parquet(tmp_path / "device-times.parquet")
+    (shown,) = read_tables(str(tmp_path))
+    assert page_data([shown])["settings"] == ["Jetson, TensorRT, batch 1, fp16"]
 
 
 def test_budgets_in_milliseconds_are_limits_of_their_setting() -> None:

@@ -121,8 +121,8 @@ def read_tables(path: str) -> list[RunTables]:
     """The runs whose rows a table holds, one by one, as a study keeps them: results alone, without a run's folder.
 
     Args:
-        path: a Parquet file of results, or a folder with results.parquet. Where a folder has curves.parquet, gates.parquet or
-            bench.parquet too, and results of one run, these are shown.
+        path: a Parquet file of results, or a folder with results.parquet. Where a folder has curves.parquet, gates.parquet,
+            bench.parquet or device-times.parquet too, and results of one run, these are shown.
 
     Raises:
         RefusedInput: there is no such file, or it has no results.
@@ -143,7 +143,9 @@ def read_tables(path: str) -> list[RunTables]:
     if len(shown) > 1 or name != ROWS:
         return shown
     curves, gates, bench = (_table_beside(folder, *of) for of in (("curves", CURVES), ("gates", GATES), ("bench", BENCH)))
-    return [replace(shown[0], curves=curves, gates=gates, bench=last_timed(bench), not_trusted=not_trusted(bench))]
+    device_times = _table_beside(folder, "device-times", DEVICE_TIMES)
+    measured = {"bench": last_timed(bench), "not_trusted": not_trusted(bench), "device_times": device_times}
+    return [replace(shown[0], curves=curves, gates=gates, **measured)]
 
 
 def _table_beside(folder: Folder, name: str, schema: pa.Schema) -> pd.DataFrame:
