@@ -7,9 +7,12 @@ from pathlib import Path
 from torch import nn
 
 from slimsweep.cluster.cluster import check_placement, local_cluster
+from slimsweep.cluster.latency_job import check_room
 from slimsweep.cluster.worker import as_of_probe, data_for, probe_for
 from slimsweep.config import Config, ConfigError, Family, Refusals, refused_places
 from slimsweep.data import Data, check_classes, check_data, check_more_labels, title
+from slimsweep.latency.calls import check_device
+from slimsweep.ledger.cuts import table_of
 from slimsweep.ledger.planning import exact_fraction
 from slimsweep.methods import check_method
 from slimsweep.methods.choice import Settings
@@ -58,6 +61,8 @@ def check(config: Config, begun: bool = False) -> list[str]:
     if "data.root" not in lost:
         with refusals.kept():
             data = _data(config, model, begun)
+    with refusals.kept():
+        check_latency(config)
     if model is not None:
         with refusals.kept():
             check_cuts(config, model)
@@ -126,6 +131,20 @@ def _probe(config: Config, model: nn.Module) -> list[str]:
     return [f"probe: {as_of_probe(note)}" for note in probe.notes]
 
 
+def check_latency(config: Config) -> None:
+    """Refuse a table of latencies that cannot be read, and a device, runtime or number of threads that is not there.
+
+    Raises:
+        RefusedInput: says in one sentence which setting is wrong.
+    """
+    if config.budgets_in_ms:
+        table_of(config)
+    if not config.times_models or (cluster := local_cluster()) is None:  # on another cluster a worker says it
+        return
+    check_device(config.latency_setting)
+    check_room(config, cluster)
+
+
 def check_cuts(config: Config, model: nn.Module) -> None:
     """Refuse a model that cannot be cut, and budgets, shares and baselines that do not fit it.
 
@@ -166,6 +185,8 @@ def check_cuts(config: Config, model: nn.Module) -> None:
 def _budget(given: BudgetLike, path: RemovalPath, shape: Shape) -> Budget:
     """A budget of the configuration, which must be below the dense model's cost and within reach."""
     budget = Budget.parse(given)
+    if budget.is_latency:  # whether it can be met is known once the cut models were timed
+        return budget
     cost = COSTS[budget.unit]
     whole = cost.of_dense(shape)
     if budget.limit(whole) >= whole:

@@ -52,7 +52,8 @@ def _command(words: list[str]) -> int:
     chosen.configuration = rest
     console = plain_console()
     command: Callable[[argparse.Namespace, Console], None] = chosen.act
-    paths = [getattr(chosen, name, None) for name in ("run", "path", "model", "output")] + getattr(chosen, "runs", [])
+    named = ("run", "path", "model", "output", "folder", "file")
+    paths = [getattr(chosen, name, None) for name in named] + getattr(chosen, "runs", [])
     given = [path for path in paths if path is not None]
     return exit_code(lambda: command(chosen, console), console, verbose=chosen.verbose, given=given)
 
@@ -181,7 +182,22 @@ def parser() -> argparse.ArgumentParser:
         metavar="MS",
         help="highest median time of one call, measured by `slimsweep bench RUN`",
     )
-    add.add_argument("--batch-size", type=int, help="batch size of the latencies (default: the smallest that was timed)")
+    add.add_argument(
+        "--max-ms",
+        type=float,
+        metavar="MS",
+        help="highest latency that the sweep itself measured (its `latency` section), or that `slimsweep latency add` brought",
+    )
+    add.add_argument(
+        "--device",
+        metavar="TEXT",
+        help="the setting that --max-ms is about, where there are several: any part of its name, such as jetson",
+    )
+    add.add_argument(
+        "--batch-size",
+        type=int,
+        help="batch size of the latencies (default: of --max-latency-ms the smallest that was timed)",
+    )
     add.epilog = "Example: slimsweep pick runs/my-sweep --max-macs 1.2G"
 
     add = command("export", export, "write a model for other tools, and check that it computes the same")
@@ -201,6 +217,58 @@ def parser() -> argparse.ArgumentParser:
         "folder if MODEL_DIR is on an object store)",
     )
     add.epilog = "Example: slimsweep export runs/digits/models/POINT --format onnx"
+
+    what = "latency on other devices: models to time there, their times, and the times in a run's page and pick"
+    kinds = command("latency", None, what).add_subparsers(required=True, metavar="WHAT")
+
+    def latency(name: str, act: Callable[[argparse.Namespace, Console], None], words: str) -> argparse.ArgumentParser:
+        added = kinds.add_parser(name, help=words, description=words)
+        added.set_defaults(act=act)
+        added.add_argument("--verbose", action="store_true", help="show the whole traceback of an error")
+        return added
+
+    add = latency(
+        "export",
+        latency_export,
+        "write a model per structure that a run's budgets choose from: dense, prefixes of its removal path, and its points",
+    )
+    add.add_argument("run", metavar="RUN", help=f"{RUN}; its search must have ended")
+    add.add_argument("--output", metavar="DIR", help="the folder to write (default: exports/ in the run's folder)")
+    add.add_argument(
+        "--batch-size",
+        type=_batch_size,
+        default=1,
+        metavar="N",
+        help="images per call, the only number that the files take, as compilers for devices want it; any leaves it open "
+        "(default: 1)",
+    )
+    add.add_argument("--format", nargs="+", choices=("onnx", "pt2"), default=["onnx"], help="of the files (default: onnx)")
+    add.add_argument(
+        "--paces",
+        choices=("all", "chosen"),
+        help="the removal path at the chosen pace alone, or at each of search.paces (default: all before a pace is chosen)",
+    )
+    add.epilog = (
+        "Files that are there already are not written again. The folder also gets manifest.json and time_on_device.py, which "
+        "times the files where only onnxruntime and numpy are installed. Example: slimsweep latency export runs/my-sweep"
+    )
+
+    add = latency("time", latency_time, "time the ONNX files of an export on this machine, and write the times as CSV")
+    add.add_argument("folder", metavar="FOLDER", help="what `slimsweep latency export` wrote, or a copy of it")
+    add.add_argument(
+        "--output", metavar="FILE", help="the CSV file; times of other settings that it has stay (default: times.csv in FOLDER)"
+    )
+    add.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: onnxruntime's own number)")
+    add.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (default: cpu)")
+    add.add_argument("--batch-size", type=int, metavar="N", help="images per call, where the export left it open (default: 1)")
+    add.add_argument("--rounds", type=int, default=10, metavar="N", help="interleaved rounds (default: 10)")
+    add.add_argument("--name", metavar="TEXT", help="the device's name in the CSV (default: the processor's)")
+    add.epilog = "Example: slimsweep latency time /media/stick/timing --threads 2"
+
+    add = latency("add", latency_add, "keep a CSV file of times in a run, for its page and for `slimsweep pick --max-ms`")
+    add.add_argument("run", metavar="RUN", help=RUN)
+    add.add_argument("file", metavar="FILE", help="the CSV file, of `slimsweep latency time` or filled by hand")
+    add.epilog = "Example: slimsweep latency add runs/my-sweep jetson.csv"
 
     add = command("completion", completion, "print the script by which a shell completes commands, options and fields")
     add.add_argument("shell", choices=("bash", "zsh"), help="the shell")
@@ -339,6 +407,7 @@ def bench(chosen: argparse.Namespace, console: Console) -> None:
 
 
 def pick(chosen: argparse.Namespace, console: Console) -> None:
+    from slimsweep.ledger.latencies import latencies, left_out
     from slimsweep.ledger.run import Run
     from slimsweep.ledger.tables import not_trusted
     from slimsweep.tools.pick import describe, refuse_missing_model
@@ -347,15 +416,21 @@ def pick(chosen: argparse.Namespace, console: Console) -> None:
     run = Run(chosen.run)
     run.refuse_other_folders()
     limits = {name: getattr(chosen, f"max_{name}") for name in COSTS}
-    others = {name: getattr(chosen, name) for name in ("min_top1", "min_r2", "max_latency_ms", "batch_size")}
+    names = ("min_top1", "min_r2", "max_latency_ms", "max_ms", "device", "batch_size")
+    others = {name: getattr(chosen, name) for name in names}
     timings = run.bench()
-    row = best(run.rows, timings, limits=limits, **others)
+    row = best(run.rows, timings, limits=limits, device_times=run.device_times(), **others)
     refuse_missing_model(run, row)
     # The folder alone on standard output, so that a script can take it.
     print((run.folder / row.model_path).uri)
     say(plain_console(stderr=True), describe(row))
-    if chosen.max_latency_ms is not None and (left_out := not_trusted(timings, f"slimsweep bench {chosen.run}")):
-        say(plain_console(stderr=True), left_out, "yellow")
+    lost = ""
+    if chosen.max_latency_ms is not None:
+        lost = not_trusted(timings, f"slimsweep bench {chosen.run}")
+    elif chosen.max_ms is not None:
+        lost = left_out(latencies(run.rows, run.device_times()))
+    if lost:
+        say(plain_console(stderr=True), lost, "yellow")
     _say_damage(run)
 
 
@@ -372,13 +447,56 @@ def export(chosen: argparse.Namespace, console: Console) -> None:
     say(plain_console(stderr=True), written.text)
 
 
+def latency_export(chosen: argparse.Namespace, console: Console) -> None:
+    from slimsweep.config import refuse_rays_copy
+    from slimsweep.ledger.run import Run
+
+    refuse_rays_copy("--output", chosen.output or chosen.run, "--output /shared/timing")
+
+    from slimsweep.tools.latency import export_cuts
+
+    beside = plain_console(stderr=True)
+    options = {"batch_size": chosen.batch_size, "formats": chosen.format, "paces": chosen.paces}
+    folder = export_cuts(Run(chosen.run), chosen.output, **options, say=lambda line: say(beside, line))
+    say(console, str(folder))  # alone on standard output, so that a script can take it
+
+
+def latency_time(chosen: argparse.Namespace, console: Console) -> None:
+    # Nothing here loads torch, which the timing does not need.
+    from slimsweep.errors import RefusedInput
+    from slimsweep.latency.time_on_device import TimingRefused, busy_sentence, time_folder
+
+    beside = plain_console(stderr=True)
+    options = {name: getattr(chosen, name) for name in ("output", "threads", "device", "batch_size", "rounds", "name")}
+    try:
+        target, rows = time_folder(chosen.folder, **options, say=lambda line: say(beside, line))
+    except TimingRefused as problem:
+        raise RefusedInput(str(problem)) from problem
+    say(console, str(target))
+    if busy := busy_sentence(rows):
+        say(beside, busy, "yellow")
+
+
+def latency_add(chosen: argparse.Namespace, console: Console) -> None:
+    from slimsweep.ledger.run import Run
+    from slimsweep.tools.latency import add_times
+
+    for sentence in add_times(Run(chosen.run), chosen.file):
+        say(console, sentence)
+
+
 def _say_not_trusted(*runs: "Run") -> None:
-    """Say on standard error which timings a page leaves out, because the machine was busy."""
+    """Say on standard error which timings and latencies a page leaves out, because the machine was busy."""
+    from slimsweep.ledger.latencies import latencies, left_out
     from slimsweep.ledger.tables import not_trusted
 
     for run in runs:
-        if sentence := not_trusted(run.bench(), f"slimsweep bench {run.uri}"):
-            say(plain_console(stderr=True), sentence, "yellow")
+        for sentence in (
+            not_trusted(run.bench(), f"slimsweep bench {run.uri}"),
+            left_out(latencies(run.rows, run.device_times())),
+        ):
+            if sentence:
+                say(plain_console(stderr=True), sentence, "yellow")
 
 
 def completion(chosen: argparse.Namespace, console: Console) -> None:
@@ -392,6 +510,15 @@ def _say_damage(*runs: "Run") -> None:
     for run in runs:
         for sentence in run.damaged.values():
             say(plain_console(stderr=True), sentence, "yellow")
+
+
+def _batch_size(text: str) -> int | None:
+    if text == "any":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, or any") from None
 
 
 def _sizes(text: str) -> tuple[int, ...]:

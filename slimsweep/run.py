@@ -128,12 +128,21 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
     """
     from slimsweep.cluster.choose_job import choose_pace, choose_structures
     from slimsweep.cluster.cluster import check_placement, check_storage, connected, trials_at_once
+    from slimsweep.cluster.latency_job import check_room, paces_in_ms, solve_budgets, time_paces, time_points
     from slimsweep.cluster.retrain_job import run_sweep
     from slimsweep.cluster.search_job import run_search
     from slimsweep.cluster.waiting import waiting_said
     from slimsweep.ledger import planning
     from slimsweep.ledger.damage import damaged_models, refuse_lost_sources
-    from slimsweep.tools.display import Progress, hours_over, pace_chosen, pace_tried, paces_to_try, show_end
+    from slimsweep.tools.display import (
+        Progress,
+        hours_over,
+        latency_to_time,
+        pace_chosen,
+        pace_tried,
+        paces_to_try,
+        show_end,
+    )
 
     config, began = run.config, time.time()
     attempt = time.strftime("%Y%m%d-%H%M%S", time.gmtime(began))
@@ -156,10 +165,14 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
             plan = plan_again()
         if planning.points_to_do(run, list(plan.points)):
             refuse_lost_sources(run)
+    def tell_try(tried: dict[str, Any], ended: int, count: int) -> None:
+        say(console, pace_tried(run, tried, ended, count), "dim")
+
     if not run.search_done or planning.points_to_do(run, list(plan.points)) or plan.choosing:
         tell = functools.partial(say, console)
         with connected(verbose, tell, run.log_error) as cluster, waiting_said(run, tell):
             check_placement(config, cluster)
+            check_room(config, cluster)
             check_storage(run)
             if cluster.gpus and not config.resources.gpus_per_worker:
                 say(console, f"The cluster's {cluster.gpus:g} GPUs stay idle: resources.gpus_per_worker is 0", "yellow")
@@ -175,10 +188,23 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
             if planning.pace_is_open(run):
                 paces = planning.distinct_paces(config, run.shape.gate_shapes)
                 say(console, paces_to_try(len(paces), config.search.recovery), "dim")
-                if not choose_pace(run, until, lambda *tried: say(console, pace_tried(run, *tried), "dim")):
+                if not choose_pace(run, until, tell=tell_try):
                     hours_over(run, console, "the choice of a pace")
                     return 0
                 say(console, pace_chosen(run), "dim")
+                plan_again()
+            if planning.pace_is_open(run, "ms"):
+                say(console, paces_to_try(len(paces_in_ms(run)), config.search.recovery, "ms"), "dim")
+                if time_paces(run):
+                    if not choose_pace(run, until, "ms", tell_try):
+                        hours_over(run, console, "the choice of a pace")
+                        return 0
+                    say(console, pace_chosen(run, "ms"), "dim")
+                    plan_again()
+            if planning.to_time(run):
+                say(console, latency_to_time(run), "dim")
+                for refused in solve_budgets(run):
+                    say(console, refused, "yellow")
                 plan_again()
             run.write_path()
             choose_structures(run)
@@ -187,6 +213,7 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
             # Points that end can bring further points: the other seeds at the best learning rate, smaller budgets.
             while left := [p for p in planning.points_to_do(run, list(plan.points)) if p.name not in tried]:
                 left = planning.one_of_each(left)
+                time_points(run, left)
                 name = f"{attempt}-{len(tried)}" if tried else attempt
                 with Progress(run, console, f"Sweep: {len(left)} points", sweep=True):
                     run_sweep(run, left, attempt, name, trials_at_once(config, cluster, len(left)), until)

@@ -111,7 +111,10 @@ def test_tables_show_a_budget_in_words(text, label):
     assert Budget.parse(text).label == label
 
 
-@pytest.mark.parametrize("wrong", [(0.0,), (1.5,), (0.5, "ms"), (0.5, "macs", False), (math.nan,), (math.inf, "macs", False)])
+@pytest.mark.parametrize(
+    "wrong",
+    [(0.0,), (1.5,), (0.5, "s"), (0.0, "ms", False), (1.5, "ms"), (0.5, "macs", False), (math.nan,), (math.inf, "macs", False)],
+)
 def test_a_budget_made_by_hand_keeps_to_the_same_bounds(wrong):
     with pytest.raises(BudgetError):
         Budget(*wrong)

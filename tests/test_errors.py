@@ -228,6 +228,7 @@ print("CODE", code, "LOADED", *loaded)
         (["slimsweep.cli", "run", "--help"], 0),
         (["slimsweep.cli", "plan", "--serch.epochs", "3"], 2),
         (["slimsweep.cli", "bench"], 2),
+        (["slimsweep.cli", "latency", "time", "nowhere"], 2),
     ],
 )
 def test_help_and_refusals_load_neither_torch_nor_timm_nor_ray_nor_pandas(words: list[str], code: int) -> None:

@@ -134,7 +134,7 @@ def make_run(
             ]
             if bench:
                 latency = 1.0 + 8.0 * budget
-                setting = ["cpu", "EPYC", 2, 1, "float32", False]
+                setting = ["cpu", "EPYC", 2, 1, "float32", False, "torch"]
                 measured = [latency, latency * 1.1, 1000 / latency, 30_000_000, structure.macs(), 10, "", 0.02, 1.5]
                 timings.append([name, point, *setting, *measured, "2", "1", datetime(2026, 1, 1, tzinfo=UTC)])
     if failed:

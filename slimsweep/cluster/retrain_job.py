@@ -3,7 +3,9 @@
 Each trial writes its own row when it ends. A point without an ok row is still to be done.
 """
 
+import json
 import logging
+import math
 import re
 import time
 import traceback
@@ -41,7 +43,7 @@ from slimsweep.ledger.points import Point
 from slimsweep.ledger.recorder import recorder_of
 from slimsweep.ledger.run import Run
 from slimsweep.saved_models import load
-from slimsweep.slimming.budget import BudgetError
+from slimsweep.slimming.budget import Budget, BudgetError
 from slimsweep.slimming.cost import COSTS
 from slimsweep.slimming.structure import Structure, macs, params
 from slimsweep.training.criterion import Teacher
@@ -169,9 +171,9 @@ def retrain(run: Run, point: Point, device: torch.device, rank: int, until: floa
         OutOfTime: `until` came first.
         TrainingDiverged: the loss became NaN or infinite.
     """
-    config, method = run.config, methods.METHODS[point.method]
+    config = run.config
     if not point.structure:
-        raise BudgetError(run.choice_error(method.name, point.budget, point.unit, point.seed if method.draws else None))
+        raise BudgetError(why_no_structure(run, point))
     dense = load(run.dense)
     recipe = config.retrain.at(point.lr, point.epochs)
     data = data_of(run, dense)
@@ -233,6 +235,16 @@ def quality_of_backbone(
     return found if probe is None else {**found, **probed(model, probe, device, recipe, seed)}
 
 
+def why_no_structure(run: Run, point: Point) -> str:
+    """Why a point's budget cannot be met."""
+    method = methods.METHODS[point.method]
+    if method.chooses:
+        return run.choice_error(method.name, point.budget, point.unit, point.seed if method.draws else None)
+    in_ms = point.budget_ms is not None
+    budget = Budget(point.budget_ms if point.budget_ms is not None else point.budget, "ms", relative=not in_ms)
+    return run.latency_solved(run.pace_of("ms"))[str(budget)].error
+
+
 def write_failed(run: Run, point: Point, error: str) -> None:
     """Write the row of a point that failed; a later ok row replaces it."""
     run.write_row({**known_before(run, point), "status": "failed", "error": error})
@@ -252,6 +264,8 @@ def known_before(run: Run, point: Point) -> dict[str, Any]:
         "seed": point.seed,
         "budget": point.budget,
         "unit": point.unit,
+        "budget_ms": point.budget_ms,
+        **(latency_of(run, structure) if structure else {}),
         "lr": point.lr,
         "teacher": run.config.teacher_in_words("retrain") if point.epochs else "",
         **{name: cost.of(structure) if structure else None for name, cost in COSTS.items()},
@@ -265,6 +279,22 @@ def known_before(run: Run, point: Point) -> dict[str, Any]:
         "torch_version": torch.__version__,
         "timm_version": timm.__version__,
         "ray_version": ray.__version__,
+    }
+
+
+def latency_of(run: Run, structure: Structure) -> dict[str, Any]:
+    """The columns of a structure's latency; none where the run has no latency of it."""
+    asked = run.config.latency is not None or run.config.budgets_in_ms
+    found = run.latency_times().get(structure.id) if asked else None
+    if found is None:
+        return {}
+    timed, setting = found
+    return {
+        "latency_ms": timed.ms,
+        "latency_ms_dense": timed.ms_dense,
+        "latency_spread": None if math.isnan(timed.spread) else timed.spread,
+        "latency_busy": timed.busy,
+        "latency_setting": json.dumps(setting),
     }
 
 

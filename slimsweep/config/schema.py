@@ -14,6 +14,7 @@ from slimsweep.config import identity
 from slimsweep.config.backbones import check_backbone, with_no_classes
 from slimsweep.config.fields import OneOf, Section, from_json, once
 from slimsweep.config.identity import Stage
+from slimsweep.config.latency import BRANCH_COST, Latency
 from slimsweep.config.messages import ConfigError, sentence
 from slimsweep.config.sections import (
     DataConfig,
@@ -28,6 +29,7 @@ from slimsweep.config.sections import (
     Search,
     TeacherModel,
 )
+from slimsweep.latency.setting import LatencySetting
 from slimsweep.methods import METHODS
 from slimsweep.methods import baselines as known_baselines
 from slimsweep.slimming.budget import Budget
@@ -50,8 +52,8 @@ class Config(Section):
     seed: int = Field(0, ge=0, lt=2**32)
     """Seed of dense training and search."""
     budgets: list[float | str] = [0.7, 0.5, 0.35]
-    """What a cut model may cost: a fraction of the dense model's MACs (0.5, 50%), MACs (2.3G, 350M), or the same of its
-    parameters (60% params, 11.5M params); [] where only shares are given."""
+    """What a cut model may cost: a fraction of the dense model's MACs (0.5, 50%), MACs (2.3G, 350M), the same of its
+    parameters (60% params, 11.5M params), or latency (12ms, 40% ms); [] where only shares are given."""
     shares: list[dict[Family, float]] = []
     """Instead of a cost, the share of gates to keep in each family (attention, mlp, token), one cut model per entry:
     [{"attention": 0.7, "mlp": 0.7}]."""
@@ -81,6 +83,9 @@ class Config(Section):
     retraining of its models. Both may be named."""
     resources: Resources = Resources()
     """Which resources of the cluster are used."""
+    latency: Latency | None = None
+    """In which setting models are timed, for budgets in ms and for the latency of each point; null times nothing where no
+    budget is in ms."""
 
     def __init__(self, **data: Any) -> None:
         try:
@@ -196,6 +201,16 @@ class Config(Section):
             check_backbone(self)
         except ValueError as problem:
             yield str(problem)
+        timed = self.latency
+        if timed is not None and timed.table is None and timed.device == "cuda" and not self.resources.gpus_per_worker:
+            yield "latency.device is cuda, but resources.gpus_per_worker is 0: set it to 1, or take cpu"
+        if timed is not None and timed.table is not None and self.budgets_in_ms:
+            own = [name for name in self.baselines if METHODS[name].chooses]
+            if own:
+                yield (
+                    f"latency.table is {timed.table!r}, which has times of what the search keeps alone, but baselines names "
+                    f"{' and '.join(own)}: leave them out, or take a budget of MACs"
+                )
         if self.dense.epochs == 0 and not (self.model.pretrained or self.model.checkpoint):
             yield ("dense.epochs is 0 without weights to start from: set model.pretrained, model.checkpoint or dense.epochs")
         if self.search.rank == "gates" and not self.search.epochs:
@@ -257,13 +272,49 @@ class Config(Section):
 
     @property
     def sorted_budgets(self) -> list[float | str]:
-        """Of MACs first, then of parameters: fractions from large to small, then absolute budgets from large to small."""
+        """Of MACs first, then of parameters, then of ms: fractions from large to small, then absolute ones likewise."""
 
-        def order(budget: float | str) -> tuple[bool, bool, float]:
+        def order(budget: float | str) -> tuple[bool, bool, bool, float]:
             unit, relative, amount = _key(budget)
-            return unit != "macs", not relative, -amount
+            return unit == "ms", unit != "macs", not relative, -amount
 
         return sorted(self.budgets, key=order)
+
+    @property
+    def budgets_in_ms(self) -> list[Budget]:
+        """The budgets that are latencies, in the order of `sorted_budgets`."""
+        return [budget for budget in map(Budget.parse, self.sorted_budgets) if budget.is_latency]
+
+    @property
+    def times_models(self) -> bool:
+        """Whether models are timed: where the section `latency` is given or a budget is in ms, and no table has the times."""
+        return (self.latency is not None or bool(self.budgets_in_ms)) and self.timing.table is None
+
+    @property
+    def timing(self) -> Latency:
+        """The section `latency`, or its defaults."""
+        return self.latency or Latency()
+
+    @property
+    def latency_setting(self) -> LatencySetting:
+        """The setting that models are timed in."""
+        return self.timing.setting(self.resources.cpus_per_worker, self.resources.gpus_per_worker)
+
+    @property
+    def depth_in_ms(self) -> bool:
+        """Whether a layer's whole attention or MLP may leave under a budget in ms."""
+        return self.search.depth or self.timing.depth
+
+    def branch_cost(self, measured: float | None = None) -> bool | float:
+        """The `depth` of the removal path of budgets in ms.
+
+        Args:
+            measured: what a branch costs by itself, where that was measured.
+        """
+        if not self.depth_in_ms:
+            return False
+        given = self.timing.branch_cost if self.timing.branch_cost is not None else measured
+        return BRANCH_COST if given is None else given
 
     @property
     def teachers(self) -> list[TeacherModel]:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from slimsweep.errors import ExportError, RefusedInput
+from slimsweep.latency.device import REFERENCE_SIZE
 from slimsweep.slimming.structure import image_size
 
 EXPORTED_BATCH = 2  # torch.export would make a batch of 1 a constant
@@ -43,10 +44,16 @@ def example_images(model: nn.Module, count: int) -> torch.Tensor:
     return torch.randn(count, *image_size(model), generator=torch.Generator().manual_seed(count))
 
 
-def write_onnx(model: nn.Module, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a model in evaluation mode to an ONNX file: input "images" with a dynamic batch, output "logits".
+def write_onnx(
+    model: nn.Module, path: Path, metadata: Mapping[str, str] | None = None, *, batch_size: int | None = None
+) -> None:
+    """Write a model in evaluation mode to an ONNX file: input "images", output "logits".
 
     Weights above 2 GB go to a second file beside it.
+
+    Args:
+        batch_size: the only number of images that the file takes, as compilers for phones and TensorRT want it; any number
+            where not given.
 
     Raises:
         ExportError: torch cannot export this model.
@@ -54,16 +61,42 @@ def write_onnx(model: nn.Module, path: Path, metadata: Mapping[str, str] | None 
     with exporting("ONNX"):
         program: Any = torch.onnx.export(
             model,
-            (example_images(model, EXPORTED_BATCH),),
+            (example_images(model, batch_size or EXPORTED_BATCH),),
             dynamo=True,
             input_names=[INPUT],
             output_names=[OUTPUT],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamic_shapes=None if batch_size else ({0: torch.export.Dim("batch")},),
             verbose=False,
         )
         program.model.metadata_props.update(metadata or {})
         weights = sum(p.numel() * p.element_size() for p in model.parameters())
         program.save(path, external_data=weights > ONE_FILE_LIMIT)
+
+
+def write_reference(path: Path, device: str) -> None:
+    """Write a product of two square matrices as an ONNX file: work of a known cost (2 n^3 operations), as `device.reference`.
+
+    Its one input is a number, and its one output too, so that nothing is copied to or from a GPU. Of few bytes.
+
+    Args:
+        device: cpu or cuda, for the size n.
+    """
+    onnx = importlib.import_module("onnx")  # an optional dependency
+    helper, size = onnx.helper, REFERENCE_SIZE[device]
+    number = onnx.TensorProto.FLOAT
+    nodes = [
+        helper.make_node(
+            "ConstantOfShape", ["shape"], ["matrix"], value=helper.make_tensor("value", number, [1], [1.0 / size])
+        ),
+        helper.make_node("Add", ["matrix", INPUT], ["other"]),  # else the product would be computed once, on loading
+        helper.make_node("MatMul", ["matrix", "other"], ["product"]),
+        helper.make_node("ReduceMean", ["product"], [OUTPUT]),
+    ]
+    sides = [helper.make_tensor_value_info(name, number, [1, 1]) for name in (INPUT, OUTPUT)]
+    shape = helper.make_tensor("shape", onnx.TensorProto.INT64, [2], [size, size])
+    graph = helper.make_graph(nodes, "reference", sides[:1], sides[1:], [shape])
+    # Of versions that runtimes of some years ago read too.
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
 
 
 def session(path: str | os.PathLike[str], *, threads: int | None = None, device: str = "cpu") -> Any:

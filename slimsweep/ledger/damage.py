@@ -14,6 +14,7 @@ from slimsweep.ledger.run import (
     CHOICES,
     CONFIG,
     DENSE,
+    LATENCY,
     MODEL_CONFIG,
     MODEL_WEIGHTS,
     MODELS,
@@ -52,11 +53,12 @@ def look_over(run: Run) -> list[str]:
         if run.folder.is_local or not size:  # reading thousands from an object store takes long
             run.curve(name)
     run.bench()
+    run.device_times()
     run.gates_table()
     run.damaged_images()
     assert run.known_checkpoint is not None  # read, and noted where it is damaged
     run.read_fitted()  # as well
-    for folder in (SEARCH, CHOICES):
+    for folder in (SEARCH, CHOICES, LATENCY):
         for name in run.folder.list(folder):
             if name.endswith(".json") and f"{folder}/{name}" != SEARCH_SHAPE:
                 run.json_or_none(f"{folder}/{name}")

@@ -9,14 +9,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from slimsweep.config import Config, Stage
+from slimsweep.errors import RefusedInput
+from slimsweep.latency.curve import Solved, TimedStructure, curve_of_times, progress
+from slimsweep.latency.from_table import TableOfTimes
+from slimsweep.ledger.cuts import Cuts, cuts_of_run, table_of, timed_in
 from slimsweep.ledger.points import Plan, Point
 from slimsweep.ledger.run import Run
 from slimsweep.methods import METHODS, extra_epochs
-from slimsweep.slimming.budget import Budget, BudgetLike
+from slimsweep.slimming.budget import Budget
 from slimsweep.slimming.cost import COSTS
 from slimsweep.slimming.removal_path import RemovalPath, Scores
 from slimsweep.slimming.structure import FAMILIES, Shape, Structure
 from slimsweep.training.teachers import teacher_macs
+
+UNKNOWN_SHARE = 0.5  # of the dense model's latency, that a number of milliseconds is assumed to be before anything is timed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +30,7 @@ class Target:
     """What one point of the Pareto front is asked for: a budget, or shares and the budget that they come to."""
 
     budget: float  # fraction of the dense model's cost
-    unit: str  # the cost: macs or params
+    unit: str  # the cost: macs, params or ms
     shares: str  # JSON, or empty
     given: Budget  # as the configuration gives it; the limit that a method must keep
 
@@ -32,6 +38,11 @@ class Target:
     def key(self) -> tuple[str, str]:
         """Equal for targets with the same limit."""
         return self.unit, f"{self.budget:.9f}"
+
+    @property
+    def ms(self) -> float | None:
+        """The milliseconds that were asked for; None where the budget is no number of milliseconds."""
+        return self.given.amount if self.given.is_latency and not self.given.relative else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +54,8 @@ class Request:
     unit: str = "macs"
     terms: str = "retraining"
     shares: str = ""
-    of_seed: dict[int, tuple[str, int]]  # per seed: structure (JSON) and epochs
+    ms: float | None = None  # as in `Target`
+    of_seed: dict[int, tuple[str, int]]  # per seed: structure (JSON; empty where the budget cannot be met) and epochs
 
 
 def make_plan(run: Run, attempt: str, *, over: bool = False) -> Plan:
@@ -59,9 +71,9 @@ def make_plan(run: Run, attempt: str, *, over: bool = False) -> Plan:
     if not run.search_done:
         return Plan(attempt=attempt, over=over)
     points = plan_points(run)
-    choosing = (["the pace of each family of gates"] if pace_is_open(run) else []) + [
-        f"what {method} keeps" for method in dict.fromkeys(method for method, _ in to_choose(run))
-    ]
+    choosing = ["the pace of each family of gates"] if pace_is_open(run) or pace_is_open(run, "ms") else []
+    choosing += [f"what {budget} leaves" for budget in to_time(run)]
+    choosing += [f"what {method} keeps" for method in dict.fromkeys(method for method, _ in to_choose(run))]
     return Plan(
         attempt=attempt,
         points=tuple(points),
@@ -81,7 +93,8 @@ def plan_points(run: Run) -> list[Point]:
       is not taken. With retrain.compare_rates "all seeds" every seed tries all rates, and the best mean counts.
     - With retrain.start "larger", a searched point is planned when the point that it starts from has an ok row. The largest
       budget starts from the dense point.
-    - Methods whose structures are still to be chosen are left out (`to_choose`).
+    - Methods whose structures are still to be chosen are left out (`to_choose`), and budgets in ms that are still to be timed
+      (`to_time`).
 
     Raises:
         BudgetError: a budget below the smallest model that can be cut.
@@ -106,15 +119,20 @@ def plan_points(run: Run) -> list[Point]:
     def keeps(method: str, target: Target, seed: int) -> str | None:
         return run.choice(method, target.budget, target.unit, seed if METHODS[method].draws else None)
 
-    path = run.path
-    spent = search_macs(run.config, path, run)
+    cuts = cuts_of_run(run)
+    spent = search_macs(run.config, cuts.path, run)
     fingerprints = recipe_fingerprints(run)
-    requests = _requests(run.config, path, spent, keeps)
-    return _points(run.config, requests, fingerprints, best, lambda point: point.name in quality)
+    requests = _requests(run.config, cuts, spent, keeps)
+    return _points(run.config, requests, fingerprints, best, lambda point: point.name in quality, cuts.timed_in)
 
 
 def expected_points(
-    config: Config, shape: Shape, gates: Scores, pace: Mapping[str, float], run: Run | None = None
+    config: Config,
+    shape: Shape,
+    gates: Scores,
+    pace: Mapping[str, float],
+    run: Run | None = None,
+    ms_dense: float | None = None,
 ) -> list[Point]:
     """All points that a sweep will have made at its end, largest budget first: an estimate that needs no run.
 
@@ -125,19 +143,52 @@ def expected_points(
         shape: of the gated model.
         gates: what the search is assumed to rank gates by, in the gates' shapes, a list of layers per family.
         pace: the pace of each family that is assumed to be chosen.
-        run: a run of this configuration, where there is one: paces count as it tried them.
+        run: a run of this configuration, where there is one: paces count as it tried them, and budgets in ms as it timed them.
+        ms_dense: latency of the dense model, where that is known; budgets in ms that no run has timed are assumed to be in
+            proportion to what is left of MACs and branches.
 
     Raises:
         BudgetError: a budget below the smallest model that can be cut.
     """
-    of_gated = {family: pace[family] for family in gates}
-    path = RemovalPath(shape, gates, config.search.floors.model_dump(), config.search.round_to, of_gated, config.search.depth)
-    spent = search_macs(config, path, run)
+    cuts = expected_cuts(config, shape, gates, pace, run, ms_dense)
+    spent = search_macs(config, cuts.path, run)
     if config.retrain.epochs:
         fingerprints = {lr: config.changed(**{"retrain.lr": lr}).fingerprint("retrain") for lr in config.retrain.rates}
     else:
         fingerprints = dict.fromkeys(config.retrain.rates, config.untrained().fingerprint("retrain"))
-    return _points(config, _requests(config, path, spent), fingerprints, lambda tried: tried[0].lr, lambda point: True)
+    requests = _requests(config, cuts, spent)
+    return _points(config, requests, fingerprints, lambda tried: tried[0].lr, lambda point: True, cuts.timed_in)
+
+
+def expected_cuts(
+    config: Config,
+    shape: Shape,
+    gates: Scores,
+    pace: Mapping[str, float],
+    run: Run | None = None,
+    ms_dense: float | None = None,
+) -> Cuts:
+    """The removal paths of a sweep before it is run; the arguments are those of `expected_points`."""
+    of_gated = {family: pace[family] for family in gates}
+    settings = config.search
+    path = RemovalPath(shape, gates, settings.floors.model_dump(), settings.round_to, of_gated, settings.depth)
+    if not config.budgets_in_ms:
+        return Cuts(path=path)
+    if run is not None:
+        in_ms, known = run.path_of("ms"), run.latency_solved(run.pace_of("ms"))
+    else:
+        whole = config.branch_cost()
+        in_ms = RemovalPath(shape, gates, settings.floors.model_dump(), settings.round_to, of_gated, whole)
+        known = {}
+    left = progress(in_ms)
+    solved: dict[str, Solved] = {}
+    for budget in config.budgets_in_ms:
+        share = budget.amount if budget.relative else min(1.0, budget.amount / ms_dense) if ms_dense else UNKNOWN_SHARE
+        length = min(int((left > share).sum()), in_ms.length)
+        dense = ms_dense or (1.0 if budget.relative else budget.amount / UNKNOWN_SHARE)
+        timed = TimedStructure(ms=float(left[length]) * dense, ms_dense=dense, spread=math.nan)
+        solved[str(budget)] = known.get(str(budget)) or Solved(length=length, timed=timed)
+    return Cuts(path=path, path_in_ms=in_ms, solved=solved, timed_in=timed_in(config))
 
 
 def recipe_fingerprints(run: Run) -> dict[float, str]:
@@ -215,6 +266,7 @@ def _points(
     fingerprints: Mapping[float, str],
     best: Callable[[list[Point]], float | None],
     trained: Callable[[Point], bool],
+    timed: str,
 ) -> list[Point]:
     """The points of all requests: every learning rate with the first seed or all seeds, then the best one with the other seeds.
 
@@ -222,6 +274,7 @@ def _points(
         fingerprints: per learning rate, the fingerprint of all settings that a point's result depends on.
         best: the best learning rate among the points that try them all; None while it is not known.
         trained: whether a point's model is done, so that others can start from it.
+        timed: the setting in which budgets in ms are timed, as `point_hash` takes it.
     """
     rates = config.retrain.rates
 
@@ -243,7 +296,10 @@ def _points(
                 epochs=epochs,
                 shares=request.shares,
                 start=start.hash if start else "",
+                ms=request.ms,
+                timed_in=timed,
             ),
+            budget_ms=request.ms,
             terms=request.terms,
             shares=request.shares,
             lr=lr,
@@ -260,12 +316,14 @@ def _points(
         starts: dict[int, Point | None] = dict.fromkeys(seeds)
         # An untrained point is cut from the searched model itself: a larger one knows no more.
         chained = config.retrain.start == "larger" and METHODS[request.method].chained and config.retrain.epochs > 0
-        if chained:
+        if chained and request.of_seed[seeds[0]][0]:
             structure = Structure.from_json(request.of_seed[seeds[0]][0])
             of_seed = next((known for whole, known in reversed(larger) if whole.holds(structure)), None)
             if of_seed is not None:
                 starts = {seed: start for seed, start in of_seed.items() if trained(start)}
             larger.append((structure, {}))
+        else:
+            chained = False  # nothing starts from a point that has no structure
         if seeds[0] not in starts:
             continue
         trains = request.of_seed[seeds[0]][1] > 0  # else all rates give the same
@@ -282,17 +340,32 @@ def _points(
 
 
 def point_hash(
-    fingerprint: str, *, method: str, budget: float, seed: int, unit: str, terms: str, epochs: int, shares: str, start: str
+    fingerprint: str,
+    *,
+    method: str,
+    budget: float,
+    seed: int,
+    unit: str,
+    terms: str,
+    epochs: int,
+    shares: str,
+    start: str,
+    ms: float | None = None,
+    timed_in: str = "",
 ) -> str:
     """The hash of a point, which stands for all that its result depends on: 16 hex digits.
 
     Args:
         fingerprint: of the settings (`recipe_fingerprints`).
         start: the hash of the point whose trained model it starts from; empty where there is none.
+        ms: the milliseconds that were asked for, where the budget is a number of them: it then counts, and not the fraction of
+            the dense model's latency, which is never measured twice alike.
+        timed_in: the setting of budgets in ms (`cuts.timed_in`); it counts for those alone.
     """
     # Default values are left out, so that points keep the names they had before these settings existed.
-    identity: list[Any] = [fingerprint, method, f"{budget:.9f}", seed]
+    identity: list[Any] = [fingerprint, method, f"{budget:.9f}" if ms is None else f"{ms:.9g}ms", seed]
     identity += [] if unit == "macs" else [unit]
+    identity += [timed_in] if unit == "ms" else []
     identity += [] if terms == "retraining" else [terms, epochs]
     identity += [shares] if shares else []
     identity += [start] if start else []
@@ -309,7 +382,7 @@ def _share_of_macs(request: Request) -> float:
 
 
 def _requests(
-    config: Config, path: RemovalPath, spent: float, keeps: Callable[[str, Target, int], str | None] | None = None
+    config: Config, cuts: Cuts, spent: float, keeps: Callable[[str, Target, int], str | None] | None = None
 ) -> Iterator[Request]:
     """All requests that are known now.
 
@@ -318,15 +391,15 @@ def _requests(
         keeps: the structure that a method keeps at a target with a seed: JSON, empty where it cannot meet the budget, None
             while it is not known. Without this function all methods keep what the search keeps.
     """
-    dense, epochs = path.shape.full(), config.retrain.epochs
+    dense, epochs = cuts.shape.full(), config.retrain.epochs
     seeds = seeds_of(config, draws=False)
     # A backbone that is its own teacher has nothing to learn: the dense point is the dense model as it is.
     of_dense = 0 if config.backbone and config.teacher is None else epochs
     yield Request(method="dense", budget=1.0, of_seed=dict.fromkeys(seeds, (dense.to_json(), of_dense)))
     seen: set[tuple[str, str]] = set()
-    for target, structure in targets(config, path):
-        searched = structure.to_json()
-        budget: Any = {"budget": target.budget, "unit": target.unit}
+    for target, structure in targets(config, cuts):
+        searched = "" if structure is None else structure.to_json()
+        budget: Any = {"budget": target.budget, "unit": target.unit, "ms": target.ms}
         yield Request(method="searched", shares=target.shares, of_seed=dict.fromkeys(seeds, (searched, epochs)), **budget)
         again = target.key in seen  # shares that come to a budget seen before: methods that ignore the search have it already
         seen.add(target.key)
@@ -364,37 +437,43 @@ def seeds_of(config: Config, draws: bool) -> list[int]:
 # Targets: budgets and shares.
 
 
-def targets(config: Config, path: RemovalPath) -> Iterator[tuple[Target, Structure]]:
+def targets(config: Config, cuts: Cuts) -> Iterator[tuple[Target, Structure | None]]:
     """Each target and the structure that the search gives for it: budgets first, then shares.
 
+    Budgets in ms that are still to be timed are left out; the structure is None for one that cannot be reached.
+
     Raises:
-        BudgetError: a budget or share that cannot be met.
+        BudgetError: a budget or share that cannot be met, other than in ms.
     """
     seen: set[tuple[str, str]] = set()
-    for budget in config.sorted_budgets:
-        target = target_of(budget, path.shape)
+    for given in config.sorted_budgets:
+        budget = Budget.parse(given)
+        if not cuts.knows(budget):
+            continue
+        target = target_of(budget, cuts)
         if target.key not in seen:  # 25% and the same amount in MACs are one target
-            yield target, path.solve(budget)
+            yield target, cuts.solve(budget)
         seen.add(target.key)
-    dense = path.shape.full().macs()
     for shares in config.shares:
-        structure = path.shares(shares)
-        yield target_of(exact_fraction(structure.macs(), dense), path.shape, shares_text(shares)), structure
+        structure = cuts.path.shares(shares)
+        share = exact_fraction(structure.macs(), cuts.shape.full().macs())
+        yield target_of(Budget(share), cuts, shares_text(shares)), structure
 
 
-def target_of(budget: BudgetLike, shape: Shape, shares: str = "") -> Target:
+def target_of(budget: Budget, cuts: Cuts, shares: str = "") -> Target:
     """The target of a budget for a model.
 
     Args:
         shares: the shares that come to this budget, as JSON (`shares_text`); empty where a budget was asked for.
-
-    Raises:
-        BudgetError: `budget` is not a budget.
     """
-    given = Budget.parse(budget)
-    dense = COSTS[given.unit].of_dense(shape)
-    fraction = given.amount if given.relative else given.limit(dense) / dense
-    return Target(budget=fraction, unit=given.unit, shares=shares, given=given)
+    return Target(budget=cuts.fraction(budget), unit=budget.unit, shares=shares, given=budget)
+
+
+def to_time(run: Run) -> list[Budget]:
+    """The budgets in ms of which it is not known yet what they leave of the removal path."""
+    budgets = run.config.budgets_in_ms
+    solved = run.latency_solved(run.pace_of("ms")) if budgets else {}
+    return [budget for budget in budgets if str(budget) not in solved]
 
 
 def shares_text(shares: Mapping[Any, float]) -> str:
@@ -409,15 +488,20 @@ def exact_fraction(macs: int, dense: int) -> float:
 
 
 def baseline_targets(run: Run) -> list[Target]:
-    """The targets of baselines, each once: the configuration's budgets, and the budgets that its shares come to."""
+    """The targets of baselines, each once: the configuration's budgets, and the budgets that its shares come to.
+
+    Budgets in ms that are still to be timed are left out.
+    """
     found: dict[tuple[str, str], Target] = {}
+    cuts = cuts_of_run(run)
     if run.config.shares:
-        for target, _ in targets(run.config, run.path):
+        for target, _ in targets(run.config, cuts):
             found.setdefault(target.key, target)
     else:
-        for budget in run.config.budgets:
-            target = target_of(budget, run.shape)
-            found.setdefault(target.key, target)
+        for budget in map(Budget.parse, run.config.budgets):
+            if cuts.knows(budget):
+                target = target_of(budget, cuts)
+                found.setdefault(target.key, target)
     return list(found.values())
 
 
@@ -449,11 +533,18 @@ def search_macs(config: Config, path: RemovalPath, run: Run | None = None) -> fl
     Args:
         run: the run, where there is one: paces count as it tried them.
     """
-    tries, budget = paces_tried(config, path.shape, run)
     dense = path.shape.full().macs()
     retraining = taught_macs(config, "retrain", dense)
+    tries, budget = paces_tried(config, path.shape, run)
     trying = tries * config.search.recovery * (path.solve(budget).macs() + retraining) if tries else 0
+    trying += config.search.recovery * sum(macs + retraining for macs in macs_of_tries_in_ms(run))
     return config.search.epochs * (dense + taught_macs(config, "search", dense)) + trying
+
+
+def macs_of_tries_in_ms(run: Run | None) -> list[int]:
+    """MACs of the models by which paces were compared at equal latency; none where that was not done."""
+    choice = run.pace_choice("ms") if run is not None and run.config.budgets_in_ms else None
+    return [int(one["macs"]) for one in choice["tried"] if one.get("macs")] if choice is not None else []
 
 
 def taught_macs(config: Config, stage: Stage, dense_macs: int) -> float:
@@ -486,12 +577,12 @@ def distinct_paces(config: Config, families: Collection[str]) -> list[dict[str, 
 
 
 def paces_tried(config: Config, shape: Shape, run: Run | None = None) -> tuple[int, Budget]:
-    """How many paces are tried (0 where there is no choice), and at which budget.
+    """How many paces are tried (0 where there is no choice), and at which budget; the tries of budgets in ms are others.
 
     Args:
         run: the run, where there is one: if it has chosen a pace, the numbers are those of its choice.
     """
-    if not config.budgets:
+    if not budgets_by_formula(config):
         return 0, Budget(1.0)
     choice = run.pace_choice() if run is not None else None
     if choice is not None:
@@ -501,21 +592,34 @@ def paces_tried(config: Config, shape: Shape, run: Run | None = None) -> tuple[i
     return tries if tries > 1 else 0, smallest_budget(config, shape)
 
 
+def budgets_by_formula(config: Config) -> list[Budget]:
+    """The budgets that are not in ms."""
+    return [budget for budget in map(Budget.parse, config.budgets) if not budget.is_latency]
+
+
 def smallest_budget(config: Config, shape: Shape) -> Budget:
     """The budget at which paces are compared: the smallest budget in MACs, or in parameters where none is in MACs."""
-    budgets = [Budget.parse(budget) for budget in config.budgets]
+    budgets = budgets_by_formula(config)
     of_macs = [budget for budget in budgets if budget.unit == "macs"]
     return min(of_macs or budgets, key=lambda budget: budget.limit(COSTS[budget.unit].of_dense(shape)))
 
 
-def pace_key(run: Run) -> str:
-    """Eight hex digits that identify all settings that the try of a pace depends on, except the pace itself."""
+def pace_key(run: Run, unit: str = "macs") -> str:
+    """Eight hex digits that identify all settings that the try of a pace depends on, except the pace itself.
+
+    Args:
+        unit: "ms" for the tries of budgets in ms.
+    """
     identity = run.identity("retrain")
     cut = {key: value for key, value in identity["cut"].items() if key != "paces"}
-    budget = smallest_budget(run.config, run.shape)
-    dense = COSTS[budget.unit].of_dense(run.shape)
-    smallest = f"{budget.amount if budget.relative else budget.limit(dense) / dense:.9f}"
-    smallest += "" if budget.unit == "macs" else f" {budget.unit}"
+    if unit == "ms":
+        # Which of them is the smallest is known once the dense model was timed.
+        smallest = f"{' '.join(map(str, run.config.budgets_in_ms))} {timed_in(run.config)}"
+    else:
+        budget = smallest_budget(run.config, run.shape)
+        dense = COSTS[budget.unit].of_dense(run.shape)
+        smallest = f"{budget.amount if budget.relative else budget.limit(dense) / dense:.9f}"
+        smallest += "" if budget.unit == "macs" else f" {budget.unit}"
     short = run.config.pace_recipe()
     # Not accumulate, which pace_recipe raises by the workers per trial: the batch is the same for any number of workers.
     tried = {f"retrain.{key}": getattr(short, key) for key in ("epochs", "lr", "warmup_epochs", "ema_decay")}
@@ -524,19 +628,35 @@ def pace_key(run: Run) -> str:
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def pace_is_open(run: Run) -> bool:
+def pace_is_open(run: Run, unit: str = "macs") -> bool:
     """Whether a pace is still to be chosen. Points by shares do not depend on the pace.
 
     A pace that was chosen with another recipe, or at another smallest budget, is kept if a point was already made with it.
+
+    Args:
+        unit: "ms" for the pace of budgets in ms, which are compared at equal latency; any other for that of the other budgets.
     """
-    if not run.config.budgets:
+    if not (run.config.budgets_in_ms if unit == "ms" else budgets_by_formula(run.config)):
         return False
-    if len(distinct_paces(run.config, run.shape.gate_shapes)) < 2:
+    paces = distinct_paces(run.config, run.shape.gate_shapes)
+    if unit == "ms" and (table := table_of(run.config)) is not None:
+        paces = [pace for pace in paces if is_timed(run, pace, table)]
+    if len(paces) < 2:
         return False
-    choice = run.pace_choice()
+    choice = run.pace_choice(unit)
     if choice is None:
         return True
     rows = run.rows
     from_search = [name for name, method in METHODS.items() if method.needs_search]
-    made = (rows.status == "ok") & rows.method.isin(from_search) & (rows.shares == "")
-    return not made.any() and choice.get("key") != pace_key(run)
+    of_unit = (rows.unit == "ms") == (unit == "ms")
+    made = (rows.status == "ok") & rows.method.isin(from_search) & (rows.shares == "") & of_unit
+    return not made.any() and choice.get("key") != pace_key(run, unit)
+
+
+def is_timed(run: Run, pace: Mapping[str, float], table: TableOfTimes) -> bool:
+    """Whether a table has times of the path in ms at a pace."""
+    try:
+        curve_of_times(run.path_at(pace, run.depth_in_ms), table.ms, table.where)
+    except RefusedInput:
+        return False
+    return True

@@ -6,11 +6,13 @@ derived.json                       the fields that nobody set and that follow th
 plan.json, begun/, waiting.json    what the driver has planned, which points have begun, what the driver waits for
 holder.json, driver.json           which driver holds the run, and its heartbeat while it is at work
 dense/, search/, baselines/        the models that points are cut from, and what each method keeps
+latency/                           what was timed for budgets in ms, and what they leave
 results/, curves/, models/         one row, one curve and one model per point
 checkpoints/, epochs.log, ray/     what is needed to resume
 notes.log, damaged.log             what was said at the start, images that could not be read and were skipped
 bench/, errors.log                 timings, tracebacks
-exports/                           models in other formats
+device-times/                      times of structures on other devices, from CSV files
+exports/                           models in other formats; in exports/latency/ what is timed on other devices
 report.html, report.svg, report.png
 """
 
@@ -42,6 +44,7 @@ from slimsweep.storage import Folder
 if TYPE_CHECKING:  # torch and the solver are imported only by the functions that need a run's gates
     from torch import Tensor
 
+    from slimsweep.latency.curve import LatencyCurve, Solved, TimedStructure
     from slimsweep.slimming.removal_path import RemovalPath
     from slimsweep.slimming.structure import Shape
 
@@ -57,7 +60,9 @@ HOLDER, DRIVER = "holder.json", "driver.json"
 DENSE, SEARCH, CHOICES = "dense", "search", "baselines"
 RESULTS, CURVES, MODELS, BENCH = "results", "curves", "models", "bench"
 CHECKPOINTS, RAY = "checkpoints", "ray"
-EXPORTS = "exports"
+LATENCY, BRANCH_COST = "latency", "latency/branch-cost.json"
+EXPORTS, LATENCY_EXPORTS = "exports", "exports/latency"
+DEVICE_TIMES = "device-times"
 EPOCHS_LOG, DAMAGED_LOG, ERRORS_LOG = "epochs.log", "damaged.log", "errors.log"
 NOTES = "notes.log"
 REPORT = "report"  # .svg, .png
@@ -107,6 +112,7 @@ class Run(Readable):
         self._rows: dict[str, tuple[tuple[int, int], Any]] = {}  # per file: (bytes, mtime), and its table; None: damaged
         self._snapshot: pd.DataFrame | None = None
         self._cut_keys: dict[str, str] = {}  # per token of the checkpoint
+        self._measured: dict[str, float] = {}  # numbers that do not change once they were measured, per file
         self._choices: dict[str, str | None] = {}  # structures that were read, as text, per file; None: not there yet
 
     def __repr__(self) -> str:
@@ -387,7 +393,7 @@ class Run(Readable):
             self.checkpoints(name).delete("")
             self.delete_curve(name)
         # What says that a stage is done goes first.
-        for path in (SEARCH_SHAPE, SEARCH, *((f"{DENSE}/{MODEL_CONFIG}", DENSE, CHOICES) if dense else ())):
+        for path in (SEARCH_SHAPE, SEARCH, LATENCY, *((f"{DENSE}/{MODEL_CONFIG}", DENSE, CHOICES) if dense else ())):
             self.folder.delete(path)
 
     def search_weights(self) -> bytes:
@@ -451,14 +457,22 @@ class Run(Readable):
     @property
     def pace_file(self) -> str:
         """The file of the chosen pace; its name contains a hash of all settings of the search and of the cut."""
-        return f"{SEARCH}/pace-{self._cut_key()}.json"
+        return self.pace_file_of("macs")
 
-    def pace_choice(self) -> dict[str, Any] | None:
-        """The chosen `pace`, the results of all tries (`tried`) and a hash of their recipe (`key`); None before the choice."""
-        return self.json_or_none(self.pace_file, "pace", "tried")
+    def pace_file_of(self, unit: str) -> str:
+        """The file of the pace that was chosen for budgets in a unit: those in ms have one of their own."""
+        return f"{SEARCH}/pace-ms-{self._latency_key()}.json" if unit == "ms" else f"{SEARCH}/pace-{self._cut_key()}.json"
 
-    def write_pace_choice(self, choice: Mapping[str, Any]) -> None:
-        self.folder.write_json(self.pace_file, dict(choice))
+    def pace_choice(self, unit: str = "macs") -> dict[str, Any] | None:
+        """The chosen `pace`, the results of all tries (`tried`) and a hash of their recipe (`key`); None before the choice.
+
+        Args:
+            unit: "ms" for the pace of budgets in ms; any other for that of the other budgets.
+        """
+        return self.json_or_none(self.pace_file_of(unit), "pace", "tried")
+
+    def write_pace_choice(self, choice: Mapping[str, Any], unit: str = "macs") -> None:
+        self.folder.write_json(self.pace_file_of(unit), dict(choice))
 
     def pace_try(self, name: str) -> dict[str, Any] | None:
         """The result of one try of a pace, by this start or an earlier one; None where it was not tried."""
@@ -470,20 +484,30 @@ class Run(Readable):
     @property
     def pace(self) -> dict[str, float]:
         """The pace of each family: the chosen one, or before the choice the first of search.paces."""
-        choice = self.pace_choice()
+        return self.pace_of("macs")
+
+    def pace_of(self, unit: str) -> dict[str, float]:
+        """The pace of each family under budgets in a unit. Where none was chosen for ms, it is that of the other budgets."""
+        choice = (self.pace_choice("ms") if unit == "ms" else None) or self.pace_choice()
         return dict(choice["pace"]) if choice is not None else self.config.search.paces[0].model_dump()
 
-    def path_at(self, pace: Mapping[str, float]) -> "RemovalPath":
+    def path_at(self, pace: Mapping[str, float], depth: bool | float | None = None) -> "RemovalPath":
         """The removal path over the search's ranking of gates, with the configuration's floors, at a pace.
 
         Args:
             pace: of each family; families without gates are ignored.
+            depth: whether whole branches may leave, as for `RemovalPath`; search.depth where not given.
         """
         from slimsweep.slimming.removal_path import RemovalPath
 
         settings = self.config.search
         of_gated = {family: pace[family] for family in self.scores}
-        return RemovalPath(self.shape, self.scores, settings.floors.model_dump(), settings.round_to, of_gated, settings.depth)
+        whole = settings.depth if depth is None else depth
+        return RemovalPath(self.shape, self.scores, settings.floors.model_dump(), settings.round_to, of_gated, whole)
+
+    def path_of(self, unit: str) -> "RemovalPath":
+        """The removal path that budgets in a unit are cut along; it knows no latency."""
+        return self.path_at(self.pace_of("ms"), self.depth_in_ms) if unit == "ms" else self.path
 
     @property
     def path(self) -> "RemovalPath":
@@ -497,6 +521,106 @@ class Run(Readable):
         tensors = save(self.path.tensors())
         if not self.folder.exists(SEARCH_PATH) or self.folder.read_bytes(SEARCH_PATH) != tensors:
             self.folder.write_bytes(SEARCH_PATH, tensors)
+
+    # Latencies, in the setting of the configuration: workers time them once.
+
+    def _latency_key(self, pace: Mapping[str, float] | None = None) -> str:
+        """A hash of all that latencies of a path depend on, the machine aside: eight hex digits.
+
+        Args:
+            pace: of the path; where not given, what paths of all paces have in common.
+        """
+        identity = self.identity("retrain")
+        cut = {name: value for name, value in identity["cut"].items() if pace is None or name not in ("paces", "recovery")}
+        known = [identity["search"], cut, self._timed_in(), self.depth_in_ms, dict(pace or {})]
+        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:8]
+
+    @property
+    def branch_cost(self) -> float | None:
+        """What a branch costs by itself, as `slimsweep.latency.curve.branch_cost` measured it; None before that."""
+        if BRANCH_COST not in self._measured:
+            found = self.json_or_none(BRANCH_COST, "branch_cost")
+            if found is None:
+                return None
+            self._measured[BRANCH_COST] = float(found["branch_cost"])
+        return self._measured[BRANCH_COST]
+
+    def write_branch_cost(self, cost: float, about: Mapping[str, Any]) -> None:
+        """Write what a branch costs by itself, and what it was measured with."""
+        self.folder.write_json(BRANCH_COST, {"branch_cost": cost, "about": dict(about)})
+
+    @property
+    def depth_in_ms(self) -> bool | float:
+        """The `depth` of the removal path of budgets in ms (`RemovalPath`)."""
+        return self.config.branch_cost(self.branch_cost)
+
+    def _timed_in(self) -> list[Any]:
+        return [self.config.latency_setting.to_dict(), self.config.timing.table]
+
+    def _curve_file(self, pace: Mapping[str, float]) -> str:
+        return f"{LATENCY}/curve-{self._latency_key(pace)}.json"
+
+    def latency_curve(self, pace: Mapping[str, float]) -> "LatencyCurve | None":
+        """The latencies of the path in ms at a pace; None where it was not timed yet."""
+        from slimsweep.latency.curve import LatencyCurve
+
+        found = self.json_or_none(self._curve_file(pace), "lengths", "ms", "spread", "busy")
+        return None if found is None else LatencyCurve.from_dict(found)
+
+    def write_latency_curve(self, pace: Mapping[str, float], curve: "LatencyCurve", about: Mapping[str, Any]) -> None:
+        """Write the latencies of the path in ms at a pace, and what they were measured with."""
+        self.folder.write_json(self._curve_file(pace), {**curve.to_dict(), "pace": dict(pace), "about": dict(about)})
+
+    def latency_solved(self, pace: Mapping[str, float], trying: bool = False) -> "dict[str, Solved]":
+        """By text of the budget, what is left of the path in ms at a pace; budgets that were not looked for yet are missing.
+
+        Args:
+            trying: what a try of the pace is cut to, not what points are.
+        """
+        from slimsweep.latency.curve import as_solved
+
+        found = self.json_or_none(self._solved_file(pace, trying), "budgets")
+        return {} if found is None else {text: as_solved(one) for text, one in found["budgets"].items()}
+
+    def write_latency_solved(self, pace: Mapping[str, float], solved: "Mapping[str, Solved]", trying: bool = False) -> None:
+        """Write what `latency_solved` reads."""
+        from slimsweep.latency.curve import solved_as_dict
+
+        budgets = {text: solved_as_dict(one) for text, one in solved.items()}
+        self.folder.write_json(self._solved_file(pace, trying), {"pace": dict(pace), "budgets": budgets})
+
+    def _solved_file(self, pace: Mapping[str, float], trying: bool) -> str:
+        return f"{LATENCY}/{'try' if trying else 'budgets'}-{self._latency_key(pace)}.json"
+
+    @property
+    def _times_file(self) -> str:
+        key = hashlib.sha256(json.dumps(self._timed_in(), sort_keys=True).encode()).hexdigest()[:8]
+        return f"{LATENCY}/times-{key}.json"
+
+    def latency_times(self) -> "dict[str, tuple[TimedStructure, dict[str, Any]]]":
+        """By `Structure.id`, the latency of a structure and what it was measured with (`latency_setting` of the results)."""
+        from slimsweep.latency.curve import as_timed
+
+        found = self.json_or_none(self._times_file, "times", "about")
+        if found is None:
+            return {}
+        return {name: (as_timed(one["timed"]), found["about"][one["about"]]) for name, one in found["times"].items()}
+
+    def write_latency_times(self, times: "Mapping[str, TimedStructure]", about: Mapping[str, Any]) -> None:
+        """Add latencies of structures to those that the run has.
+
+        Args:
+            times: by `Structure.id`.
+            about: what they were measured with.
+        """
+        from slimsweep.latency.curve import timed_as_dict
+
+        found = self.json_or_none(self._times_file, "times", "about") or {"times": {}, "about": []}
+        if dict(about) not in found["about"]:
+            found["about"].append(dict(about))
+        place = found["about"].index(dict(about))
+        found["times"] |= {name: {"timed": timed_as_dict(timed), "about": place} for name, timed in times.items()}
+        self.folder.write_json(self._times_file, found)
 
     # Structures that methods keep; workers choose them once.
 
@@ -771,6 +895,30 @@ class Run(Readable):
         """Write the timings of one benchmark (`tables.BENCH`) to a file of their own."""
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
         tables.write_table(self.folder, f"{BENCH}/{name}.parquet", rows, tables.BENCH)
+
+    def device_times(self) -> pd.DataFrame:
+        """The times of structures on other devices (`tables.DEVICE_TIMES`); of one structure and setting the latest alone."""
+        meaning = "its times are missing; `slimsweep latency add` adds them again, and the file can be deleted"
+        found = []
+        for name in sorted(self.folder.list(DEVICE_TIMES)):
+            path = f"{DEVICE_TIMES}/{name}"
+            if not name.endswith(".parquet"):
+                continue
+            read = functools.partial(tables.read_table, self.folder, path, tables.DEVICE_TIMES)
+            if (times := self.unless_damaged(path, read, None, meaning)) is not None:
+                found.append(times)
+        times = tables.joined(found, tables.DEVICE_TIMES).sort_values("created_at", kind="stable")
+        return times.drop_duplicates(["structure", *tables.DEVICE_SETTING], keep="last", ignore_index=True)
+
+    def write_device_times(self, rows: list[dict[str, Any]]) -> None:
+        """Write the times of one CSV file (`tables.DEVICE_TIMES`) to a file of their own."""
+        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
+        tables.write_table(self.folder, f"{DEVICE_TIMES}/{name}.parquet", rows, tables.DEVICE_TIMES)
+
+    @property
+    def latency_exports(self) -> Folder:
+        """The folder for the models that are timed on other devices."""
+        return self.folder / LATENCY_EXPORTS
 
     def log_epoch(self, entry: Mapping[str, Any]) -> None:
         """Add a trained epoch to the log of epochs, as one line of JSON, with the generation of the run's holder."""

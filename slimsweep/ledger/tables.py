@@ -30,7 +30,7 @@ RESULTS = pa.schema(
         ("terms", pa.string()),  # retraining: epochs as searched points have; compute: more, worth a share of the search
         ("seed", pa.int64()),
         ("budget", pa.float64()),  # fraction of the dense model's cost, as asked for or as shares leave it; 1.0 for dense
-        ("unit", pa.string()),  # the cost that the budget counts: macs or params
+        ("unit", pa.string()),  # the cost that the budget counts: macs, params or ms
         ("shares", pa.string()),  # JSON: the share of gates that each family keeps; empty where a budget was asked for
         ("status", pa.string()),  # ok or failed
         ("error", pa.string()),
@@ -43,6 +43,13 @@ RESULTS = pa.schema(
             )
         ),
         shown("model_bytes", pa.int64(), "size on disk", "B", axis="x"),  # of the weights' file
+        ("budget_ms", pa.float64()),  # the milliseconds that were asked for; null where the budget is no number of milliseconds
+        # Of one call with a whole batch, before retraining, which changes no latency; null where the run asks for no latency.
+        shown("latency_ms", pa.float64(), "latency in the run's setting", "ms", axis="x"),
+        ("latency_ms_dense", pa.float64()),  # of the dense model, timed in the same rounds
+        ("latency_spread", pa.float64()),  # width of the middle half of the rounds' medians, as a share of their median
+        ("latency_busy", pa.string()),  # why it is not to be trusted; empty where the machine was quiet
+        ("latency_setting", pa.string()),  # JSON: device, batch_size, threads, dtype, runtime, compile, hardware, versions
         ("repair_seconds", pa.float64()),  # that principal axes and repair took after the cut; 0 for methods without
         shown("val_top1_cut", pa.float64(), "validation top-1 right after the cut", "%", 2, axis="y", more=True),
         shown("val_top1", pa.float64(), "validation top-1", "%", 2, axis="y", more=True),
@@ -126,6 +133,7 @@ BENCH = pa.schema(
         ("batch_size", pa.int64()),
         ("dtype", pa.string()),  # of weights and images: float32 or bfloat16
         ("compile", pa.bool_()),  # by torch.compile
+        ("runtime", pa.string()),  # torch or onnxruntime; null in older rows, which are torch's
         shown("latency_p50_ms", pa.float64(), "latency p50", "ms", axis="x"),  # of one call with a whole batch
         ("latency_p90_ms", pa.float64()),
         shown("images_per_second", pa.float64(), "throughput", "images/s", axis="x", more=True),
@@ -141,6 +149,23 @@ BENCH = pa.schema(
     ]
 )
 
+DEVICE_TIMES = pa.schema(
+    [
+        ("structure", pa.string()),  # Structure.id
+        ("ms", pa.float64()),  # of one call with a whole batch, the median
+        ("spread", pa.float64()),  # width of the middle half of repeated measurements, as a share of their median; or null
+        ("device", pa.string()),  # its name, as the CSV file has it
+        ("runtime", pa.string()),
+        ("batch_size", pa.int64()),
+        ("dtype", pa.string()),
+        ("busy", pa.string()),  # why the time is not to be trusted; empty where it is
+        ("file", pa.string()),  # name of the CSV file that it comes from
+        ("created_at", pa.timestamp("us", tz="UTC")),  # when it was added
+    ]
+)
+
+
+DEVICE_SETTING = ["device", "runtime", "batch_size", "dtype"]  # columns of DEVICE_TIMES that a time depends on
 
 # Columns of BENCH that a timing depends on, beside the model and the batch size: only timings that agree in them compare.
 SETTING = ["device", "hardware", "threads", "dtype", "compile"]
@@ -178,6 +203,8 @@ def results_of(parts: Sequence[pa.Table]) -> pd.DataFrame:
     rows = joined(parts, RESULTS)
     for column, value in (("unit", "macs"), ("terms", "retraining"), ("shares", ""), ("teacher", "")):
         rows[column] = rows[column].fillna(value)
+    for column in ("latency_busy", "latency_setting"):  # of points that were not timed: texts, as in the rows that have them
+        rows[column] = rows[column].fillna("")
     return rows.sort_values(
         ["budget", "method", "terms", "seed", "lr"], ascending=[False, True, False, True, True], ignore_index=True
     )

@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from slimsweep.errors import RefusedInput
-from slimsweep.methods.budget_costs import at_each_budget, cost_and_limit
+from slimsweep.methods.budget_costs import at_each_budget, cost_and_limit, refuse_ms
 from slimsweep.methods.choice import Choice, Settings
 from slimsweep.methods.fresh_weights import drawn_by, like
 from slimsweep.slimming.architectures import Timm, model_name
@@ -45,11 +45,12 @@ def start(source: nn.Module, structure: Structure, seed: int) -> nn.Module:
 
 
 def check(model: nn.Module, settings: Settings, budgets: Sequence[BudgetLike]) -> None:
-    """Refuse a model that is no VisionTransformer, and budgets below the smallest plain model.
+    """Refuse a model that is no VisionTransformer, and budgets that are in ms or below the smallest plain model.
 
     Raises:
         RefusedInput: says which of these, and what to do.
     """
+    refuse_ms("small", budgets)
     refused = f"baselines: 'small' does not work with {model_name(model)}: "
     if not isinstance(model, VisionTransformer):
         raise RefusedInput(

@@ -15,7 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from slimsweep.errors import RefusedInput
-from slimsweep.methods.budget_costs import at_each_budget, cost_and_limit
+from slimsweep.methods.budget_costs import at_each_budget, cost_and_limit, refuse_ms
 from slimsweep.methods.choice import Choice, Settings
 from slimsweep.methods.gradients import accumulate_gradients
 from slimsweep.slimming.architectures import architecture_of, model_name
@@ -55,13 +55,14 @@ def choose(choice: Choice) -> list[Structure | ValueError]:
 
 
 def check(model: nn.Module, settings: Settings, budgets: Sequence[BudgetLike]) -> None:
-    """Refuse a model that is no plain VisionTransformer, families that it does not cut, and a missing package.
+    """Refuse a model that is no plain VisionTransformer, families that it does not cut, budgets in ms, and a missing package.
 
     Raises:
         RefusedInput: says which of these, and what to do.
     """
     if importlib.util.find_spec("torch_pruning") is None:
         raise RefusedInput("baselines: 'torch-pruning' needs Torch-Pruning: pip install 'torch-pruning>=1.6,<1.7'")
+    refuse_ms("torch-pruning", budgets)
     reason = ""
     if not isinstance(model, VisionTransformer):
         reason = "it is not a VisionTransformer, and its blocks are not plain ones"

@@ -23,6 +23,7 @@ import yaml
 
 import slimsweep
 from slimsweep.errors import RefusedInput
+from slimsweep.ledger.latencies import latencies, left_out
 from slimsweep.ledger.run import Run
 from slimsweep.ledger.status import Status, read_status
 from slimsweep.report.bundle import bundle
@@ -63,7 +64,12 @@ def build_page(runs: Sequence[RunTables], *, written_at: datetime | None = None)
             policy=policy,
             title=_title(data),
             subtitle=_subtitle(data),
-            notices=[run.not_trusted for run in runs if run.not_trusted],
+            notices=[
+                notice
+                for run in runs
+                for notice in (run.not_trusted, left_out(latencies(run.results, run.device_times)))
+                if notice
+            ],
             version=slimsweep.__version__,
             written_at=(written_at or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="seconds"),
             # Unescaped: these come from this repository or are base64, and contain no text of a run.

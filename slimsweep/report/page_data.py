@@ -4,6 +4,7 @@ All that does not depend on the reader's choices is computed here: means and sta
 of methods, titles of columns. `web/types.js` describes the same data for the page's modules.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from slimsweep.ledger.columns import Column, shown_columns
+from slimsweep.ledger.latencies import DEVICE, SWEEP, latencies, trusted
 from slimsweep.ledger.measures import MEASURES, Measure, decimals_of, images_of, measure_decimals, measure_of
 from slimsweep.ledger.status import Status, TrainingStatus
 from slimsweep.ledger.tables import BENCH, RESULTS, with_all_columns
@@ -22,11 +24,15 @@ from slimsweep.report.run_tables import RunTables
 from slimsweep.report.styles import looks, run_colours
 from slimsweep.report.uncertainty import ALIKE, HANDFUL, SPLITS, cautions, with_binomial
 from slimsweep.slimming.cost import COSTS
+from slimsweep.slimming.cost import LATENCY as MILLISECONDS
 from slimsweep.slimming.structure import Structure
 
 HISTOGRAM_BINS = 40
-COLUMNS = shown_columns(RESULTS)
-TIMINGS = shown_columns(BENCH)
+# Times compare in one setting only, so those of the results are shown as the benchmark's are: an axis and a column per setting.
+LATENCY = Column(name="latency_ms", title="latency", unit="ms", axis="x")
+COLUMNS = [column for column in shown_columns(RESULTS) if column.name != LATENCY.name]
+TIMINGS = [*shown_columns(BENCH), LATENCY]
+SOURCES = {SWEEP: "the sweep's own timing: ", DEVICE: ""}  # what a setting's text begins with
 ERROR = "_error"  # behind a column's name: how far it is from the best value
 
 
@@ -46,6 +52,7 @@ SENT: dict[str, int] = {
     "shares": 0,
     "status": 0,
     "error": 0,
+    "budget_ms": 6,
     **{f"{name}_dense": 0 for name in COSTS},
     "val_top1_cut": 4,
     "lr": 9,
@@ -207,6 +214,7 @@ def _groups(
     }
     return {
         **{name: _plain(means[name], SENT.get(name, 0)) for name in SEEDS},
+        "budget_ms": [points["budget_ms"][members[i][0]] for i in order],
         "members": [members[i] for i in order],
         "best": [best[i] for i in order],
         **numbers_of,
@@ -430,10 +438,17 @@ def _pace(found: dict[str, Any] | None, measure: Measure) -> dict[str, Any] | No
 
 
 def _timings(runs: Sequence[RunTables]) -> dict[str, Any]:
-    """Timings by point and setting (`tables.SETTING` and batch size), with one number per column of TIMINGS."""
+    """Timings by point and setting, with one number per column of TIMINGS: of `slimsweep bench`, of the sweep, of devices.
+
+    Settings are texts that also say who measured, where there is more than the benchmark. `limits` are budgets in milliseconds:
+    the place of a run and of a setting, the milliseconds, and the budget in words.
+    """
     places: dict[str, int] = {}
     timings: list[list[Any]] = []
     dense: dict[str, float | None] = {}
+    limits: list[list[Any]] = []
+    measured = [trusted(latencies(run.results, run.device_times)) for run in runs]
+    by_bench = "slimsweep bench: " if any(len(found) for found in measured) else ""
     hardware: dict[str, set[str]] = {}  # per kind of device; settings contain it where there are several
     for run in runs:
         for device, name in zip(run.bench["device"], _plain(run.bench["hardware"]), strict=True):
@@ -441,18 +456,44 @@ def _timings(runs: Sequence[RunTables]) -> dict[str, Any]:
     start = 0
     for index, run in enumerate(runs):
         where = {point: start + i for i, point in enumerate(run.results["point"])}
-        start += len(run.results)
+        first, start = start, start + len(run.results)
         for row in run.bench.to_dict("records"):
             compiled = ", compiled" if row["compile"] else ""
             device = row["device"] if len(hardware[row["device"]]) == 1 else row["hardware"] or row["device"]
             threads = f", {_number(row['threads'])} threads" if _number(row["threads"]) else ""
-            setting = f"{device}{threads}, batch {_number(row['batch_size'])}, {row['dtype']}{compiled}"
+            runtime = f", {row['runtime']}" if row.get("runtime") not in (None, "torch") else ""
+            setting = f"{by_bench}{device}{threads}, batch {_number(row['batch_size'])}, {row['dtype']}{compiled}{runtime}"
             place = places.setdefault(setting, len(places))
             if row["point"] in where:
-                timings.append([where[row["point"]], place, [_number(row[column.name], 4) for column in TIMINGS]])
+                timings.append([where[row["point"]], place, [_number(row.get(column.name), 4) for column in TIMINGS]])
             if str(row["point"]).split("-")[0] == "dense":
                 dense[f"{index}|{place}"] = _number(row["latency_p50_ms"], 4)
-    return {"settings": list(places), "bench": timings, "bench_dense": dense}
+        for row in measured[index].to_dict("records"):
+            place = places.setdefault(f"{SOURCES[row['source']]}{row['setting']}", len(places))
+            point = where[row["point"]]
+            timings.append([point, place, [_number(row["ms"], 4) if c is LATENCY else None for c in TIMINGS]])
+            if (ms := _number(row["dense_ms"], 4)) is not None:
+                dense.setdefault(f"{index}|{place}", ms)
+            if row["of_row"]:
+                limits += _limit(run.results.iloc[point - first], index, place, ms)
+    once = {json.dumps([run, place, text]): [run, place, ms, text] for run, place, ms, text in limits}
+    return {"settings": list(places), "bench": timings, "bench_dense": dense, "limits": list(once.values())}
+
+
+def _limit(row: pd.Series, run: int, setting: int, dense_ms: float | None) -> list[list[Any]]:
+    """The budget in milliseconds of a point as `limits` has it; empty where its budget counts something else.
+
+    Args:
+        run, setting: places in the page's lists.
+        dense_ms: of the dense model, timed beside the point.
+    """
+    if row["unit"] != MILLISECONDS.name or row["method"].removesuffix(UNTRAINED) == "dense":
+        return []
+    if (asked := _number(row["budget_ms"], 6)) is not None:
+        return [[run, setting, asked, f"{asked:g} ms"]]
+    if dense_ms is None or _number(row["budget"], 6) is None:
+        return []
+    return [[run, setting, _number(row["budget"] * dense_ms, 4), f"{100 * row['budget']:.4g} % of dense"]]
 
 
 def _unique(names: list[str]) -> list[str]:

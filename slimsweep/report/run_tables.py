@@ -10,7 +10,18 @@ from slimsweep.errors import DamagedFile, RefusedInput
 from slimsweep.ledger.measures import TOP1
 from slimsweep.ledger.run import Run
 from slimsweep.ledger.status import Status
-from slimsweep.ledger.tables import BENCH, CURVES, GATES, RESULTS, joined, last_timed, not_trusted, read_table, results_of
+from slimsweep.ledger.tables import (
+    BENCH,
+    CURVES,
+    DEVICE_TIMES,
+    GATES,
+    RESULTS,
+    joined,
+    last_timed,
+    not_trusted,
+    read_table,
+    results_of,
+)
 from slimsweep.storage import Folder, parted
 
 TABLE = ".parquet"
@@ -34,6 +45,7 @@ class RunTables:
     gates: pd.DataFrame = field(default_factory=lambda: _empty(GATES))
     bench: pd.DataFrame = field(default_factory=lambda: _empty(BENCH))  # only timings that can be trusted
     not_trusted: str = ""  # what is said of the timings that are left out, because the machine was busy
+    device_times: pd.DataFrame = field(default_factory=lambda: _empty(DEVICE_TIMES))  # of structures, on other devices
     status: Status | None = None  # without it the page shows no progress and does not refresh
     pace: dict[str, Any] | None = None  # `Run.pace_choice`
     known_data: dict[str, Any] | None = None  # `Run.known_data`, for the number of images that rows do not tell
@@ -64,6 +76,7 @@ def read_run(run: Run, status: Status | None = None) -> RunTables:
         gates=run.gates_table(),
         bench=last_timed(timings),
         not_trusted=not_trusted(timings, f"slimsweep bench {run.uri}"),
+        device_times=run.device_times(),
         status=status,
         pace=run.pace_choice() if run.is_begun else None,
         known_data=run.known_data,
@@ -108,8 +121,8 @@ def read_tables(path: str) -> list[RunTables]:
     """The runs whose rows a table holds, one by one, as a study keeps them: results alone, without a run's folder.
 
     Args:
-        path: a Parquet file of results, or a folder with results.parquet. Where a folder has curves.parquet, gates.parquet or
-            bench.parquet too, and results of one run, these are shown.
+        path: a Parquet file of results, or a folder with results.parquet. Where a folder has curves.parquet, gates.parquet,
+            bench.parquet or device-times.parquet too, and results of one run, these are shown.
 
     Raises:
         RefusedInput: there is no such file, or it has no results.
@@ -130,7 +143,9 @@ def read_tables(path: str) -> list[RunTables]:
     if len(shown) > 1 or name != ROWS:
         return shown
     curves, gates, bench = (_table_beside(folder, *of) for of in (("curves", CURVES), ("gates", GATES), ("bench", BENCH)))
-    return [replace(shown[0], curves=curves, gates=gates, bench=last_timed(bench), not_trusted=not_trusted(bench))]
+    device_times = _table_beside(folder, "device-times", DEVICE_TIMES)
+    measured = {"bench": last_timed(bench), "not_trusted": not_trusted(bench), "device_times": device_times}
+    return [replace(shown[0], curves=curves, gates=gates, **measured)]
 
 
 def _table_beside(folder: Folder, name: str, schema: pa.Schema) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 A cost is one formula over the sizes that every layer keeps: with plain numbers it prices one structure, with arrays all
 prefixes of a removal path at once. A further cost is a formula, here or in a file of its own, and an entry in COSTS.
+Milliseconds have no formula: they are measured on a device (`slimsweep.latency.curve`), and a path is told what was found.
 """
 
 from __future__ import annotations
@@ -15,6 +16,31 @@ if TYPE_CHECKING:  # budgets are parsed without torch, and need this table
 
     from slimsweep.slimming.removal_path import RemovalPath
     from slimsweep.slimming.structure import LayerSizes, Shape, Structure
+
+
+NANOSECONDS = 1e6  # per millisecond: latencies are compared in whole nanoseconds, as other costs are in whole units
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one call on a device: the unit that no formula gives.
+
+    Attributes are those of `Cost`.
+    """
+
+    name: str = "ms"
+    label: str = "ms"
+    title: str = "latency"
+    families: tuple[str, ...] = ("attention", "mlp", "token")
+    example: str = "12ms"
+
+    def text(self, amount: int) -> str:
+        """Nanoseconds for people: "12.3 ms"."""
+        return self.quantity(f"{amount / NANOSECONDS:.4g}")
+
+    def quantity(self, number: str, prefix: str = "") -> str:
+        """A number with its unit: "12.3 ms"."""
+        return f"{number} {prefix}{self.label}"
 
 
 @dataclass(frozen=True)
@@ -87,3 +113,18 @@ COSTS: dict[str, Cost] = {
         Cost("params", "params", "parameters", ("attention", "mlp"), params_formula, example="11.5M"),
     )
 }
+LATENCY = Latency()
+
+
+def units() -> list[str]:
+    """The names of all units that a budget can count."""
+    return [*COSTS, LATENCY.name]
+
+
+def unit_named(name: str) -> Cost | Latency:
+    """A unit that a budget can count.
+
+    Raises:
+        KeyError: there is none of that name.
+    """
+    return LATENCY if name == LATENCY.name else COSTS[name]

@@ -46,7 +46,7 @@ class GateFamily:
     attach: Callable[[Timm, nn.Parameter, Shape, int, str], None]
     effective: Callable[[Timm], Tensor]
     parameter_of: Callable[[Timm, Tensor], Tensor]
-    steps: Callable[[Shape, list[np.ndarray], float, int, bool], Steps]
+    steps: Callable[[Shape, list[np.ndarray], float, int, bool | float], Steps]
     modules: tuple[str, ...] = ()
 
 

@@ -41,7 +41,7 @@ def _order(layer: list[np.ndarray], score: list[np.ndarray], rank: list[np.ndarr
     return np.lexsort((np.concatenate(layer), np.concatenate(rank), np.concatenate(score)))
 
 
-def mlp_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: int, depth: bool = False) -> Steps:
+def mlp_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: int, depth: bool | float = False) -> Steps:
     """MLP units of each layer, `round_to` at a time, the smallest first.
 
     Args:
@@ -49,7 +49,9 @@ def mlp_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: in
         scores: per layer a value of at least 0 for each gate, in the gates' shape, float64.
         floor: share of every layer that never leaves.
         round_to: sizes that are left are multiples of this.
-        depth: what the floor keeps of a layer leaves too, as one last step, by its mean score.
+        depth: what the floor keeps of a layer leaves too, as one last step, by its mean score. A number is what a whole layer
+            costs by itself, as a share of what its gates cost: the rest of the layer then leaves at once as soon as it is
+            worth less per cost than the next gates alone.
     """
     layers, values, ranks, removed, groups = [], [], [], [], []
     for index, score in enumerate(scores):
@@ -58,14 +60,19 @@ def mlp_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: in
         least = _rounded_up(floor * size, round_to)
         # The first group may be smaller, so that all later sizes are multiples.
         ends = np.arange(size - least, 0, -round_to)[::-1]
-        if depth and least:
+        if depth is not False and least:
             ends = np.append(ends, size)
         starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
+        rest: float | None = None  # worth per cost of what leaves as the last step
+        if depth is not False and depth is not True and len(ends):
+            ends, starts, rest = _rest_at_once(score[order], starts, ends, depth * size)
         units = ends - starts
         group = np.full(size, NEVER_REMOVED)
         group[order[: units.sum()]] = np.repeat(np.arange(len(ends)), units)
         leaving = score[order[: units.sum()]]
         mean = np.add.reduceat(leaving, starts) / units if len(ends) else np.zeros(0)
+        if rest is not None:
+            mean[-1] = rest
         layers.append(np.full(len(ends), index))
         values.append(np.maximum.accumulate(mean.astype(np.float32)))
         removed.append(units)
@@ -75,7 +82,7 @@ def mlp_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: in
     return _assemble(layers, values, ranks, removed={"units": removed}, groups=groups, total=total)
 
 
-def attention_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: int, depth: bool = False) -> Steps:
+def attention_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: int, depth: bool | float = False) -> Steps:
     """Dims and heads of each layer, so that its kept heads always have one width, each with its own best dims.
 
     A step takes either the worst dim of every kept head or the worst head, whichever loses less per dim. Arguments as in
@@ -91,6 +98,7 @@ def attention_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_
         best = np.concatenate([np.zeros((rows, 1)), best], axis=1)  # best[h, w]: what the w best dims of head h add up to
         heads, width = list(range(rows)), columns
         least = max(floor * rows * columns, 0)
+        own = 0.0 if isinstance(depth, bool) else depth * rows * columns  # what the layer costs by itself, in gates
         group = np.full(score.shape, NEVER_REMOVED)
         steps: list[tuple[float, int, int]] = []
         while heads and width:
@@ -106,6 +114,8 @@ def attention_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_
             if not options:
                 break
             loss, kind, which = min(options)
+            if own and loss > best[heads, width].sum() / (len(heads) * width + own):
+                break  # the rest is worth less per cost
             number = len(steps)
             if kind == 0:
                 for head in heads:
@@ -116,10 +126,12 @@ def attention_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_
                 group[which, order[which, :width]] = number
                 steps.append((loss, width, 1))
                 heads.remove(which)
-        if depth and heads and width:
+        if depth is not False and heads and width:
             for head in heads:
                 group[head, order[head, :width]] = len(steps)
-            steps.append((float(np.float32(best[heads, width].mean() / width)), len(heads) * width, len(heads)))
+            left = best[heads, width]
+            worth = left.sum() / (len(heads) * width + own) if own else left.mean() / width
+            steps.append((float(np.float32(worth)), len(heads) * width, len(heads)))
         # Heads of the uniform granularity are all the layer's heads.
         lost_heads = [s[2] * (layer.heads if rows == 1 else 1) for s in steps]
         size = rows * columns
@@ -133,7 +145,7 @@ def attention_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_
     return _assemble(layers, values, ranks, removed={"dims": removed, "heads": lost}, groups=groups, total=total)
 
 
-def token_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: int, depth: bool = False) -> Steps:
+def token_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: int, depth: bool | float = False) -> Steps:
     """Tokens leave in an order in which each leaves the last layer first; a layer gives them up `round_to` at a time.
 
     A token's rank in a layer is its best one there or later, so that a token kept in a layer is kept in all earlier ones.
@@ -141,7 +153,7 @@ def token_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: 
     tokens with the prefix, and what the floor keeps stays, whatever `depth` says: tokens are no branch.
     """
     score = np.stack(scores)  # (layers, patches)
-    depth, patches = score.shape
+    count, patches = score.shape
     lasting = np.maximum.accumulate(score[::-1], axis=0)[::-1]
     least = max(int(np.ceil(floor * patches - 1e-9)), shape.least_tokens)
     # Equal tokens leave from the border inwards; all layers agree on that order, so that what left stays away.
@@ -153,26 +165,26 @@ def token_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: 
     # Rows beyond a multiple are a group of their own to a matrix product: a few tokens less in every layer save most.
     if round_to > 1:
         lasting[:, np.lexsort((tie, lasting[0]))[: (patches + shape.layers[0].prefix) % round_to]] = -1.0
-    layer_of, patch_of = np.divmod(np.arange(depth * patches), patches)
+    layer_of, patch_of = np.divmod(np.arange(count * patches), patches)
     order = np.lexsort((-layer_of, tie[patch_of], lasting.reshape(-1)))
     # The floor: each layer's last `least` tokens in that order, and those that a later layer's floor needs.
-    stays = np.zeros(depth * patches, dtype=bool)
-    for index in range(depth):
+    stays = np.zeros(count * patches, dtype=bool)
+    for index in range(count):
         mine = order[layer_of[order] == index]
         stays[mine[patches - least :]] = True
-    for index in range(depth - 2, -1, -1):
+    for index in range(count - 2, -1, -1):
         stays[index * patches : (index + 1) * patches] |= stays[(index + 1) * patches : (index + 2) * patches]
     order = order[~stays[order]]
     # A matrix product's rows are all tokens, the prefix too: those are what is kept to multiples.
     waits = [_excess(patches + layer.prefix, round_to) for layer in shape.layers]  # tokens that the next step takes
-    ready: list[list[int]] = [[] for _ in range(depth)]  # tokens whose turn has come, and which no later layer has any more
-    due = np.zeros((depth, patches), dtype=bool)
-    leave = np.full((depth, patches), NEVER_REMOVED)
+    ready: list[list[int]] = [[] for _ in range(count)]  # tokens whose turn has come, and which no later layer has any more
+    due = np.zeros((count, patches), dtype=bool)
+    leave = np.full((count, patches), NEVER_REMOVED)
     layers: list[int] = []
     removed: list[int] = []
     for layer, patch in zip(layer_of[order].tolist(), patch_of[order].tolist(), strict=True):
         due[layer, patch] = True
-        if layer == depth - 1 or leave[layer + 1, patch] < NEVER_REMOVED:
+        if layer == count - 1 or leave[layer + 1, patch] < NEVER_REMOVED:
             ready[layer].append(patch)
         at = layer
         while at >= 0 and len(ready[at]) >= waits[at]:
@@ -184,7 +196,25 @@ def token_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: 
             at -= 1  # where those that left here, if it is their turn, are now free to leave
             if at >= 0:
                 ready[at] += [token for token in group if due[at, token]]
-    return Steps(np.array(layers, int), {"tokens": np.array(removed, int)}, list(leave), depth * patches)
+    return Steps(np.array(layers, int), {"tokens": np.array(removed, int)}, list(leave), count * patches)
+
+
+def _rest_at_once(rising: np.ndarray, starts: np.ndarray, ends: np.ndarray, own: float) -> tuple[np.ndarray, np.ndarray, float]:
+    """The steps of a layer that ends at once: from where all that is left is worth less per cost than the next step alone.
+
+    Args:
+        rising: (gates,) scores of the layer, the smallest first.
+        starts, ends: (steps,) of its steps; the last one ends with the last gate.
+        own: what the layer costs by itself, in gates.
+
+    Returns:
+        Ends and starts of the steps that stay, of which the last takes all that is left, and what that is worth per cost.
+    """
+    below = np.concatenate([[0.0], np.cumsum(rising)])
+    alone = (below[ends] - below[starts]) / (ends - starts)
+    rest = (below[-1] - below[starts]) / (len(rising) - starts + own)
+    last = int(np.argmax(np.append(alone[:-1] > rest[:-1], True)))
+    return np.append(ends[:last], len(rising)), starts[: last + 1], float(rest[last])
 
 
 def _assemble(

@@ -6,22 +6,32 @@ compare across families, for any single token or MLP unit looks useless beside t
 """
 
 import copy
+import math
 import numbers
 from collections.abc import Mapping, Sequence
-from typing import Any, overload
+from typing import Any, Protocol, overload
 
 import numpy as np
 import torch
 
 from slimsweep.errors import RefusedInput
 from slimsweep.slimming.budget import Budget, BudgetError, BudgetLike
-from slimsweep.slimming.cost import COSTS
+from slimsweep.slimming.cost import COSTS, LATENCY, unit_named, units
 from slimsweep.slimming.gate_families import GATE_FAMILIES
 from slimsweep.slimming.removal_order import Steps
 from slimsweep.slimming.structure import LayerSizes, Shape, Structure, check_families
 from slimsweep.slimming.wrapped_models import unwrapped
 
 Scores = Mapping[str, Sequence[Any]]
+
+
+class PricesPath(Protocol):
+    """What knows the latency of every prefix of a path (`slimsweep.latency.curve.LatencyCurve`)."""
+
+    def ns_of_path(self, path: "RemovalPath") -> np.ndarray:
+        """(path.length + 1,) int64 nanoseconds of one call, which never rise."""
+
+
 # Matrix products and attention are fastest on sizes that are multiples of 16 (measured in reports/speed). Heads narrower than
 # 64 dims come from small models, where such steps would be too coarse for a budget.
 FAST_SIZE_MULTIPLE, LEAST_HEAD_DIM_TO_ROUND = 16, 64
@@ -50,7 +60,9 @@ class RemovalPath:
             excepted. None takes what is fast: 16 where heads are at least 64 wide, 1 in smaller models.
         paces: for each family, how fast it leaves: where one of pace 1 keeps a share s, one of pace p keeps s ** p.
             Default: 1 for all.
-        depth: what the floor keeps of a layer's attention or MLP leaves too, as the last step of that branch: fewer layers.
+        depth: what the floor keeps of a layer's attention or MLP leaves too, as the last step of that branch: fewer layers. A
+            number of at least 0 is what a branch costs by itself, as a share of what its gates cost: its rest then leaves as
+            soon as it is worth less per cost than the next gates alone.
 
     Attributes:
         length: how many steps there are.
@@ -67,8 +79,10 @@ class RemovalPath:
         floors: Mapping[str, float] | None = None,
         round_to: int | None = 1,
         paces: Mapping[str, float] | None = None,
-        depth: bool = False,
+        depth: bool | float = False,
     ) -> None:
+        if not isinstance(depth, bool) and not 0 <= depth < math.inf:
+            raise ValueError(f"depth is {depth}; it must be true, false, or a number of at least 0")
         round_to = size_multiple(shape, round_to)
         if round_to < 1 or round_to != int(round_to):
             raise ValueError(f"round_to is {round_to}; it must be a whole number of at least 1")
@@ -118,10 +132,24 @@ class RemovalPath:
         return [LayerSizes(**{size: value[:, index] for size, value in left.items()}) for index in range(len(layers))]
 
     def cost(self, unit: str) -> np.ndarray:
-        """(length + 1,) int64: the cost of the model after each prefix of the path, in a unit of COSTS."""
+        """(length + 1,) int64: the cost of the model after each prefix of the path, in a unit of COSTS, or in ns for "ms".
+
+        Raises:
+            BudgetError: the unit is ms, and the path has no latency (`take_latency`).
+        """
         if unit not in self._costs:
+            if unit == LATENCY.name:
+                raise BudgetError(
+                    "milliseconds are measured, and this path has none: time it first (slimsweep.latency.curve.measure_curve, "
+                    "then take_latency), or give a budget of MACs or parameters"
+                )
             self._costs[unit] = COSTS[unit].of_path(self)
         return self._costs[unit]
+
+    def take_latency(self, curve: PricesPath) -> "RemovalPath":
+        """Price budgets in ms by a curve of measured latencies from now on; returns the path."""
+        self._costs[LATENCY.name] = curve.ns_of_path(self)
+        return self
 
     @property
     def macs(self) -> np.ndarray:
@@ -138,7 +166,7 @@ class RemovalPath:
 
         The path itself where that is all of its families.
         """
-        names = tuple(f for f in self.families if f in COSTS[unit].families)
+        names = tuple(f for f in self.families if f in unit_named(unit).families)
         if names == tuple(self.families):
             return self
         if names not in self._of_families:
@@ -173,26 +201,27 @@ class RemovalPath:
 
         Args:
             budget: as `Budget.parse` reads it; it says in which unit it counts.
-            metric: the unit where the budget does not say, "macs" or "params"; "macs" where not given.
+            metric: the unit where the budget does not say, "macs", "params" or "ms"; "macs" where not given.
 
         Raises:
             BudgetError: the budget means nothing, counts something else than `metric`, or is below what is left at the path's
                 end; says the least there is.
         """
-        if metric is not None and metric not in COSTS:
-            raise ValueError(f"metric is {metric!r}; it can be {' or '.join(map(repr, COSTS))}")
+        if metric is not None and metric not in units():
+            raise ValueError(f"metric is {metric!r}; it can be {' or '.join(map(repr, units()))}")
         asked = Budget.parse(budget, metric or "macs")
         said = repr(str(asked) if isinstance(budget, Budget) else budget)
         if metric is not None and asked.unit != metric:
             raise BudgetError(f"budget {said} counts {asked.unit}, but metric is {metric!r}: leave metric out")
-        path, cost = self.for_unit(asked.unit), COSTS[asked.unit]
+        path, cost = self.for_unit(asked.unit), unit_named(asked.unit)
         left = path.cost(asked.unit)
         limit = asked.limit(int(left[0]))
         if left[-1] > limit:
             least = int(left[-1])
+            amount = cost.text(least) if asked.is_latency else f"{least:,}"
             raise BudgetError(
                 f"budget {said} cannot be reached: the least this model can be cut to is {least / left[0]:.4f} "
-                f"of its {cost.label} ({least:,}); give a larger budget, more families to cut, or lower floors"
+                f"of its {cost.label} ({amount}); give a larger budget, more families to cut, or lower floors"
             )
         return path.prefix(int(np.searchsorted(-left, -limit, side="left")))
 
@@ -230,7 +259,7 @@ def solve(
     floors: Mapping[str, float] | None = None,
     round_to: int | None = 1,
     paces: Mapping[str, float] | None = None,
-    depth: bool = False,
+    depth: bool | float = False,
 ) -> Structure: ...
 @overload
 def solve(
@@ -242,7 +271,7 @@ def solve(
     floors: Mapping[str, float] | None = None,
     round_to: int | None = 1,
     paces: Mapping[str, float] | None = None,
-    depth: bool = False,
+    depth: bool | float = False,
 ) -> list[Structure]: ...
 @overload
 def solve(
@@ -255,7 +284,7 @@ def solve(
     floors: Mapping[str, float] | None = None,
     round_to: int | None = 1,
     paces: Mapping[str, float] | None = None,
-    depth: bool = False,
+    depth: bool | float = False,
 ) -> Structure: ...
 
 
@@ -269,7 +298,7 @@ def solve(
     floors: Mapping[str, float] | None = None,
     round_to: int | None = 1,
     paces: Mapping[str, float] | None = None,
-    depth: bool = False,
+    depth: bool | float = False,
 ) -> Structure | list[Structure]:
     """The structure that a budget leaves of a gated model; for a list of budgets a list.
 
@@ -284,7 +313,7 @@ def solve(
         round_to: kept head dims, MLP units and tokens (with the prefix) of a layer are multiples of this; None takes what is
             fast: 16 where heads are at least 64 wide, 1 in smaller models.
         paces: how fast each family leaves ({"mlp": 1.4, "token": 0.7}). Default: all at one pace.
-        depth: what floors keep of a layer's attention or MLP may leave too, all at once.
+        depth: what floors keep of a layer's attention or MLP may leave too, all at once; a number as for `RemovalPath`.
 
     Raises:
         BudgetError: `budget` is not a budget, or cannot be reached; the text names the smallest that can.

@@ -181,17 +181,19 @@ class Progress:
 # Messages of the driver.
 
 
-def paces_to_try(count: int, epochs: int) -> str:
+def paces_to_try(count: int, epochs: int, unit: str = "macs") -> str:
     """One line that says how many paces will be tried.
 
     Args:
         epochs: of the retraining that tries one; 0 where none does.
+        unit: "ms" where they are compared at equal latency.
     """
+    smallest = "the smallest budget in ms, which is timed first" if unit == "ms" else "the smallest budget"
     what = f"Trying {counted(count, 'pace')} (how fast each of attention dims, MLP units and tokens is removed)"
     if not epochs:
-        return f"{what}, each right after the cut to the smallest budget"
+        return f"{what}, each right after the cut to {smallest}"
     each = f"{epochs} epoch{'s' if epochs > 1 else ''}"
-    return f"{what}, {each} each at the smallest budget"
+    return f"{what}, {each} each at {smallest}"
 
 
 def pace_tried(run: Run, tried: Mapping[str, Any], ended: int, count: int) -> str:
@@ -204,7 +206,8 @@ def pace_tried(run: Run, tried: Mapping[str, Any], ended: int, count: int) -> st
     """
     measure = R2 if run.config.backbone else TOP1
     said = measure.text(tried[measure.val], recorded_images(run.known_data).get("val"))
-    quality = "diverged" if tried["error"] else f"val {measure.title} {said}"
+    why = "the budget cannot be reached" if tried["error"].startswith("budget ") else "diverged"
+    quality = why if tried["error"] else f"val {measure.title} {said}"
     return f"{time.strftime('%H:%M:%S')} pace {_in_words(tried['pace'])}: {quality}; {ended} of {count} tried"
 
 
@@ -212,9 +215,21 @@ def _in_words(pace: Mapping[str, float]) -> str:
     return ", ".join(f"{family} {value:g}" for family, value in pace.items())
 
 
-def pace_chosen(run: Run) -> str:
-    """One line that says which pace was chosen."""
-    found = run.pace_choice()
+def latency_to_time(run: Run) -> str:
+    """One line that says that budgets in ms are timed, or looked up in a table."""
+    table, budgets = run.config.timing.table, counted(len(run.config.budgets_in_ms), "budget")
+    if table is not None:
+        return f"Latency: {budgets} in ms, by the times of {table}"
+    return f"Latency: timing {budgets} in ms, alone on a worker ({run.config.latency_setting.label})"
+
+
+def pace_chosen(run: Run, unit: str = "macs") -> str:
+    """One line that says which pace was chosen.
+
+    Args:
+        unit: "ms" for that of the budgets in ms.
+    """
+    found = run.pace_choice(unit)
     assert found is not None
     pace = _in_words(found["pace"])
     images = recorded_images(run.known_data).get("val")
@@ -225,8 +240,9 @@ def pace_chosen(run: Run) -> str:
     decimals = measure.decimals_for(images)
     others = f"; others {values[0]:.{decimals}f} to {values[-2]:.{decimals}f}" if len(values) > 1 else ""
     best = f"{'' if measure.unit else f'{measure.title} '}{measure.text(values[-1], images)}"
-    return f"Chosen pace: {pace} ({best} on validation{others})" + (
-        f"; {diverged} diverged, {run.pace_file} in the run's folder says how" if diverged else ""
+    which = " under budgets in ms" if unit == "ms" else ""
+    return f"Chosen pace{which}: {pace} ({best} on validation{others})" + (
+        f"; {diverged} diverged, {run.pace_file_of(unit)} in the run's folder says how" if diverged else ""
     )
 
 
@@ -345,11 +361,13 @@ def final_table(run: Run, rows: pd.DataFrame, seconds: float) -> Table:
     counted = measure.unit == "%" and images is not None  # then the error of each number is known
     within = False
     rates = len(config.retrain.rates) > 1
+    timed = "latency_ms" in ok and bool(ok.latency_ms.notna().any())
     figures = (
         "budget",
         "MMACs",
         "of dense",
         "params",
+        *(("ms",) if timed else ()),
         *(("lr",) if rates else ()),
         f"test {measure.title} {measure.unit}".rstrip(),
         "vs dense",
@@ -366,10 +384,11 @@ def final_table(run: Run, rows: pd.DataFrame, seconds: float) -> Table:
             row["method"]
             + "".join(f" {family} {share:g}" for family, share in json.loads(row["shares"] or "{}").items())
             + (f" (seed {row['seed']})" if len(config.retrain.seeds) > 1 else ""),
-            f"{row['budget']:.2f}" + ("" if row["unit"] == "macs" else f" {row['unit']}"),
+            _budget_of(row),
             f"{row['macs'] / 1e6:,.2f}",
             f"{100 * row['macs'] / row['macs_dense']:.1f} %",
             f"{int(row['params']):,}",
+            *(("-" if pd.isna(row["latency_ms"]) else f"{row['latency_ms']:.3g}",) if timed else ()),
             *((f"{row['lr']:g}",) if rates else ()),
             f"{row[measure.test]:.{decimals}f}",
             # Brackets too, since a log has no colours; the space keeps the digits below each other.
@@ -380,6 +399,15 @@ def final_table(run: Run, rows: pd.DataFrame, seconds: float) -> Table:
         table.caption = f"test: {images:,} images, so ±{binomial_error(float(ok[measure.test].median()), images):.1f}{unsure}"
         table.caption_justify = "left"
     return table
+
+
+def _budget_of(row: Mapping[Any, Any]) -> str:
+    """A row's budget: a fraction of the dense model's cost, or the milliseconds that were asked for."""
+    if not pd.isna(row.get("budget_ms")):
+        return f"{row['budget_ms']:g} ms"
+    if row["unit"] == "ms":  # 0.60 ms would be another budget
+        return f"{100 * row['budget']:.3g} % of ms"
+    return f"{row['budget']:.2f}" + ("" if row["unit"] == "macs" else f" {row['unit']}")
 
 
 def comparison_table(rows: pd.DataFrame) -> Table | None:

@@ -62,6 +62,8 @@ class Estimate:
     timed: bool  # whether steps were timed; else times are computed from the device's speed
     gpus_per_worker: float
     known: bool  # whether times are of the kind of device that will be used
+    timing_seconds: float = 0.0  # part of wall_seconds: models are timed for budgets in ms, and for the latency of points
+    timing: str = ""  # what is timed, in words
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -97,6 +99,8 @@ def show(found: Estimate, console: Console, price: float | None = None) -> None:
     if any(t.name == "paces" for t in found.trainings):
         lines.append("paces: short trials that compare how fast attention dims, MLP units and patch tokens are removed.")
     lines += [f"Note: {note}." for note in found.notes]
+    if found.timing:
+        lines.append(f"Latency: about {_time(found.timing_seconds)}, while nothing else of the run is at work: {found.timing}.")
     lines += [
         f"The sweep trains {found.at_once} points at a time, for {_time(found.sweep_seconds)}.",
         f"In all: {_time(found.wall_seconds)}, of which {found.start_seconds:.0f} s for starting Ray and processes.",

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,24 +106,38 @@ def export_checked(model_dir: str | os.PathLike[str], format: Format, output: st
 
 
 def _onnx(model: nn.Module, source: Path, target: Path) -> Exported:
-    with _written(target) as temporary:
+    with written_whole(target) as temporary:
         write_onnx(model, temporary, {"config.json": _description(source)})
         opened = session(temporary)
-        difference = _check(model, "ONNX", lambda x: torch.from_numpy(opened.run([OUTPUT], {INPUT: x.numpy()})[0]))
+        difference = check_same(model, "ONNX", lambda x: torch.from_numpy(opened.run([OUTPUT], {INPUT: x.numpy()})[0]))
         size = _size(temporary.parent)
     return Exported(path=target, difference=difference, size=size)
 
 
 def _pt2(model: nn.Module, source: Path, target: Path) -> Exported:
-    with _written(target) as temporary:
-        with exporting("torch.export"):
-            example = (example_images(model, EXPORTED_BATCH),)
-            program = torch.export.export(model, example, dynamic_shapes=({0: torch.export.Dim("batch")},), strict=False)
-            torch.export.save(program, temporary, extra_files={"config.json": _description(source)})
+    with written_whole(target) as temporary:
+        write_pt2(model, temporary, {"config.json": _description(source)})
         reread = torch.export.load(temporary).module()
-        difference = _check(model, "torch.export", reread)
+        difference = check_same(model, "torch.export", reread)
         size = _size(temporary.parent)
     return Exported(path=target, difference=difference, size=size)
+
+
+def write_pt2(model: nn.Module, path: Path, metadata: dict[str, str] | None = None, *, batch_size: int | None = None) -> None:
+    """Write a model in evaluation mode as a program of torch.export.
+
+    Args:
+        metadata: texts by name, the file's `extra_files`.
+        batch_size: the only number of images that it takes; any number where not given.
+
+    Raises:
+        ExportError: torch cannot export this model.
+    """
+    with exporting("torch.export"):
+        example = (example_images(model, batch_size or EXPORTED_BATCH),)
+        shapes = None if batch_size else ({0: torch.export.Dim("batch")},)
+        program = torch.export.export(model, example, dynamic_shapes=shapes, strict=False)
+        torch.export.save(program, path, extra_files=metadata or {})
 
 
 def _timm(model: nn.Module, source: Path, target: Path) -> Exported:
@@ -143,7 +157,7 @@ def _timm(model: nn.Module, source: Path, target: Path) -> Exported:
             macs=macs(model) / 1e9,
         )
         (folder / "README.md").write_text(card)
-        difference = _check(model, "timm", load(folder))
+        difference = check_same(model, "timm", load(folder))
         size = _size(folder)
     return Exported(path=target, difference=difference, size=size)
 
@@ -176,14 +190,21 @@ def _description(source: Path) -> str:
 
 
 @torch.no_grad()
-def _check(model: nn.Module, what: str, compute: Callable[[Tensor], Tensor]) -> float:
+def check_same(
+    model: nn.Module, what: str, compute: Callable[[Tensor], Tensor], batches: Sequence[int] = CHECKED_BATCHES
+) -> float:
     """The largest difference of an output from the model's, as TOLERANCE counts it.
+
+    Args:
+        what: the format, as messages name it.
+        compute: what the written file computes of a batch of images.
+        batches: numbers of images that are tried.
 
     Raises:
         ExportError: it is above TOLERANCE, or the outputs have another shape.
     """
     largest = 0.0
-    for batch in CHECKED_BATCHES:
+    for batch in batches:
         x = example_images(model, batch)
         expected, got = model(x), compute(x)
         if got.shape != expected.shape:
@@ -199,7 +220,7 @@ def _check(model: nn.Module, what: str, compute: Callable[[Tensor], Tensor]) -> 
 
 
 @contextmanager
-def _written(target: Path) -> Iterator[Path]:
+def written_whole(target: Path) -> Iterator[Path]:
     """A temporary path that is moved to `target` on success and deleted on failure; so are files written beside it."""
     folder = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
     folder.mkdir()

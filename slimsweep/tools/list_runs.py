@@ -15,6 +15,7 @@ from slimsweep.ledger.measures import images_of, measure_of
 from slimsweep.ledger.run import Run
 from slimsweep.ledger.status import Status, read_status
 from slimsweep.report.pareto import best_rates, trained_first, with_units
+from slimsweep.slimming.cost import unit_named
 from slimsweep.storage import Folder
 from slimsweep.terminal import plain_table
 
@@ -148,6 +149,6 @@ def _best(rows: pd.DataFrame, images: int | None) -> str:
     if points.empty:
         return "-"
     best = points.sort_values(measure.val, ascending=False, kind="stable").iloc[0]
-    cost = "MACs" if best["unit"] == "macs" else "parameters"
+    cost = unit_named(str(best["unit"])).title
     by = "" if best["method"] == "searched" else f" ({best['method']})"
     return f"{measure.title} {measure.text(best[measure.val], images)} at {100 * best['budget']:.3g} % of {cost}{by}"

@@ -6,6 +6,7 @@ import pandas as pd
 
 from slimsweep.errors import RefusedInput
 from slimsweep.ledger.damage import description_problem, weights_problem
+from slimsweep.ledger.latencies import latencies
 from slimsweep.ledger.measures import MEASURES, measure_of
 from slimsweep.ledger.run import MODEL_CONFIG, MODEL_WEIGHTS, Run
 from slimsweep.ledger.tables import SETTING, trusted
@@ -26,6 +27,9 @@ def pick(
     min_top1: float | None = None,
     min_r2: float | None = None,
     max_latency_ms: float | None = None,
+    max_ms: float | None = None,
+    device: str | None = None,
+    device_times: pd.DataFrame | None = None,
     batch_size: int | None = None,
 ) -> pd.Series:
     """The row of the best point within the limits; with only `min_top1` or `min_r2`, of the cheapest point.
@@ -41,19 +45,34 @@ def pick(
         min_top1: percent on validation.
         min_r2: R2 of the features on validation, of models without a head.
         max_latency_ms: median of one call at `batch_size` (ms), on the device and with the settings of the latest benchmark.
-        batch_size: images per call; the smallest that was timed where not given.
+        max_ms: latency in one setting (ms): as the sweep itself timed it, or as times of another device say that were added to
+            the run. The setting must be the only one there, or be named by `device` and `batch_size`.
+        device: any part of the setting's name, in either case.
+        device_times: `Run.device_times()`, for `max_ms`.
+        batch_size: images per call; of `max_latency_ms` the smallest that was timed where not given.
 
     Raises:
         NothingFits: no ok point is within the limits; says which is nearest.
-        RefusedInput: a ValueError: no limit was given, or a limit is not a number, or nothing was timed for `max_latency_ms`;
-            `min_top1` where the run's models are judged by R2, or `min_r2` where they are not.
+        RefusedInput: a ValueError: no limit was given, or a limit is not a number, or nothing was timed for `max_latency_ms` or
+            `max_ms`, or in several settings of which none was named; `min_top1` where the run's models are judged by R2, or
+            `min_r2` where they are not.
     """
     most_of = {unit: most for unit, most in (limits or {}).items() if most is not None}
     measure = measure_of(rows)
     example = {"top1": "--min-top1 80", "r2": "--min-r2 0.95"}
     least_of = {"top1": min_top1, "r2": min_r2}
-    if not most_of and max_latency_ms is None and all(least is None for least in least_of.values()):
-        raise RefusedInput(f"give a limit: --max-macs 1.2G, --max-params 11.5M, {example[measure.name]} or --max-latency-ms 5")
+    limited = bool(most_of) or max_latency_ms is not None or max_ms is not None
+    if not limited and all(least is None for least in least_of.values()):
+        raise RefusedInput(
+            f"give a limit: --max-macs 1.2G, --max-params 11.5M, --max-ms 8, {example[measure.name]} or --max-latency-ms 5"
+        )
+    if max_ms is not None and max_latency_ms is not None:
+        raise RefusedInput(
+            "--max-ms counts what the sweep or another device measured, --max-latency-ms what slimsweep bench did: give one "
+            "of them"
+        )
+    if device is not None and max_ms is None:
+        raise RefusedInput(f"--device is {device!r}, which names the setting of --max-ms: give --max-ms 8 too")
     ok = best_rates(rows)
     ok = ok[ok.status == "ok"].copy()
     if ok.empty:
@@ -72,6 +91,7 @@ def pick(
             f"--min-{measure.name} is {least:g}, which no model reaches: give at most {measure.best:g}, such as "
             f"{example[measure.name]}"
         )
+    timed = pd.Series(dtype="float64") if max_ms is None else _timed(ok, device_times, device, batch_size)
     ok["latency_ms"] = float("nan")
     # Each limit in words, and how far a row is above it.
     tests: list[tuple[str, Callable[[pd.DataFrame], pd.Series]]] = []
@@ -83,6 +103,10 @@ def pick(
         if ok.empty:
             raise RefusedInput(_no_latency(bench, batch_size))
         tests.append((f"at most {max_latency_ms:g} ms", lambda t: t.latency_ms - max_latency_ms))
+    if max_ms is not None:
+        ok["latency_ms"] = ok.point.map(timed)
+        ok = ok[ok.latency_ms.notna()]
+        tests.append((f"at most {max_ms:g} ms", lambda t: t.latency_ms - max_ms))
     if least is not None:
         words = f"{least:g} %" if measure.unit == "%" else f"{measure.title} {least:g}"
         tests.append((f"at least {words} on validation", lambda t: least - t[measure.val]))
@@ -94,7 +118,7 @@ def pick(
             raise NothingFits(f"no point fits {' and '.join(w for w, _ in tests)}; the nearest to {words} is {describe(near)}")
         fits = left
     fits = trained_first(fits)
-    if not most_of and max_latency_ms is None:
+    if not limited:
         return fits.sort_values(["macs", measure.val], ascending=[True, False]).iloc[0]
     return fits.sort_values([measure.val, "macs"], ascending=[False, True]).iloc[0]
 
@@ -140,6 +164,43 @@ def describe(row: pd.Series) -> str:
     costs = ", ".join(cost.text(row[name]) for name, cost in COSTS.items())
     mark = ", not trained after the cut" if row.get("epochs") == 0 and row.get("method") != "dense" else ""
     return f"{row.point} ({costs}{latency}, {quality} on validation{mark})"
+
+
+def _timed(rows: pd.DataFrame, device_times: pd.DataFrame | None, device: str | None, batch_size: int | None) -> pd.Series:
+    """Latency (ms) per point in the one setting that is meant; times of a busy machine do not count.
+
+    Raises:
+        RefusedInput: nothing was timed, all was timed on a busy machine, or several settings are meant.
+    """
+    found = latencies(rows.reset_index(drop=True), device_times)
+    if found.empty:
+        raise RefusedInput(
+            "--max-ms needs latencies, and no point of this run has one: set latency in its configuration, or bring times of "
+            "another device by `slimsweep latency export` and `add`; for times of `slimsweep bench RUN`, give --max-latency-ms"
+        )
+    there = sorted(set(found.setting))
+    if device is not None:
+        found = found[found.setting.str.contains(device, case=False, regex=False)]
+    if batch_size is not None:
+        found = found[found.batch_size == batch_size]
+    asked = " and ".join(
+        [f"--device {device!r}"] * (device is not None) + [f"--batch-size {batch_size}"] * (batch_size is not None)
+    )
+    if found.empty:
+        raise RefusedInput(f"no latency was measured with {asked}; there are those of {'; '.join(there)}")
+    settings = sorted(set(found.setting))
+    if len(settings) > 1:
+        raise RefusedInput(
+            f"{f'{asked} means' if asked else 'this run has'} latencies of {len(settings)} settings, which do not compare: "
+            f"name one by a part that no other has, with --device or --batch-size: {'; '.join(settings)}"
+        )
+    quiet = found[found.busy == ""]
+    if quiet.empty:
+        raise RefusedInput(
+            f"--max-ms needs times that can be trusted, and the machine was busy when {settings[0]} was timed "
+            f"({found.busy.iloc[-1]}): time again when nothing else runs"
+        )
+    return quiet.drop_duplicates("point", keep="last").set_index("point").ms
 
 
 def _latencies(bench: pd.DataFrame | None, batch_size: int | None) -> dict[str, float]:

@@ -21,8 +21,10 @@ from slimsweep.cluster.cluster import Cluster, check_placement, local_cluster, t
 from slimsweep.cluster.worker import data_for, probe_for, set_threads
 from slimsweep.config import Config, ConfigError, Recipe, Refusals, Stage
 from slimsweep.data import calibration_count, check_batch, mixup_fn
+from slimsweep.latency.calls import ROUNDS, TimingCost, timing_cost
+from slimsweep.latency.curve import PREFIXES, PREFIXES_OF_A_TRY
 from slimsweep.ledger.checkpoints import KEEP
-from slimsweep.ledger.planning import expected_points, paces_tried
+from slimsweep.ledger.planning import distinct_paces, expected_points, paces_tried
 from slimsweep.ledger.points import Point
 from slimsweep.ledger.run import Run
 from slimsweep.methods import METHODS
@@ -42,6 +44,7 @@ from slimsweep.training.loop import State, as_network, backward, set_drop_path
 from slimsweep.training.teachers import forward_macs, weightless
 
 FLOAT = 4  # bytes of a weight
+USUAL_TRIES = 3  # sessions in which the structure of a budget in ms is found, where the machine is quiet
 TIMED_SECONDS = 1.0  # for which each model's training steps are timed, at least two steps
 LONGEST_STEP = 6.0  # seconds; where a step would take longer, a smaller batch is timed
 # Seconds outside training, measured with the default job on 2 cores: of Ray's start, and of the start of the driver, the search
@@ -86,7 +89,8 @@ def plan(
     settings = config.search
     gated = add_gates(dense, settings.granularity, families_to_cut(config, dense), settings.token_gate)
     gates, pace = _ranking(config, gated, run, notes)
-    points = expected_points(config, gated.shape, gates, pace, run)
+    timing = _timing(config, dense, notes)
+    points = expected_points(config, gated.shape, gates, pace, run, timing.ms_dense if timing else None)
     name, device, known = _device(config, tflops, notes)
     paces, smallest = paces_tried(config, gated.shape, run)
     groups = _alike(points)
@@ -116,10 +120,11 @@ def plan(
         chain = [t.seconds for t, group in zip(retrained, groups.values(), strict=True) if METHODS[group[0].method].chained]
         sweep = max(sweep, sum(chain))
     starting = RAY_SECONDS + 3 * (STAGE_SECONDS + import_seconds())
+    timing_seconds, timed_said = _timed(config, timing, points, len(distinct_paces(config, gated.shape.gate_shapes)))
     return Estimate(
         trainings=[*stages, *tries, *retrained],
         at_once=at_once,
-        wall_seconds=starting + sum(t.seconds for t in stages) + trying + sweep,
+        wall_seconds=starting + sum(t.seconds for t in stages) + trying + timing_seconds + sweep,
         start_seconds=starting,
         sweep_seconds=sweep,
         disk_bytes=_disk(config, dense, gated, retrained, at_once),
@@ -127,6 +132,8 @@ def plan(
         timed=tflops is None,
         gpus_per_worker=config.resources.gpus_per_worker,
         known=known or tflops is not None,
+        timing_seconds=timing_seconds,
+        timing=timed_said,
         notes=notes,
     )
 
@@ -254,6 +261,34 @@ class _Trainer:
         per_image = (AXES_PASSES * axes + SOURCE_PASSES * repair) * source.eval_seconds
         per_image += SMALL_PASSES * repair * small.eval_seconds
         return self.calibration * (self.loading.first + per_image)
+
+
+def _timing(config: Config, dense: nn.Module, notes: list[str]) -> TimingCost | None:
+    """How long it takes to time models in the configured setting; None where none is timed, or not on this machine."""
+    if not config.times_models:
+        return None
+    setting = config.latency_setting
+    if setting.device == "cuda" and not torch.cuda.is_available():
+        notes.append("latencies are not planned, as this machine has no GPU; budgets in ms are assumed to be half of dense")
+        return None
+    return timing_cost(dense, setting)
+
+
+def _timed(config: Config, cost: TimingCost | None, points: Sequence[Point], paces: int) -> tuple[float, str]:
+    """Seconds that timing takes in all, and what is timed, in words."""
+    if cost is None:
+        return 0.0, ""
+    structures, budgets = len({point.structure for point in points}), len(config.budgets_in_ms)
+    seconds, said = cost.seconds(structures), [f"{counted(structures, 'structure')} of points"]
+    if budgets:
+        solving = cost.seconds(PREFIXES) + USUAL_TRIES * cost.seconds(1 + budgets)
+        methods = 1 + sum(METHODS[name].chooses for name in config.baselines)
+        seconds += methods * solving
+        said.insert(0, f"{PREFIXES} prefixes of {counted(methods, 'removal path')}, then {counted(budgets, 'budget')} in ms")
+        if paces > 1:
+            seconds += paces * (cost.seconds(PREFIXES_OF_A_TRY) + USUAL_TRIES * cost.seconds(2))
+            said.insert(0, f"{PREFIXES_OF_A_TRY} prefixes at each of {paces} paces")
+    return seconds, f"{', '.join(said)}, in {ROUNDS} rounds each ({config.latency_setting.label})"
 
 
 def _ranking(config: Config, gated: GatedModel, run: Run | None, notes: list[str]) -> tuple[Scores, Mapping[str, float]]:

@@ -3,7 +3,7 @@
 import { actions } from "./actions.js";
 import { byId, el } from "./dom.js";
 import { count, known, scaled, significant } from "./format.js";
-import { askedOf, measureOf } from "./metrics.js";
+import { askedOf, latencyMetric, measureOf } from "./metrics.js";
 import { EXAMPLES, sayValue } from "./question.js";
 import { state } from "./state.js";
 import { columnText } from "./uncertainty.js";
@@ -67,7 +67,7 @@ export function drawExamples(view) {
     `at most ${scaled(0.5 * ok[0].macs_dense, "MACs", 2)}`,
     EXAMPLES[view.page.runs[ok[0].run].measure].example,
   ];
-  const timed = view.metrics.x.find((m) => m.name === "latency_p50_ms");
+  const timed = latencyMetric(view);
   if (timed) {
     const times = ok
       .map(timed.of)

@@ -4,8 +4,9 @@ import { actions } from "./actions.js";
 import { axisScale } from "./axes.js";
 import { byId, el } from "./dom.js";
 import { describeFigure } from "./download.js";
-import { count } from "./format.js";
+import { count, known } from "./format.js";
 import { frontLayout } from "./layout.js";
+import { limitsOn } from "./limits.js";
 import { askedOf, isTrained, testMeasure, trainedOf } from "./metrics.js";
 import { markerSizes } from "./sizes.js";
 import { colourBy, seriesStyle, theme } from "./styles.js";
@@ -77,6 +78,15 @@ export function moveRing(view) {
     plotly().relayout(byId("front-figure"), { shapes: [...view.shapes, ...ring(view, theme(), ...view.scales)] });
 }
 
+/**
+ * How many of the models shown have no time on the x axis.
+ * @param {View} view
+ */
+function untimedIn({ page, shown, x }) {
+  const there = new Set(shown);
+  return page.groups.filter((g) => there.has(g.members[0]) && !known(g.mean[x.key])).length;
+}
+
 /** @param {View} view */
 export function frontCaption(view) {
   const { page } = view;
@@ -100,6 +110,9 @@ export function frontCaption(view) {
     said.push(
       `${count(view.unplaced, "model")} without any error ${view.unplaced === 1 ? "has" : "have"} no place on a logarithmic axis.`,
     );
+  if (limitsOn(view).size) said.push("Upright dotted lines are budgets in milliseconds.");
+  const untimed = view.x.setting ? untimedIn(view) : 0;
+  if (untimed) said.push(`${count(untimed, "model")} not timed in this setting ${untimed === 1 ? "is" : "are"} left out.`);
   if (testMeasure(page, view.y)?.untouched === null && runs > 1 && runs <= 3)
     said.push("Dotted lines are the untouched dense models.");
   if (view.knee) said.push(`Knee: ${view.knee.method} at ${askedOf(view.knee)}.`);

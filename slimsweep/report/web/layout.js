@@ -3,6 +3,7 @@
 import { freePlace, logTicks, rangeOf } from "./axes.js";
 import { byId } from "./dom.js";
 import { known, plain, show } from "./format.js";
+import { limitLines, limitsOn } from "./limits.js";
 import { measureOf, testMeasure } from "./metrics.js";
 import { leftOut } from "./outside.js";
 import { state } from "./state.js";
@@ -15,7 +16,7 @@ function guides(view, sx, sy, colours) {
   /** @type {[object[], object[]]} */
   const [shapes, annotations] = [[], []];
   for (const condition of view.answer?.conditions || []) {
-    const onX = view.x.name === condition.kind && view.x.setting === condition.setting;
+    const onX = condition.metric ? view.x.key === condition.metric : view.x.name === condition.kind;
     const measure = view.page.measures[condition.kind];
     const asked = measure ? [measure.val, measure.test] : [condition.kind === "top5" ? "test_top5" : condition.kind];
     const onY = asked.includes(view.y.error ? view.y.error.of : view.y.key);
@@ -63,11 +64,14 @@ export function frontLayout(view, colours, sx, sy) {
     (g) => (state.dominated || view.front.includes(g)) && !(view.cropped && view.outside.has(g)),
   );
   const members = state.seeds ? drawn.flatMap((g) => g.members) : [];
-  const xs = [...drawn.map((g) => g.x), ...members.map(view.x.of)].map((v) => v / sx.size);
+  const xs = [...drawn.map((g) => g.x), ...members.map(view.x.of), ...limitsOn(view).keys()].map((v) => v / sx.size);
   const ys = [...drawn.flatMap((g) => [g.y - (g.yse ?? 0), g.y + (g.yse ?? 0)]), ...members.map(view.y.of)].map(
     (v) => v / sy.size,
   );
   const { shapes, annotations } = guides(view, sx, sy, colours);
+  const limits = limitLines(view, sx, colours);
+  shapes.push(...limits.shapes);
+  annotations.push(...limits.annotations);
   const [marginLeft, marginRight] = [narrow ? 48 : 64, narrow ? 8 : 16];
 
   // The dense model as it came, a line for each run: for a few runs only, or they would be all there is to see.

@@ -13,7 +13,17 @@ import { drawHeadline } from "./headline.js";
 import { drawFailed, drawLive, drawWritten, jump, refreshLater } from "./live.js";
 import { errorOf, placedByError } from "./log_error.js";
 import { drawMethods } from "./methods.js";
-import { columnMetric, defaultCost, defaultQuality, denseOf, metricOr, metricsOf, placedGroups, trainedOf } from "./metrics.js";
+import {
+  columnMetric,
+  costKey,
+  defaultCost,
+  defaultQuality,
+  denseOf,
+  metricOr,
+  metricsOf,
+  placedGroups,
+  trainedOf,
+} from "./metrics.js";
 import { outsideOf } from "./near.js";
 import { drawOutside } from "./outside.js";
 import { plotly } from "./plotly.js";
@@ -44,7 +54,7 @@ function computeView() {
     x: columnMetric(page.columns.find((c) => c.axis === "x")),
     y: columnMetric(page.columns.find((c) => c.axis === "y")),
   };
-  const x = metricOr(metrics.x, state.x, defaultCost(shown)) ?? none.x;
+  const x = metricOr(metrics.x, state.x, costKey(metrics.x, defaultCost(shown))) ?? none.x;
   const asked = metricOr(metrics.y, state.y, defaultQuality(page, shown)) ?? none.y;
   const error = state.yscale === "log" ? errorOf(asked) : null; // of an accuracy, its error is what a log axis shows
   const y = error ?? asked;

@@ -78,6 +78,29 @@ const timedMetrics = (page, setting) =>
     of: (point) => point.bench[setting]?.[c] ?? null,
   }));
 
+/** Latency that the sweep or another device measured, and that of slimsweep bench: names of timings, the first one first. */
+export const LATENCIES = ["latency_ms", "latency_p50_ms"];
+
+/**
+ * The latency that a number of milliseconds is about: the one on the x axis, else the sweep's or a device's, else the benchmark's.
+ * @param {Pick<View, "metrics" | "x">} view
+ * @returns {Metric | undefined}
+ */
+export function latencyMetric({ metrics, x }) {
+  if (LATENCIES.includes(x.name)) return x;
+  const timed = metrics.x.filter((m) => LATENCIES.includes(m.name));
+  // A throughput on the axis says which setting is meant.
+  return timed.find((m) => m.setting === x.setting) ?? timed.find((m) => m.name === LATENCIES[0]) ?? timed[0];
+}
+
+/**
+ * The key of the metric that shows a cost: of milliseconds a latency.
+ * @param {Metric[]} metrics
+ * @param {string} unit as budgets count
+ */
+export const costKey = (metrics, unit) =>
+  unit === "ms" ? (metrics.find((m) => m.name === LATENCIES[0])?.key ?? "macs") : unit;
+
 /**
  * The metric of an axis that the reader chose; else the default.
  * @param {Metric[]} metrics
@@ -96,11 +119,14 @@ export function defaultCost(points) {
   return units.size === 1 ? [...units][0] : "macs";
 }
 
+/** @type {Record<string, string>} */
+const COST_NAMES = { macs: "MACs", ms: "latency" };
+
 /**
- * What a share is of, in words: "MACs", or another cost by its name.
+ * What a share is of, in words: "MACs", "latency", or another cost by its name.
  * @param {string} unit
  */
-export const costName = (unit) => (unit === "macs" ? "MACs" : unit);
+export const costName = (unit) => COST_NAMES[unit] ?? unit;
 
 /**
  * The share of its gates that each family keeps, where that was asked for: "attention 0.7, mlp 0.6".
@@ -109,15 +135,17 @@ export const costName = (unit) => (unit === "macs" ? "MACs" : unit);
 export const sharesOf = ({ shares }) => (shares ?? "").replace(/[{}"]/g, "").replaceAll(":", " ").replaceAll(",", ", ");
 
 /**
- * A budget: "50 %" of the MACs, which goes without saying, or "60 % of params".
- * @param {{ budget: number | null, unit: string }} asked
+ * A budget: "50 %" of the MACs, which goes without saying, "60 % of params", or "8 ms".
+ * @param {{ budget: number | null, unit: string, budget_ms?: number | null }} asked
  */
-export const budgetOf = ({ budget, unit }) =>
-  share(budget, 1) + (unit !== "macs" && known(budget) ? ` of ${costName(unit)}` : "");
+export const budgetOf = ({ budget, unit, budget_ms }) =>
+  known(budget_ms)
+    ? `${Number(budget_ms.toPrecision(4))} ms`
+    : share(budget, 1) + (unit !== "macs" && known(budget) ? ` of ${costName(unit)}` : "");
 
 /**
  * What was asked of a point or group: its budget, and where shares of gates were asked for, those.
- * @param {{ budget: number | null, unit: string, shares: string | null }} asked
+ * @param {{ budget: number | null, unit: string, shares: string | null, budget_ms?: number | null }} asked
  */
 export const askedOf = (asked) => budgetOf(asked) + (asked.shares ? ` (${sharesOf(asked)})` : "");
 

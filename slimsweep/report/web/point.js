@@ -19,7 +19,7 @@ import {
   withSpread,
 } from "./format.js";
 import { differenceTable, keptCard, tokenCard } from "./layers.js";
-import { askedOf, budgetOf, groupOf, isDense, isTrained, measureOf, neighbourOf, sharesOf } from "./metrics.js";
+import { askedOf, budgetOf, groupOf, isDense, isTrained, LATENCIES, measureOf, neighbourOf, sharesOf } from "./metrics.js";
 import { chosenOther, keepChoice, otherOptions } from "./other.js";
 import { plotly } from "./plotly.js";
 import { drawPanels } from "./panels.js";
@@ -184,7 +184,7 @@ function pointFacts(view, p, group) {
   for (const [s, numbers] of Object.entries(p.bench)) {
     for (const [c, column] of page.timings.entries()) {
       if (!known(numbers[c])) continue;
-      const base = column.name === "latency_p50_ms" ? page.bench_dense[`${p.run}|${s}`] : null;
+      const base = LATENCIES.includes(column.name) ? page.bench_dense[`${p.run}|${s}`] : null;
       const faster = known(base) ? `, ${significant(base / numbers[c], 2)} × dense` : "";
       fact(capital(column.title), show(column, numbers[c]), `${page.settings[s]}${faster}`);
     }

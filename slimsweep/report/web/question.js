@@ -1,7 +1,7 @@
 // The question box: "at most 1.2 GMACs and at least 80 %" to conditions, and conditions to a model.
 
 import { fixed, known, percent, scaled, significant } from "./format.js";
-import { costName, judged, measureOf, trainedOf, valueOf } from "./metrics.js";
+import { costName, judged, LATENCIES, latencyMetric, measureOf, trainedOf, valueOf } from "./metrics.js";
 
 /** @import { Answer, Condition, Group, View } from "./types.js" */
 
@@ -201,10 +201,14 @@ function measuredBy(view, condition) {
       return (g) => shareOf(g.mean.params, g.best.params_dense);
     case "latency_p50_ms":
     case "images_per_second": {
-      const timed = view.metrics.x.filter((m) => m.name === condition.kind);
+      const ofLatency = condition.kind === "latency_p50_ms";
+      const timed = view.metrics.x.filter((m) => (ofLatency ? LATENCIES.includes(m.name) : m.name === condition.kind));
       // The setting on the axis if it is one; else the first.
-      const metric = timed.find((m) => m.setting === view.x.setting) ?? timed[0];
+      const metric = ofLatency ? latencyMetric(view) : (timed.find((m) => m.setting === view.x.setting) ?? timed[0]);
       condition.setting = metric?.setting;
+      condition.metric = metric?.key;
+      if (metric && ofLatency && timed.length > 1 && metric.key !== view.x.key)
+        condition.note = `means ${metric.label}, one of ${timed.length} latencies here: put another on the x axis to ask about it`;
       return metric ? (g) => g.mean[metric.key] : () => null;
     }
     default:
@@ -265,7 +269,7 @@ export function answerQuestion(view, text) {
     if (candidates.length && !candidates.some((g) => known(readers[i](g)))) {
       const missing =
         condition.kind === "latency_p50_ms" || condition.kind === "images_per_second"
-          ? "no point has been timed yet: run slimsweep bench"
+          ? "no point has been timed yet: run slimsweep bench, or set latency in the configuration"
           : condition.kind in EXAMPLES
             ? judgedOtherwise(view, candidates)
             : "no point has that number";

@@ -3,12 +3,12 @@
 import { actions } from "./actions.js";
 import { byId, copyText, el, find, saveFile } from "./dom.js";
 import { bare, capital, count, DASH, known, share, show, signed } from "./format.js";
-import { budgetOf, isDense, isTrained, measureOf, sharesOf } from "./metrics.js";
+import { budgetOf, isDense, isTrained, LATENCIES, measureOf, sharesOf } from "./metrics.js";
 import { state, writeState } from "./state.js";
 import { markerIcon, seriesStyle } from "./styles.js";
 import { apartFromDense } from "./uncertainty.js";
 
-/** @import { View } from "./types.js" */
+/** @import { Metric, View } from "./types.js" */
 
 const FIRST_ROWS = 250; // drawn at once, or as many as reach the open point and the answer; the rest on demand
 
@@ -21,6 +21,23 @@ const measured = (metric, of) =>
   numberColumn(metric.key ?? metric.name, capital(metric.title), of, (p) =>
     metric.unit === metric.title ? bare(metric, of(p)) : show(metric, of(p)),
   );
+
+/**
+ * The title of a timing's column: of latencies in several settings with the device.
+ * @param {Metric} metric
+ * @param {Metric[]} timed
+ */
+function titleIn(metric, timed) {
+  const others = timed.filter((m) => m.name === metric.name && m !== metric);
+  if (metric.name !== LATENCIES[0] || !others.length) return metric.title;
+  const deviceOf = (/** @type {Metric} */ { setting }) =>
+    setting
+      .slice(setting.indexOf(": ") + 1)
+      .split(",")[0]
+      .trim();
+  const device = deviceOf(metric);
+  return `${metric.title}, ${others.some((m) => deviceOf(m) === device) ? metric.setting : device}`;
+}
 
 /** @param {View} view */
 function columnsOf(view) {
@@ -58,8 +75,9 @@ function columnsOf(view) {
         hint: "the difference from the dense model; grey where it is within the error",
       });
   }
-  for (const metric of view.metrics.x.filter((m) => m.setting))
-    columns.push({ ...measured(metric, metric.of), hint: metric.label });
+  const timed = view.metrics.x.filter((m) => m.setting);
+  for (const metric of timed)
+    columns.push({ ...measured({ ...metric, title: titleIn(metric, timed) }, metric.of), hint: metric.label });
   columns.push(textColumn("point", "Point", (p) => p.point));
   return columns;
 }

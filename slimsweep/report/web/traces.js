@@ -2,7 +2,7 @@
 
 import { difference, duration, known, plain, scaled, share, show, showSpread } from "./format.js";
 import { paretoFront } from "./front.js";
-import { askedOf, isDense, isTrained, measureOf } from "./metrics.js";
+import { askedOf, isDense, isTrained, LATENCIES, latencyMetric, measureOf } from "./metrics.js";
 import { state } from "./state.js";
 import { isDark, seriesStyle } from "./styles.js";
 import { alikeOf, meanApartFromDense } from "./uncertainty.js";
@@ -31,6 +31,9 @@ function hoverOf(view, group) {
   }
   if (y.key !== measure.test) lines.push(`${plain(y.label)} ${show(y, group.y)}`);
   if (!["macs", "params", "model_bytes", "train_seconds"].includes(x.key)) lines.push(`${plain(x.label)}: ${show(x, group.x)}`);
+  const latency = latencyMetric(view);
+  if (latency?.name === LATENCIES[0] && latency.key !== x.key && known(mean[latency.key]))
+    lines.push(`${plain(latency.label)}: ${show(latency, mean[latency.key])}`);
   const rest = [];
   if (known(p.model_bytes)) rest.push(`${scaled(p.model_bytes, "B")} on disk`);
   if (!isTrained(page, p)) rest.push("not trained after the cut");

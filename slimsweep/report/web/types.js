@@ -48,7 +48,8 @@
  * @property {string} method
  * @property {number | null} seed
  * @property {number | null} budget a fraction of the dense model's cost
- * @property {string} unit the cost that the budget counts: macs, params
+ * @property {string} unit the cost that the budget counts: macs, params, ms
+ * @property {number | null} [budget_ms] milliseconds, where that many were asked for
  * @property {string | null} shares JSON: the share of its gates that each family keeps, where that was asked for
  * @property {"ok" | "failed"} status
  * @property {string | null} error
@@ -78,6 +79,7 @@
  * @property {string} unit
  * @property {number | null} budget
  * @property {string} shares
+ * @property {number | null} [budget_ms] milliseconds, where that many were asked for
  * @property {Point[]} members
  * @property {Point} best by validation
  * @property {Record<string, number | null>} mean over seeds, by a metric's key
@@ -177,7 +179,9 @@
  * @property {Group[]} groups
  * @property {Shape[]} shapes
  * @property {Structure[]} structures
- * @property {Record<string, number | null>} bench_dense "run|setting" to the dense model's latency p50
+ * @property {Record<string, number | null>} bench_dense "run|setting" to the dense model's latency
+ * @property {[number, number, number, string][]} [limits] budgets in milliseconds: the places of the run and of the setting, the
+ *   milliseconds, and the budget in words
  * @property {number | null} refresh_seconds
  */
 
@@ -221,9 +225,9 @@
 
 /**
  * One condition of a question: a kind, an upper (most) or lower limit, the words it was read from, and how they were taken
- * where that does not go without saying.
- * @typedef {{ kind: string, most: boolean, value: number, text: string, setting?: string, note?: string,
- *   bare?: boolean }} Condition
+ * where that does not go without saying. Of a timing also the key of its metric, and the setting.
+ * @typedef {{ kind: string, most: boolean, value: number, text: string, setting?: string, metric?: string,
+ *   note?: string, bare?: boolean }} Condition
  */
 
 /**

@@ -1,0 +1,47 @@
+"""A sweep with budgets in milliseconds from start to end, by the real clock; what its times are worth is not looked at."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import QUICK
+
+from slimsweep import load, macs
+from slimsweep.ledger.run import Run
+from slimsweep.run import main
+from slimsweep.slimming.structure import Structure
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_sweep_mixes_budgets_in_macs_and_ms_and_goes_on_without_timing_again(tmp_path: Path) -> None:
+    paces = json.dumps([{}, {"token": 0.5}])
+    arguments = ["--output", str(tmp_path), "--name", "timed", *QUICK, "--search.paces", paces, "--search.recovery", "0"]
+    arguments += ["--latency.threads", "1", "--latency.batch_size", "4", "--baselines", "uniform"]
+    # One that cannot be reached fails its own points, and no other.
+    assert main([*arguments, "--budgets", "0.5,70% ms,0.001ms"]) == 1
+    run = Run(tmp_path / "timed")
+    rows = run.rows
+    failed = rows[rows.status == "failed"]
+    assert set(failed.budget_ms) == {0.001}
+    assert failed.error.str.contains("cannot be reached: the least that this model was timed at is").all()
+    ok = rows[rows.status == "ok"]
+    assert sorted(zip(ok.method, ok.unit, strict=True)) == [
+        *[("dense", "macs"), ("searched", "macs"), ("searched", "ms"), ("uniform", "macs"), ("uniform", "ms")]
+    ]
+    assert (ok.latency_ms > 0).all()
+    setting = json.loads(ok.latency_setting.iloc[0])
+    assert (setting["threads"], setting["batch_size"], setting["runtime"]) == (1, 4, "torch")
+    for row in ok[ok.unit == "ms"].to_dict("records"):
+        assert row["latency_ms"] <= 0.7 * row["latency_ms_dense"] * 1.0000001
+        assert row["budget"] == pytest.approx(0.7)
+        model = load(run.models / row["point"])
+        assert macs(model) == row["macs"] == Structure.from_json(row["structure"]).macs()
+    assert run.pace_choice("ms") is not None
+    assert run.pace_choice() is not None
+
+    before = {name: run.folder.read_bytes(f"latency/{name}") for name in run.folder.list("latency")}
+    assert main([*arguments, "--budgets", "0.5,70% ms"]) == 0
+    assert {name: run.folder.read_bytes(f"latency/{name}") for name in run.folder.list("latency")} == before
+    pd.testing.assert_frame_equal(ok.reset_index(drop=True), run.refresh().rows.reset_index(drop=True), check_dtype=False)
