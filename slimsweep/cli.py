@@ -153,6 +153,12 @@ def parser() -> argparse.ArgumentParser:
     )
     add.add_argument("--device", choices=("cpu", "cuda"), help="where to time (default: cuda where there is a GPU)")
     add.add_argument("--compile", action="store_true", help="compile the models by torch.compile")
+    add.add_argument(
+        "--runtime",
+        choices=("torch", "onnxruntime"),
+        default="torch",
+        help="what computes the models; onnxruntime, from their ONNX files (default: torch)",
+    )
     add.add_argument("--repeats", type=int, default=10, help="interleaved rounds (default: 10)")
     add.epilog = (
         "The times are printed; those of a run are also kept in its folder, in bench/, where the report and "
@@ -395,7 +401,8 @@ def bench(chosen: argparse.Namespace, console: Console) -> None:
     from slimsweep.ledger.run import Run
     from slimsweep.tools.bench import bench_dir, bench_run, busy_sentence, table
 
-    options = {name: getattr(chosen, name) for name in ("batch_sizes", "threads", "dtype", "device", "compile", "repeats")}
+    names = ("batch_sizes", "threads", "dtype", "device", "compile", "runtime", "repeats")
+    options = {name: getattr(chosen, name) for name in names}
     run = Run(chosen.path)
     skipped: list[str] = []
     rows = bench_run(run, skipped=skipped.append, **options) if run.is_begun else bench_dir(chosen.path, **options)

@@ -6,11 +6,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import QUICK
+from zoo import small_vit
 
-from slimsweep import load, macs
+from slimsweep import add_gates, load, macs
+from slimsweep.latency.calls import DeviceTimer
+from slimsweep.latency.curve import DENSE
+from slimsweep.latency.setting import LatencySetting
 from slimsweep.ledger.run import Run
 from slimsweep.run import main
+from slimsweep.slimming.removal_path import RemovalPath, equal_gates
 from slimsweep.slimming.structure import Structure
+from slimsweep.tools.bench import bench, table
 
 
 @pytest.mark.slow
@@ -45,3 +51,18 @@ def test_a_sweep_mixes_budgets_in_macs_and_ms_and_goes_on_without_timing_again(t
     assert main([*arguments, "--budgets", "0.5,70% ms"]) == 0
     assert {name: run.folder.read_bytes(f"latency/{name}") for name in run.folder.list("latency")} == before
     pd.testing.assert_frame_equal(ok.reset_index(drop=True), run.refresh().rows.reset_index(drop=True), check_dtype=False)
+
+
+@pytest.mark.slow
+def test_onnxruntime_times_models_and_a_bench_of_it_is_a_setting_of_its_own() -> None:
+    pytest.importorskip("onnxruntime")
+    dense = small_vit()
+    shape = add_gates(dense).shape
+    path = RemovalPath(shape, equal_gates(shape))
+    timer = DeviceTimer(dense, LatencySetting(threads=1, runtime="onnxruntime"), rounds=2, min_seconds=0.0)
+    found = timer({DENSE: path.prefix(0), "half": path.prefix(path.length // 2)})
+    assert all(timed.median > 0 for timed in found.calls.values())
+    assert timer.about["onnxruntime_version"]
+    rows = bench({"dense": dense}, device="cpu", batch_sizes=[1], threads=1, runtime="onnxruntime", repeats=2, min_seconds=0.0)
+    assert [(row["runtime"], row["peak_memory_bytes"]) for row in rows] == [("onnxruntime", None)]
+    assert "onnxruntime" in str(table(rows).title)

@@ -30,8 +30,15 @@ ROUNDS = 8
 MIN_SECONDS = 0.1  # for which a model is called in a round, at least once
 
 
+def copies_on(place: torch.device, models: Mapping[str, nn.Module], dtype: str) -> dict[str, nn.Module]:
+    """Copies of models in evaluation mode, on a device and in a dtype (a name in DTYPES)."""
+    return {name: copy.deepcopy(model).eval().to(place, DTYPES[dtype]) for name, model in models.items()}
+
+
 @contextmanager
-def prepared_calls(models: Mapping[str, nn.Module], setting: LatencySetting) -> Iterator[dict[str, Call]]:
+def prepared_calls(
+    models: Mapping[str, nn.Module], setting: LatencySetting, copies: Mapping[str, nn.Module] | None = None
+) -> Iterator[dict[str, Call]]:
     """One call of each model on random images, warmed up, while the block runs.
 
     Copies are called, so the models are left as they are.
@@ -39,6 +46,7 @@ def prepared_calls(models: Mapping[str, nn.Module], setting: LatencySetting) -> 
     Args:
         models: by name.
         setting: its threads are set by who times.
+        copies: `copies_on` the device, where they are made already; torch calls those.
 
     Raises:
         RefusedInput: onnxruntime is missing, or has no provider for the device.
@@ -52,18 +60,17 @@ def prepared_calls(models: Mapping[str, nn.Module], setting: LatencySetting) -> 
         if setting.runtime == "onnxruntime":
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slimsweep-latency-")))
         calls: dict[str, Call] = {}
+        ready = (copies or copies_on(torch.device(setting.device), models, setting.dtype)) if folder is None else {}
         for name, model in models.items():
-            calls[name] = _torch_call(model, setting) if folder is None else _onnx_call(model, setting, folder)
+            calls[name] = _torch_call(ready[name], setting) if folder is None else _onnx_call(model, setting, folder)
             for _ in range(WARM_UP_CALLS):
                 calls[name]()
         yield calls
 
 
 def _torch_call(model: nn.Module, setting: LatencySetting) -> Call:
-    place, dtype = torch.device(setting.device), DTYPES[setting.dtype]
-    ready = copy.deepcopy(model).eval().to(place, dtype)
-    images = torch.randn(setting.batch_size, *image_size(model), device=place, dtype=dtype)
-    forward: Callable[..., object] = torch.compile(ready, fullgraph=True, dynamic=False) if setting.compile else ready
+    images = torch.randn(setting.batch_size, *image_size(model), device=setting.device, dtype=DTYPES[setting.dtype])
+    forward: Callable[..., object] = torch.compile(model, fullgraph=True, dynamic=False) if setting.compile else model
     return lambda: forward(images)
 
 

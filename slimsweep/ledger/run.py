@@ -885,7 +885,8 @@ class Run(Readable):
         for name in self.folder.list(BENCH):
             if name.endswith(".parquet") and (timed := self._timings(f"{BENCH}/{name}")) is not None:
                 found.append(timed)
-        return tables.joined(found, tables.BENCH).sort_values("created_at", kind="stable", ignore_index=True)
+        timed = tables.joined(found, tables.BENCH).sort_values("created_at", kind="stable", ignore_index=True)
+        return timed.assign(runtime=timed["runtime"].fillna("torch"))  # the only one of earlier versions
 
     def _timings(self, path: str) -> Any:
         meaning = "its timings are missing; `slimsweep bench` measures again, and the file can be deleted"

@@ -168,7 +168,7 @@ DEVICE_TIMES = pa.schema(
 DEVICE_SETTING = ["device", "runtime", "batch_size", "dtype"]  # columns of DEVICE_TIMES that a time depends on
 
 # Columns of BENCH that a timing depends on, beside the model and the batch size: only timings that agree in them compare.
-SETTING = ["device", "hardware", "threads", "dtype", "compile"]
+SETTING = ["device", "hardware", "threads", "dtype", "compile", "runtime"]
 TIMED = ["point", "batch_size", *SETTING]  # what one timing is of
 
 

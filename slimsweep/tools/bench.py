@@ -5,7 +5,6 @@ each turn a matrix product of fixed size is timed too, which shows whether the m
 busy one say so, and are left out of the page and of `pick`. Times from different runs of this program do not compare.
 """
 
-import copy
 import itertools
 import os
 import statistics
@@ -21,19 +20,19 @@ from rich.table import Table
 from torch import nn
 
 from slimsweep.errors import RefusedInput
+from slimsweep.latency.calls import DTYPES, check_device, copies_on, prepared_calls
 from slimsweep.latency.device import hardware, room_for_graphs, seconds_without_pause, torch_threads
 from slimsweep.latency.device import reference as device_reference
 from slimsweep.latency.quiet_timing import time_rounds
+from slimsweep.latency.setting import LatencySetting
 from slimsweep.ledger.run import Run
 from slimsweep.ledger.tables import SETTING, trusted
 from slimsweep.saved_models import load
 from slimsweep.slimming.hub import dense_like
-from slimsweep.slimming.structure import image_size, macs
+from slimsweep.slimming.structure import macs
 from slimsweep.terminal import counted
 
 DENSE = "dense"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-WARM_UP_CALLS = 3
 
 Row = dict[str, Any]
 Call = Callable[[], object]
@@ -47,6 +46,7 @@ def bench(
     dtype: Literal["float32", "bfloat16"] = "float32",
     device: str | None = None,
     compile: bool = False,
+    runtime: Literal["torch", "onnxruntime"] = "torch",
     repeats: int = 10,
     min_seconds: float = 0.2,
     earlier: pd.DataFrame | None = None,
@@ -61,6 +61,7 @@ def bench(
         dtype: of weights and images.
         device: "cpu" or "cuda"; by default a GPU where there is one.
         compile: use torch.compile, with one graph per model and batch size.
+        runtime: torch, or onnxruntime, which computes an ONNX file of each model; its peak memory is not known.
         repeats: rounds; each model is timed once per round.
         min_seconds: calls are repeated for this long when a model is timed; at least one call is made.
         earlier: rows of earlier benchmarks (`Run.bench`): the machine counts as busy where its reference was faster in them.
@@ -71,38 +72,35 @@ def bench(
         trusted; it is empty where the machine was quiet.
 
     Raises:
-        RefusedInput: a ValueError: an argument is out of range, or there is no such device.
+        RefusedInput: a ValueError: an argument is out of range, there is no such device, or onnxruntime is missing.
     """
     _check(models, batch_sizes, threads, dtype=dtype, device=device, repeats=repeats)
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if runtime != "torch":
+        check_device(LatencySetting(place.type, 1, threads, dtype, runtime, compile))
     costs = {name: macs(model) for name, model in models.items()}
     rows: list[Row] = []
     with torch_threads(threads) as used, torch.inference_mode(), room_for_graphs(len(models) * len(batch_sizes)):
         processor = hardware(place)
         reference = device_reference(place)
         known = _known_reference(earlier, place.type, processor, used)
-        copies: dict[str, nn.Module] = {}
-        for name, model in models.items():
-            copies[name] = copy.deepcopy(model).eval().to(place, DTYPES[dtype])
+        copies = copies_on(place, models, dtype) if runtime == "torch" else {}
         for batch in batch_sizes:
             progress(f"batch size {batch}: {len(models)} models, {repeats} rounds")
-            calls: dict[str, Call] = {}
-            for name, model in copies.items():
-                images = torch.randn(batch, *image_size(model), device=place, dtype=DTYPES[dtype])
-                forward = torch.compile(model, fullgraph=True, dynamic=False) if compile else model
-                calls[name] = lambda forward=forward, images=images: forward(images)  # type: ignore[misc]
-                for _ in range(WARM_UP_CALLS):
-                    calls[name]()
-            peaks = {name: _peak_memory(copies[name], call, place) for name, call in calls.items()}
-            measured = time_rounds(
-                calls,
-                reference,
-                rounds=repeats,
-                min_seconds=min_seconds,
-                threads=used if place.type == "cpu" else 1,
-                known=known,
-                seconds_of=None if place.type == "cpu" else lambda call, count: seconds_without_pause(call, count, place),
-            )
+            setting = LatencySetting(place.type, batch, used, dtype, runtime, compile)
+            with prepared_calls(models, setting, copies) as calls:
+                known_peaks = runtime == "torch"
+                peaks = {name: _peak_memory(copies[name], call, place) if known_peaks else None for name, call in calls.items()}
+                own_clock = place.type == "cuda" and runtime == "torch"
+                measured = time_rounds(
+                    calls,
+                    reference,
+                    rounds=repeats,
+                    min_seconds=min_seconds,
+                    threads=used if place.type == "cpu" else 1,
+                    known=known,
+                    seconds_of=(lambda call, count: seconds_without_pause(call, count, place)) if own_clock else None,
+                )
             for name, timed in measured.calls.items():
                 rows.append(
                     {
@@ -113,6 +111,7 @@ def bench(
                         "batch_size": batch,
                         "dtype": dtype,
                         "compile": compile,
+                        "runtime": runtime,
                         "latency_p50_ms": 1e3 * timed.median,
                         "latency_p90_ms": 1e3 * timed.percentile(90),
                         "images_per_second": float(batch / statistics.median(timed.together)),
@@ -183,11 +182,11 @@ def bench_dir(path: str | os.PathLike[str], **options: Any) -> list[Row]:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The rows as a table for a terminal, with the ratios of MACs and of p50 latency to dense."""
-    about = {tuple(row[key] for key in SETTING) for row in rows}
+    about = {_setting(row) for row in rows}
     title = "; ".join(
         f"{hardware}, {counted(threads, 'thread') + ', ' if device == 'cpu' else ''}{dtype}, "
-        f"{'compiled' if compiled else 'eager'}"
-        for device, hardware, threads, dtype, compiled in sorted(about)
+        f"{runtime if runtime != 'torch' else 'compiled' if compiled else 'eager'}"
+        for device, hardware, threads, dtype, compiled, runtime in sorted(about)
     )
     shown = Table(title=title)
     shown.add_column("batch", justify="right")
@@ -197,8 +196,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
     any_busy = any(row.get("busy") for row in rows)
     if any_busy:
         shown.add_column("not to be trusted")
-    ordered = sorted(rows, key=lambda r: (tuple(str(r[k]) for k in SETTING), r["batch_size"], -r["macs"], r["point"]))
-    for (_, batch), group in itertools.groupby(ordered, key=lambda r: (tuple(str(r[k]) for k in SETTING), r["batch_size"])):
+    ordered = sorted(rows, key=lambda r: (tuple(map(str, _setting(r))), r["batch_size"], -r["macs"], r["point"]))
+    for (_, batch), group in itertools.groupby(ordered, key=lambda r: (tuple(map(str, _setting(r))), r["batch_size"])):
         members = list(group)
         dense = next((r for r in members if r["point"] == DENSE), None)
         for row in members:
@@ -218,6 +217,11 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Table:
                 cells.append("machine busy" if row.get("busy") else "")
             shown.add_row(*cells, end_section=row is members[-1])
     return shown
+
+
+def _setting(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The values of a row's setting; a row without a runtime is of an earlier version, which had torch alone."""
+    return tuple(row.get(key) or "torch" if key == "runtime" else row[key] for key in SETTING)
 
 
 def busy_sentence(rows: Sequence[Mapping[str, Any]], again: str) -> str:

@@ -213,7 +213,7 @@ def _latencies(bench: pd.DataFrame | None, batch_size: int | None) -> dict[str, 
         return {}
     size = batch_size or int(quiet.batch_size.min())
     chosen = quiet[quiet.batch_size == size].sort_values("created_at", kind="stable")
-    setting = chosen[SETTING].astype(str)
+    setting = chosen.reindex(columns=SETTING).astype(object).fillna("").astype(str)  # rows of earlier versions have no runtime
     chosen = chosen[(setting == setting.iloc[-1]).all(axis=1)] if len(chosen) else chosen
     return dict(zip(chosen.point, chosen.latency_p50_ms, strict=True))
 
