@@ -10,7 +10,7 @@ results/, curves/, models/         one row, one curve and one model per point
 checkpoints/, epochs.log, ray/     what is needed to resume
 notes.log, damaged.log             what was said at the start, images that could not be read and were skipped
 bench/, errors.log                 timings, tracebacks
-exports/                           models in other formats
+exports/, quantized/               models in other formats; one row per point that was quantized
 report.html, report.svg, report.png
 """
 
@@ -57,7 +57,7 @@ HOLDER, DRIVER = "holder.json", "driver.json"
 DENSE, SEARCH, CHOICES = "dense", "search", "baselines"
 RESULTS, CURVES, MODELS, BENCH = "results", "curves", "models", "bench"
 CHECKPOINTS, RAY = "checkpoints", "ray"
-EXPORTS = "exports"
+EXPORTS, QUANTIZED = "exports", "quantized"
 EPOCHS_LOG, DAMAGED_LOG, ERRORS_LOG = "epochs.log", "damaged.log", "errors.log"
 NOTES = "notes.log"
 REPORT = "report"  # .svg, .png
@@ -771,6 +771,27 @@ class Run(Readable):
         """Write the timings of one benchmark (`tables.BENCH`) to a file of their own."""
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
         tables.write_table(self.folder, f"{BENCH}/{name}.parquet", rows, tables.BENCH)
+
+    @staticmethod
+    def int8_path(point: str) -> str:
+        """The path of a point's INT8 file inside the run's folder."""
+        return f"{EXPORTS}/{point}-int8.onnx"
+
+    def quantized(self) -> pd.DataFrame:
+        """The rows of all quantized models (`tables.QUANTIZED`), by point; empty where there are none."""
+        found = []
+        for name in sorted(self.folder.list(QUANTIZED)):
+            if name.endswith(".parquet") and (row := self._quantized(f"{QUANTIZED}/{name}")) is not None:
+                found.append(row)
+        return tables.joined(found, tables.QUANTIZED)
+
+    def _quantized(self, path: str) -> Any:
+        meaning = "its model counts as not quantized; `slimsweep quantize` makes it again, and the file can be deleted"
+        return self.unless_damaged(path, lambda: tables.read_table(self.folder, path, tables.QUANTIZED), None, meaning)
+
+    def write_quantized(self, row: dict[str, Any]) -> None:
+        """Write the row of a quantized model (`tables.QUANTIZED`); it replaces an older row of the same point."""
+        tables.write_table(self.folder, f"{QUANTIZED}/{row['point']}.parquet", [row], tables.QUANTIZED)
 
     def log_epoch(self, entry: Mapping[str, Any]) -> None:
         """Add a trained epoch to the log of epochs, as one line of JSON, with the generation of the run's holder."""
