@@ -52,6 +52,7 @@ def look_over(run: Run) -> list[str]:
         if run.folder.is_local or not size:  # reading thousands from an object store takes long
             run.curve(name)
     run.bench()
+    run.quantized()
     run.gates_table()
     run.damaged_images()
     assert run.known_checkpoint is not None  # read, and noted where it is damaged

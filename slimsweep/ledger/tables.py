@@ -148,17 +148,17 @@ QUANTIZED = pa.schema(
         ("point", pa.string()),  # a point's name, or dense: the model that the search started from
         ("precision", pa.string()),  # int8
         ("file", pa.string()),  # the ONNX file: inside the run's folder, or where --output said
-        ("model_bytes", pa.int64()),  # of that file
+        shown("model_bytes", pa.int64(), "size on disk", "B", axis="x"),  # of that file
         ("model_bytes_fp32", pa.int64()),  # of the float32 ONNX file
         # Percent, of models with a head. Float32 is measured beside INT8 on validation; on test it is the point's own row.
-        ("val_top1", pa.float64()),
+        shown("val_top1", pa.float64(), "validation top-1", "%", 2, axis="y", more=True),
         ("val_top1_fp32", pa.float64()),
-        ("test_top1", pa.float64()),
+        shown("test_top1", pa.float64(), "test top-1", "%", 2, axis="y", more=True),
         ("test_top1_fp32", pa.float64()),
         # Of backbones: R2 of the features against the dense model's.
-        ("val_r2", pa.float64()),
+        shown("val_r2", pa.float64(), "R2 of the features, validation", "", 4, axis="y", more=True),
         ("val_r2_fp32", pa.float64()),
-        ("test_r2", pa.float64()),
+        shown("test_r2", pa.float64(), "R2 of the features, test", "", 4, axis="y", more=True),
         ("test_r2_fp32", pa.float64()),
         ("layers", pa.int64()),  # that are quantized
         (
@@ -176,8 +176,8 @@ QUANTIZED = pa.schema(
         ("hardware", pa.string()),
         ("threads", pa.int64()),
         ("batch_size", pa.int64()),
-        ("latency_p50_ms", pa.float64()),
-        ("latency_p50_ms_fp32", pa.float64()),
+        shown("latency_p50_ms", pa.float64(), "latency p50", "ms", axis="x"),
+        shown("latency_p50_ms_fp32", pa.float64(), "latency p50, float32 beside INT8", "ms", axis="x"),
         ("spread", pa.float64()),
         ("spread_fp32", pa.float64()),
         ("busy", pa.string()),  # as in BENCH

@@ -10,7 +10,18 @@ from slimsweep.errors import DamagedFile, RefusedInput
 from slimsweep.ledger.measures import TOP1
 from slimsweep.ledger.run import Run
 from slimsweep.ledger.status import Status
-from slimsweep.ledger.tables import BENCH, CURVES, GATES, RESULTS, joined, last_timed, not_trusted, read_table, results_of
+from slimsweep.ledger.tables import (
+    BENCH,
+    CURVES,
+    GATES,
+    QUANTIZED,
+    RESULTS,
+    joined,
+    last_timed,
+    not_trusted,
+    read_table,
+    results_of,
+)
 from slimsweep.storage import Folder, parted
 
 TABLE = ".parquet"
@@ -33,6 +44,7 @@ class RunTables:
     curves: pd.DataFrame = field(default_factory=lambda: _empty(CURVES))
     gates: pd.DataFrame = field(default_factory=lambda: _empty(GATES))
     bench: pd.DataFrame = field(default_factory=lambda: _empty(BENCH))  # only timings that can be trusted
+    quantized: pd.DataFrame = field(default_factory=lambda: _empty(QUANTIZED))
     not_trusted: str = ""  # what is said of the timings that are left out, because the machine was busy
     status: Status | None = None  # without it the page shows no progress and does not refresh
     pace: dict[str, Any] | None = None  # `Run.pace_choice`
@@ -63,6 +75,7 @@ def read_run(run: Run, status: Status | None = None) -> RunTables:
         curves=run.curves(),
         gates=run.gates_table(),
         bench=last_timed(timings),
+        quantized=run.quantized(),
         not_trusted=not_trusted(timings, f"slimsweep bench {run.uri}"),
         status=status,
         pace=run.pace_choice() if run.is_begun else None,
