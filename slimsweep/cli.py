@@ -398,7 +398,9 @@ def quantize(chosen: argparse.Namespace, console: Console) -> None:
     if chosen.output is not None:
         refuse_rays_copy("--output", chosen.output, "--output /shared/int8")
 
-    from slimsweep.tools.quantize import Settings, Timing, busy_sentence, quantize_dir, quantize_run, run_of_model, table
+    from slimsweep.tools.quantize import quantize_dir, quantize_run, run_of_model
+    from slimsweep.tools.quantize_work import Settings, Timing
+    from slimsweep.tools.quantized_table import busy_sentence, table
 
     settings = Settings(
         images=chosen.images,
@@ -420,22 +422,22 @@ def quantize(chosen: argparse.Namespace, console: Console) -> None:
                 raise RefusedInput(
                     f"--data is {chosen.data}, and {chosen.path} is a run, which has its own images: leave it out"
                 )
-            found_rows = quantize_run(
+            made = quantize_run(
                 run, points, settings=settings, timing=timing, output=chosen.output, again=chosen.again, progress=progress
             )
         elif chosen.points:
             raise RefusedInput(f"--points is {chosen.points[0]!r}, and {chosen.path} is no run: give a run's folder")
         else:
-            found_rows = quantize_dir(
+            made = quantize_dir(
                 chosen.path, chosen.data, settings=settings, timing=timing, output=chosen.output, progress=progress
             )
-    show_fitting(console, table(found_rows.rows), drop=("faster", "fp32 ms", "fp32 size"))
-    for row in found_rows.rows:
+    show_fitting(console, table(made.rows), drop=("faster", "fp32 ms", "fp32 size"))
+    for row in made.rows:
         file = row["file"]
         say_path(console, "", joined(run.uri, file) if run.is_begun and not Path(file).is_absolute() else file)
-    for sentence in found_rows.said:
+    for sentence in made.said:
         say(where, sentence)
-    for sentence in [*found_rows.warnings, busy_sentence(found_rows.rows, f"slimsweep quantize {chosen.path}")]:
+    for sentence in [*made.warnings, busy_sentence(made.rows, f"slimsweep quantize {chosen.path}")]:
         if sentence:
             say(where, sentence, "yellow")
     _say_damage(run)

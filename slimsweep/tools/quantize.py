@@ -4,101 +4,39 @@ Each model is calibrated on training images, judged on validation, and timed on 
 float32 ONNX file. The test split is read once, at the end, for all models of a call; nothing is chosen by it.
 """
 
+import dataclasses
 import hashlib
 import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import torch
-from rich.table import Table
 from torch import nn
 
-import slimsweep
 from slimsweep.cluster.worker import data_of
 from slimsweep.config import Config, ConfigError
-from slimsweep.data import Data, check_classes, eval_loader, load_data, training_images
+from slimsweep.data import Data, check_classes, load_data
 from slimsweep.errors import RefusedInput
-from slimsweep.latency.device import hardware, torch_threads
-from slimsweep.latency.device import reference as device_reference
 from slimsweep.latency.int8_files import (
     CALIBRATIONS,
-    Calibration,
-    Prepared,
-    SessionModel,
-    calibrate,
     copy_whole,
-    layer_losses,
     matching_layers,
-    prepare,
     products_overflow,
     refuse_missing_packages,
-    write_int8,
 )
-from slimsweep.latency.onnx_files import session, session_call
-from slimsweep.latency.quiet_timing import time_rounds
-from slimsweep.ledger.measures import R2, TOP1, Measure
+from slimsweep.ledger.measures import Measure
 from slimsweep.ledger.run import DENSE, MODEL_CONFIG, MODEL_WEIGHTS, MODELS, Run
 from slimsweep.ledger.tables import QUANTIZED
 from slimsweep.saved_models import load
 from slimsweep.slimming.structure import image_size
 from slimsweep.storage import Folder, parted
-from slimsweep.terminal import counted
-from slimsweep.training.evaluate import Reference, evaluate_split
-
-IMAGES = 512  # of calibration
-CALIBRATION_BATCH = 32  # images whose activations are in memory at once
-LOOKED_AT = 256  # validation images on which layers are compared
-NAMED = 3  # layers that a sentence names
-
-Row = dict[str, Any]
-Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How models are quantized.
-
-    Args:
-        images: training images to calibrate with.
-        calibration: how ranges of activations follow from them: minmax, entropy or percentile (99.99 %).
-        keep_fp32: layers that stay float32, by their module's name, or by that of a module around them.
-        weight_bits: 8, or 7 for processors on which sums of products overflow; None takes what suits this processor.
-        seed: of the choice of images.
-    """
-
-    images: int = IMAGES
-    calibration: Calibration = "minmax"
-    keep_fp32: tuple[str, ...] = ()
-    weight_bits: int | None = None
-    seed: int = 0
-
-    def columns(self) -> Row:
-        """The settings as columns of `tables.QUANTIZED`."""
-        return {
-            "calibration": self.calibration,
-            "images": self.images,
-            "keep_fp32": json.dumps(sorted(set(self.keep_fp32))),
-            "weight_bits": self.weight_bits,
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timing:
-    """How models are timed: images per call, CPU threads (torch's own number where not given), interleaved rounds."""
-
-    batch_size: int = 1
-    threads: int | None = None
-    repeats: int = 10
-    min_seconds: float = 0.2  # for which calls are repeated in a round
+from slimsweep.tools.quantize_work import IMAGES, Judge, Progress, Row, Settings, Subject, Timing, quantize_all
 
 
 @dataclass
@@ -108,43 +46,6 @@ class Quantized:
     rows: list[Row]
     said: list[str] = field(default_factory=list)  # what was taken over, what could not be quantized
     warnings: list[str] = field(default_factory=list)  # models that lose more than a point, and what to do
-
-
-@dataclass(kw_only=True)
-class _Subject:
-    """A model to quantize, and how far it is."""
-
-    name: str
-    model: nn.Module
-    weights: str  # a hash
-    description: str  # for the file's metadata
-    test_fp32: float  # nan: not known
-    row: Row = field(default_factory=dict)
-    folder: Path  # for its files while the command runs
-    made: bool = False  # by this call
-
-    @property
-    def int8(self) -> Path:
-        return self.folder / "int8.onnx"
-
-    @property
-    def plain(self) -> Path:
-        return self.folder / "float32.onnx"
-
-
-class _Judge:
-    """Top-1 (percent) of models with a head; of backbones R2 of the features against those of a dense model."""
-
-    def __init__(self, data: Data, dense: nn.Module | None) -> None:
-        self.data = data
-        self.reference = None if dense is None else Reference(dense, data)
-        self.measure: Measure = TOP1 if dense is None else R2
-
-    def of(self, model: nn.Module, split: Literal["val", "test"]) -> float:
-        device = torch.device("cpu")
-        if self.reference is not None:
-            return self.reference.agreement(model, split, device).r2
-        return evaluate_split(model, self.data, split, device).top1
 
 
 def quantize_run(
@@ -180,7 +81,7 @@ def quantize_run(
     names, said = _names(run, points)
     dense = load(run.dense)
     data = data_of(run, dense)
-    judge = _Judge(data, None if dense.num_classes else dense)
+    judge = Judge(data, None if dense.num_classes else dense)
     target = None if output is None else Path(output).expanduser()
     rows = run.quantized()
     known = {row["point"]: _plain_row(row) for row in rows.to_dict("records")}
@@ -188,7 +89,7 @@ def quantize_run(
     def file_of(name: str) -> str:
         return run.int8_path(name) if target is None else str((target / Path(run.int8_path(name)).name).resolve())
 
-    def keep(subject: _Subject) -> None:
+    def keep(subject: Subject) -> None:
         """Put a new file in its place, and then its row."""
         file = subject.row["file"]
         if subject.made and target is None:
@@ -217,7 +118,7 @@ def quantize_run(
                 said.append(f"{name} has an INT8 file of these settings, which is taken over; --again makes it anew")
             subjects.append(subject)
         _refuse_unknown_layers([s for s in subjects if not s.row.get("weights")], settings)
-        warnings = _work(subjects, judge, settings, timing, rows, keep, progress, f"slimsweep quantize {run.uri}")
+        warnings = quantize_all(subjects, judge, settings, timing, rows, keep, progress, f"slimsweep quantize {run.uri}")
     return Quantized([subject.row for subject in subjects], said, warnings)
 
 
@@ -259,15 +160,15 @@ def quantize_dir(
         subject = _subject(folder.name, folder, Path(temporary), test_fp32=math.nan)
         subject.row = {"run": "", "point": subject.name, "file": str(target)}
         images = _images_of(data, subject.model, json.loads(subject.description))
-        judge = _Judge(images, None if subject.model.num_classes else subject.model)
+        judge = Judge(images, None if subject.model.num_classes else subject.model)
         _refuse_unknown_layers([subject], settings)
 
-        def keep(subject: _Subject) -> None:
+        def keep(subject: Subject) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             copy_whole(subject.int8, target)
 
         command = f"slimsweep quantize {path} --data {data}"
-        warnings = _work([subject], judge, settings, timing, pd.DataFrame(), keep, progress, command)
+        warnings = quantize_all([subject], judge, settings, timing, pd.DataFrame(), keep, progress, command)
     return Quantized([subject.row], [], warnings)
 
 
@@ -302,7 +203,7 @@ def _checked(settings: Settings, timing: Timing) -> tuple[Settings, Timing]:
         raise RefusedInput(f"--repeats is {timing.repeats}; it must be at least 1")
     refuse_missing_packages()
     bits = settings.weight_bits or (7 if products_overflow() else 8)
-    return Settings(**{**settings.__dict__, "weight_bits": bits}), timing
+    return dataclasses.replace(settings, weight_bits=bits), timing
 
 
 def _names(run: Run, points: Sequence[str] | None) -> tuple[list[str], list[str]]:
@@ -319,13 +220,13 @@ def _names(run: Run, points: Sequence[str] | None) -> tuple[list[str], list[str]
     return [DENSE, *(point for point in done if point in there)], said
 
 
-def _subject(name: str, folder: Folder, temporary: Path, *, test_fp32: float) -> _Subject:
+def _subject(name: str, folder: Folder, temporary: Path, *, test_fp32: float) -> Subject:
     model = load(folder)
     own = temporary / f"{len(list(temporary.iterdir()))}"
     own.mkdir()
     description = folder.read_json(MODEL_CONFIG)
     description.get("model_args", {}).pop("structure", None)  # long, and of no use in an ONNX file
-    return _Subject(
+    return Subject(
         name=name,
         model=model,
         weights=hashlib.sha256(folder.read_bytes(MODEL_WEIGHTS)).hexdigest()[:16],
@@ -345,7 +246,7 @@ def _test_fp32(run: Run, name: str, measure: Measure) -> float:
     return float(run.dense_description["metrics"].get(measure.test, math.nan))
 
 
-def _taken_over(old: Row, subject: _Subject, settings: Settings, folder: Folder) -> bytes | None:
+def _taken_over(old: Row, subject: Subject, settings: Settings, folder: Folder) -> bytes | None:
     """The INT8 file of an earlier call, where it is of these settings and weights; None otherwise."""
     wanted = {**settings.columns(), "weights": subject.weights, "file": subject.row["file"]}
     if any(old.get(column) != value for column, value in wanted.items()):
@@ -370,7 +271,7 @@ def _plain_row(row: Mapping[Hashable, Any]) -> Row:
     return plain
 
 
-def _refuse_unknown_layers(subjects: Sequence[_Subject], settings: Settings) -> None:
+def _refuse_unknown_layers(subjects: Sequence[Subject], settings: Settings) -> None:
     """Refuse names of layers that no model has, before any model is exported."""
     if not subjects or not settings.keep_fp32:
         return
@@ -396,7 +297,10 @@ def _images_of(root: str, model: nn.Module, described: Row) -> Data:
     if not labels:
         settings["num_classes"] = 0
     try:
-        data = load_data(Config(data=settings), image_size(model), getattr(model, "pretrained_cfg", None))
+        # The configuration stands for its data alone; without labels it has to name a model with weights.
+        data = load_data(
+            Config(data=settings, model={"pretrained": not labels}), image_size(model), getattr(model, "pretrained_cfg", None)
+        )
     except ConfigError as problem:
         raise ConfigError(f"--data {root}: {problem}") from problem
     if not labels:
@@ -413,236 +317,3 @@ def _images_of(root: str, model: nn.Module, described: Row) -> Data:
             "images of the model's own classes, in subfolders of the same names"
         )
     return data
-
-
-# The work.
-
-
-def _work(
-    subjects: Sequence[_Subject],
-    judge: _Judge,
-    settings: Settings,
-    timing: Timing,
-    earlier: pd.DataFrame,
-    keep: Callable[[_Subject], None],
-    progress: Progress,
-    command: str,
-) -> list[str]:
-    """Quantize, judge, time, and test at last; returns the warnings.
-
-    Each model's row is kept as soon as it is judged, so that a call that is stopped loses one model.
-    """
-    to_make = [subject for subject in subjects if not subject.row.get("weights")]
-    images = training_images(judge.data, settings.seed, settings.images)[0] if to_make else None
-    for number, subject in enumerate(to_make, 1):
-        progress(f"{subject.name}: INT8 ({number} of {len(to_make)})")
-        assert images is not None
-        _make(subject, images, judge, settings, timing, progress)
-        keep(subject)
-    to_time = [subject for subject in subjects if not _is_timed(subject.row, timing)]
-    _time(to_time, timing, earlier, progress)
-    for subject in to_time:
-        keep(subject)
-    test, without = judge.measure.test, []
-    for subject in subjects:
-        if subject.row.get(test) is None:
-            without.append(subject)
-    for number, subject in enumerate(without, 1):
-        progress(f"{subject.name}: test ({number} of {len(without)})")
-        subject.row[test] = judge.of(SessionModel(subject.int8, timing.threads), "test")
-        plain = subject.test_fp32
-        if math.isnan(plain) and subject.plain.is_file():
-            plain = judge.of(SessionModel(subject.plain, timing.threads), "test")
-        subject.row[f"{test}_fp32"] = None if math.isnan(plain) else plain
-        keep(subject)
-    return [said for subject in subjects if (said := warning(subject.row, judge.measure, command))]
-
-
-def _make(
-    subject: _Subject, images: torch.Tensor, judge: _Judge, settings: Settings, timing: Timing, progress: Progress
-) -> None:
-    """Quantize one model and judge it on validation; fills its row."""
-    prepared = prepare(subject.model, subject.folder, {"config.json": subject.description})
-    kept = {layer for found in matching_layers(prepared.layers, settings.keep_fp32).values() for layer in found}
-    layers = [layer for layer in prepared.layers if layer not in kept]
-    assert settings.weight_bits is not None
-    how: dict[str, Any] = {"method": settings.calibration, "weight_bits": settings.weight_bits}
-    used = calibrate(prepared, images.split(CALIBRATION_BATCH), settings.calibration)
-    said = {**settings.columns(), "weights": subject.weights, "layers": len(layers)}
-    write_int8(prepared, subject.int8, layers=layers, settings=json.dumps(said), **how)
-    val = judge.measure.val
-    progress(f"{subject.name}: validation")
-    before = judge.of(SessionModel(subject.plain, timing.threads), "val")
-    after = judge.of(SessionModel(subject.int8, timing.threads), "val")
-    subject.row |= {
-        **settings.columns(),
-        "precision": "int8",
-        "model_bytes": subject.int8.stat().st_size,
-        "model_bytes_fp32": subject.plain.stat().st_size,
-        val: after,
-        f"{val}_fp32": before,
-        "layers": len(layers),
-        "worst_layers": "",
-        "images_used": used,
-        "weights": subject.weights,
-        "onnxruntime_version": version("onnxruntime"),
-        "onnx_version": version("onnx"),
-        "torch_version": torch.__version__,
-        "slimsweep_version": slimsweep.__version__,
-        "created_at": datetime.now(UTC),
-    }
-    subject.made = True
-    if _loses(subject.row, judge.measure):
-        subject.row["worst_layers"] = json.dumps(_worst(prepared, layers, judge, how, timing, subject.name, progress))
-    for file in subject.folder.iterdir():  # those that nothing needs any more
-        if file not in (subject.int8, subject.plain):
-            file.unlink()
-
-
-def _worst(
-    prepared: Prepared, layers: Sequence[str], judge: _Judge, how: Row, timing: Timing, name: str, progress: Progress
-) -> dict[str, float]:
-    """What each layer does to the output when it alone is quantized, on the first validation images; the worst first."""
-    batches: list[torch.Tensor] = []
-    for batch, _ in eval_loader(judge.data.val, judge.data.settings):
-        room = LOOKED_AT - sum(map(len, batches))
-        batches += list(batch[:room].split(CALIBRATION_BATCH))
-        if room <= len(batch):
-            break
-    places = {layer: f"{place} of {len(layers)}" for place, layer in enumerate(layers, 1)}
-    return layer_losses(
-        prepared,
-        batches,
-        **how,
-        layers=layers,
-        threads=timing.threads,
-        progress=lambda layer: progress(f"{name}: INT8 of {layer} alone ({places[layer]})"),
-    )
-
-
-def _loses(row: Row, measure: Measure) -> bool:
-    """Whether INT8 loses more than a point on validation, or has no accuracy at all."""
-    lost = row[f"{measure.val}_fp32"] - row[measure.val]
-    return not lost <= measure.point
-
-
-def _is_timed(row: Row, timing: Timing) -> bool:
-    """Whether a row's times are of this setting and machine, and to be trusted."""
-    if row.get("latency_p50_ms") is None or row.get("busy"):
-        return False
-    with torch_threads(timing.threads) as threads:
-        asked = {"threads": threads, "batch_size": timing.batch_size, "hardware": hardware(torch.device("cpu"))}
-    return all(row.get(name) == value for name, value in asked.items())
-
-
-def _time(subjects: Sequence[_Subject], timing: Timing, earlier: pd.DataFrame, progress: Progress) -> None:
-    """Time the float32 and the INT8 file of each model in interleaved rounds; fills their rows."""
-    if not subjects:
-        return
-    place = torch.device("cpu")
-    progress(f"timing {counted(len(subjects), 'model')}, {counted(timing.repeats, 'round')}")
-    with torch_threads(timing.threads) as threads:
-        calls: dict[str, Callable[[], object]] = {}
-        for subject in subjects:
-            if not subject.plain.is_file():  # taken over from an earlier call
-                prepare(subject.model, subject.folder)
-            for kind, file in (("fp32", subject.plain), ("int8", subject.int8)):
-                calls[f"{subject.name} {kind}"] = session_call(session(file, threads=threads), timing.batch_size)
-        measured = time_rounds(
-            calls,
-            device_reference(place),
-            rounds=timing.repeats,
-            min_seconds=timing.min_seconds,
-            threads=threads,
-            known=_known_reference(earlier, threads),
-        )
-    for subject in subjects:
-        before, after = measured.calls[f"{subject.name} fp32"], measured.calls[f"{subject.name} int8"]
-        subject.row |= {
-            "device": place.type,
-            "hardware": hardware(place),
-            "threads": threads,
-            "batch_size": timing.batch_size,
-            "latency_p50_ms": 1e3 * after.median,
-            "latency_p50_ms_fp32": 1e3 * before.median,
-            "spread": after.spread,
-            "spread_fp32": before.spread,
-            "busy": after.busy or before.busy,
-            "reference_ms": 1e3 * measured.reference,
-            "repeats": timing.repeats,
-        }
-
-
-def _known_reference(rows: pd.DataFrame, threads: int) -> float | None:
-    """The fastest seconds of the reference in earlier rows of this processor that can be trusted."""
-    if rows.empty:
-        return None
-    own = rows[(rows.hardware == hardware(torch.device("cpu"))) & (rows.threads == threads) & (rows.busy == "")]
-    known = own.reference_ms[own.torch_version == torch.__version__].dropna()
-    return None if known.empty else float(known.min()) / 1e3
-
-
-# What is said.
-
-
-def measure_of_row(row: Row) -> Measure:
-    """What a row's model is judged by."""
-    return R2 if row.get(R2.val) is not None else TOP1
-
-
-def warning(row: Row, measure: Measure, command: str) -> str:
-    """One sentence where INT8 loses more than a point on validation: the worst layers, and how they stay float32.
-
-    Args:
-        command: that quantized the model, without --points and --keep-fp32.
-    """
-    if not _loses(row, measure):
-        return ""
-    before, after = row[f"{measure.val}_fp32"], row[measure.val]
-    kept = json.loads(row["keep_fp32"])
-    worst = list(json.loads(row["worst_layers"] or "{}"))[:NAMED]
-    points = f" --points {row['point']}" if row["run"] else ""
-    return (
-        f"{row['point']}: INT8 loses {before - after:.{measure.decimals}f}{measure.points} of {measure.title} on validation "
-        f"({measure.text(before)} to {measure.text(after)}); the layers that change its output most are {', '.join(worst)}; to "
-        f"leave them in float32: {command}{points} --keep-fp32 {' '.join([*kept, *worst])}"
-    )
-
-
-def busy_sentence(rows: Sequence[Row], command: str) -> str:
-    """One sentence where times are not to be trusted; empty where all are."""
-    busy = [row for row in rows if row.get("busy")]
-    if not busy:
-        return ""
-    return (
-        f"machine busy: the times of {counted(len(busy), 'model')} are not to be trusted ({busy[0]['busy']}); end other "
-        f"programs, and the same command times them again: {command}"
-    )
-
-
-def table(rows: Sequence[Row]) -> Table:
-    """The rows as a table for a terminal: float32 beside INT8."""
-    first = rows[0]
-    measure = measure_of_row(first)
-    title = (
-        f"INT8 by onnxruntime {first['onnxruntime_version']}; {first['hardware']}, {counted(int(first['threads']), 'thread')}, "
-        f"batch {first['batch_size']}"
-    )
-    shown = Table(title=title)
-    shown.add_column("model")
-    of = ("size", f"val {measure.title}", f"test {measure.title}", "ms")
-    for heading in [*(f"{kind} {what}" for what in of for kind in ("fp32", "INT8")), "faster"]:
-        shown.add_column(heading, justify="right")
-    any_busy = any(row.get("busy") for row in rows)
-    if any_busy:
-        shown.add_column("not to be trusted")
-    for row in rows:
-        before, after = row["latency_p50_ms_fp32"], row["latency_p50_ms"]
-        cells = [row["point"]]
-        cells += [f"{row[name] / 2**20:.2f} MiB" for name in ("model_bytes_fp32", "model_bytes")]
-        cells += [measure.text(row.get(name)) for one in (measure.val, measure.test) for name in (f"{one}_fp32", one)]
-        cells += [f"{before:.2f}", f"{after:.2f}", f"{before / after:.2f}x"]
-        if any_busy:
-            cells.append("machine busy" if row.get("busy") else "")
-        shown.add_row(*cells)
-    return shown
