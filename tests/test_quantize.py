@@ -15,12 +15,14 @@ import timm
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits
-from zoo import randomised
+from zoo import build, randomised
+from zoo import images as images_of
 
 from slimsweep import save
 from slimsweep.cli import main
 from slimsweep.latency import int8_files
 from slimsweep.latency.int8_files import (
+    Prepared,
     SessionModel,
     calibrate,
     layer_losses,
@@ -64,15 +66,32 @@ def make_hard_to_quantize(model, block, unit=0):
         mlp.fc2.weight[:, unit] = 1000 * mlp.fc2.weight.abs().max()
 
 
-def test_the_hard_layer_is_named_and_stays_float32_where_asked(tmp_path):
-    model = randomised(digits_vit(depth=1))
-    make_hard_to_quantize(model, 0)
-    hard = "blocks.0.mlp.fc2"
-    prepared = prepare(model, tmp_path, {"config.json": "{}"})
-    expected = [f"blocks.0.{name}" for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")]
-    assert list(prepared.layers) == ["patch_embed.proj", *expected, "head"]
-    images = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    assert calibrate(prepared, images, "minmax") == 24
+def mlp_as_onnx(folder):
+    """Two linear layers as an ONNX file; the second has an outlier weight in each channel, on a unit that is always 0."""
+    helper, floats = onnx.helper, onnx.TensorProto.FLOAT
+    generator = np.random.default_rng(0)
+    first, second = (generator.standard_normal(shape).astype(np.float32) for shape in ((4, 8), (8, 4)))
+    first[:, 0], second[0] = 0, 1000
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["images", "first"], ["hidden"], name="fc1"),
+            helper.make_node("Relu", ["hidden"], ["positive"]),
+            helper.make_node("MatMul", ["positive", "second"], ["logits"], name="fc2"),
+        ],
+        "mlp",
+        [helper.make_tensor_value_info("images", floats, ["batch", 4])],
+        [helper.make_tensor_value_info("logits", floats, ["batch", 4])],
+        [onnx.numpy_helper.from_array(array, name) for name, array in (("first", first), ("second", second))],
+    )
+    path = folder / "ready.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), path)
+    layers = {"fc1": ["fc1"], "fc2": ["fc2"]}
+    return Prepared(plain=path, ready=path, layers=layers, ranges=folder / "ranges.json", metadata={"config.json": "{}"})
+
+
+def check_hard_layer(prepared, images, hard, folder):
+    """The hard layer is the first of all, and all is well without it."""
+    assert calibrate(prepared, images, "minmax") == len(images)
     how = {"method": "minmax", "weight_bits": 8}
     losses = layer_losses(prepared, images.split(16), **how, layers=list(prepared.layers))
     (worst, most), *others = losses.items()
@@ -84,23 +103,55 @@ def test_the_hard_layer_is_named_and_stays_float32_where_asked(tmp_path):
         return float((SessionModel(path, 1)(images) - plain).square().sum() / (plain - plain.mean(0)).square().sum())
 
     kept = [layer for layer in prepared.layers if layer != hard]
-    whole, without = tmp_path / "whole.onnx", tmp_path / "without.onnx"
+    whole, without = folder / "whole.onnx", folder / "without.onnx"
     write_int8(prepared, whole, **how)
     write_int8(prepared, without, **how, layers=kept, settings="mine")
     assert quantized_nodes(whole) == set(prepared.layers)
     assert quantized_nodes(without) == set(kept)
     assert loss_of(without) < loss_of(whole) / 10
-    assert whole.stat().st_size < prepared.plain.stat().st_size / 2
     about = {entry.key: entry.value for entry in onnx.load(without).metadata_props}
     assert about == {"config.json": "{}", int8_files.SETTINGS_KEY: "mine"}
 
     def largest_weight(path):
-        tensors = [onnx.numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer if t.data_type == 3]
+        tensors = [onnx.numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer if t.data_type == 3]  # int8
         return max(int(np.abs(t.astype(int)).max()) for t in tensors)
 
     assert largest_weight(whole) == 127
     write_int8(prepared, whole, method="minmax", weight_bits=7)
     assert largest_weight(whole) <= 64
+    with pytest.raises(ValueError, match="no layer is left to quantize"):
+        write_int8(prepared, whole, **how, layers=[])
+
+
+def test_the_hard_layer_is_named_and_stays_float32_where_asked(tmp_path):
+    images = torch.randn(24, 4, generator=torch.Generator().manual_seed(0))
+    check_hard_layer(mlp_as_onnx(tmp_path), images, "fc2", tmp_path)
+
+
+@pytest.mark.slow
+def test_layers_of_a_timm_model_have_the_names_of_its_modules(tmp_path):
+    model = randomised(digits_vit())
+    make_hard_to_quantize(model, 1)
+    prepared = prepare(model, tmp_path, {"config.json": "{}"})
+    expected = [f"blocks.{i}.{name}" for i in range(2) for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")]
+    assert list(prepared.layers) == ["patch_embed.proj", *expected, "head"]
+    images = torch.randn(24, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    check_hard_layer(prepared, images, MLP, tmp_path)
+    assert (tmp_path / "without.onnx").stat().st_size < prepared.plain.stat().st_size / 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["class token", "map pooling", "distilled", "eva02", "dinov3", "swin", "packed swiglu"])
+def test_every_linear_layer_of_every_family_is_quantized(kind, tmp_path):
+    model = build(kind)
+    prepared = prepare(model, tmp_path)
+    x = images_of(model, 4)
+    calibrate(prepared, x, "minmax")
+    write_int8(prepared, tmp_path / "int8.onnx", method="minmax", weight_bits=8)
+    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    assert all(matching_layers(prepared.layers, linear).values()), "such as --keep-fp32 takes them"
+    after, before = SessionModel(tmp_path / "int8.onnx", 1)(x), model(x)
+    assert float((after - before).square().sum()) < 0.05 * float((before - before.mean(0)).square().sum())
 
 
 def test_a_name_stands_for_the_layers_inside_it():
@@ -121,23 +172,7 @@ def test_where_products_overflow_weights_have_seven_bits(monkeypatch):
 @pytest.mark.parametrize("method", ["minmax", "entropy", "percentile"])
 def test_without_images_there_is_no_calibration(method, tmp_path):
     with pytest.raises(ValueError, match="no training image"):
-        calibrate(_tiny_prepared(tmp_path), torch.empty(0, 4), method)
-
-
-def _tiny_prepared(folder):
-    """A linear layer alone as an ONNX file."""
-    helper, floats = onnx.helper, onnx.TensorProto.FLOAT
-    weights = onnx.numpy_helper.from_array(np.eye(4, dtype=np.float32), "weights")
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["images", "weights"], ["logits"], name="head")],
-        "linear",
-        [helper.make_tensor_value_info("images", floats, ["batch", 4])],
-        [helper.make_tensor_value_info("logits", floats, ["batch", 4])],
-        [weights],
-    )
-    path = folder / "ready.onnx"
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), path)
-    return int8_files.Prepared(plain=path, ready=path, layers={"head": ["head"]}, ranges=folder / "ranges.json", metadata={})
+        calibrate(mlp_as_onnx(tmp_path), torch.empty(0, 4), method)
 
 
 @pytest.mark.parametrize("method", ["entropy", "percentile"])
@@ -167,7 +202,7 @@ def test_histograms_hold_the_activations_of_one_batch(method, tmp_path, monkeypa
 
     monkeypatch.setattr(calibration.HistogramCalibrater, "collect_data", collect)
     images = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
-    assert calibrate(_tiny_prepared(tmp_path), images, method) == 64
+    assert calibrate(mlp_as_onnx(tmp_path), images, method) == 64
     assert most == 1
 
 
