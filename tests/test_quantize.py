@@ -141,7 +141,7 @@ def test_layers_of_a_timm_model_have_the_names_of_its_modules(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["class token", "map pooling", "distilled", "eva02", "dinov3", "swin", "packed swiglu"])
+@pytest.mark.parametrize("kind", ["map pooling", "distilled", "eva02", "dinov3", "swin"])
 def test_every_linear_layer_of_every_family_is_quantized(kind, tmp_path):
     model = build(kind)
     prepared = prepare(model, tmp_path)
@@ -150,8 +150,9 @@ def test_every_linear_layer_of_every_family_is_quantized(kind, tmp_path):
     write_int8(prepared, tmp_path / "int8.onnx", method="minmax", weight_bits=8)
     linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     assert all(matching_layers(prepared.layers, linear).values()), "such as --keep-fp32 takes them"
-    after, before = SessionModel(tmp_path / "int8.onnx", 1)(x), model(x)
-    assert float((after - before).square().sum()) < 0.05 * float((before - before.mean(0)).square().sum())
+    with torch.no_grad():
+        after, before = SessionModel(tmp_path / "int8.onnx", 1)(x), model(x)
+    assert float((after - before).square().sum()) < 0.01 * float(before.square().sum())
 
 
 def test_a_name_stands_for_the_layers_inside_it():

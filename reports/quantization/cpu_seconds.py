@@ -1,4 +1,4 @@
-"""CPU time per call of the float32 and the INT8 file of one of timm's models, with random weights: time does not depend on them.
+"""CPU time per call of float32 and INT8 files of one of timm's models, with random weights: time does not depend on them.
 
     python reports/quantization/cpu_seconds.py deit_tiny_patch16_224
 
