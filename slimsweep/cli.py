@@ -165,6 +165,57 @@ def parser() -> argparse.ArgumentParser:
         "`slimsweep pick --max-latency-ms` read them. Example: slimsweep bench runs/digits --batch-sizes 1,32 --threads 1"
     )
 
+    add = command("quantize", quantize, "write INT8 versions of models as ONNX files, and measure what they lose and gain")
+    add.add_argument("path", metavar="RUN_OR_MODEL_DIR", help=f"{RUN}; or one model, such as RUN/models/POINT")
+    add.add_argument(
+        "--points", nargs="+", metavar="NAME", help="of a run: points, or dense (default: all that are done, and dense)"
+    )
+    add.add_argument(
+        "--data",
+        metavar="FOLDER",
+        help="of a model that is of no run: images to calibrate and to judge with, as data.root of a run takes them",
+    )
+    add.add_argument(
+        "--images",
+        type=int,
+        default=512,
+        metavar="N",
+        help="training images to calibrate with, without augmentation (default: 512)",
+    )
+    add.add_argument(
+        "--calibration",
+        choices=("minmax", "entropy", "percentile"),
+        default="minmax",
+        help="how the range of each activation follows from these images (default: minmax, the whole range)",
+    )
+    add.add_argument(
+        "--keep-fp32",
+        nargs="+",
+        default=(),
+        metavar="LAYER",
+        help="layers that stay float32, such as blocks.3.mlp.fc2, or blocks.3 for a whole block",
+    )
+    add.add_argument(
+        "--weight-bits",
+        type=int,
+        choices=(7, 8),
+        help="7 for processors on which onnxruntime's sums overflow: x86 without VNNI (default: what suits this one)",
+    )
+    add.add_argument("--batch-size", type=int, default=1, metavar="N", help="images per timed call (default: 1)")
+    add.add_argument("--threads", type=int, help="CPU threads (default: torch's own number)")
+    add.add_argument("--repeats", type=int, default=10, help="interleaved rounds of the timing (default: 10)")
+    add.add_argument(
+        "--output",
+        metavar="PATH",
+        help="a folder for the files of a run (default: exports/ in it); the file or a folder for one model (default: "
+        "model-int8.onnx in MODEL_DIR)",
+    )
+    add.add_argument("--again", action="store_true", help="make anew what an earlier call made with the same settings")
+    add.epilog = (
+        "Files are NAME-int8.onnx. The test split is read once, at the end; a model that loses more than a point on validation "
+        "is named, with the layers to keep in float32. Example: slimsweep quantize runs/digits --points dense --threads 1"
+    )
+
     add = command("pick", pick, "print the folder of the best model under a limit, chosen by validation")
     add.add_argument("run", metavar="RUN", help=RUN)
     for cost in COSTS.values():
@@ -411,6 +462,60 @@ def bench(chosen: argparse.Namespace, console: Console) -> None:
         say(console, busy, "yellow")
     for sentence in skipped:
         say(plain_console(stderr=True), f"not timed: {sentence}", "yellow")
+
+
+def quantize(chosen: argparse.Namespace, console: Console) -> None:
+    from slimsweep.config import refuse_rays_copy
+    from slimsweep.errors import RefusedInput
+    from slimsweep.ledger.run import Run
+    from slimsweep.storage import joined
+
+    if chosen.output is not None:
+        refuse_rays_copy("--output", chosen.output, "--output /shared/int8")
+
+    from slimsweep.tools.quantize import quantize_dir, quantize_run, run_of_model
+    from slimsweep.tools.quantize_work import Settings, Timing
+    from slimsweep.tools.quantized_table import busy_sentence, table
+
+    settings = Settings(
+        images=chosen.images,
+        calibration=chosen.calibration,
+        keep_fp32=tuple(chosen.keep_fp32),
+        weight_bits=chosen.weight_bits,
+    )
+    timing = Timing(batch_size=chosen.batch_size, threads=chosen.threads, repeats=chosen.repeats)
+    run, points = Run(chosen.path), chosen.points
+    if not run.is_begun and chosen.data is None and (found := run_of_model(chosen.path)) is not None:
+        run, points = found[0], [found[1]]
+        if chosen.points:
+            raise RefusedInput(f"--points is {chosen.points[0]!r}, and {chosen.path} is one model: give its run's folder")
+    where = plain_console(stderr=True)
+    with where.status("") as line:
+        progress = line.update if where.is_terminal else lambda what: None
+        if run.is_begun:
+            if chosen.data is not None:
+                raise RefusedInput(
+                    f"--data is {chosen.data}, and {chosen.path} is a run, which has its own images: leave it out"
+                )
+            made = quantize_run(
+                run, points, settings=settings, timing=timing, output=chosen.output, again=chosen.again, progress=progress
+            )
+        elif chosen.points:
+            raise RefusedInput(f"--points is {chosen.points[0]!r}, and {chosen.path} is no run: give a run's folder")
+        else:
+            made = quantize_dir(
+                chosen.path, chosen.data, settings=settings, timing=timing, output=chosen.output, progress=progress
+            )
+    show_fitting(console, table(made.rows), drop=("faster", "fp32 ms", "fp32 size"))
+    for row in made.rows:
+        file = row["file"]
+        say_path(console, "", joined(run.uri, file) if run.is_begun and not Path(file).is_absolute() else file)
+    for sentence in made.said:
+        say(where, sentence)
+    for sentence in [*made.warnings, busy_sentence(made.rows, f"slimsweep quantize {chosen.path}")]:
+        if sentence:
+            say(where, sentence, "yellow")
+    _say_damage(run)
 
 
 def pick(chosen: argparse.Namespace, console: Console) -> None:

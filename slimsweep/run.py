@@ -165,6 +165,7 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
             plan = plan_again()
         if planning.points_to_do(run, list(plan.points)):
             refuse_lost_sources(run)
+
     def tell_try(tried: dict[str, Any], ended: int, count: int) -> None:
         say(console, pace_tried(run, tried, ended, count), "dim")
 

@@ -109,7 +109,7 @@ def time_paces(run: Run) -> bool:
     else:
         paces = paces_in_ms(run)
         paths = [run.path_at(pace, run.depth_in_ms) for pace in paces]
-        curves = [curve_of_times(path, table.ms, table.where) for path in paths]
+        curves = [curve_of_times(path, table.ms, table.where, busy=table.busy) for path in paths]
         budget = budget_of_tries(run.config, curves)
         for pace, path, curve in zip(paces, paths, curves, strict=True):
             run.write_latency_solved(pace, {str(budget): solved_by_curve(path, curve, [budget])[0]}, trying=True)
@@ -206,7 +206,7 @@ def cuts_of_budgets(arguments: dict[str, Any]) -> None:
 def solve_by_table(run: Run, pace: Pace, table: TableOfTimes) -> None:
     """Find what the budgets leave by the times of a table, and write those."""
     path, left = run.path_of("ms"), to_time(run)
-    curve = curve_of_times(path, table.ms, table.where)
+    curve = curve_of_times(path, table.ms, table.where, busy=table.busy)
     run.write_latency_curve(pace, curve, table.about)
     found = solved_by_curve(path, curve, left)
     run.write_latency_times(times_of(path, found), table.about)

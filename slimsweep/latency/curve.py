@@ -346,13 +346,16 @@ def _nested(budgets: Sequence[Budget], solved: Sequence[Solved], ms_dense: float
     return found
 
 
-def curve_of_times(path: RemovalPath, ms: Mapping[str, float], where: str, count: int = PREFIXES) -> LatencyCurve:
+def curve_of_times(
+    path: RemovalPath, ms: Mapping[str, float], where: str, count: int = PREFIXES, busy: str = ""
+) -> LatencyCurve:
     """The curve of a path from times that were measured elsewhere.
 
     Args:
         ms: milliseconds by `Structure.id`.
         where: they come from, for messages, such as "latency.table is 'jetson.csv'".
         count: prefixes that were timed, as in `prefix_lengths`.
+        busy: why the times are not to be trusted; empty where they are.
 
     Raises:
         RefusedInput: none of the path's structures is among them, or the dense model is not.
@@ -365,7 +368,7 @@ def curve_of_times(path: RemovalPath, ms: Mapping[str, float], where: str, count
             f"{where}, which has times of {lacking}: export the structures of this run (`slimsweep latency export`), time "
             "those, and give that table"
         )
-    return LatencyCurve([length for length, _ in known], [value for _, value in known])
+    return LatencyCurve([length for length, _ in known], [value for _, value in known], busy=busy)
 
 
 def solved_by_curve(path: RemovalPath, curve: LatencyCurve, budgets: Sequence[Budget]) -> list[Solved]:

@@ -35,6 +35,11 @@ class TableOfTimes:
         return {name: time.ms for name, time in self.times.items()}
 
     @property
+    def busy(self) -> str:
+        """Why times in it are not to be trusted; empty where all are."""
+        return next((time.busy for time in self.times.values() if time.busy), "")
+
+    @property
     def about(self) -> dict[str, object]:
         """What the times were measured with, as `latency_setting` of the results has it."""
         setting = self.setting

@@ -54,6 +54,7 @@ def look_over(run: Run) -> list[str]:
             run.curve(name)
     run.bench()
     run.device_times()
+    run.quantized()
     run.gates_table()
     run.damaged_images()
     assert run.known_checkpoint is not None  # read, and noted where it is damaged

@@ -13,6 +13,7 @@ notes.log, damaged.log             what was said at the start, images that could
 bench/, errors.log                 timings, tracebacks
 device-times/                      times of structures on other devices, from CSV files
 exports/                           models in other formats; in exports/latency/ what is timed on other devices
+quantized/                         one row per point that was quantized
 report.html, report.svg, report.png
 """
 
@@ -63,6 +64,7 @@ CHECKPOINTS, RAY = "checkpoints", "ray"
 LATENCY, BRANCH_COST = "latency", "latency/branch-cost.json"
 EXPORTS, LATENCY_EXPORTS = "exports", "exports/latency"
 DEVICE_TIMES = "device-times"
+QUANTIZED = "quantized"
 EPOCHS_LOG, DAMAGED_LOG, ERRORS_LOG = "epochs.log", "damaged.log", "errors.log"
 NOTES = "notes.log"
 REPORT = "report"  # .svg, .png
@@ -920,6 +922,27 @@ class Run(Readable):
     def latency_exports(self) -> Folder:
         """The folder for the models that are timed on other devices."""
         return self.folder / LATENCY_EXPORTS
+
+    @staticmethod
+    def int8_path(point: str) -> str:
+        """The path of a point's INT8 file inside the run's folder."""
+        return f"{EXPORTS}/{point}-int8.onnx"
+
+    def quantized(self) -> pd.DataFrame:
+        """The rows of all quantized models (`tables.QUANTIZED`), by point; empty where there are none."""
+        found = []
+        for name in sorted(self.folder.list(QUANTIZED)):
+            if name.endswith(".parquet") and (row := self._quantized(f"{QUANTIZED}/{name}")) is not None:
+                found.append(row)
+        return tables.joined(found, tables.QUANTIZED)
+
+    def _quantized(self, path: str) -> Any:
+        meaning = "its model counts as not quantized; `slimsweep quantize` makes it again, and the file can be deleted"
+        return self.unless_damaged(path, lambda: tables.read_table(self.folder, path, tables.QUANTIZED), None, meaning)
+
+    def write_quantized(self, row: dict[str, Any]) -> None:
+        """Write the row of a quantized model (`tables.QUANTIZED`); it replaces an older row of the same point."""
+        tables.write_table(self.folder, f"{QUANTIZED}/{row['point']}.parquet", [row], tables.QUANTIZED)
 
     def log_epoch(self, entry: Mapping[str, Any]) -> None:
         """Add a trained epoch to the log of epochs, as one line of JSON, with the generation of the run's holder."""

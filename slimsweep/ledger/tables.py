@@ -167,6 +167,56 @@ DEVICE_TIMES = pa.schema(
 
 DEVICE_SETTING = ["device", "runtime", "batch_size", "dtype"]  # columns of DEVICE_TIMES that a time depends on
 
+QUANTIZED = pa.schema(
+    [
+        ("run", pa.string()),
+        ("point", pa.string()),  # a point's name, or dense: the model that the search started from
+        ("precision", pa.string()),  # int8
+        ("file", pa.string()),  # the ONNX file: inside the run's folder, or where --output said
+        shown("model_bytes", pa.int64(), "size on disk", "B", axis="x"),  # of that file
+        ("model_bytes_fp32", pa.int64()),  # of the float32 ONNX file
+        # Percent, of models with a head. Float32 is measured beside INT8 on validation; on test it is the point's own row.
+        shown("val_top1", pa.float64(), "validation top-1", "%", 2, axis="y", more=True),
+        ("val_top1_fp32", pa.float64()),
+        shown("test_top1", pa.float64(), "test top-1", "%", 2, axis="y", more=True),
+        ("test_top1_fp32", pa.float64()),
+        # Of backbones: R2 of the features against the dense model's.
+        shown("val_r2", pa.float64(), "R2 of the features, validation", "", 4, axis="y", more=True),
+        ("val_r2_fp32", pa.float64()),
+        shown("test_r2", pa.float64(), "R2 of the features, test", "", 4, axis="y", more=True),
+        ("test_r2_fp32", pa.float64()),
+        ("layers", pa.int64()),  # that are quantized
+        (
+            "worst_layers",
+            pa.string(),
+        ),  # JSON: per layer what it does to the output by itself; empty where that was not looked at
+        ("calibration", pa.string()),  # minmax, entropy or percentile
+        ("images", pa.int64()),  # training images that were asked for
+        ("images_used", pa.int64()),  # and that there were
+        ("weight_bits", pa.int64()),
+        ("keep_fp32", pa.string()),  # JSON: layers that were to stay float32
+        ("weights", pa.string()),  # a hash of the weights that were quantized
+        # Medians of one call with a whole batch by onnxruntime, of both files in the same interleaved rounds.
+        ("device", pa.string()),
+        ("hardware", pa.string()),
+        ("threads", pa.int64()),
+        ("batch_size", pa.int64()),
+        shown("latency_p50_ms", pa.float64(), "latency p50", "ms", axis="x"),
+        shown("latency_p50_ms_fp32", pa.float64(), "latency p50, float32 beside INT8", "ms", axis="x"),
+        ("spread", pa.float64()),
+        ("spread_fp32", pa.float64()),
+        ("busy", pa.string()),  # as in BENCH
+        ("reference_ms", pa.float64()),
+        ("repeats", pa.int64()),
+        ("onnxruntime_version", pa.string()),
+        ("onnx_version", pa.string()),
+        ("torch_version", pa.string()),
+        ("slimsweep_version", pa.string()),
+        ("created_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+
+
 # Columns of BENCH that a timing depends on, beside the model and the batch size: only timings that agree in them compare.
 SETTING = ["device", "hardware", "threads", "dtype", "compile", "runtime"]
 TIMED = ["point", "batch_size", *SETTING]  # what one timing is of

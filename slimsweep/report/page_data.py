@@ -20,6 +20,7 @@ from slimsweep.ledger.status import Status, TrainingStatus
 from slimsweep.ledger.tables import BENCH, RESULTS, with_all_columns
 from slimsweep.report.about import about, leaving
 from slimsweep.report.pareto import UNTRAINED, best_rates, by_series, hypervolume_by_method, summarize, with_units
+from slimsweep.report.quantized import quantized_data, with_float32_times
 from slimsweep.report.run_tables import RunTables
 from slimsweep.report.styles import looks, run_colours
 from slimsweep.report.uncertainty import ALIKE, HANDFUL, SPLITS, cautions, with_binomial
@@ -100,7 +101,7 @@ def page_data(runs: Sequence[RunTables]) -> dict[str, Any]:
         described.append({**_describe(run, names[index], measures[index]), "images": images[index], "cautions": warned[index]})
     datasets = _datasets(described, runs, measures)
     methods = list(dict.fromkeys(points["method"]))
-    timings = _timings(runs)
+    timings = _timings([with_float32_times(run) for run in runs])
     return {
         "columns": [asdict(column) for column in columns],
         "measures": {
@@ -126,6 +127,7 @@ def page_data(runs: Sequence[RunTables]) -> dict[str, Any]:
         "shapes": structures.shapes,
         "structures": structures.structures,
         **timings,
+        "int8": quantized_data(runs, measures, timings),
     }
 
 

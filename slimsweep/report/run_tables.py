@@ -15,6 +15,7 @@ from slimsweep.ledger.tables import (
     CURVES,
     DEVICE_TIMES,
     GATES,
+    QUANTIZED,
     RESULTS,
     joined,
     last_timed,
@@ -44,6 +45,7 @@ class RunTables:
     curves: pd.DataFrame = field(default_factory=lambda: _empty(CURVES))
     gates: pd.DataFrame = field(default_factory=lambda: _empty(GATES))
     bench: pd.DataFrame = field(default_factory=lambda: _empty(BENCH))  # only timings that can be trusted
+    quantized: pd.DataFrame = field(default_factory=lambda: _empty(QUANTIZED))
     not_trusted: str = ""  # what is said of the timings that are left out, because the machine was busy
     device_times: pd.DataFrame = field(default_factory=lambda: _empty(DEVICE_TIMES))  # of structures, on other devices
     status: Status | None = None  # without it the page shows no progress and does not refresh
@@ -75,6 +77,7 @@ def read_run(run: Run, status: Status | None = None) -> RunTables:
         curves=run.curves(),
         gates=run.gates_table(),
         bench=last_timed(timings),
+        quantized=run.quantized(),
         not_trusted=not_trusted(timings, f"slimsweep bench {run.uri}"),
         device_times=run.device_times(),
         status=status,
@@ -144,7 +147,7 @@ def read_tables(path: str) -> list[RunTables]:
         return shown
     curves, gates, bench = (_table_beside(folder, *of) for of in (("curves", CURVES), ("gates", GATES), ("bench", BENCH)))
     device_times = _table_beside(folder, "device-times", DEVICE_TIMES)
-    measured = {"bench": last_timed(bench), "not_trusted": not_trusted(bench), "device_times": device_times}
+    measured: dict[str, Any] = {"bench": last_timed(bench), "not_trusted": not_trusted(bench), "device_times": device_times}
     return [replace(shown[0], curves=curves, gates=gates, **measured)]
 
 

@@ -5,12 +5,13 @@ import { axisScale } from "./axes.js";
 import { byId, el } from "./dom.js";
 import { describeFigure } from "./download.js";
 import { count, known } from "./format.js";
+import { int8Sentence } from "./int8.js";
 import { frontLayout } from "./layout.js";
 import { limitsOn } from "./limits.js";
 import { askedOf, isTrained, testMeasure, trainedOf } from "./metrics.js";
 import { markerSizes } from "./sizes.js";
 import { colourBy, seriesStyle, theme } from "./styles.js";
-import { answerTrace, frontTraces, ring } from "./traces.js";
+import { answerTrace, frontTraces, int8Trace, ring } from "./traces.js";
 import { plotly } from "./plotly.js";
 import { alikeSentence, errorSentence } from "./uncertainty.js";
 
@@ -50,6 +51,7 @@ export function drawFront(view) {
     { ...sy, range: layout.yaxis.range, log: view.logy, length: layout.height - layout.margin.t - layout.margin.b },
   );
   const traces = [...frontTraces(view, colours, sx, sy, sizes), answerTrace(view, colours, sx, sy)];
+  if (view.page.int8.columns.length) traces.push(int8Trace(view, sx, sy));
   view.scales = [sx, sy];
   view.shapes = layout.shapes;
   layout.shapes = [...view.shapes, ...ring(view, colours, sx, sy)];
@@ -104,7 +106,7 @@ export function frontCaption(view) {
     said.push("The steps show the best model at each cost; between two points there is none.");
   }
   if (view.groups.some((g) => g.members.length > 1)) said.push("Large markers are means over seeds, small ones single seeds.");
-  said.push(errorSentence(view), alikeSentence(view));
+  said.push(errorSentence(view), alikeSentence(view), int8Sentence(view));
   const runs = new Set(view.groups.map((g) => g.run)).size;
   if (view.unplaced)
     said.push(

@@ -3,6 +3,7 @@
 import { freePlace, logTicks, rangeOf } from "./axes.js";
 import { byId } from "./dom.js";
 import { known, plain, show } from "./format.js";
+import { int8Places } from "./int8.js";
 import { limitLines, limitsOn } from "./limits.js";
 import { measureOf, testMeasure } from "./metrics.js";
 import { leftOut } from "./outside.js";
@@ -68,6 +69,10 @@ export function frontLayout(view, colours, sx, sy) {
   const ys = [...drawn.flatMap((g) => [g.y - (g.yse ?? 0), g.y + (g.yse ?? 0)]), ...members.map(view.y.of)].map(
     (v) => v / sy.size,
   );
+  for (const { x, y } of int8Places(view)) {
+    xs.push(x / sx.size);
+    ys.push(y / sy.size);
+  }
   const { shapes, annotations } = guides(view, sx, sy, colours);
   const limits = limitLines(view, sx, colours);
   shapes.push(...limits.shapes);

@@ -18,6 +18,7 @@ import {
   significant,
   withSpread,
 } from "./format.js";
+import { int8Columns } from "./int8.js";
 import { differenceTable, keptCard, tokenCard } from "./layers.js";
 import { askedOf, budgetOf, groupOf, isDense, isTrained, LATENCIES, measureOf, neighbourOf, sharesOf } from "./metrics.js";
 import { chosenOther, keepChoice, otherOptions } from "./other.js";
@@ -188,6 +189,9 @@ function pointFacts(view, p, group) {
       const faster = known(base) ? `, ${significant(base / numbers[c], 2)} × dense` : "";
       fact(capital(column.title), show(column, numbers[c]), `${page.settings[s]}${faster}`);
     }
+  }
+  for (const { column, of } of int8Columns(page)) {
+    if (known(of(p))) fact(column.title, show(column, of(p)), column.name === "int8_model_bytes" ? p.int8.file : "");
   }
   return facts;
 }

@@ -3,6 +3,7 @@
 import { actions } from "./actions.js";
 import { byId, copyText, el, find, saveFile } from "./dom.js";
 import { bare, capital, count, DASH, known, share, show, signed } from "./format.js";
+import { int8Columns } from "./int8.js";
 import { budgetOf, isDense, isTrained, LATENCIES, measureOf, sharesOf } from "./metrics.js";
 import { state, writeState } from "./state.js";
 import { markerIcon, seriesStyle } from "./styles.js";
@@ -78,6 +79,7 @@ function columnsOf(view) {
   const timed = view.metrics.x.filter((m) => m.setting);
   for (const metric of timed)
     columns.push({ ...measured({ ...metric, title: titleIn(metric, timed) }, metric.of), hint: metric.label });
+  for (const { column, of } of int8Columns(page)) columns.push(measured(column, of));
   columns.push(textColumn("point", "Point", (p) => p.point));
   return columns;
 }

@@ -2,6 +2,7 @@
 
 import { difference, duration, known, plain, scaled, share, show, showSpread } from "./format.js";
 import { paretoFront } from "./front.js";
+import { int8Hover, int8Places, SYMBOL } from "./int8.js";
 import { askedOf, isDense, isTrained, LATENCIES, latencyMetric, measureOf } from "./metrics.js";
 import { state } from "./state.js";
 import { isDark, seriesStyle } from "./styles.js";
@@ -164,6 +165,30 @@ export function frontTraces(view, colours, sx, sy, sizes) {
     },
   });
   return traces;
+}
+
+/**
+ * INT8 versions of the models shown, each in its method's colour.
+ * @param {View} view
+ */
+export function int8Trace(view, sx, sy) {
+  const places = int8Places(view);
+  return {
+    type: "scatter",
+    mode: "markers",
+    name: "INT8",
+    x: places.map(({ x }) => x / sx.size),
+    y: places.map(({ y }) => y / sy.size),
+    customdata: places.map(({ p }) => p.i),
+    text: places.map(({ p }) => int8Hover(view.page, p)),
+    hovertemplate: "%{text}<extra></extra>",
+    marker: {
+      size: 12,
+      symbol: SYMBOL,
+      color: places.map(({ p }) => seriesStyle(view.page, p.run, p.method).colour),
+      line: { width: 1.5 },
+    },
+  };
 }
 
 // A circle in pixels. As a path, for plotly misplaces its own pixel-sized circles on log axes.

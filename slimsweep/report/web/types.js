@@ -69,6 +69,15 @@
  * @property {Structure | null} layers
  * @property {{ epoch: number[], val: number[], loss: (number | null)[] } | null} curve
  * @property {Record<number, (number | null)[]>} bench by setting: a number per column of `page.timings`
+ * @property {Int8} [int8] its INT8 version, where it has one
+ */
+
+/**
+ * The INT8 version of a model (slimsweep/report/quantized.py).
+ * @typedef {object} Int8
+ * @property {string} file
+ * @property {string} setting of its times; empty where they are not known
+ * @property {Record<string, number | null>} numbers by the names of the columns of `page.int8`
  */
 
 /**
@@ -176,6 +185,7 @@
  * @property {number} alike costs that differ by no more than this share of the dense model's count as equal
  * @property {number} handful images: a choice that hangs on no more of them is called so
  * @property {Point[]} points
+ * @property {{ columns: Column[] }} int8
  * @property {Group[]} groups
  * @property {Shape[]} shapes
  * @property {Structure[]} structures

@@ -35,6 +35,8 @@ export function readPage(page) {
     return point;
   });
   for (const [i, setting, numbers] of page.bench) points[i].bench[setting] = numbers;
+  for (const model of page.int8?.models ?? [])
+    points[model.point].int8 = { ...model, numbers: named(page.int8.columns, model) };
   const { members, best, mean, se, ...keys } = page.groups;
   /** @type {Group[]} */
   const groups = members.map((/** @type {number[]} */ places, /** @type {number} */ i) => ({
@@ -45,7 +47,7 @@ export function readPage(page) {
     se: at(se, i),
   }));
   const runs = page.runs.map((/** @type {any} */ run) => ({ images: {}, cautions: [], untouched_val: null, ...run }));
-  return { alike: 0, handful: 0, ...page, runs, points, groups, untrained: page.untrained ?? [] };
+  return { alike: 0, handful: 0, int8: { columns: [] }, ...page, runs, points, groups, untrained: page.untrained ?? [] };
 }
 
 /**
@@ -54,6 +56,13 @@ export function readPage(page) {
  * @param {number} i
  */
 const at = (columns, i) => Object.fromEntries(Object.entries(columns).map(([name, values]) => [name, values[i]]));
+
+/**
+ * The numbers of an INT8 model by their columns' names.
+ * @param {{ name: string }[]} columns
+ * @param {{ numbers: (number | null)[] }} model
+ */
+const named = (columns, { numbers }) => Object.fromEntries(columns.map(({ name }, c) => [name, numbers[c]]));
 
 /** Runs the figure library that is packed into the page. */
 export async function unpackPlotly() {
