@@ -12,6 +12,10 @@ import pytest
 if TYPE_CHECKING:
     from slimsweep.ledger.run import Run
 
+# Side by side (`-n 2`), every process of the tests has one core; set before torch is imported, and for what tests start.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # How long an example takes says more about the machine than about the code.
 hypothesis.settings.register_profile("slimsweep", deadline=None)
 hypothesis.settings.load_profile("slimsweep")
@@ -20,6 +24,13 @@ QUICK = [
     *("--dense.epochs", "3", "--dense.warmup_epochs", "0", "--search.epochs", "2"),
     *("--retrain.epochs", "1", "--retrain.warmup_epochs", "0", "--data.limit", "256", "--search.paces", "[{}]"),
 ]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Side by side, one process runs all tests that need Ray, so that the suite starts it once."""
+    for item in items:
+        if "ray_cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("ray"))
 
 
 @pytest.fixture(autouse=True)
