@@ -1,8 +1,9 @@
 """Writes the study's tables into the README.md of this folder: `python reports/fashion-mnist/make_table.py`.
 
-Tables come from results.parquet and two-sizes.parquet. `--run FOLDER` first copies the rows of a run to the one, with its
-curves and gates, from which `slimsweep report reports/fashion-mnist` makes a page; `--two-sizes FOLDER` copies those of a sweep
-over two models to the other.
+Tables come from results.parquet, variants.parquet and two-sizes.parquet. `--run FOLDER` first copies the rows of a run to the
+first, with its curves and gates, from which `slimsweep report reports/fashion-mnist` makes a page. `--variants FOLDER ...`
+copies the rows of runs of the same model with other settings to the second; `--two-sizes FOLDER` those of a sweep over two
+models to the third.
 `--check` only compares the tables with README.md. `--picture` makes report.png in place of the tables: the page of some of the
 rows, as Chromium shows it.
 """
@@ -27,8 +28,11 @@ from markdown_tables import with_table, write_or_check
 
 HERE = Path(__file__).parent
 PAGE, ROWS, SIZES = HERE / "README.md", HERE / "results.parquet", HERE / "two-sizes.parquet"
+VARIANTS = HERE / "variants.parquet"
 PICTURE, PICTURED = HERE / "report.png", ["dense", "searched", "taylor", "uniform"]
 START, END = "<!-- written by make_table.py -->", "<!-- end -->"
+LEARNED, LEARNED_START = "fashion-mnist-learned", "<!-- learned gates, written by make_table.py -->"
+LONGER, LONGER_START = "fashion-mnist-longer", "<!-- longer retraining, written by make_table.py -->"
 SIZES_START = "<!-- two sizes, written by make_table.py -->"
 TERMS = {
     "retraining": "Equal retraining: every model is trained on the same number of images after the cut.",
@@ -83,6 +87,40 @@ def ahead_at_budgets(rows: pd.DataFrame) -> pd.DataFrame:
     top1 = rows.pivot_table(index=["budget", "seed"], columns="method", values="test_top1")
     ahead = top1.drop(columns="searched").rsub(top1["searched"], axis=0).stack().dropna().groupby(["method", "budget"])
     return pd.DataFrame({"mean": ahead.mean(), "se": ahead.sem()})
+
+
+def learned_table(rows: pd.DataFrame, learned: pd.DataFrame) -> str:
+    """Markdown: test top-1 at each budget by gates that are ranked without training and by trained ones, paired by seed."""
+    both = pd.concat(
+        best_rates(of_one[(of_one["status"] == "ok") & (of_one["method"] == "searched")]).assign(method=name)
+        for name, of_one in (("searched", rows), ("learned", learned[learned["lr"].isin(rows["lr"])]))
+    )
+    means, ahead = summarize(both, metrics=["test_top1"]).set_index(["method", "budget"]), ahead_at_budgets(both)
+    lines = [
+        "| budget | activation energy, nothing trained | gates trained for one epoch | ahead without training |",
+        "| ---: | ---: | ---: | ---: |",
+    ]
+    for budget in sorted(both["budget"].unique(), reverse=True):
+        cells = [_cell(means.loc[(name, budget)], "test_top1_mean", "test_top1_se", 2) for name in ("searched", "learned")]
+        lines.append(f"| {100 * budget:g} % | {' | '.join(cells)} | {_ahead(ahead.loc[('learned', budget)])} |")
+    return "\n".join(lines)
+
+
+def longer_table(rows: pd.DataFrame) -> str:
+    """Markdown: test top-1 of dense and of cuts, and how far the cut to half is ahead of each, paired by seed."""
+    best = best_rates(rows[rows["status"] == "ok"])
+    means = summarize(best, metrics=["test_top1"]).set_index("method")
+    top1 = best.pivot_table(index="seed", columns="method", values="test_top1")
+    lines = ["| model | learning rate | test % | searched is ahead by |", "| --- | ---: | ---: | ---: |"]
+    for method in means.index:
+        (rate,) = best[best["method"] == method]["lr"].unique()
+        ahead = (top1["searched"] - top1[method]).agg(["mean", "sem"]).set_axis(["mean", "se"])
+        share = "" if method == "dense" else f", {100 * best[best['method'] == method]['budget'].iloc[0]:g} % of the MACs"
+        last = "" if method == "searched" else _ahead(ahead)
+        lines.append(
+            f"| {method}{share} | {rate:g} | {_cell(means.loc[method], 'test_top1_mean', 'test_top1_se', 2)} | {last} |"
+        )
+    return "\n".join(lines)
 
 
 def _ahead(difference: pd.Series) -> str:
@@ -140,6 +178,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail where the page has other tables")
     parser.add_argument("--run", help="a run's folder, whose rows are copied first")
+    parser.add_argument("--variants", nargs="+", help="the folders of runs with other settings, whose rows are copied first")
     parser.add_argument("--two-sizes", help="the folder of a sweep over two models, whose rows are copied first")
     parser.add_argument("--picture", nargs="?", const=PICTURE, help="make report.png, or this file, in place of the tables")
     options = parser.parse_args(argv)
@@ -151,6 +190,9 @@ def main(argv: list[str] | None = None) -> int:
         run.rows.sort_values("point", ignore_index=True).to_parquet(ROWS)
         run.curves().to_parquet(HERE / "curves.parquet")
         run.gates_table().to_parquet(HERE / "gates.parquet")
+    if options.variants:
+        both = pd.concat([Run(folder).rows for folder in options.variants])
+        both.sort_values(["run", "point"], ignore_index=True).to_parquet(VARIANTS)
     if options.two_sizes:
         both = pd.concat([Run(f).rows for f in sorted(Path(options.two_sizes).iterdir()) if f.is_dir()])
         both = both[both["method"].isin(["dense", "searched"])]  # baselines are in results.parquet
@@ -158,6 +200,10 @@ def main(argv: list[str] | None = None) -> int:
     rows = pd.read_parquet(ROWS)
     methods = "\n\n".join([dense_line(rows), *tables(rows)])
     text = with_table(PAGE.read_text(), f"\n{methods}\n", START, END)
+    variants = pd.read_parquet(VARIANTS)
+    learned, longer = (variants[variants["run"] == name] for name in (LEARNED, LONGER))
+    text = with_table(text, f"\n{learned_table(rows, learned)}\n", LEARNED_START, END)
+    text = with_table(text, f"\n{longer_table(longer)}\n", LONGER_START, END)
     text = with_table(text, f"\n{sizes_table(pd.read_parquet(SIZES))}\n", SIZES_START, END)
     return write_or_check(PAGE, text, options.check)
 
