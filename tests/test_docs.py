@@ -63,7 +63,7 @@ def test_ci_finds_the_two_commands_of_the_readme() -> None:
         ).stdout
         for n in (1, 2)
     ]
-    assert said == [f"./setup.sh && .venv/bin/python -m {what}\n" for what in ("slimsweep.run", "pytest")]
+    assert said == [f"./setup.sh && .venv/bin/python -m {what}\n" for what in ("slimsweep.run", "pytest -n 2")]
 
 
 def test_examples_of_the_readme_are_configurations(tmp_path: Path) -> None:

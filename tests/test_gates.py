@@ -59,7 +59,7 @@ def test_families_can_be_left_out():
     gated = add_gates(small_vit(), families=["mlp"])
     assert list(gated.gates) == ["mlp"]
     assert set(gated.gate_parameters()) == {"mlp"}
-    with pytest.raises(ValueError, match="no family of gates"):
+    with pytest.raises(ValueError, match="is not a family of gates"):
         add_gates(small_vit(), families=["neurons"])
     with pytest.raises(ValueError, match="'dim', 'head' or 'uniform'"):
         add_gates(small_vit(), granularity="layer")

@@ -201,6 +201,6 @@ def test_pick_says_what_it_cannot_do() -> None:
         pick(table, min_top1=80)
     with pytest.raises(RefusedInput, match=r"--min-r2 is 0.9, but the models of this run have no R2: .*give --min-top1 80"):
         pick(classifiers, min_r2=0.9)
-    with pytest.raises(RefusedInput, match=r"--max-params 11.5M, --min-r2 0.95 or"):
+    with pytest.raises(RefusedInput, match=r"--max-params 11.5M, --max-ms 8, --min-r2 0.95 or"):
         pick(table)
     assert describe(pick(table, min_r2=0.96)).endswith("R2 0.9700 on validation)")

@@ -89,7 +89,7 @@ def test_masks_that_cannot_be_cut_are_refused(gated):
     full = gated.shape.full().masks
     with pytest.raises(ValueError, match="attention masks have the shapes"):
         Structure(gated.shape, {**full, "attention": full["attention"][:2]})
-    with pytest.raises(ValueError, match="no family of gates"):
+    with pytest.raises(ValueError, match="is not a family of gates"):
         Structure(gated.shape, {"tokens": full["token"]})
     with pytest.raises(ValueError, match="no token gates"):
         Structure(add_gates(small_vit(), families=["mlp"]).shape, {"token": full["token"]})

@@ -183,7 +183,7 @@ def test_a_list_may_name_its_columns_its_splits_and_number_its_classes(pets: Pat
         (lambda rows: [{"image": row["path"], "label": row["label"]} for row in rows], ["'path'", "image, label", "image_key"]),
         (lambda rows: [{"path": row["path"], "class": row["label"]} for row in rows], ["'label'", "data.label_key"]),
         (lambda rows: [*rows, rows[0]], ["pets/ant/0.png 2 times"]),
-        (lambda rows: [*rows, {"path": "pets/ant/none.png", "label": "ant"}], ["pets/ant/none.png", "no file"]),
+        (lambda rows: [*rows, {"path": "pets/ant/none.png", "label": "ant"}], ["pets/ant/none.png", "not a file"]),
         (lambda rows: [*rows[1:], {**rows[0], "label": ""}], ["row 37", "no label"]),
         (lambda rows: [{**row, "split": "later"} for row in rows], ["'split'", "'later'"]),
         (lambda rows: rows[:22], ["the class bee", "has 2 images"]),

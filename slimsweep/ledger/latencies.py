@@ -11,7 +11,6 @@ from typing import Any
 import pandas as pd
 
 from slimsweep.ledger.tables import DEVICE_TIMES
-from slimsweep.slimming.structure import Structure
 
 SWEEP, DEVICE = "sweep", "device"  # who timed: the sweep itself; another device, by latency.table or `slimsweep latency add`
 COLUMNS = ["point", "source", "setting", "batch_size", "ms", "dense_ms", "spread", "busy", "of_row"]
@@ -84,6 +83,7 @@ def _of_devices(rows: pd.DataFrame, device_times: pd.DataFrame) -> list[dict[str
     for time in device_times.reindex(columns=DEVICE_TIMES.names).to_dict("records"):
         key = (time["device"], time["runtime"], int(time["batch_size"]), time["dtype"])
         by_setting.setdefault(key, {})[time["structure"]] = time
+
     for row in rows.to_dict("records"):
         text = row.get("structure")
         if row["status"] != "ok" or not isinstance(text, str):
