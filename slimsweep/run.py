@@ -176,12 +176,12 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
                 plan_again()
             if planning.pace_is_open(run, "ms"):
                 say(console, paces_to_try(len(paces_in_ms(run)), config.search.recovery, "ms"), "dim")
-                time_paces(run)
-                if not choose_pace(run, until, "ms"):
-                    hours_over(run, console, "the choice of a pace")
-                    return 0
-                say(console, pace_chosen(run, "ms"), "dim")
-                plan_again()
+                if time_paces(run):
+                    if not choose_pace(run, until, "ms"):
+                        hours_over(run, console, "the choice of a pace")
+                        return 0
+                    say(console, pace_chosen(run, "ms"), "dim")
+                    plan_again()
             if planning.to_time(run):
                 say(console, latency_to_time(run), "dim")
                 for refused in solve_budgets(run):

@@ -1,19 +1,33 @@
 """Budgets in milliseconds: written, timed and met, with clocks that the tests set."""
 
+import importlib.util
 import itertools
 import json
 import math
+import shutil
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import timm
 import torch
+from conftest import changed
 from test_quiet_timing import REFERENCE, Faked
 from zoo import close_gates, difference, images, random_gates, small_vit
 
 from slimsweep import add_gates, load, save, slim, solve
+from slimsweep.checks import check_cuts
+from slimsweep.cluster import latency_job
+from slimsweep.cluster.choose_job import structure_of_try
+from slimsweep.cluster.cluster import Cluster
+from slimsweep.cluster.retrain_job import known_before, why_no_structure
+from slimsweep.cluster.worker import job_arguments
 from slimsweep.config import Config, ConfigError
 from slimsweep.errors import RefusedInput
+from slimsweep.latency import calls as calls_module
+from slimsweep.latency.calls import DeviceTimer, check_device
 from slimsweep.latency.curve import (
     DENSE,
     LatencyCurve,
@@ -24,8 +38,15 @@ from slimsweep.latency.curve import (
     solve_ms,
     solved_by_curve,
 )
+from slimsweep.latency.from_table import table_of_times
 from slimsweep.latency.quiet_timing import Measured, Timed, time_rounds
 from slimsweep.latency.setting import LatencySetting
+from slimsweep.latency.table import Time, write_times
+from slimsweep.ledger.planning import make_plan, pace_is_open, pace_key, plan_points, to_time
+from slimsweep.ledger.points import is_in_ms
+from slimsweep.ledger.run import Run
+from slimsweep.methods.by_scores import structures_by_scores
+from slimsweep.methods.choice import Choice
 from slimsweep.slimming.budget import Budget, BudgetError
 from slimsweep.slimming.removal_path import RemovalPath
 from slimsweep.slimming.structure import Structure
@@ -312,3 +333,220 @@ def test_settings_that_cannot_be_timed_are_refused_in_one_sentence(fields, said)
 
 def test_the_section_changes_no_name_but_those_of_budgets_in_ms():
     assert Config().fingerprint("retrain") == Config(latency={"threads": 2}).fingerprint("retrain")
+
+
+# A run: what an earlier version finished, with budgets in ms beside it. Tasks are called as the functions that they are.
+
+OF_MACS = {"searched-0.6000-s0-9567", "searched-0.4000-s0-1eef", "uniform-0.6000-s0-4718", "uniform-0.4000-s0-af58"}
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    shutil.copytree(Path(__file__).parent / "data" / "finished-run", tmp_path / "finished")
+    monkeypatch.setattr(latency_job, "DeviceTimer", lambda dense, setting, **how: FakeTimer(setting))
+    return changed(Run(tmp_path / "finished"), budgets=[0.6, 0.4, "60% ms", "4ms"])
+
+
+class FakeTimer(FakeDevice):
+    made: ClassVar[list["FakeTimer"]] = []
+
+    def __init__(self, setting: LatencySetting) -> None:
+        super().__init__(lambda structure: setting.batch_size * seconds_of(structure))
+        self.about = {**setting.to_dict(), "hardware": "a clock that a test sets"}
+        self.made.append(self)
+
+
+def test_a_finished_run_gets_points_in_ms_and_keeps_the_others(run: Run) -> None:
+    before = {point.name for point in plan_points(run)}
+    assert before >= OF_MACS
+    assert not any("ms" in name for name in before)  # they wait until they were timed
+    plan = make_plan(run, "1")
+    assert {"what 60% ms leaves", "what 4ms leaves"} <= set(plan.choosing)
+
+    latency_job.cuts_of_budgets(job_arguments(run))
+    run.refresh()
+    assert to_time(run) == []
+    points = {point.name: point for point in plan_points(run)}
+    assert before < points.keys()
+    searched = [point for point in points.values() if point.unit == "ms" and point.method == "searched"]
+    assert [point.name.rpartition("-")[0] for point in searched] == ["searched-4ms-s0", "searched-0.6000-ms-s0"]
+    dense = 1e3 * seconds_of(run.shape.full())
+    assert searched[0].budget == pytest.approx(4 / dense, rel=0.01)
+    for point, limit in zip(searched, (4.0, 0.6 * dense), strict=True):
+        kept = Structure.from_json(point.structure)
+        assert 0.93 * limit <= 1e3 * seconds_of(kept) <= 1.001 * limit
+        row = known_before(run, point)
+        assert row["latency_ms"] == pytest.approx(1e3 * seconds_of(kept), rel=0.01)
+        assert row["latency_ms_dense"] == pytest.approx(dense, rel=0.01)
+        assert json.loads(row["latency_setting"])["hardware"] == "a clock that a test sets"
+    assert [point.budget_ms for point in searched] == [4.0, None]
+    assert {name for name in points if is_in_ms(name)} == points.keys() - before
+
+    # A later start times nothing again, another setting times all, and gives other points.
+    made = len(FakeTimer.made)
+    assert {point.name for point in plan_points(Run(run.folder, run.config))} == points.keys()
+    other = changed(run, **{"latency.batch_size": 2})
+    assert {str(budget) for budget in to_time(other)} == {"60% ms", "4ms"}
+    assert len(FakeTimer.made) == made
+    latency_job.cuts_of_budgets(job_arguments(other))
+    again = {point.name for point in plan_points(other)}
+    assert again & points.keys() == before
+
+
+def test_a_budget_that_cannot_be_reached_fails_alone_and_says_the_least(run: Run) -> None:
+    run = changed(run, budgets=["60% ms", "0.1ms"])
+    latency_job.cuts_of_budgets(job_arguments(run))
+    points = [point for point in plan_points(run) if point.method == "searched"]
+    assert [bool(point.structure) for point in points] == [True, False]
+    assert why_no_structure(run, points[1]).startswith(
+        "budget '0.1ms' cannot be reached: the least that this model was timed at"
+    )
+
+
+def test_a_budget_that_is_added_is_timed_alone_on_the_same_curve(run: Run) -> None:
+    latency_job.cuts_of_budgets(job_arguments(run))
+    before = {point.name for point in plan_points(run)}
+    more = changed(run, budgets=[*run.config.budgets, "50% ms"])
+    FakeTimer.made.clear()
+    latency_job.cuts_of_budgets(job_arguments(more))
+    (timer,) = FakeTimer.made
+    assert all(len(names) == 2 for names in timer.sessions)  # the candidate and the dense model: no prefix again
+    assert before < {point.name for point in plan_points(more)}
+
+
+def test_paces_are_compared_at_equal_latency(run: Run) -> None:
+    paces = [{"mlp": 0.5}, {"token": 0.5}]
+    run = changed(run, **{"search.paces": paces, "latency.depth": False})
+    assert pace_is_open(run, "ms")
+    latency_job.cuts_of_paces(job_arguments(run))
+    cuts = [structure_of_try(run, pace, "ms") for pace in latency_job.paces_in_ms(run)]
+    dense = 1e3 * seconds_of(run.shape.full())
+    smallest = min(0.6 * dense, 4.0)
+    for structure, fraction, unit, refused in cuts:
+        assert (unit, refused) == ("ms", "")
+        assert fraction == pytest.approx(smallest / dense, rel=0.01)
+        assert 0.95 * smallest <= 1e3 * seconds_of(structure) <= 1.001 * smallest
+    assert len({structure.macs() for structure, *_ in cuts}) == 2  # at equal latency their MACs differ
+    compared = latency_job.paces_in_ms(run)
+    chosen = compared[1]
+    tried = [{"pace": pace, "macs": cut[0].macs(), "error": ""} for pace, cut in zip(compared, cuts, strict=True)]
+    run.write_pace_choice({"pace": chosen, "tried": tried, "key": pace_key(run, "ms")}, "ms")
+    assert not pace_is_open(run, "ms")
+    assert run.pace_of("ms") == chosen
+    assert run.pace != chosen  # budgets in MACs have their own
+
+
+def test_paces_are_compared_at_a_budget_that_can_be_reached(run: Run) -> None:
+    run = changed(run, budgets=["0.1ms", "60% ms", "90% ms"])
+    latency_job.cuts_of_paces(job_arguments(run))
+    tries = [latency_job.cut_of_try(run, pace) for pace in latency_job.paces_in_ms(run)]
+    assert len(tries) == 2
+    assert all(str(budget) == "60% ms" and solved.length is not None for budget, solved in tries)
+
+
+def test_a_method_that_ranks_gates_itself_is_timed_on_its_own_path(run: Run) -> None:
+    gated = add_gates(load(run.dense))
+    budgets: list[float | str] = [0.5, "60% ms", "0.01ms"]
+    timed = latency_job.BudgetsOfMethods(FakeTimer(LatencySetting()))
+    settings = {"floors": FLOORS, "round_to": 1, "depth_in_ms": True, "solve_ms": timed, "budgets": budgets, "seed": 0}
+    images_, labels = torch.zeros(1), torch.zeros(1)
+    choice = Choice(dense=load(run.dense), shape=gated.shape, images=images_, labels=labels, **settings)
+    of_macs, of_ms, refused = structures_by_scores(choice, random_gates(gated))
+    assert of_macs.macs() <= 0.5 * gated.shape.full().macs()
+    assert 0.93 * 0.6 <= seconds_of(of_ms) / seconds_of(gated.shape.full()) <= 0.6
+    assert "cannot be reached" in str(refused)
+    assert set(timed.times) == {of_ms.id}
+
+
+def test_the_points_of_a_run_are_timed_in_one_session(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = changed(run, budgets=[0.6, 0.4], **{"latency.threads": 1})
+    calls: list[Any] = []
+
+    def alone(run: Run, function: Callable[[Any], None], **more: Any) -> None:
+        calls.append(function(job_arguments(run, **more)))
+
+    monkeypatch.setattr(latency_job, "run_alone", alone)
+    points = plan_points(run)
+    FakeTimer.made.clear()
+    latency_job.time_points(run, points)
+    latency_job.time_points(run, points)  # they are known now
+    assert len(calls) == len(FakeTimer.made) == 1
+    assert len(FakeTimer.made[0].sessions) == 1
+    rows = [known_before(run, point) for point in points]
+    assert all(row["latency_ms"] <= row["latency_ms_dense"] for row in rows)
+    assert [row["latency_ms"] for row in rows if row["method"] == "dense"] == [rows[0]["latency_ms_dense"]]
+    without = changed(run, latency=None)
+    assert known_before(without, points[0]).get("latency_ms") is None
+
+
+def test_a_table_from_another_device_gives_the_structures_and_its_setting_the_names(run: Run, tmp_path: Path) -> None:
+    table = tmp_path / "jetson.csv"
+    run = changed(run, baselines=["scratch"], **{"latency.table": str(table)})
+    path = run.path_of("ms")
+    times = [
+        Time(path.prefix(n).id, 2e3 * seconds_of(path.prefix(n)), 0.01, "Jetson Orin", "TensorRT 10.3", 1, "fp16")
+        for n in prefix_lengths(path)
+    ]
+    write_times(table, times)
+    FakeTimer.made.clear()
+    assert latency_job.solve_budgets(run) == []
+    assert FakeTimer.made == []
+    point = next(point for point in plan_points(run) if point.budget_ms == 4.0)
+    assert 1.7 <= 1e3 * seconds_of(Structure.from_json(point.structure)) <= 2.2  # the device takes twice as long
+    row = known_before(run, point)
+    assert json.loads(row["latency_setting"])["hardware"] == "Jetson Orin"
+    assert row["latency_ms"] <= 4.0
+    write_times(table, [Time("0" * 12, 1.0, None, "Jetson Orin", "TensorRT 10.3", 1, "fp16")])
+    run.folder.delete("latency")
+    with pytest.raises(RefusedInput, match="has times of none of this run's structures: export the structures"):
+        latency_job.solve_budgets(Run(run.folder, run.config))
+
+
+def test_a_table_of_several_settings_or_none_at_a_batch_size_is_refused(tmp_path: Path) -> None:
+    table = tmp_path / "phones.csv"
+    write_times(table, [Time("0" * 12, 1.0, None, "phone", "NNAPI", batch, "int8") for batch in (1, 4)])
+    assert table_of_times(str(table), 4).setting.batch_size == 4
+    with pytest.raises(RefusedInput, match=r"has times of 2 settings .* or say which in latency.batch_size"):
+        table_of_times(str(table))
+    with pytest.raises(RefusedInput, match=r"latency.batch_size is 8, but latency.table .* has only times of phone"):
+        table_of_times(str(table), 8)
+
+
+@pytest.mark.parametrize("method", ["small", "torch-pruning"])
+def test_methods_that_count_macs_alone_are_refused_before_a_run(method: str) -> None:
+    pytest.importorskip("torch_pruning")
+    config = Config(budgets=[0.5, "8ms"], baselines=[method], model={"name": "vit_tiny_patch16_224"})
+    model = timm.create_model("vit_tiny_patch16_224", depth=2, num_classes=10)
+    with pytest.raises(RefusedInput, match=f"baselines: '{method}' cannot be made to budget '8ms'"):
+        check_cuts(config, model)
+
+
+def test_a_device_or_runtime_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RefusedInput, match=r"latency.device is cuda, but this machine has no GPU"):
+        check_device(LatencySetting(device="cuda"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RefusedInput, match=r"latency.runtime onnxruntime needs packages that are not installed"):
+        check_device(LatencySetting(runtime="onnxruntime"))
+    with pytest.raises(ConfigError, match=r"latency.threads is 64, but no node has more than 2 CPUs"):
+        latency_job.check_room(Config(latency={"threads": 64}), Cluster([{"CPU": 2.0}]))
+
+
+# The real timer.
+
+
+def test_real_models_are_timed_and_groups_are_joined_by_the_dense_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    dense = small_vit()
+    path = path_of()
+    structures = {DENSE: path.prefix(0), "half": path.prefix(path.length // 2), "end": path.prefix(path.length)}
+    timer = DeviceTimer(dense, LatencySetting(threads=1, batch_size=2), rounds=2, min_seconds=0.0)
+    found = timer(structures)
+    assert found.calls.keys() == structures.keys()
+    assert all(timed.median > 0 and len(timed.rounds) == 2 for timed in found.calls.values())
+    assert timer.about["hardware"]
+    monkeypatch.setattr(calls_module, "GROUP_BYTES", 0)
+    assert timer._groups(structures) == [[DENSE, "half"], [DENSE, "end"]]
+    first = Measured({DENSE: Timed([2.0], [2.0], [2.0]), "half": Timed([1.0], [1.0], [1.0])}, 0.1)
+    later = Measured({DENSE: Timed([4.0], [4.0], [4.0]), "end": Timed([1.0], [1.0], [1.0])}, 0.1)
+    joined = calls_module._joined(first, later)
+    assert {name: timed.median for name, timed in joined.calls.items()} == {DENSE: 2.0, "half": 1.0, "end": 0.5}

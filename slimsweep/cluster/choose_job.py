@@ -15,6 +15,7 @@ from slimsweep.errors import OutOfTime, StageFailed, TrainingDiverged
 from slimsweep.ledger.checkpoints import Checkpoints
 from slimsweep.ledger.cuts import Cuts
 from slimsweep.ledger.planning import baseline_targets, distinct_paces, pace_key, smallest_budget, to_choose
+from slimsweep.ledger.points import is_in_ms
 from slimsweep.ledger.recorder import recorder_of
 from slimsweep.ledger.run import Run
 from slimsweep.ledger.searched_model import load_searched
@@ -66,7 +67,7 @@ def choose_pace(run: Run, until: float | None = None, unit: str = "macs") -> boo
         # Points that began at the earlier pace have other sizes under the same names.
         stale = tuple(f"{method.name}-" for method in methods.METHODS.values() if method.needs_search)
         for name in run.checkpoint_names():
-            if name.startswith(stale) and ("-ms-" in name) == (unit == "ms"):
+            if name.startswith(stale) and is_in_ms(name) == (unit == "ms"):
                 Checkpoints(run, name).clear()
                 run.delete_curve(name)
     run.write_pace_choice({"pace": best["pace"], "tried": found, "key": pace_key(run, unit)}, unit)

@@ -34,13 +34,15 @@ from slimsweep.latency.curve import (
 from slimsweep.latency.from_table import TableOfTimes
 from slimsweep.ledger.checkpoints import Checkpoints
 from slimsweep.ledger.cuts import table_of
-from slimsweep.ledger.planning import distinct_paces, is_timed, smallest_in_ms, to_time
-from slimsweep.ledger.points import Point
+from slimsweep.ledger.planning import distinct_paces, is_timed, to_time
+from slimsweep.ledger.points import Point, is_in_ms
 from slimsweep.ledger.run import Run
 from slimsweep.saved_models import load
 from slimsweep.slimming.budget import Budget
 from slimsweep.slimming.removal_path import RemovalPath
 from slimsweep.slimming.structure import Structure
+
+CLEARLY = 1.05  # a budget is compared at where it is so far above the path's end
 
 Pace = Mapping[str, float]
 
@@ -91,8 +93,11 @@ def paces_in_ms(run: Run) -> list[dict[str, float]]:
     return paces if table is None else [pace for pace in paces if is_timed(run, pace, table)]
 
 
-def time_paces(run: Run) -> None:
-    """Find what the smallest budget in ms leaves at each pace, unless the folder has it already.
+def time_paces(run: Run) -> bool:
+    """Find what a budget in ms leaves at each pace, unless the folder has it already: the smallest that can be reached.
+
+    Returns:
+        Whether there is one: where no budget in ms can be reached at any pace, there is nothing to compare.
 
     Raises:
         StageFailed: as for `run_alone`.
@@ -100,25 +105,47 @@ def time_paces(run: Run) -> None:
     table = table_of(run.config)
     if table is None:
         run_alone(run, cuts_of_paces)
-        return
-    for pace in paces_in_ms(run):
-        path = run.path_at(pace, run.config.depth_in_ms)
-        curve = curve_of_times(path, table.ms, table.where)
-        smallest = smallest_in_ms(run.config, curve.ms[0])
-        run.write_latency_solved(pace, {str(smallest): solved_by_curve(path, curve, [smallest])[0]}, trying=True)
+    else:
+        paces = paces_in_ms(run)
+        paths = [run.path_at(pace, run.config.depth_in_ms) for pace in paces]
+        curves = [curve_of_times(path, table.ms, table.where) for path in paths]
+        budget = budget_of_tries(run.config, curves)
+        for pace, path, curve in zip(paces, paths, curves, strict=True):
+            run.write_latency_solved(pace, {str(budget): solved_by_curve(path, curve, [budget])[0]}, trying=True)
+    return any(cut_of_try(run, pace)[1].length is not None for pace in paces_in_ms(run))
 
 
 def cuts_of_paces(arguments: dict[str, Any]) -> None:
     """The task of `time_paces`: a coarse curve per pace, on which one budget is looked for."""
     run = run_of(arguments)
+    paces = paces_in_ms(run)
+    if all(run.latency_solved(pace, trying=True) for pace in paces):
+        return
     timer = timer_of(run)
-    for pace in paces_in_ms(run):
-        if run.latency_solved(pace, trying=True):
-            continue
-        path = run.path_at(pace, run.config.depth_in_ms)
-        curve = measure_curve(path, timer, PREFIXES_OF_A_TRY)
-        smallest = smallest_in_ms(run.config, curve.ms[0])
-        run.write_latency_solved(pace, {str(smallest): solve_ms(path, curve, [smallest], timer)[0]}, trying=True)
+    paths = [run.path_at(pace, run.config.depth_in_ms) for pace in paces]
+    curves = [measure_curve(path, timer, PREFIXES_OF_A_TRY) for path in paths]
+    budget = budget_of_tries(run.config, curves)
+    for pace, path, curve in zip(paces, paths, curves, strict=True):
+        run.write_latency_solved(pace, {str(budget): solve_ms(path, curve, [budget], timer)[0]}, trying=True)
+
+
+def budget_of_tries(config: Config, curves: Sequence[LatencyCurve]) -> Budget:
+    """The budget in ms at which paces are compared: the smallest that all can reach, or else that one can; or the largest.
+
+    Args:
+        curves: of the path at each pace.
+    """
+    dense = curves[0].ms[0]
+
+    def limit(budget: Budget) -> float:
+        return budget.amount * dense if budget.relative else budget.amount
+
+    rising = sorted(config.budgets_in_ms, key=limit)
+    ends = [min(curve.ms) * CLEARLY for curve in curves]
+    reached = [[end <= limit(budget) for end in ends] for budget in rising]
+    by_all = (budget for budget, by in zip(rising, reached, strict=True) if all(by))
+    by_any = (budget for budget, by in zip(rising, reached, strict=True) if any(by))
+    return next(by_all, None) or next(by_any, None) or rising[-1]
 
 
 def cut_of_try(run: Run, pace: Pace) -> tuple[Budget, Solved]:
@@ -185,7 +212,7 @@ def forget_other_sizes(run: Run) -> None:
     """Delete what was begun of points whose budget is in ms: where latencies are lost and measured anew, sizes are others."""
     done = set(run.rows.point[run.rows.status == "ok"])
     for name in run.checkpoint_names():
-        if "-ms-" in name and name not in done:
+        if is_in_ms(name) and name not in done:
             Checkpoints(run, name).clear()
             run.delete_curve(name)
 

@@ -603,15 +603,6 @@ def smallest_budget(config: Config, shape: Shape) -> Budget:
     return min(of_macs or budgets, key=lambda budget: budget.limit(COSTS[budget.unit].of_dense(shape)))
 
 
-def smallest_in_ms(config: Config, ms_dense: float) -> Budget:
-    """The smallest budget in ms, at which paces are compared for all budgets in ms.
-
-    Args:
-        ms_dense: latency of the dense model.
-    """
-    return min(config.budgets_in_ms, key=lambda budget: budget.amount * (ms_dense if budget.relative else 1.0))
-
-
 def pace_key(run: Run, unit: str = "macs") -> str:
     """Eight hex digits that identify all settings that the try of a pace depends on, except the pace itself.
 

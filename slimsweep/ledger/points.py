@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -30,8 +31,8 @@ class Point:
     @property
     def name(self) -> str:
         terms = "" if self.terms == "retraining" else f"-{self.terms}"
-        budget = f"{self.budget:.4f}" if self.budget_ms is None else f"{self.budget_ms:g}"
-        unit = "" if self.unit == "macs" else f"-{self.unit}"
+        budget = f"{self.budget:.4f}" if self.budget_ms is None else f"{self.budget_ms:g}ms"
+        unit = "" if self.unit == "macs" or self.budget_ms is not None else f"-{self.unit}"
         shares = "".join(f"-{family}{share:g}" for family, share in json.loads(self.shares or "{}").items())
         lr = f"-lr{self.lr:g}" if self.one_of_rates else ""
         return f"{self.method}{terms}-{budget}{unit}{shares}{lr}-s{self.seed}-{self.hash[:4]}"
@@ -77,6 +78,11 @@ class Plan:
             return Plan(**known)
         except (AttributeError, TypeError) as problem:
             raise ValueError(f"this is not a plan that slimsweep wrote ({problem})") from problem
+
+
+def is_in_ms(name: str) -> bool:
+    """Whether a point of that name has a budget in milliseconds: searched-0.4000-ms-s0-1f09, searched-8ms-s0-1f09."""
+    return re.search(r"-([0-9.e+-]*)ms-", name) is not None
 
 
 def _known(kind: Any, data: Mapping[str, Any]) -> dict[str, Any]:

@@ -383,6 +383,8 @@ def _budget_of(row: Mapping[Any, Any]) -> str:
     """A row's budget: a fraction of the dense model's cost, or the milliseconds that were asked for."""
     if not pd.isna(row.get("budget_ms")):
         return f"{row['budget_ms']:g} ms"
+    if row["unit"] == "ms":  # 0.60 ms would be another budget
+        return f"{100 * row['budget']:.3g} % of ms"
     return f"{row['budget']:.2f}" + ("" if row["unit"] == "macs" else f" {row['unit']}")
 
 
