@@ -6,9 +6,9 @@
     python reports/latency/measure.py fashion --run runs/fashion-mnist-ms   # copies the rows of the sweep of fashion-mnist.yaml
     python reports/latency/measure.py tables --check                        # the tables are those of the files beside them
 
-Runtimes are torch and onnxruntime, batches 1 and 8. `structures` and `times` need a machine that does nothing else. `times` wants
-the file of structures committed, so that they stand before they are timed. `--rehearse FOLDER` does any step with a tiny model,
-short, and writes into that folder alone.
+Runtimes are torch and onnxruntime, batches 1 and 8. `structures` and `times` need a machine that does nothing else. `times`
+wants the file of structures committed, so that they stand before they are timed. `--rehearse FOLDER` does any step with a tiny
+model, short, and writes into that folder alone.
 """
 
 import argparse
@@ -44,11 +44,12 @@ from slimsweep.methods.torch_pruning import prune_by_ratio, structure_of
 from slimsweep.slimming.budget import Budget
 from slimsweep.slimming.removal_path import RemovalPath, size_multiple
 
-HERE = Path(__file__).parent
-sys.path += [str(HERE), str(HERE.parent), str(HERE.parent / "speed")]  # the modules that reports share
+sys.path.append(str(Path(__file__).parent))  # for the modules that reports share
+sys.path.append(str(Path(__file__).parents[1] / "speed"))
 from latency_tables import FASHION, IN_MACS, IN_MS, IN_MS_FEW_TOKENS, TIMES, TORCH_PRUNING, write_tables
 from make_structures import draw_gates
 
+HERE = Path(__file__).parent
 BUDGETS = (Budget(0.5, "ms"), Budget(0.3, "ms"))
 RUNTIMES, BATCHES = ("torch", "onnxruntime"), (1, 8)
 TRIES = 4  # sessions in which a budget in ms is looked for, and then structures of the same latency
@@ -86,9 +87,9 @@ class Study:
         return add_gates(self.dense)
 
     def path(self, kind: str) -> RemovalPath:
-        """The removal path of a kind of budget: slimsweep's default floors, multiples and paces, over the gates of reports/speed.
+        """The removal path of a kind of budget, over the gates of reports/speed, with slimsweep's defaults.
 
-        Budgets in ms may remove branches whole.
+        Floors, multiples and paces are those defaults. Budgets in ms may remove branches whole.
         """
         shape, search = self.gated.shape, Search()
         pace = search.paces[-1 if kind == IN_MS_FEW_TOKENS else 0].model_dump()
