@@ -223,7 +223,7 @@ def _bisect(
     found = None
     for _ in range(TRIES):
         ratio = (low + high) / 2
-        pruned = _pruned(model, ratio, **options)
+        pruned = prune_by_ratio(model, ratio, **options)
         left = None if pruned is None else price(pruned)
         if left is not None and left > budget:
             low = ratio
@@ -236,7 +236,7 @@ def _bisect(
     return found
 
 
-def _pruned(
+def prune_by_ratio(
     model: nn.Module,
     ratio: float,
     *,
@@ -247,7 +247,18 @@ def _pruned(
     families: tuple[str, ...] = ("attention", "mlp"),
     whole_heads: bool = False,
 ) -> Pruned | None:
-    """A copy with about `ratio` of its channels gone; None where that leaves a layer without any."""
+    """A copy of a timm VisionTransformer with about `ratio` of its channels gone; None where that leaves a layer without any.
+
+    Args:
+        model: the dense model, with gradients of its loss for taylor; left as it is.
+        ratio: share of channels, 0 to 1.
+        importance, embed_dim, isomorphic, round_to: as in `prune`.
+        families: attention, mlp or both.
+        whole_heads: attention loses heads and not dims.
+
+    Raises:
+        ImportError: torch-pruning is not installed; says how to install it.
+    """
     try:
         import torch_pruning
     except ImportError as problem:
