@@ -108,6 +108,8 @@ def _of_devices(rows: pd.DataFrame, device_times: pd.DataFrame) -> list[dict[str
 
 def structure_ids(text: str) -> tuple[str, str]:
     """(id of a structure, id of its dense model); empty texts where the JSON is of another version of slimsweep."""
+    from slimsweep.slimming.structure import Structure  # here, so that what needs no structures does not load torch
+
     try:
         structure = Structure.from_json(text)
     except ValueError:
