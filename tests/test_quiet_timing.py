@@ -261,3 +261,10 @@ def test_an_earlier_reference_counts_on_the_same_machine_only(monkeypatch: pytes
     for rows in (earlier, earlier.assign(hardware="other"), None):
         bench({"dense": small_vit()}, device="cpu", batch_sizes=[1], threads=1, earlier=rows)
     assert asked == [0.002, None, None]
+
+
+def test_the_reference_waits_until_a_call_has_let_go_of_its_cores(monkeypatch: pytest.MonkeyPatch):
+    waited: list[float] = []
+    monkeypatch.setattr("slimsweep.latency.quiet_timing.time.sleep", waited.append)
+    time_rounds({"a": lambda: None, "b": lambda: None}, lambda: None, rounds=3, min_seconds=0.0, settle=0.1)
+    assert waited == [0.1] * 6

@@ -18,7 +18,7 @@ from slimsweep.errors import RefusedInput
 from slimsweep.latency.curve import DENSE
 from slimsweep.latency.device import hardware, reference, room_for_graphs, seconds_without_pause, torch_threads
 from slimsweep.latency.onnx_files import PROVIDERS, refuse_missing, session, session_call, write_onnx
-from slimsweep.latency.quiet_timing import REFERENCE_CALLS, Call, Machine, Measured, time_rounds
+from slimsweep.latency.quiet_timing import ONNXRUNTIME_SETTLE, REFERENCE_CALLS, Call, Machine, Measured, time_rounds
 from slimsweep.latency.setting import LatencySetting
 from slimsweep.slimming.cut import slim
 from slimsweep.slimming.structure import Structure, image_size
@@ -102,6 +102,7 @@ def time_calls(
             min_seconds=min_seconds,
             threads=used if setting.device == "cpu" else 1,
             known=known,
+            settle=ONNXRUNTIME_SETTLE if setting.runtime == "onnxruntime" else 0.0,
             seconds_of=(lambda call, count: seconds_without_pause(call, count, place)) if own_clock else None,
             machine=machine,
         )

@@ -25,6 +25,7 @@ SPARE_CORES = 0.25  # or other processes used more than this many of the cores t
 WIDEST_SPREAD = 0.25  # or the middle half of a call's rounds spans more than this share of its median
 FEWEST_ROUNDS = 4  # from which a spread can be told
 
+ONNXRUNTIME_SETTLE = 0.1  # seconds: after a run the threads of its sessions keep cores for some tens of milliseconds
 REFERENCE_CALLS = 5  # timed at each look at the reference, after one that is not timed
 SHORTEST_LOOK = 0.5  # seconds from which the load is known: the system counts in hundredths of a second
 
@@ -127,6 +128,7 @@ def time_rounds(
     min_seconds: float = 0.2,
     threads: int = 1,
     known: float | None = None,
+    settle: float = 0.0,
     seconds_of: Callable[[Call, int], float] | None = None,
     machine: Machine | None = None,
 ) -> Measured:
@@ -138,6 +140,7 @@ def time_rounds(
         min_seconds: calls are repeated for this long in a turn; at least one call is made.
         threads: cores that the calls use.
         known: the fastest seconds of the same reference in an earlier, quiet measurement on this machine.
+        settle: seconds to wait before the reference is timed, where a call's threads hold on to their cores after it.
         seconds_of: seconds that a number of calls takes on a device that works by itself, such as a GPU; where it is not given,
             the time of this thread counts.
         machine: its clocks and load; the real ones where not given.
@@ -159,6 +162,7 @@ def time_rounds(
             timed.seconds += took
             timed.rounds.append(statistics.median(took))
             timed.together.append((seconds_of(call, len(took)) if seconds_of else sum(took)) / len(took))
+            time.sleep(settle)
             after = _look(reference, seconds_of, machine)
             looks[name] += [before, after]
             before = after

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 if __package__:
-    from slimsweep.latency.quiet_timing import Measured, Timed, time_rounds
+    from slimsweep.latency.quiet_timing import ONNXRUNTIME_SETTLE, Measured, Timed, time_rounds
 else:  # copied: quiet_timing.py lies beside this file
-    from quiet_timing import Measured, Timed, time_rounds  # type: ignore[import-not-found, no-redef]
+    from quiet_timing import ONNXRUNTIME_SETTLE, Measured, Timed, time_rounds  # type: ignore[import-not-found, no-redef]
 
 MANIFEST, TIMES = "manifest.json", "times.csv"
 VERSION = 1  # of the manifest
@@ -274,6 +274,7 @@ def _measured(
             min_seconds=min_seconds,
             threads=(threads or os.cpu_count() or 1) if device == "cpu" else 1,
             known=known,
+            settle=ONNXRUNTIME_SETTLE,
             seconds_of=None if device == "cpu" else _seconds_of,
         )
         known = measured.reference if known is None else min(known, measured.reference)

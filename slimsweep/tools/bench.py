@@ -23,7 +23,7 @@ from slimsweep.errors import RefusedInput
 from slimsweep.latency.calls import DTYPES, check_device, copies_on, prepared_calls
 from slimsweep.latency.device import hardware, room_for_graphs, seconds_without_pause, torch_threads
 from slimsweep.latency.device import reference as device_reference
-from slimsweep.latency.quiet_timing import time_rounds
+from slimsweep.latency.quiet_timing import ONNXRUNTIME_SETTLE, time_rounds
 from slimsweep.latency.setting import LatencySetting
 from slimsweep.ledger.run import Run
 from slimsweep.ledger.tables import SETTING, trusted
@@ -99,6 +99,7 @@ def bench(
                     min_seconds=min_seconds,
                     threads=used if place.type == "cpu" else 1,
                     known=known,
+                    settle=ONNXRUNTIME_SETTLE if runtime == "onnxruntime" else 0.0,
                     seconds_of=(lambda call, count: seconds_without_pause(call, count, place)) if own_clock else None,
                 )
             for name, timed in measured.calls.items():

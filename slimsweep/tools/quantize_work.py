@@ -28,7 +28,7 @@ from slimsweep.latency.int8_files import (
     write_int8,
 )
 from slimsweep.latency.onnx_files import session, session_call
-from slimsweep.latency.quiet_timing import time_rounds
+from slimsweep.latency.quiet_timing import ONNXRUNTIME_SETTLE, time_rounds
 from slimsweep.ledger.measures import R2, TOP1, Measure
 from slimsweep.terminal import counted
 from slimsweep.tools.quantized_table import loses, warning
@@ -246,6 +246,7 @@ def _time(subjects: Sequence[Subject], timing: Timing, earlier: pd.DataFrame, pr
             min_seconds=timing.min_seconds,
             threads=threads,
             known=_known_reference(earlier, threads),
+            settle=ONNXRUNTIME_SETTLE,
         )
     for subject in subjects:
         before, after = measured.calls[f"{subject.name} fp32"], measured.calls[f"{subject.name} int8"]
