@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import pyarrow as pa
 import yaml
 
 from slimsweep.config import Config, ConfigError, Fitted, Stage, with_earlier_ways
@@ -883,40 +884,45 @@ class Run(Readable):
 
     def bench(self) -> pd.DataFrame:
         """All timings (`tables.BENCH`), the latest last; empty where there are none."""
-        found = []
-        for name in self.folder.list(BENCH):
-            if name.endswith(".parquet") and (timed := self._timings(f"{BENCH}/{name}")) is not None:
-                found.append(timed)
-        timed = tables.joined(found, tables.BENCH).sort_values("created_at", kind="stable", ignore_index=True)
-        return timed.assign(runtime=timed["runtime"].fillna("torch"))  # the only one of earlier versions
-
-    def _timings(self, path: str) -> Any:
         meaning = "its timings are missing; `slimsweep bench` measures again, and the file can be deleted"
-        return self.unless_damaged(path, lambda: tables.read_table(self.folder, path, tables.BENCH), None, meaning)
+        found = self._joined(BENCH, tables.BENCH, meaning)
+        timed = found.sort_values("created_at", kind="stable", ignore_index=True)
+        return timed.assign(runtime=timed["runtime"].fillna("torch"))  # the only one of earlier versions
 
     def write_bench(self, rows: list[dict[str, Any]]) -> None:
         """Write the timings of one benchmark (`tables.BENCH`) to a file of their own."""
+        self._write_part(BENCH, rows, tables.BENCH)
+
+    def _joined(self, folder: str, schema: pa.Schema, meaning: str) -> pd.DataFrame:
+        """One table from all Parquet files of a folder, in the order of their names, without those that are damaged.
+
+        Args:
+            meaning: what it means that a file is damaged, and what to do.
+        """
+        found = []
+        for name in sorted(self.folder.list(folder)):
+            path = f"{folder}/{name}"
+            if not name.endswith(".parquet"):
+                continue
+            read = functools.partial(tables.read_table, self.folder, path, schema)
+            if (part := self.unless_damaged(path, read, None, meaning)) is not None:
+                found.append(part)
+        return tables.joined(found, schema)
+
+    def _write_part(self, folder: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
+        """Write rows to a new file of a folder."""
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
-        tables.write_table(self.folder, f"{BENCH}/{name}.parquet", rows, tables.BENCH)
+        tables.write_table(self.folder, f"{folder}/{name}.parquet", rows, schema)
 
     def device_times(self) -> pd.DataFrame:
         """The times of structures on other devices (`tables.DEVICE_TIMES`); of one structure and setting the latest alone."""
         meaning = "its times are missing; `slimsweep latency add` adds them again, and the file can be deleted"
-        found = []
-        for name in sorted(self.folder.list(DEVICE_TIMES)):
-            path = f"{DEVICE_TIMES}/{name}"
-            if not name.endswith(".parquet"):
-                continue
-            read = functools.partial(tables.read_table, self.folder, path, tables.DEVICE_TIMES)
-            if (times := self.unless_damaged(path, read, None, meaning)) is not None:
-                found.append(times)
-        times = tables.joined(found, tables.DEVICE_TIMES).sort_values("created_at", kind="stable")
+        times = self._joined(DEVICE_TIMES, tables.DEVICE_TIMES, meaning).sort_values("created_at", kind="stable")
         return times.drop_duplicates(["structure", *tables.DEVICE_SETTING], keep="last", ignore_index=True)
 
     def write_device_times(self, rows: list[dict[str, Any]]) -> None:
         """Write the times of one CSV file (`tables.DEVICE_TIMES`) to a file of their own."""
-        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
-        tables.write_table(self.folder, f"{DEVICE_TIMES}/{name}.parquet", rows, tables.DEVICE_TIMES)
+        self._write_part(DEVICE_TIMES, rows, tables.DEVICE_TIMES)
 
     @property
     def latency_exports(self) -> Folder:
@@ -930,15 +936,8 @@ class Run(Readable):
 
     def quantized(self) -> pd.DataFrame:
         """The rows of all quantized models (`tables.QUANTIZED`), by point; empty where there are none."""
-        found = []
-        for name in sorted(self.folder.list(QUANTIZED)):
-            if name.endswith(".parquet") and (row := self._quantized(f"{QUANTIZED}/{name}")) is not None:
-                found.append(row)
-        return tables.joined(found, tables.QUANTIZED)
-
-    def _quantized(self, path: str) -> Any:
         meaning = "its model counts as not quantized; `slimsweep quantize` makes it again, and the file can be deleted"
-        return self.unless_damaged(path, lambda: tables.read_table(self.folder, path, tables.QUANTIZED), None, meaning)
+        return self._joined(QUANTIZED, tables.QUANTIZED, meaning)
 
     def write_quantized(self, row: dict[str, Any]) -> None:
         """Write the row of a quantized model (`tables.QUANTIZED`); it replaces an older row of the same point."""
