@@ -118,9 +118,10 @@ def loaded(images: Sequence[Stored], transform: Callable[[Image.Image], Tensor])
 
 
 def embeddings(model: nn.Module, images: Tensor) -> Tensor:
-    """(N, D) what a model without a head gives."""
+    """(N, D) what a model without a head gives, in the CPU's memory."""
+    device = next(model.parameters()).device
     with torch.inference_mode():
-        return torch.cat([model(batch) for batch in images.split(BATCH)]).clone()
+        return torch.cat([model(batch.to(device)).cpu() for batch in images.split(BATCH)]).clone()
 
 
 def classifier(features: np.ndarray, kinds: np.ndarray) -> nn.Linear:
