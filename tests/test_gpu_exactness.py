@@ -2,7 +2,6 @@
 
 import copy
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -180,12 +179,12 @@ class Operations(TorchDispatchMode):
 
 
 @pytest.fixture
-def attention(device: torch.device) -> Iterator[dict[str, Tensor]]:
+def attention() -> dict[str, Tensor]:
     """Queries, keys, values (2, 3, 197, 64) and a gate per patch between 0.05 and 1.05, in float64 on the CPU."""
     draw = torch.Generator().manual_seed(0)
     found = {name: torch.randn(2, 3, 197, 64, generator=draw, dtype=torch.float64) for name in ("q", "k", "v", "g")}
     found["gate"] = 0.05 + torch.rand(196, generator=draw, dtype=torch.float64)
-    yield found
+    return found
 
 
 def as_bias(q: Tensor, k: Tensor, v: Tensor, gate: Tensor) -> Tensor:
@@ -197,7 +196,7 @@ def as_bias(q: Tensor, k: Tensor, v: Tensor, gate: Tensor) -> Tensor:
 
 
 def as_key_dim(q: Tensor, k: Tensor, v: Tensor, gate: Tensor) -> Tensor:
-    """The same without a mask: one more dim, sqrt(head_dim) in each query and log z in each key; zeros up to a multiple of 8."""
+    """The same without a mask: one more dim, sqrt(head_dim) in queries and log z in keys; zeros up to a multiple of 8."""
     dims = q.shape[-1]
     log = F.pad(gate.log(), (1, 0)).to(k.dtype).view(1, 1, -1, 1).expand(*k.shape[:-1], 1)
     more = -(dims + 1) % 8
@@ -207,7 +206,7 @@ def as_key_dim(q: Tensor, k: Tensor, v: Tensor, gate: Tensor) -> Tensor:
 
 
 def computed(how: Any, given: dict[str, Tensor], dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
-    """The output and the gradients of q, k, v and the gate, in float64 on the CPU; the gate is in float32, as models have it."""
+    """The output and the gradients of q, k, v and the gate, in float64 on the CPU; the gate is in float32, as in models."""
     leaves = {n: given[n].to(device, dtype).requires_grad_() for n in ("q", "k", "v")}
     exact = torch.float64 if dtype == torch.float64 else torch.float32
     leaves["gate"] = given["gate"].to(device, exact).requires_grad_()
