@@ -165,6 +165,18 @@ def test_scores_of_gates_are_those_of_a_cpu(kind: str, device: torch.device) -> 
                 assert relative(one, other) < 10 * OTHER_DEVICE, family
 
 
+def test_torch_pruning_cuts_a_model_on_the_device_as_on_a_cpu(device: torch.device) -> None:
+    pytest.importorskip("torch_pruning")
+    from slimsweep.methods.torch_pruning import prune
+
+    dense = small_vit()
+    budget = macs(dense) // 2
+    here = prune(dense, budget, importance="magnitude")
+    there = prune(copy.deepcopy(dense).to(device), budget, importance="magnitude")
+    assert macs(there) == macs(here) <= budget
+    assert relative(outputs(here), outputs(there)) < OTHER_DEVICE
+
+
 # Attention.
 
 
