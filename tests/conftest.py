@@ -10,11 +10,16 @@ import hypothesis
 import pytest
 
 if TYPE_CHECKING:
+    import torch
+
     from slimsweep.ledger.run import Run
 
 # Side by side (`-n 2`), every process of the tests has one core; set before torch is imported, and for what tests start.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The device of the tests that are marked gpu; they can be rehearsed on a CPU. Read here, before tests forget such variables.
+GPU_TEST_DEVICE = os.environ.get("SLIMSWEEP_TEST_DEVICE", "cuda")
 
 # How long an example takes says more about the machine than about the code.
 hypothesis.settings.register_profile("slimsweep", deadline=None)
@@ -94,3 +99,24 @@ def browser() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def device() -> Iterator["torch.device"]:
+    """The GPU, or what SLIMSWEEP_TEST_DEVICE names; convolutions and products of float32 are not rounded to TF32 on it."""
+    import torch
+
+    if GPU_TEST_DEVICE == "cuda" and not torch.cuda.is_available():
+        pytest.skip("torch sees no CUDA GPU; SLIMSWEEP_TEST_DEVICE=cpu rehearses this test on a CPU")
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    yield torch.device(GPU_TEST_DEVICE)
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.fixture
+def cuda(device: "torch.device") -> "torch.device":
+    """The GPU, for a test that says nothing on a CPU."""
+    if device.type != "cuda":
+        pytest.skip(f"needs a CUDA GPU, and SLIMSWEEP_TEST_DEVICE is {GPU_TEST_DEVICE}")
+    return device

@@ -118,11 +118,11 @@ def _sealed(data: bytes) -> bytes:
 def _split(value: Any, path: str, tensors: dict[str, Tensor], names: dict[Any, str]) -> Any:
     """`value` as JSON data, with its tensors moved to `tensors` under their paths; a shared tensor is stored once."""
     if isinstance(value, Tensor):
-        value = value.detach().cpu().contiguous()
-        where = (value.data_ptr(), value.shape) if value.numel() else path
+        # By its place on its own device: copies on the CPU lie in places of their own.
+        where = (value.device, value.data_ptr(), value.shape, value.stride(), value.dtype) if value.numel() else path
         if where not in names:
             names[where] = path
-            tensors[path] = value
+            tensors[path] = value.detach().cpu().contiguous()
         return {"tensor": names[where]}
     if isinstance(value, dict):
         return {"dict": [[key, _split(item, f"{path}/{key}", tensors, names)] for key, item in value.items()]}

@@ -198,10 +198,13 @@ class BiasedAttention(nn.Module):
     """
 
     proj: nn.Linear
+    # timm's own choice for this module. An attribute of another name: torch.compile before 2.15 takes `__dict__["fused_attn"]`
+    # for the property itself, without end. Models that earlier versions pickled lack it, and have timm's default.
+    fused_on_gpu: bool = True
 
     @property
     def fused_attn(self) -> bool:
-        return bool(self.proj.weight.is_cuda and self.__dict__["fused_attn"])
+        return bool(self.fused_on_gpu and self.proj.weight.is_cuda)
 
 
 class TokenGatedBlock(nn.Module):

@@ -251,6 +251,7 @@ def fold_gates(gated: GatedModel) -> nn.Module:
                 delattr(block, name)
         for module in (block, block.attn):
             module.__class__ = getattr(module, "timm_class", type(module))
+        block.attn.__dict__.pop("fused_on_gpu", None)
     model.__class__ = model.timm_class
     del model.shape, model.granularity
     return model
