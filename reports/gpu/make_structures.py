@@ -1,8 +1,8 @@
 """Structures of DeiT-S that are timed on a GPU beside those of reports/speed: `python reports/gpu/make_structures.py`.
 
 From the gates of reports/speed, with sizes in other multiples; and what Torch-Pruning keeps at the same budgets, so that the
-machine with the GPU needs no Torch-Pruning. Its "bottleneck" mode (head dims and MLP units) leaves a structure. Its "uniform" mode
-narrows the embed dim too, which no structure can say, so the sizes of its layers are kept (`uniform.json`). `--check` only
+machine with the GPU needs no Torch-Pruning. Its "bottleneck" mode (head dims and MLP units) leaves a structure. Its "uniform"
+mode narrows the embed dim too, which no structure can say, so the sizes of its layers are kept (`uniform.json`). `--check` only
 compares what is written with what would be.
 """
 
