@@ -10,7 +10,7 @@ import os
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection, get_context
 from pathlib import Path
@@ -211,6 +211,12 @@ class Pool:
 
     def close(self) -> None:
         for worker in self.workers:
+            if worker.job is None:
+                with suppress(OSError):  # it has ended already
+                    worker.pipe.send(None)
+        end = time.monotonic() + 3.0
+        for worker in self.workers:
+            worker.process.join(max(0.0, end - time.monotonic()) if worker.job is None else 0.0)
             _end(worker)
 
 

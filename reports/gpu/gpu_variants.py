@@ -455,7 +455,7 @@ def images(config: Config) -> tuple[TensorDataset, TensorDataset, TensorDataset]
     size = config.model.kwargs.get("img_size", 224)
     count, few = config.data.limit, config.data.batch_size
     sets = [
-        TensorDataset(torch.randn(number, 3, size, size, generator=generator), torch.arange(number) % 10)
+        TensorDataset(torch.rand(number, 3, size, size, generator=generator), torch.arange(number) % 10)
         for number in (count, few, few)
     ]
     return sets[0], sets[1], sets[2]

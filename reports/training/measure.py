@@ -158,7 +158,7 @@ def images(config: Config) -> tuple[TensorDataset, TensorDataset, TensorDataset]
     """Random images of the model's size: loading them takes as long as loading decoded images."""
     generator = torch.Generator().manual_seed(0)
     sets = [
-        TensorDataset(torch.randn(count, 3, 224, 224, generator=generator), torch.arange(count) % 10) for count in (48, 8, 8)
+        TensorDataset(torch.rand(count, 3, 224, 224, generator=generator), torch.arange(count) % 10) for count in (48, 8, 8)
     ]
     return sets[0], sets[1], sets[2]
 

@@ -96,6 +96,8 @@ def attach_token(block: Timm, gate: nn.Parameter, shape: Shape, index: int, toke
     if token_gate == "tanh":
         gate.data.fill_(3.0)
     block.token_bias = TokenBias(gate, shape.layers[index].prefix, token_gate, never_empty=shape.least_tokens > 0)
+    if not getattr(block.attn, "fused_attn", True):
+        block.attn.timm_fused_attn = False
     subclass(block.attn, BiasedAttention)
     subclass(block, TokenGatedBlock)
 

@@ -189,6 +189,11 @@ class TokenBias(nn.Module):
         return nn.functional.pad(bias, (self.prefix, 0)).to(dtype).view(1, 1, 1, -1)
 
 
+def fused_is_fast(weight: Tensor) -> bool:
+    """Whether torch's attention is the fastest form for a bias with a gradient on the device of `weight`."""
+    return weight.is_cuda
+
+
 class BiasedAttention(nn.Module):
     """Mixed in before timm's attention class: the fastest of its two forms for a bias with a gradient.
 
@@ -198,10 +203,12 @@ class BiasedAttention(nn.Module):
     """
 
     proj: nn.Linear
+    # What timm's attribute was. Another name, as torch.compile before torch 2.15 cannot read an attribute that a property hides.
+    timm_fused_attn: bool = True
 
     @property
     def fused_attn(self) -> bool:
-        return bool(self.proj.weight.is_cuda and self.__dict__["fused_attn"])
+        return self.timm_fused_attn and fused_is_fast(self.proj.weight)
 
 
 class TokenGatedBlock(nn.Module):

@@ -249,6 +249,7 @@ def fold_gates(gated: GatedModel) -> nn.Module:
         for family in gated.shape.gate_shapes:
             for name in (f"{family}_gate", *GATE_FAMILIES[family].modules):
                 delattr(block, name)
+        vars(block.attn).pop("timm_fused_attn", None)
         for module in (block, block.attn):
             module.__class__ = getattr(module, "timm_class", type(module))
     model.__class__ = model.timm_class
