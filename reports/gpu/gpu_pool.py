@@ -227,4 +227,7 @@ def _end(worker: Worker) -> None:
 
 
 def _broken(error: str) -> bool:
-    return any(word in error.lower() for word in BROKEN) and "out of memory" not in error.lower()
+    """Whether nothing more works on the GPU in the process that had this error."""
+    words = error.lower()
+    # Too little memory, and a capture that was refused, leave the context as it was.
+    return any(one in words for one in BROKEN) and "out of memory" not in words and "captur" not in words

@@ -59,10 +59,13 @@ def setup(found: dict[str, Any]) -> str:
         lines.append(f"| {when} | " + " | ".join(state.get(name, GAP) for name in asked) + " |")
     variants = found["variants"]
     timed = sum(bool(one["measured"]) for one in variants.values())
-    busy = sorted({reason for one in variants.values() for times in one["measured"].values() for reason in times["busy"]})
+    turns = [times for one in variants.values() for times in one["measured"].values()]
+    busy = [reason for times in turns for reason in times["busy"]]
     lines += ["", f"{timed} of {len(variants)} variants were timed."]
     if busy:
-        lines.append(f"In some turns the GPU was disturbed: {'; '.join(busy)}.")
+        lines.append(
+            f"In {len(busy)} of {sum(len(times['ms']) for times in turns)} turns something disturbed, such as: {busy[0]}."
+        )
     by_error: dict[str, list[str]] = {}
     for name, one in variants.items():
         if one["error"]:
@@ -174,18 +177,23 @@ def _why(variant: dict[str, Any] | None) -> str:
 def attention(variants: Variants) -> str:
     """Forward and backward of attention alone."""
     models = list(dict.fromkeys(one["model"] for one in variants.values() if one["part"] == "attention"))
+    parts = ("output", "qkv gradient", "gate gradient")
     rows = []
     for gates, backend in ATTENTION:
-        row, worst = [gates, backend], {}
+        row = [gates, backend]
+        worst: dict[str, float] = {}
         for model in models:
             one = find(variants, part="attention", model=model, gates=gates, attention=backend)
             flash = find(variants, part="attention", model=model, gates="no gates", attention="default")
             took = ms(one, together=True)
             row += [number(took, ".3f") if took else _why(one), number(over(took, ms(flash, together=True)), ".2f")]
-            for part, error in (one or {"info": {}})["info"].items():
-                worst[part] = max(error, worst.get(part, 0.0))
-        parts = ("output", "qkv gradient", "gate gradient")
-        rows.append([*row, *(number(worst.get(f"error of {part}"), ".1e") for part in parts)])
+            info = one["info"] if one else {}
+            if chosen := info.get("chosen kernel"):
+                row[1] = f"{backend}: {chosen}"
+            for part in parts:
+                if (error := info.get(f"error of {part}")) is not None:
+                    worst[part] = max(error, worst.get(part, 0.0))
+        rows.append([*row, *(number(worst.get(part), ".1e") for part in parts)])
     heads = ["token gates", "kernel"]
     for model in models:
         heads += [f"{model}, ms", "x no gates, default"]

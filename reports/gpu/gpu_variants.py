@@ -217,8 +217,10 @@ def attention(
                 call = attention_call(gates, backend, shape, device)
                 for _ in range(WARM_UP_CALLS):
                     call()
-                errors = attention_errors(gates, backend, (2, *shape[1:]), device)
-            yield name, _timed_turn(call, device, turn_seconds), errors
+                info = attention_errors(gates, backend, (2, *shape[1:]), device)
+                if backend == "default":
+                    info["chosen kernel"] = chosen_kernel(gates, shape, device)
+            yield name, _timed_turn(call, device, turn_seconds), info
         except Exception as problem:
             yield name, problem, {}
         free_memory()
@@ -261,6 +263,14 @@ def attend(gates: str, qkv: Tensor, z: Tensor, heads: int) -> Tensor:
         both = F.scaled_dot_product_attention(q, k, wide_v, scale=dim**-0.5)
         out = both[..., :dim] / both[..., dim : dim + 1]
     return out.transpose(1, 2).reshape(batch, tokens, heads * dim)
+
+
+def chosen_kernel(gates: str, shape: tuple[int, int, int, int], device: str) -> str:
+    """The name of the kernel that torch chooses by itself."""
+    batch, tokens, heads, dim = shape
+    q = torch.empty(batch, heads, tokens, dim, device=device, dtype=torch.bfloat16, requires_grad=True)
+    mask = None if gates == "no gates" else q.new_zeros(batch, heads, tokens, tokens).requires_grad_()
+    return str(SDPBackend(torch._fused_sdp_choice(q, q, q, mask)).name).lower()
 
 
 def attention_call(gates: str, backend: str, shape: tuple[int, int, int, int], device: str) -> Callable[[], Any]:

@@ -26,7 +26,7 @@ from gpu_tables import MEASURED, write_tables
 
 HERE = Path(__file__).parent
 NO_TIME = "not measured: no time left"
-LAST_WAVE, TURN_ESTIMATE = 2, 0.25  # seconds that a turn is thought to take before any was timed
+TURN_ESTIMATE = 0.25  # seconds that a turn is thought to take before any was timed
 CLOSING = 6.0  # seconds that are kept for the end
 FIRST_WAVE_SHARE = 0.55  # of the time: preparation of the first wave ends there at the latest
 ASKED = "name,driver_version,clocks.sm,clocks.max.sm,clocks.mem,temperature.gpu,power.draw,power.limit,memory.used,pstate"
@@ -110,7 +110,7 @@ class Study:
                     self.variants[name].update(error=error or NO_TIME, info=info)
                     if error is None:
                         self.prepared.add(name)
-                failed = [error for error, _ in answers.values() if error]
+                failed = dict.fromkeys(error for error, _ in answers.values() if error)
                 self.say(
                     f"prepared {job.names[0]} ({len(job.names)}) in {seconds:.1f} s" + "".join(f"; FAILED: {e}" for e in failed)
                 )
@@ -121,11 +121,16 @@ class Study:
         """How long the timing of what is prepared of a wave will take."""
         turn = sum(self.turn_seconds[-100:]) / len(self.turn_seconds[-100:]) if self.turn_seconds else TURN_ESTIMATE
         groups = [group for group in self.plan.groups if group.wave == wave]
-        return turn * sum(group.rounds * sum(name in self.prepared for name in group.names) for group in groups)
+        return sum(
+            (group.turn_seconds or turn) * group.rounds * sum(name in self.prepared for name in group.names) for group in groups
+        )
 
     def _time(self, group: Group) -> None:
         """Time what is prepared of a group in interleaved rounds, each of which starts with another variant."""
         names = [name for name in group.names if name in self.prepared and self.pool.can_time(name)]
+        for name in self.prepared.intersection(group.names).difference(names):
+            if not self.variants[name]["measured"]:
+                self.variants[name]["error"] = self.pool.lost.get(name, "its process was still preparing another variant")
         if not names:
             return
         rounds = 0

@@ -203,7 +203,7 @@ class BiasedAttention(nn.Module):
     """
 
     proj: nn.Linear
-    # What timm's attribute was. Another name, as torch.compile before torch 2.15 cannot read an attribute that a property hides.
+    # What timm's attribute was, under another name: torch.compile before torch 2.15 cannot read what a property hides.
     timm_fused_attn: bool = True
 
     @property
