@@ -7,6 +7,7 @@ middle, tokens that matter less towards the border and the end. The solver then 
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import timm
@@ -45,20 +46,28 @@ def draw_gates(shapes: dict[str, tuple[tuple[int, ...], ...]], grid: tuple[int, 
     return gates
 
 
-def structures() -> dict[str, Structure]:
-    """By file name."""
+def structures(
+    kinds: Sequence[tuple[str, int, bool]] = (
+        *((kind, round_to, False) for kind in TOKEN_FLOORS for round_to in ROUND_TO),
+        *((kind, 16, True) for kind in WHOLE_HEADS),
+    ),
+) -> dict[str, Structure]:
+    """By file name.
+
+    Args:
+        kinds: as (kind of token floor, multiple of sizes, whether attention loses whole heads).
+    """
     dense = timm.create_model("deit_small_patch16_224")
     gated, by_head = add_gates(dense), add_gates(dense, "head")
     scores = draw_gates(gated.shape.gate_shapes, gated.shape.grid)
     head_scores = {**scores, "attention": [dims.mean(1, keepdim=True) for dims in scores["attention"]]}
-    kinds = [(gated, scores, kind, round_to) for kind in TOKEN_FLOORS for round_to in ROUND_TO]
-    kinds += [(by_head, head_scores, kind, 16) for kind in WHOLE_HEADS]
     found = {}
-    for model, given, kind, round_to in kinds:
+    for kind, round_to, heads in kinds:
+        model, given = (by_head, head_scores) if heads else (gated, scores)
         floor = TOKEN_FLOORS[kind]
         ranked = given if floor is not None else {f: given[f] for f in ("attention", "mlp")}
         solved = solve(model, BUDGETS, scores=ranked, floors={**FLOORS, "token": floor or 0.0}, round_to=round_to)
-        whole = "whole-heads-" if model is by_head else ""
+        whole = "whole-heads-" if heads else ""
         for budget, structure in zip(BUDGETS, solved, strict=True):
             found[f"deit-s-{whole}{kind}-multiples-of-{round_to}-{budget}.json"] = structure
     return found
@@ -67,9 +76,12 @@ def structures() -> dict[str, Structure]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail where a file is not what would be written")
-    check = parser.parse_args().check
-    folder = Path(__file__).parent
-    for name, structure in structures().items():
+    return write_or_compare(Path(__file__).parent, structures(), parser.parse_args().check)
+
+
+def write_or_compare(folder: Path, found: dict[str, Structure], check: bool) -> int:
+    """Write structures by file name, or only compare; returns the exit code, 1 where a file differs."""
+    for name, structure in found.items():
         text = structure.to_json() + "\n"
         if check and (folder / name).read_text() != text:
             print(f"{name} is not what this program writes")

@@ -23,7 +23,6 @@ import numpy as np
 import timm
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, multiprocessing, nn
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.utils.data import TensorDataset
@@ -32,16 +31,14 @@ from slimsweep import add_gates, slim, solve
 from slimsweep.cluster import set_ray_defaults
 from slimsweep.cluster.worker import data_for, keep_memory
 from slimsweep.config import Config, Recipe, Search
-from slimsweep.data import Data, images_seen, train_loader
+from slimsweep.data import images_seen
 from slimsweep.latency.device import hardware
 from slimsweep.slimming.structure import image_size
-from slimsweep.training.criterion import Criterion
 from slimsweep.training.dense_model import build_dense
-from slimsweep.training.loop import State, backward, train
-from slimsweep.training.recorder import MemoryRecorder
 
-sys.path.append(str(Path(__file__).parents[1]))  # reports/, for the module that they share
+sys.path.append(str(Path(__file__).parents[1]))  # reports/, for the modules that they share
 from markdown_tables import with_table
+from training_steps import bare_loop, our_loop, stepper
 
 FOLDER = Path(__file__).parent
 BATCH, CLASSES = 8, 1000
@@ -53,22 +50,6 @@ Turn = Callable[[], float]  # runs once and returns seconds
 
 
 # Steps.
-
-
-def stepper(
-    model: nn.Module, recipe: Recipe, images: Tensor, labels: Tensor, compiled: bool = False
-) -> tuple[Callable[[], None], State]:
-    """A function that makes one training step as the loop does (forward, backward, optimizers), and the loop's state."""
-    model.train().to(DEVICE)
-    state = State.start(model, recipe)
-    criterion = Criterion(recipe, DEVICE, gates=state.gates)
-    network = torch.compile(model, fullgraph=True) if compiled else model
-
-    def step() -> None:
-        backward(network, criterion, images, labels, recipe, DEVICE)
-        state.step(recipe, 0)
-
-    return step, state
 
 
 def peak_memory(model: nn.Module, recipe: Recipe, images: Tensor, labels: Tensor) -> int:
@@ -177,7 +158,7 @@ def images(config: Config) -> tuple[TensorDataset, TensorDataset, TensorDataset]
     """Random images of the model's size: loading them takes as long as loading decoded images."""
     generator = torch.Generator().manual_seed(0)
     sets = [
-        TensorDataset(torch.randn(count, 3, 224, 224, generator=generator), torch.arange(count) % 10) for count in (48, 8, 8)
+        TensorDataset(torch.rand(count, 3, 224, 224, generator=generator), torch.arange(count) % 10) for count in (48, 8, 8)
     ]
     return sets[0], sets[1], sets[2]
 
@@ -197,43 +178,14 @@ LOOPS: dict[str, dict[str, Any]] = {
 }
 
 
-def bare_loop(model: nn.Module, data: Data, epochs: int) -> float:
-    """A minimal training loop that uses only slimsweep's loader; returns the seconds of its last epoch."""
-    loader = train_loader(data.train, data.settings, seed=0)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05, fused=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(loader))
-    model.to(DEVICE).train()
-    seconds = 0.0
-    for epoch in range(epochs):
-        began = time.perf_counter()
-        loader.set_epoch(epoch)
-        for batch, targets in loader:
-            x, y = batch.to(DEVICE, non_blocking=True), targets.to(DEVICE, non_blocking=True)
-            loss = F.cross_entropy(model(x), y, label_smoothing=0.1)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad(set_to_none=True)
-        loss.item()
-        seconds = time.perf_counter() - began
-    return seconds
-
-
-def our_loop(model: nn.Module, data: Data, config: Config, device: torch.device = DEVICE) -> list[float]:
-    """Seconds of each epoch of train(), from its curve."""
-    recorder = MemoryRecorder("dense")
-    train(model, data, config.dense, recorder, device=device)
-    return [row["seconds"] for row in recorder.curve if row["epoch"]]  # row 0 is before the first epoch
-
-
 def loop_turn(name: str, ours: bool) -> Turn:
     config = Config(**LOOPS[name], dense={"epochs": EPOCHS, "lr": 1e-3})
     data = data_for(config)
     torch.manual_seed(0)
     start = build_dense(config, data.num_classes)
     if ours:
-        return lambda: our_loop(copy.deepcopy(start), data, config)[-1]
-    return lambda: bare_loop(copy.deepcopy(start), data, EPOCHS)
+        return lambda: our_loop(copy.deepcopy(start), data, config, DEVICE)[-1]
+    return lambda: bare_loop(copy.deepcopy(start), data, EPOCHS, DEVICE)
 
 
 def loop() -> str:
