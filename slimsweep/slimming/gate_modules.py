@@ -189,6 +189,11 @@ class TokenBias(nn.Module):
         return nn.functional.pad(bias, (self.prefix, 0)).to(dtype).view(1, 1, 1, -1)
 
 
+def fused_is_fast(weight: Tensor) -> bool:
+    """Whether torch's attention is the fastest form for a bias with a gradient on the device of `weight`."""
+    return weight.is_cuda
+
+
 class BiasedAttention(nn.Module):
     """Mixed in before timm's attention class: the fastest of its two forms for a bias with a gradient.
 
@@ -204,7 +209,7 @@ class BiasedAttention(nn.Module):
 
     @property
     def fused_attn(self) -> bool:
-        return bool(self.fused_on_gpu and self.proj.weight.is_cuda)
+        return self.fused_on_gpu and fused_is_fast(self.proj.weight)
 
 
 class TokenGatedBlock(nn.Module):
