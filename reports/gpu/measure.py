@@ -102,7 +102,7 @@ class Study:
         last = wave == len(self.plan.waves) - 1
         while wanted:
             until = self._timing_seconds(wave) if last else (1 - FIRST_WAVE_SHARE) * self.seconds if wave == 0 else 25.0
-            if self.left < until or (not self.pool.busy and self.left < until + self.preparing):
+            if self.left < until or (last and not self.pool.busy and self.left < until + self.preparing):
                 break
             # Of the last wave, what is begun has to be ready in time: its process cannot time anything until then.
             while waiting and not (last and self.left < until + self.preparing):
