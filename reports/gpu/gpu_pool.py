@@ -7,9 +7,10 @@ What fails becomes a text; a process that dies, hangs, or whose GPU context is b
 import fcntl
 import importlib
 import os
+import signal
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection, get_context
@@ -21,6 +22,7 @@ from gpu_plan import Job
 BROKEN = ("cuda error", "illegal memory access", "cublas_status", "device-side assert", "unspecified launch failure")
 LONGEST_ERROR = 600  # characters
 TURN_LIMIT = 45.0  # seconds
+SETTLE = 0.3  # seconds
 # One compiling thread per process: the processes themselves fill the cores.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
@@ -115,17 +117,21 @@ class Pool:
         theirs.close()  # so that the end of that process is noticed
         return Worker(process, ours, since=time.monotonic())
 
-    def give(self, job: Job) -> bool:
-        """Let a free process prepare a job; False where none is free."""
-        for worker in self.workers:
-            if worker.ready and worker.job is None:
-                worker.job, worker.since = job, time.monotonic()
-                try:
-                    worker.pipe.send(("prepare", job))
-                except OSError:
-                    self.replace(worker, "its process ended")
-                    continue
-                return True
+    def give(self, job: Job, avoid: Set[str] = frozenset()) -> bool:
+        """Let a free process prepare a job, one that holds few variants; False where none is free.
+
+        Args:
+            avoid: processes that hold one of these are left free, so that it can be timed.
+        """
+        free = [worker for worker in self.workers if worker.ready and worker.job is None and not worker.holds & avoid]
+        for worker in sorted(free, key=lambda worker: len(worker.holds)):
+            worker.job, worker.since = job, time.monotonic()
+            try:
+                worker.pipe.send(("prepare", job))
+            except OSError:
+                self.replace(worker, "its process ended")
+                continue
+            return True
         return False
 
     @property
@@ -190,6 +196,19 @@ class Pool:
                 self.replace(worker, "the GPU context of its process broke")
         return times, error
 
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Processes that are still preparing stand still while the block runs, so that what is timed has the machine."""
+        stopped = [worker.process for worker in self.workers if worker.job is not None or not worker.ready]
+        for process in stopped:
+            _signal(process, signal.SIGSTOP)
+        time.sleep(SETTLE)  # what they have queued on the GPU comes to its end
+        try:
+            yield
+        finally:
+            for process in stopped:
+                _signal(process, signal.SIGCONT)
+
     def drop(self, names: set[str]) -> None:
         """Let processes forget variants, and what memory they held."""
         for worker in self.workers:
@@ -218,6 +237,11 @@ class Pool:
         for worker in self.workers:
             worker.process.join(max(0.0, end - time.monotonic()) if worker.job is None else 0.0)
             _end(worker)
+
+
+def _signal(process: Any, number: int) -> None:
+    with suppress(ProcessLookupError):  # it has ended already
+        os.kill(process.pid, number)
 
 
 def _end(worker: Worker) -> None:

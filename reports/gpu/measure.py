@@ -12,6 +12,7 @@ import json
 import math
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -44,8 +45,10 @@ class Study:
             name: {**labels, "error": NO_TIME, "info": {}, "measured": {}} for name, labels in plan.labels.items()
         }
         self.prepared: set[str] = set()
+        self.jobs_of = [{id(job) for jobs in plan.waves[: wave + 1] for job in jobs} for wave in range(len(plan.waves))]
         self.reference: float | None = None  # fastest seconds
         self.turn_seconds: list[float] = []
+        self.prepare_seconds: list[float] = []  # of each job
         self.log: list[str] = []
         self.about: dict[str, Any] = {"gpu": {}}
         self.lock = Path(tempfile.mkdtemp(prefix="slimsweep-gpu-")) / "gpu.lock"
@@ -77,35 +80,38 @@ class Study:
         for wave in range(len(self.plan.waves)):
             self._prepare(wave, waiting)
             self.about["gpu"][f"before timing, wave {wave + 1}"] = gpu_state(self.sizes)
-            for group in self.plan.groups:
-                if group.wave == wave:
-                    self._time(group)
+            with self.pool.quiet():
+                for group in self.plan.groups:
+                    if group.wave <= wave:  # of earlier waves, what was not prepared in time
+                        self._time(group)
             self.about["gpu"][f"after timing, wave {wave + 1}"] = gpu_state(self.sizes)
             later = {name for group in self.plan.groups if group.wave > wave for name in group.names}
-            self.pool.drop(self.prepared - later)
+            timed = {name for name in self.prepared if self.variants[name]["measured"]}
+            self.pool.drop(timed - later)
         self.about["took_seconds"] = self.passed
         self.say("done")
 
     def _prepare(self, wave: int, waiting: list[tuple[int, Job]]) -> None:
-        """Prepare all jobs of a wave, and of later ones while processes are free; then let all come to rest.
+        """Prepare all jobs of a wave, and of later ones in processes that hold nothing of it.
 
         Of the last wave only as much as there is time to time.
         """
-        open_jobs = {id(job) for of_wave, job in waiting if of_wave <= wave} | {id(job) for job in self.pool.busy}
+        wanted = {id(job) for of_wave, job in waiting if of_wave <= wave}
+        wanted |= {id(job) for job in self.pool.busy if id(job) in self.jobs_of[wave]}
+        names = {name for group in self.plan.groups if group.wave <= wave for name in group.names}
         last = wave == len(self.plan.waves) - 1
-        resting = False
-        while True:
+        while wanted:
             until = self._timing_seconds(wave) if last else (1 - FIRST_WAVE_SHARE) * self.seconds if wave == 0 else 25.0
-            late = self.left < until + 8.0  # some seconds for what is being prepared
-            resting = resting or late or (not open_jobs and not (last and waiting))
-            while waiting and not resting and self.pool.give(waiting[0][1]):
+            if self.left < until or (last and not self.pool.busy and self.left < until + self.preparing):
+                break
+            # Of the last wave, what is begun has to be ready in time: its process cannot time anything until then.
+            while waiting and not (last and self.left < until + self.preparing):
+                if not self.pool.give(waiting[0][1], frozenset() if waiting[0][0] <= wave else names):
+                    break
                 waiting.pop(0)
-            if resting and (not self.pool.busy or self.left < until):
-                break
-            if not self.pool.busy and not waiting:
-                break
             for job, answers, seconds in self.pool.answers(0.5):
-                open_jobs.discard(id(job))
+                wanted.discard(id(job))
+                self.prepare_seconds.append(seconds)
                 for name, (error, info) in answers.items():
                     self.variants[name].update(error=error or NO_TIME, info=info)
                     if error is None:
@@ -117,6 +123,11 @@ class Study:
         late_jobs = ", ".join(job.names[0] for job in self.pool.busy)
         self.say(f"wave {wave + 1} is prepared" + (f"; still preparing: {late_jobs}" if late_jobs else ""))
 
+    @property
+    def preparing(self) -> float:
+        """How long a job may take, from the last ones."""
+        return min(60.0, max(self.prepare_seconds[-12:], default=20.0))
+
     def _timing_seconds(self, wave: int) -> float:
         """How long the timing of what is prepared of a wave will take."""
         turn = sum(self.turn_seconds[-100:]) / len(self.turn_seconds[-100:]) if self.turn_seconds else TURN_ESTIMATE
@@ -127,8 +138,9 @@ class Study:
 
     def _time(self, group: Group) -> None:
         """Time what is prepared of a group in interleaved rounds, each of which starts with another variant."""
-        names = [name for name in group.names if name in self.prepared and self.pool.can_time(name)]
-        for name in self.prepared.intersection(group.names).difference(names):
+        ready = self.prepared.intersection(name for name in group.names if group.title not in self.variants[name]["measured"])
+        names = [name for name in group.names if name in ready and self.pool.can_time(name)]
+        for name in ready.difference(names):
             if not self.variants[name]["measured"]:
                 self.variants[name]["error"] = self.pool.lost.get(name, "its process was still preparing another variant")
         if not names:
@@ -210,6 +222,8 @@ def gpu_state(sizes: Sizes) -> dict[str, str]:
 
 
 def measure(sizes: Sizes, folder: Path, seconds: float, processes: int) -> None:
+    # So that the end of a time limit ends the processes too, some of which may stand still.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     study = Study(make_plan(sizes), sizes, folder, seconds, processes)
     try:
         study.run()
@@ -225,7 +239,7 @@ def main(argv: list[str] | None = None) -> int:
     measuring.add_argument("--output", type=Path, required=True, help="the folder of measured.json")
     measuring.add_argument("--seconds", type=float, default=360.0, help="how long it may take in all")
     measuring.add_argument(
-        "--processes", type=int, help="that prepare side by side; by default two less than there are cores, 14 at most"
+        "--processes", type=int, help="that prepare side by side; by default two more than there are cores, 18 at most"
     )
     measuring.add_argument("--rehearse", action="store_true", help="tiny models on the CPU, one round")
     tables = steps.add_parser("tables", help="write the tables of README.md")
@@ -235,7 +249,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.step == "tables":
         return write_tables(options.folder, options.check)
     sizes = REHEARSAL if options.rehearse else STUDY
-    processes = options.processes or max(1, min(14, (os.cpu_count() or 1) - 2))
+    processes = options.processes or min(18, (os.cpu_count() or 1) + 2)
     measure(sizes, options.output.resolve(), options.seconds, processes)
     return 0
 
