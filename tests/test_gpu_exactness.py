@@ -69,7 +69,10 @@ def test_a_model_that_is_cut_on_the_device_computes_what_the_gated_one_does(
     gated, small, structure = closed_and_cut(kind, device)
     assert {p.device.type for p in (*small.parameters(), *small.buffers())} == {device.type}
     expected = outputs(gated)
-    assert relative(expected, outputs(small)) < EXACT
+    in_float32 = relative(expected, outputs(small))
+    record_property("gated against cut, float32", in_float32)
+    print(f"{kind}: gated against cut in float32 {in_float32:.2e}")
+    assert in_float32 < EXACT
     assert macs(small) == macs(structure)
 
     # A gate too few is seen, so the tolerance says something.
@@ -78,14 +81,15 @@ def test_a_model_that_is_cut_on_the_device_computes_what_the_gated_one_does(
     one[tuple(one.nonzero()[0])] = False
     assert relative(expected, outputs(slim(gated, Structure(structure.shape, masks)))) > 3 * EXACT
 
-    # In bfloat16 both models round; how much that is shows against float32. Each is as far off as the other.
-    in_bf16, cut_in_bf16 = outputs(gated, torch.bfloat16), outputs(small, torch.bfloat16)
-    bf16, of_cut, apart = relative(expected, in_bf16), relative(expected, cut_in_bf16), relative(in_bf16, cut_in_bf16)
-    record_property("bf16 against float32, gated, cut, and gated against cut", (bf16, of_cut, apart))
-    print(f"{kind}: bf16 against float32: gated {bf16:.2e}, cut {of_cut:.2e}; gated against cut {apart:.2e}")
-    # Outputs are sums over dims, whose roundings differ; of 20 numbers the largest differ by up to three times.
-    assert of_cut < 3 * bf16
-    assert apart < of_cut + bf16 + EXACT
+    # In bfloat16 both round, each at other places: they are as far apart as two models are that round as the dense one does.
+    # Its error, the largest of 20 outputs, varies by half from one rounding to another.
+    dense = build(kind).to(device)
+    rounding = relative(outputs(dense), outputs(dense, torch.bfloat16))
+    in_bf16 = relative(outputs(gated, torch.bfloat16), outputs(small, torch.bfloat16))
+    said = f"{kind}: gated against cut in bf16 {in_bf16:.2e}; the dense model in bf16 against float32 {rounding:.2e}"
+    print(said)
+    record_property("bf16", said)
+    assert in_bf16 < 3 * rounding
 
     save(small, tmp_path)
     again = load(tmp_path).to(device)
@@ -245,6 +249,8 @@ def test_every_backend_that_takes_gated_tokens_gives_their_values_and_gradients(
     with sdpa_kernel(SDPBackend.MATH):
         exact = computed(as_bias, attention, torch.float64, torch.device("cpu"))
         rounding = largest_error(exact, computed(as_bias, attention, dtype, device))
+    # Kernels for float32 multiply in parts on tensor cores: exact to what a cut is held to.
+    least = EXACT if dtype == torch.float32 else 4 * torch.finfo(dtype).eps
     took: list[str] = []
     for name, backend in BACKENDS.items():
         try:
@@ -259,9 +265,7 @@ def test_every_backend_that_takes_gated_tokens_gives_their_values_and_gradients(
             said += f"; {', '.join(dict.fromkeys(ran.seen)) or 'plain products'}"
             for which, value in error.items():
                 # The mask, or the key dim, is rounded to the dtype as q and k are; a kernel's order of sums is its own.
-                assert value < max(4 * rounding[which], 4 * torch.finfo(dtype).eps), (
-                    f"{said}; math: {rounding[which]:.1e} of {which}"
-                )
+                assert value < max(4 * rounding[which], least), f"{said}; math: {rounding[which]:.1e} of {which}"
         print(said)
         record_property(f"{name}, {how.__name__}, {dtype}", said)
     assert {"math", "torch's choice"} <= set(took)

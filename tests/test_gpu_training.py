@@ -15,13 +15,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 
 from slimsweep import add_gates, slim, solve
-from slimsweep.cluster.worker import data_for
 from slimsweep.config import Config, Recipe, Search, load_config
-from slimsweep.data import mixup_fn
+from slimsweep.data import Data, load_data, mixup_fn
 from slimsweep.ledger.checkpoints import Checkpoints
 from slimsweep.ledger.recorder import RunRecorder
 from slimsweep.ledger.run import Run
-from slimsweep.training import MemoryRecorder, Teacher, build_dense, train
+from slimsweep.slimming.structure import image_size
+from slimsweep.training import MemoryRecorder, Teacher, build_dense, check_model, train
 from slimsweep.training.criterion import Criterion, student_of
 from slimsweep.training.evaluate import Reference, evaluate_split
 from slimsweep.training.loop import State, as_network, backward
@@ -207,6 +207,12 @@ def repeatable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with sdpa_kernel(SDPBackend.MATH):
         yield
     torch.use_deterministic_algorithms(False)
+
+
+def data_for(config: Config) -> Data:
+    """The splits as a worker prepares them, without Ray."""
+    model = check_model(config)
+    return load_data(config, image_size(model), getattr(model, "pretrained_cfg", None))
 
 
 def trained(config: Config, stage: str, folder: Path, device: torch.device, stop_after: int | None = None) -> nn.Module:
