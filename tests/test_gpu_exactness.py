@@ -217,7 +217,12 @@ def as_bias(q: Tensor, k: Tensor, v: Tensor, gate: Tensor) -> Tensor:
 def as_key_dim(q: Tensor, k: Tensor, v: Tensor, gate: Tensor) -> Tensor:
     """The same without a mask: one more dim, sqrt(head_dim) in queries and log z in keys; zeros up to a multiple of 8."""
     dims = q.shape[-1]
-    log = F.pad(GuardedLog.apply(gate), (1, 0)).to(k.dtype).view(1, 1, -1, 1).expand(*k.shape[:-1], 1)
+    log = (
+        F.pad(GuardedLog.apply(gate, torch.ones((), device=gate.device)), (1, 0))
+        .to(k.dtype)
+        .view(1, 1, -1, 1)
+        .expand(*k.shape[:-1], 1)
+    )
     more = -(dims + 1) % 8
     q = torch.cat([q, torch.full_like(q[..., :1], math.sqrt(dims)), q.new_zeros(*q.shape[:-1], more)], -1)
     k = torch.cat([k, log, k.new_zeros(*k.shape[:-1], more)], -1)

@@ -23,6 +23,9 @@ ATTENTION = (  # (how the token gates act, backend)
     *(("mask with a gradient", backend) for backend in ("default", "efficient", "cudnn", "math")),
     *(("extra key dim", backend) for backend in ("flash", "efficient", "cudnn")),
     *(("extra value dim", backend) for backend in ("flash", "efficient")),
+    *(("mask with a gradient, compiled", backend) for backend in ("efficient",)),
+    *(("extra key dim, compiled", backend) for backend in ("flash", "cudnn")),
+    ("flex attention, compiled", "triton"),
 )
 
 

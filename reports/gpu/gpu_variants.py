@@ -23,6 +23,7 @@ import torch._functorch.config
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import flex_attention
 from torch.utils.data import TensorDataset
 
 from slimsweep import Structure, add_gates, macs, slim, solve
@@ -42,6 +43,7 @@ from training_steps import bare_loop, our_loop, stepper
 Turn = Callable[[float | None], dict[str, Any]]
 Prepared = Iterator[tuple[str, Turn | BaseException, dict[str, Any]]]
 CLASSES = 1000
+COMPILED_FORM = ", compiled"  # the end of the name of a form of attention that torch.compile compiles
 KERNELS = {
     "flash": SDPBackend.FLASH_ATTENTION,
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
@@ -70,8 +72,8 @@ def free_cache() -> None:
 
 
 def kernel(attention: str) -> AbstractContextManager[Any]:
-    """The kernel of attention, or torch's own choice."""
-    return nullcontext() if attention == "default" else sdpa_kernel(KERNELS[attention])
+    """The kernel of attention; torch's own choice, and what is no kernel of its attention, need no word."""
+    return sdpa_kernel(KERNELS[attention]) if attention in KERNELS else nullcontext()
 
 
 def synchronize(device: str) -> None:
@@ -232,7 +234,7 @@ def attend(gates: str, qkv: Tensor, z: Tensor, heads: int) -> Tensor:
     Args:
         gates: how they act: "no gates", "mask with a gradient" (log z added to the logits), "extra key dim" (a key dim that
             carries log z, read by a constant in the queries), "extra value dim" (the mean of z times values, divided by the
-            mean of z).
+            mean of z), "flex attention" (log z added in torch's flex_attention).
         qkv: (batch, tokens, 3 x heads x head dim), float32 or bf16.
         z: (tokens - 1,), above 0; the first token is the class token.
 
@@ -255,6 +257,9 @@ def attend(gates: str, qkv: Tensor, z: Tensor, heads: int) -> Tensor:
         wide_q = torch.cat([q, ones.expand(batch, heads, tokens, pad)], -1)
         wide_k = torch.cat([k, column.expand(batch, heads, tokens, pad)], -1)
         out = F.scaled_dot_product_attention(wide_q, wide_k, F.pad(v, (0, pad)), scale=scale)[..., :dim]
+    elif gates == "flex attention":
+        log = whole.log()
+        out = flex_attention(q, k, v, score_mod=lambda score, image, head, query, key: score + log[key])
     else:
         ones = F.pad(q.new_ones(1), (0, pad - 1))
         wide_v = torch.cat([v, ones.expand(batch, heads, tokens, pad)], -1) * whole.to(q.dtype).view(1, 1, -1, 1)
@@ -283,10 +288,13 @@ def attention_call(gates: str, backend: str, shape: tuple[int, int, int, int], d
     z = (0.2 + 0.8 * torch.rand(tokens - 1, generator=generator)).to(device).requires_grad_()
     above = torch.randn(batch, tokens, heads * dim, generator=generator).to(device, torch.bfloat16)
     inputs = [qkv] if gates == "no gates" else [qkv, z]
+    compiled = gates.endswith(COMPILED_FORM)
+    gates = gates.removesuffix(COMPILED_FORM)
+    form = torch.compile(attend, dynamic=False, fullgraph=True) if compiled else attend
 
     def call() -> tuple[Tensor, ...]:
         with kernel(backend):
-            out = attend(gates, qkv, z, heads)
+            out = form(gates, qkv, z, heads)
             return out, *torch.autograd.grad(out, inputs, above)
 
     return call

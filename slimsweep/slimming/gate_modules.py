@@ -113,8 +113,9 @@ class RowGate(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """(stacks x heads x head_dim, ...) to the same shape."""
-        gate = self.gate.expand(self.heads, self.head_dim).reshape(-1).repeat(self.stacks)
-        return rows * gate.view(-1, *[1] * (rows.ndim - 1))
+        # By broadcasting: a gate in the shape of the rows would take a GPU as many kernels again to make.
+        apart = rows.view(self.stacks, self.heads, self.head_dim, *rows.shape[1:])
+        return (apart * self.gate.view(*self.gate.shape, *[1] * (rows.ndim - 1))).view(rows.shape)
 
 
 class ColumnGate(nn.Module):
@@ -129,21 +130,21 @@ class ColumnGate(nn.Module):
 
 
 class GuardedLog(torch.autograd.Function):
-    """log z with log 0 = -inf, and a gradient that is finite there too: 1 / max(z, 1e-4).
+    """power x log z, -inf at z = 0 whatever the power, and a gradient that is finite there too: power / max(z, 1e-4).
 
     An absent key has no weight in the softmax, so the gradient that comes back to its gate is 0: a token that has reached 0
-    stays absent. Without the guard it would be 0 x inf, NaN.
+    stays absent. Without the guard it would be 0 x inf, NaN, as would 0 x -inf at power 0.
     """
 
     @staticmethod
-    def forward(ctx: Any, gate: Tensor) -> Tensor:
-        ctx.save_for_backward(gate)
-        return gate.log()
+    def forward(ctx: Any, gate: Tensor, power: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, power)
+        return torch.where(gate > 0, gate.log() * power, -torch.inf)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        (gate,) = ctx.saved_tensors
-        return gradients[0] / gate.clamp(min=1e-4)
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        gate, power = ctx.saved_tensors
+        return gradients[0] * power / gate.clamp(min=1e-4), None
 
 
 class TokenBias(nn.Module):
@@ -183,9 +184,7 @@ class TokenBias(nn.Module):
         gate = self.effective()
         if self.never_empty:
             gate = gate + (gate.amax() == 0)
-        log = GuardedLog.apply(gate)
-        # 0 x -inf is NaN: an absent token stays absent at power 0.
-        bias = torch.where(log == -torch.inf, log, log * self.power)
+        bias = GuardedLog.apply(gate, self.power)
         return nn.functional.pad(bias, (self.prefix, 0)).to(dtype).view(1, 1, 1, -1)
 
 
