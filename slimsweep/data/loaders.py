@@ -108,7 +108,8 @@ def eval_loader(images: ImageSet | ImageStream, settings: DataConfig, rank: int 
         return Loader(_StreamedEvaluation(images, batch=batch, rank=rank, world=world), **common)
     mine = range(rank, len(images), world)
     batches = [list(mine[start : start + batch]) for start in range(0, len(mine), batch)]
-    return Loader(_Fetch(images), sampler=batches, collate_fn=_unchanged, **common)
+    # Loading processes stay from one evaluation to the next: a training evaluates after each epoch.
+    return Loader(_Fetch(images), sampler=batches, collate_fn=_unchanged, persistent_workers=settings.workers > 0, **common)
 
 
 class _ShuffledBatches(Sampler[list[tuple[int, int]]]):
