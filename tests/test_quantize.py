@@ -162,7 +162,7 @@ def test_all_layers_are_compared_on_few_images_and_the_worst_on_more(seconds, fi
     calibrate(prepared, images, "minmax")
     how = {"method": "minmax", "weight_bits": 8, "seconds": seconds, "threads": 1, "progress": said.append}
     losses = layer_losses(prepared, images, layers=list(prepared.layers), **how)
-    assert list(losses)[0] == "fc13"
+    assert next(iter(losses)) == "fc13"
     assert set(losses) == set(prepared.layers)
     assert list(losses.values()) == sorted(losses.values(), reverse=True)
     assert (said[0], said[19]) == (f"fc0 alone (1 of 20, {first} images)", f"fc19 alone (20 of 20, {first} images)")
