@@ -327,6 +327,9 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--batch-size", type=int, metavar="N", help="images per call, where the export left it open (default: 1)")
     add.add_argument("--rounds", type=int, default=10, metavar="N", help="interleaved rounds (default: 10)")
     add.add_argument("--name", metavar="TEXT", help="the device's name in the CSV (default: the processor's)")
+    add.add_argument(
+        "--only-missing", action="store_true", help="time only what the CSV file has no time of in this setting, or a busy one"
+    )
     add.epilog = "Example: slimsweep latency time /media/stick/timing --threads 2"
 
     add = latency("add", latency_add, "keep a CSV file of times in a run, for its page and for `slimsweep pick --max-ms`")
@@ -585,14 +588,18 @@ def latency_export(chosen: argparse.Namespace, console: Console) -> None:
 def latency_time(chosen: argparse.Namespace, console: Console) -> None:
     # Nothing here loads torch, which the timing does not need.
     from slimsweep.errors import RefusedInput
-    from slimsweep.latency.time_on_device import TimingRefused, busy_sentence, time_folder
+    from slimsweep.latency.time_on_device import INTERRUPTED, TimingRefused, busy_sentence, time_folder
 
     beside = plain_console(stderr=True)
-    options = {name: getattr(chosen, name) for name in ("output", "threads", "device", "batch_size", "rounds", "name")}
+    names = ("output", "threads", "device", "batch_size", "rounds", "name", "only_missing")
+    options = {name: getattr(chosen, name) for name in names}
     try:
         target, rows = time_folder(chosen.folder, **options, say=lambda line: say(beside, line))
     except TimingRefused as problem:
         raise RefusedInput(str(problem)) from problem
+    except KeyboardInterrupt:
+        say(beside, INTERRUPTED, "yellow")
+        raise SystemExit(130) from None
     say(console, str(target))
     if busy := busy_sentence(rows):
         say(beside, busy, "yellow")
