@@ -60,7 +60,8 @@ def versions(
         )
     kept: list[pd.DataFrame] = []
     if precision == "any":
-        kept.append(rows.assign(**{"latency_ms": rows.point.map(times.latency_p50_ms_fp32), FILE: ""}))
+        plain: Mapping[str, Any] = {"latency_ms": rows.point.map(times.latency_p50_ms_fp32), FILE: ""}
+        kept.append(rows.assign(**plain))
     own = rows[rows.point.isin(by_point)]
     of_int8: Mapping[str, Any] = {
         measure.val: own.point.map(lambda point: by_point[point][measure.val]),
