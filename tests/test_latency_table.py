@@ -65,6 +65,7 @@ def test_a_spread_may_be_missing(file: Path) -> None:
         ("", "has no line that names its columns"),
         (f"{HEADER}\n", "has no row of times"),
         (f"{ROW}\n", "has no column 'structure'"),
+        (f"{ROW}\n{ROW}\n", "it is a row of times, so put such a line above it"),
         ("structure,time\n", "no column 'ms' and none 'device'"),
         (f"{HEADER},ms\n{ROW},9\n", "two columns 'ms'"),
         (f"{HEADER}\n{ROW}\n{ROW.replace('8.25', 'fast')}\n", "line 3: ms is 'fast', which is no number"),

@@ -88,6 +88,7 @@ def read_times(path: str | os.PathLike[str]) -> list[Time]:
     if missing := [name for name in NEEDED if name not in names]:
         raise RefusedInput(
             f"{where} has no column {' and none '.join(map(repr, missing))}: its first line must name {', '.join(NEEDED)}"
+            + ("; it is a row of times, so put such a line above it" if any(map(STRUCTURE.fullmatch, names)) else "")
         )
     if twice := sorted({name for name in names if name in COLUMNS and names.count(name) > 1}):
         raise RefusedInput(f"{where} has two columns {twice[0]!r}: keep one")
