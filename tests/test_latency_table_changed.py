@@ -9,8 +9,10 @@ from test_latency_budgets import run, seconds_of  # noqa: F401
 
 from slimsweep.cluster import latency_job
 from slimsweep.latency.curve import prefix_lengths
+from slimsweep.latency.from_table import table_of_times
 from slimsweep.latency.table import Time, write_times
 from slimsweep.ledger.cuts import forget_changed_table
+from slimsweep.ledger.latencies import setting_words
 from slimsweep.ledger.planning import plan_points, to_time
 from slimsweep.ledger.run import Run
 from slimsweep.slimming.structure import Structure
@@ -63,3 +65,11 @@ def test_a_run_without_a_table_or_a_search_forgets_nothing(run: Run, tmp_path: P
     )
     with pytest.raises(ValueError, match="cannot be read"):
         forget_changed_table(changed(run, baselines=[], **{"latency.table": str(tmp_path / "none.csv")}))
+
+
+@pytest.mark.parametrize("device", ["Jetson", "cpu", "cuda"])
+def test_a_table_that_is_added_too_is_no_second_setting(tmp_path: Path, device: str) -> None:
+    """Also where a person calls the device what the section latency calls its own."""
+    time = Time("0" * 12, 1.0, None, device, "onnxruntime 1.32", 1, "float32")
+    write_times(tmp_path / "times.csv", [time])
+    assert setting_words(table_of_times(str(tmp_path / "times.csv")).about) == time.setting.label

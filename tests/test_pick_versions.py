@@ -62,9 +62,9 @@ def test_int8_versions_that_are_not_there_or_not_timed_are_refused() -> None:
     for none in (None, quantized().head(0), quantized(point=["gone", "broken"])):
         with pytest.raises(ValueError, match=r"--precision is int8, and no point of this run has an INT8 version: run"):
             pick(ROWS, limits={"macs": 1.0}, precision="int8", quantized=none)
-    with pytest.raises(ValueError, match=r"needs times of INT8 versions, and there are none.*the machine was busy \(a build\)"):
+    with pytest.raises(ValueError, match=r"times of INT8 versions that can be trusted, and .* none, as .* busy \(a build\)"):
         pick(ROWS, max_latency_ms=5, precision="any", quantized=quantized(busy="a build"))
-    with pytest.raises(ValueError, match="with --batch-size 8, and there are none"):
+    with pytest.raises(ValueError, match="trusted with --batch-size 8, and there are none: run"):
         pick(ROWS, max_latency_ms=5, precision="any", quantized=quantized(), batch_size=8)
     with pytest.raises(ValueError, match="--max-ms counts times of float32 models, and --precision is int8"):
         pick(ROWS, max_ms=5, precision="int8", quantized=quantized())

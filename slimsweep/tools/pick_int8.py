@@ -52,11 +52,12 @@ def versions(
     by_point = {str(row["point"]): row for row in found.to_dict("records")}
     times = _in_one_setting(found, batch_size)
     if timed and times.empty:
-        busy = next(filter(None, found.busy.fillna("")), "")
-        why = f"; the machine was busy ({busy}), so time again when nothing else runs" if busy else ""
         size = "" if batch_size is None else f" with --batch-size {batch_size}"
+        busy = next(filter(None, found.busy.fillna("")), "")
+        why = f", as the machine was busy ({busy}): run `slimsweep quantize RUN` again when nothing else runs"
         raise RefusedInput(
-            f"--max-latency-ms needs times of INT8 versions{size}, and there are none: run `slimsweep quantize RUN`{why}"
+            f"--max-latency-ms needs times of INT8 versions that can be trusted{size}, and there are none"
+            + (why if busy else ": run `slimsweep quantize RUN`")
         )
     kept: list[pd.DataFrame] = []
     if precision == "any":
