@@ -241,9 +241,9 @@ def parser() -> argparse.ArgumentParser:
     )
     add.add_argument(
         "--max-ms",
-        type=float,
         metavar="MS",
-        help="highest latency that the sweep itself measured (its `latency` section), or that `slimsweep latency add` brought",
+        help="highest latency that the sweep itself measured (its `latency` section), or that `slimsweep latency add` brought: "
+        "8, or 40%% of the dense model's",
     )
     add.add_argument(
         "--device",
@@ -254,6 +254,13 @@ def parser() -> argparse.ArgumentParser:
         "--batch-size",
         type=int,
         help="batch size of the latencies (default: of --max-latency-ms the smallest that was timed)",
+    )
+    add.add_argument(
+        "--precision",
+        choices=("float32", "int8", "any"),
+        default="float32",
+        help="int8: INT8 versions of `slimsweep quantize`, whose file is printed; any: those and the models as they were "
+        "trained (default: float32)",
     )
     add.epilog = "Example: slimsweep pick runs/my-sweep --max-macs 1.2G"
 
@@ -320,6 +327,9 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--batch-size", type=int, metavar="N", help="images per call, where the export left it open (default: 1)")
     add.add_argument("--rounds", type=int, default=10, metavar="N", help="interleaved rounds (default: 10)")
     add.add_argument("--name", metavar="TEXT", help="the device's name in the CSV (default: the processor's)")
+    add.add_argument(
+        "--only-missing", action="store_true", help="time only what the CSV file has no time of in this setting, or a busy one"
+    )
     add.epilog = "Example: slimsweep latency time /media/stick/timing --threads 2"
 
     add = latency("add", latency_add, "keep a CSV file of times in a run, for its page and for `slimsweep pick --max-ms`")
@@ -524,20 +534,22 @@ def pick(chosen: argparse.Namespace, console: Console) -> None:
     from slimsweep.ledger.tables import not_trusted
     from slimsweep.tools.pick import describe, refuse_missing_model
     from slimsweep.tools.pick import pick as best
+    from slimsweep.tools.pick_int8 import FILE, int8_file
 
     run = Run(chosen.run)
     run.refuse_other_folders()
     limits = {name: getattr(chosen, f"max_{name}") for name in COSTS}
-    names = ("min_top1", "min_r2", "max_latency_ms", "max_ms", "device", "batch_size")
+    names = ("min_top1", "min_r2", "max_latency_ms", "max_ms", "device", "batch_size", "precision")
     others = {name: getattr(chosen, name) for name in names}
     timings = run.bench()
-    row = best(run.rows, timings, limits=limits, device_times=run.device_times(), **others)
+    quantized = None if chosen.precision == "float32" else run.quantized()
+    row = best(run.rows, timings, limits=limits, device_times=run.device_times(), quantized=quantized, **others)
     refuse_missing_model(run, row)
-    # The folder alone on standard output, so that a script can take it.
-    print((run.folder / row.model_path).uri)
+    # The folder, or the INT8 file, alone on standard output, so that a script can take it.
+    print(int8_file(run, row) if row[FILE] else (run.folder / row.model_path).uri)
     say(plain_console(stderr=True), describe(row))
     lost = ""
-    if chosen.max_latency_ms is not None:
+    if chosen.max_latency_ms is not None and chosen.precision == "float32":
         lost = not_trusted(timings, f"slimsweep bench {chosen.run}")
     elif chosen.max_ms is not None:
         lost = left_out(latencies(run.rows, run.device_times()))
@@ -576,14 +588,18 @@ def latency_export(chosen: argparse.Namespace, console: Console) -> None:
 def latency_time(chosen: argparse.Namespace, console: Console) -> None:
     # Nothing here loads torch, which the timing does not need.
     from slimsweep.errors import RefusedInput
-    from slimsweep.latency.time_on_device import TimingRefused, busy_sentence, time_folder
+    from slimsweep.latency.time_on_device import INTERRUPTED, TimingRefused, busy_sentence, time_folder
 
     beside = plain_console(stderr=True)
-    options = {name: getattr(chosen, name) for name in ("output", "threads", "device", "batch_size", "rounds", "name")}
+    names = ("output", "threads", "device", "batch_size", "rounds", "name", "only_missing")
+    options = {name: getattr(chosen, name) for name in names}
     try:
         target, rows = time_folder(chosen.folder, **options, say=lambda line: say(beside, line))
     except TimingRefused as problem:
         raise RefusedInput(str(problem)) from problem
+    except KeyboardInterrupt:
+        say(beside, INTERRUPTED, "yellow")
+        raise SystemExit(130) from None
     say(console, str(target))
     if busy := busy_sentence(rows):
         say(beside, busy, "yellow")

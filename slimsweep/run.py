@@ -133,6 +133,7 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
     from slimsweep.cluster.search_job import run_search
     from slimsweep.cluster.waiting import waiting_said
     from slimsweep.ledger import planning
+    from slimsweep.ledger.cuts import forget_changed_table
     from slimsweep.ledger.damage import damaged_models, refuse_lost_sources
     from slimsweep.tools.display import (
         Progress,
@@ -156,6 +157,8 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
         run.write_plan(plan)
         return plan
 
+    if forget_changed_table(run):
+        say(console, f"{config.timing.table} has other times than before: what budgets in ms leave is found anew", "dim")
     plan = plan_again()
     if run.search_done:
         planning.forget_failed(run, list(plan.points))

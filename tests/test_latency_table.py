@@ -65,12 +65,20 @@ def test_a_spread_may_be_missing(file: Path) -> None:
         ("", "has no line that names its columns"),
         (f"{HEADER}\n", "has no row of times"),
         (f"{ROW}\n", "has no column 'structure'"),
+        (f"{ROW}\n{ROW}\n", "it is a row of times, so put such a line above it"),
         ("structure,time\n", "no column 'ms' and none 'device'"),
         (f"{HEADER},ms\n{ROW},9\n", "two columns 'ms'"),
         (f"{HEADER}\n{ROW}\n{ROW.replace('8.25', 'fast')}\n", "line 3: ms is 'fast', which is no number"),
         (f"# note\n{HEADER}\n{ROW.replace('8.25', '8.25 ms')}\n", "line 3: ms is '8.25 ms'"),
         (f"{HEADER}\n{ROW.replace('8.25', '0')}\n", "line 2: ms is '0'; a time must be above 0"),
         (f"{HEADER}\n{ROW.replace('8.25', 'nan')}\n", "line 2: ms is 'nan'"),
+        (f"{HEADER}\n{ROW.replace('8.25', '1e300')}\n", "line 2: ms is '1e300', which no call takes: give milliseconds"),
+        (f"{HEADER}\n{ROW.replace('8.25', '1e-300')}\n", "line 2: ms is '1e-300', which no call takes"),
+        (f"{HEADER}\n{ROW.replace('0.02', '1e400')}\n", "line 2: spread is '1e400', which is no number"),
+        (f"{HEADER}\n{ROW.replace(',1,', ',1e300,')}\n", "line 2: batch_size is '1e300'; it must be a whole number"),
+        (f"{HEADER}\n{ROW.replace('Nano', 'N' * 200_000)}\n", r"line 2 cannot be read \(field larger than"),
+        # A comma of thousands is not read as the decimal one.
+        (f"{HEADER}\n{ROW}\n".replace(",", ";").replace("8.25", "1,234"), "line 2: ms is '1,234', which is no number"),
         (f"{HEADER}\n{ROW.replace('8.25', '8,25')}\n", "line 2 has 8 fields, the first line has 7"),
         (f"{HEADER}\n{ROW.replace('0.02', '-1')}\n", "line 2: spread is '-1'"),
         (f"{HEADER}\n{ROW.replace(',1,', ',1.5,')}\n", "line 2: batch_size is '1.5'; it must be a whole number"),
@@ -106,3 +114,11 @@ def test_times_of_several_settings_are_told_apart() -> None:
         "Jetson Orin Nano, TensorRT 10.3, batch 8, fp16",
         "Pixel 8, CPU, LiteRT, batch 1, float32",
     ]
+
+
+@pytest.mark.parametrize("word", ["", "no", "No", "0", "false", "-", "None"])
+def test_a_person_may_say_that_a_machine_was_not_busy(file: Path, word: str) -> None:
+    file.write_text(f"{HEADER},busy\n{ROW},{word}\n")
+    assert read_times(file) == [JETSON]
+    file.write_text(f"{HEADER},busy\n{ROW},a build was running\n")
+    assert read_times(file)[0].busy == "a build was running"

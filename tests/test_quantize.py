@@ -93,7 +93,7 @@ def check_hard_layer(prepared, images, hard, folder):
     """The hard layer is the first of all, and all is well without it."""
     assert calibrate(prepared, images, "minmax") == len(images)
     how = {"method": "minmax", "weight_bits": 8}
-    losses = layer_losses(prepared, images.split(16), **how, layers=list(prepared.layers))
+    losses = layer_losses(prepared, images, **how, layers=list(prepared.layers))
     (worst, most), *others = losses.items()
     assert worst == hard
     assert most > 10 * max(loss for _, loss in others)
@@ -126,6 +126,61 @@ def check_hard_layer(prepared, images, hard, folder):
 def test_the_hard_layer_is_named_and_stays_float32_where_asked(tmp_path):
     images = torch.randn(24, 4, generator=torch.Generator().manual_seed(0))
     check_hard_layer(mlp_as_onnx(tmp_path), images, "fc2", tmp_path)
+
+
+def many_layers_as_onnx(folder, layers=20, hard=13):
+    """Square linear layers as an ONNX file, each beside a way around it; the hard one has outlier weights that do nothing."""
+    helper, floats = onnx.helper, onnx.TensorProto.FLOAT
+    generator = np.random.default_rng(1)
+    nodes, weights = [helper.make_node("Relu", ["images"], ["x0"])], []
+    for layer in range(layers):
+        weight = generator.standard_normal((8, 8)).astype(np.float32) / 8
+        weight[:, 0] = 0  # the first unit stays as it is, which is 0 in the images
+        if layer == hard:
+            weight[0] = 1000
+        weights.append(onnx.numpy_helper.from_array(weight, f"w{layer}"))
+        nodes.append(helper.make_node("MatMul", [f"x{layer}", f"w{layer}"], [f"y{layer}"], name=f"fc{layer}"))
+        last = "logits" if layer == layers - 1 else f"x{layer + 1}"
+        nodes.append(helper.make_node("Add", [f"x{layer}", f"y{layer}"], [last]))
+    ends = [helper.make_tensor_value_info(name, floats, ["batch", 8]) for name in ("images", "logits")]
+    graph = helper.make_graph(nodes, "many", ends[:1], ends[1:], weights)
+    path = folder / "ready.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), path)
+    names = {f"fc{layer}": [f"fc{layer}"] for layer in range(layers)}
+    return Prepared(plain=path, ready=path, layers=names, ranges=folder / "ranges.json", metadata={})
+
+
+@pytest.mark.parametrize(("seconds", "first", "closer"), [(1e9, 16, 200), (1e-9, 4, 4)])
+def test_all_layers_are_compared_on_few_images_and_the_worst_on_more(seconds, first, closer, tmp_path, monkeypatch):
+    """Files sorted by class, such as folders: the images of both looks are from all of them."""
+    monkeypatch.setattr(int8_files, "SessionModel", seen := Seen)
+    seen.images = []
+    images = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
+    images[:, 0] = 0
+    images[:, 1] = torch.linspace(0, 4, 200)
+    prepared, said = many_layers_as_onnx(tmp_path), []
+    calibrate(prepared, images, "minmax")
+    how = {"method": "minmax", "weight_bits": 8, "seconds": seconds, "threads": 1, "progress": said.append}
+    losses = layer_losses(prepared, images, layers=list(prepared.layers), **how)
+    assert next(iter(losses)) == "fc13"
+    assert set(losses) == set(prepared.layers)
+    assert list(losses.values()) == sorted(losses.values(), reverse=True)
+    assert (said[0], said[19]) == (f"fc0 alone (1 of 20, {first} images)", f"fc19 alone (20 of 20, {first} images)")
+    assert said[20] == f"fc13 alone (1 of 8, {closer} images)"
+    assert len(said) == 28
+    assert sum(map(len, seen.images)) <= 5 + 21 * first + 9 * closer
+    assert {round(float(batch[0, 1])) for batch in seen.images} >= {0}
+    assert {round(float(batch[-1, 1])) for batch in seen.images} >= {4}
+
+
+class Seen(SessionModel):
+    """A model that keeps the images that it computes."""
+
+    images: list[torch.Tensor] = []  # noqa: RUF012
+
+    def forward(self, images):
+        self.images.append(images)
+        return super().forward(images)
 
 
 @pytest.mark.slow

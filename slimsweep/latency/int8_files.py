@@ -14,10 +14,12 @@ import importlib
 import inspect
 import io
 import logging
+import math
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,6 +50,11 @@ CALIBRATION_OPTIONS: dict[Calibration, dict[str, Any]] = {
     "entropy": {"num_bins": 512, "num_quantized_bins": 128},
     "percentile": {"num_bins": 2048, "percentile": 99.99, "symmetric": False},
 }
+
+# How layers are compared: all of them on a few images, and the worst of these on more.
+FIRST_IMAGES, LEAST_IMAGES = 16, 4
+LOOKED_AT_CLOSER = 8  # layers
+AT_ONCE = 32  # images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,9 +231,10 @@ def write_int8(
             calibration_cache_path=prepared.ranges,
             extra_options={"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": list(NOT_ROUNDED_AFTER)},
         )
-    proto = onnx.load(path)
-    onnx.helper.set_model_props(proto, {**prepared.metadata, **({SETTINGS_KEY: settings} if settings else {})})
-    onnx.save(proto, path)
+    if texts := {**prepared.metadata, **({SETTINGS_KEY: settings} if settings else {})}:
+        proto = onnx.load(path)
+        onnx.helper.set_model_props(proto, texts)
+        onnx.save(proto, path)
 
 
 def quantized_nodes(path: Path) -> set[str]:
@@ -256,37 +264,73 @@ class SessionModel(nn.Module):
 
 def layer_losses(
     prepared: Prepared,
-    batches: Sequence[Tensor],
+    images: Tensor,
     *,
     method: Calibration,
     weight_bits: int,
     layers: Sequence[str],
     threads: int | None = None,
+    seconds: float = math.inf,
     progress: Callable[[str], None] = lambda what: None,
 ) -> dict[str, float]:
     """What each layer does to the model's output when it alone is quantized: the most harmful first.
 
-    The loss of a layer is sum |y_int8 - y|^2 / sum |y - mean(y)|^2 over all images and outputs: 0 where nothing changes, about
-    1 where nothing is left of what tells images apart. Errors of weights and activations by themselves do not tell that: what a
+    The loss of a layer is sum |y_int8 - y|^2 / sum |y - mean(y)|^2 over images and outputs: 0 where nothing changes, about 1
+    where nothing is left of what tells images apart. Errors of weights and activations by themselves do not tell that: what a
     layer gets wrong may not matter behind it.
 
+    All layers are tried on a few of the images, and the worst eight of them on all, which saves most of the time: what a layer
+    does differs by orders of magnitude, and few images show that.
+
     Args:
-        batches: images (B, C, H, W); a few hundred are enough.
+        images: (N, C, H, W); a few hundred are enough.
         method, weight_bits: as for `write_int8`.
         layers: to look at.
-        progress: called with a layer's name before it is tried.
+        seconds: that may be spent on computing images, about. Where all would take longer there are fewer of them, but at
+            least 4. Files have to be written beside that, one per layer.
+        progress: called with a layer's name and place before it is tried.
     """
-    before = torch.cat([SessionModel(prepared.plain, threads)(batch) for batch in batches]).double()
-    scale = float((before - before.mean(0)).square().sum()) or 1.0
-    losses: dict[str, float] = {}
-    tried = prepared.ready.with_name("tried.onnx")
-    for layer in layers:
-        progress(layer)
-        write_int8(prepared, tried, method=method, weight_bits=weight_bits, layers=[layer])
-        model = SessionModel(tried, threads)
-        after = torch.cat([model(batch) for batch in batches]).double()
-        losses[layer] = float((after - before).square().sum()) / scale
+    plain, tried = SessionModel(prepared.plain, threads), prepared.ready.with_name("tried.onnx")
+    bare = replace(prepared, metadata={})
+
+    def losses_of(names: Sequence[str], count: int) -> dict[str, float]:
+        batches = evenly(images, count).split(AT_ONCE)
+        before = torch.cat([plain(batch) for batch in batches]).double()
+        scale = float((before - before.mean(0)).square().sum()) or 1.0
+        found: dict[str, float] = {}
+        for place, layer in enumerate(names, 1):
+            progress(f"{layer} alone ({place} of {len(names)}, {len(before)} images)")
+            write_int8(bare, tried, method=method, weight_bits=weight_bits, layers=[layer])
+            model = SessionModel(tried, threads)
+            after = torch.cat([model(batch) for batch in batches]).double()
+            found[layer] = float((after - before).square().sum()) / scale
+        return found
+
+    plain(images[:1])  # the first call takes longer
+    few = evenly(images, LEAST_IMAGES)
+    start = time.perf_counter()
+    plain(few)
+    affordable = seconds / 2 * len(few) / (time.perf_counter() - start)  # images, in each of the two looks
+
+    def images_for(count: int, most: int) -> int:
+        return int(max(LEAST_IMAGES, min(most, affordable / count)))
+
+    if len(layers) <= LOOKED_AT_CLOSER:
+        losses = losses_of(layers, images_for(len(layers), len(images)))
+    else:
+        first = images_for(len(layers), FIRST_IMAGES)
+        losses = losses_of(layers, first)
+        if first < len(images):
+            worst = sorted(losses, key=lambda layer: -losses[layer])[:LOOKED_AT_CLOSER]
+            losses |= losses_of(worst, max(first, images_for(len(worst), len(images))))
     return dict(sorted(losses.items(), key=lambda entry: -entry[1]))
+
+
+def evenly(items: Tensor, count: int) -> Tensor:
+    """At most `count` rows of a tensor, evenly spaced: images are often sorted by class."""
+    if count >= len(items):
+        return items
+    return items[torch.linspace(0, len(items) - 1, count, dtype=torch.float64).round().long()]
 
 
 def matching_layers(layers: Iterable[str], names: Sequence[str]) -> dict[str, list[str]]:

@@ -17,6 +17,9 @@ from slimsweep.errors import RefusedInput
 STRUCTURE = re.compile(r"[0-9a-f]{12}")  # Structure.id
 DELIMITERS = (",", ";", "\t")  # that spreadsheets write
 BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff")  # of UTF-16
+MS = (1e-6, 1e9)  # a nanosecond to eleven days; what is outside was not measured
+MOST_IMAGES = 1_000_000  # per call
+NOT_BUSY = ("", "0", "-", "no", "false", "none")  # what a person puts into the column where all is well
 
 
 @dataclass(frozen=True, order=True)
@@ -70,7 +73,7 @@ def read_times(path: str | os.PathLike[str]) -> list[Time]:
 
     The first line that is not empty and no comment (#) names the columns, in any order; columns of other names are ignored.
     Files of spreadsheets are read too: with a byte order mark, with semicolons or tabs between the fields, and then also with
-    a comma in decimal numbers.
+    a comma in decimal numbers, where no number of the file has a point: 1,234 beside 2.5 is no 1.234.
 
     Raises:
         RefusedInput: the file cannot be read, lacks a column or any row, or a value is wrong; names line, column and value.
@@ -80,27 +83,31 @@ def read_times(path: str | os.PathLike[str]) -> list[Time]:
     if not lines:
         raise RefusedInput(f"{where} has no line that names its columns: begin with {','.join(COLUMNS)}")
     delimiter = max(DELIMITERS, key=lines[0][1].count)
-    _, header = lines[0]
-    names = [name.strip().lower() for name in _fields(header, delimiter)]
+    at, header = lines[0]
+    names = [name.lower() for name in _fields(header, delimiter, f"{where}, line {at}")]
     if missing := [name for name in NEEDED if name not in names]:
         raise RefusedInput(
             f"{where} has no column {' and none '.join(map(repr, missing))}: its first line must name {', '.join(NEEDED)}"
+            + ("; it is a row of times, so put such a line above it" if any(map(STRUCTURE.fullmatch, names)) else "")
         )
     if twice := sorted({name for name in names if name in COLUMNS and names.count(name) > 1}):
         raise RefusedInput(f"{where} has two columns {twice[0]!r}: keep one")
-    found: list[Time] = []
-    seen: dict[tuple[str, Setting], int] = {}
+    rows: list[tuple[int, dict[str, str]]] = []
     for number, line in lines[1:]:
-        values = [value.strip() for value in _fields(line, delimiter)]
+        values = _fields(line, delimiter, f"{where}, line {number}")
         if len(values) > len(names) and any(values[len(names) :]):
             raise RefusedInput(
                 f"{where}, line {number} has {len(values)} fields, the first line has {len(names)}: put a text that contains "
                 f'{delimiter!r} into double quotes, as in "2,5"'
             )
         row = dict(zip(names, values, strict=False))
-        if not any(row.values()):
-            continue  # what a spreadsheet leaves of an empty row
-        time = _time(row, f"{where}, line {number}", comma=delimiter != ",")
+        if any(row.values()):  # not what a spreadsheet leaves of an empty row
+            rows.append((number, row))
+    comma = delimiter != "," and not any("." in row.get(name, "") for _, row in rows for name in ("ms", "spread"))
+    found: list[Time] = []
+    seen: dict[tuple[str, Setting], int] = {}
+    for number, row in rows:
+        time = _time(row, f"{where}, line {number}", comma=comma)
         first = seen.setdefault((time.structure, time.setting), number)
         if first != number:
             raise RefusedInput(
@@ -164,8 +171,16 @@ def _lines(where: Path) -> list[tuple[int, str]]:
     return [(number, line) for number, line in numbered if line.strip() and not line.lstrip(' "').startswith("#")]
 
 
-def _fields(line: str, delimiter: str) -> list[str]:
-    return next(csv.reader([line], delimiter=delimiter, skipinitialspace=True))
+def _fields(line: str, delimiter: str, where: str) -> list[str]:
+    """The fields of a line, without blanks around them.
+
+    Raises:
+        RefusedInput: it is no line of a CSV file.
+    """
+    try:
+        return [field.strip() for field in next(csv.reader([line], delimiter=delimiter, skipinitialspace=True))]
+    except csv.Error as problem:
+        raise RefusedInput(f"{where} cannot be read ({problem}): give a CSV file of times") from problem
 
 
 def _time(row: Mapping[str, str], where: str, *, comma: bool) -> Time:
@@ -190,13 +205,19 @@ def _time(row: Mapping[str, str], where: str, *, comma: bool) -> Time:
     ms = _number(row["ms"], f"{where}: ms", comma)
     if ms <= 0:
         raise RefusedInput(f"{where}: ms is {row['ms']!r}; a time must be above 0")
+    if not MS[0] <= ms <= MS[1]:
+        raise RefusedInput(f"{where}: ms is {row['ms']!r}, which no call takes: give milliseconds, such as 8.25")
     spread = _number(row["spread"], f"{where}: spread", comma) if row.get("spread") else None
     if spread is not None and spread < 0:
         raise RefusedInput(f"{where}: spread is {row['spread']!r}; give a share of at least 0, or leave it empty")
     batch_size = _number(row["batch_size"], f"{where}: batch_size", comma)
-    if batch_size < 1 or batch_size != int(batch_size):
-        raise RefusedInput(f"{where}: batch_size is {row['batch_size']!r}; it must be a whole number of at least 1")
-    return Time(structure, ms, spread, row["device"], row["runtime"], int(batch_size), row["dtype"], row.get("busy", ""))
+    if not 1 <= batch_size <= MOST_IMAGES or batch_size != int(batch_size):
+        raise RefusedInput(
+            f"{where}: batch_size is {row['batch_size']!r}; it must be a whole number of at least 1 and at most {MOST_IMAGES}"
+        )
+    busy = row.get("busy", "")
+    busy = "" if busy.lower() in NOT_BUSY else busy
+    return Time(structure, ms, spread, row["device"], row["runtime"], int(batch_size), row["dtype"], busy)
 
 
 def _number(text: str, what: str, comma: bool) -> float:

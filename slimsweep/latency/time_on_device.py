@@ -30,6 +30,10 @@ VERSION = 1  # of the manifest
 COLUMNS = ("structure", "ms", "spread", "device", "runtime", "batch_size", "dtype", "busy")
 SETTING = ("device", "runtime", "batch_size", "dtype")
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+INTERRUPTED = (
+    "interrupted; the CSV file is whole, without the models that were being timed: --only-missing keeps what it has, and times "
+    "the others"
+)
 WARM_UP_CALLS = 3
 MEMORY_SHARE = 0.4  # of the free memory that models are loaded into at once
 MEMORY_PER_BYTE = 2.5  # of a file: a session holds weights in its file's order and in its own
@@ -51,9 +55,12 @@ def time_folder(
     rounds: int = 10,
     min_seconds: float = 0.2,
     name: str | None = None,
+    only_missing: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> tuple[Path, list[Row]]:
     """Time every ONNX file of a manifest, and write one row per structure.
+
+    Where memory has room for some of the files only, the rows of each group are written when it is done.
 
     Args:
         folder: what `slimsweep latency export` wrote: manifest.json and its files.
@@ -65,13 +72,15 @@ def time_folder(
         rounds: interleaved; each file is timed once per round.
         min_seconds: calls are repeated for this long when a file is timed; at least one call is made.
         name: of the device; the processor's own name where not given.
+        only_missing: leave out structures whose time in this setting, taken on a quiet machine, the CSV file has.
         say: is told what is done, a line at a time.
 
     Returns:
-        The CSV file and the rows of this measurement, whose `busy` is empty where the machine was quiet.
+        The CSV file and its rows of this setting, whose `busy` is empty where the machine was quiet.
 
     Raises:
-        TimingRefused: an argument is out of range, the folder or a file is missing, or onnxruntime cannot compute there.
+        TimingRefused: an argument is out of range, the folder or a file is missing, the CSV file cannot be written, or
+            onnxruntime cannot compute there.
     """
     folder = Path(folder)
     for what, number in (("threads", threads), ("batch-size", batch_size), ("rounds", rounds)):
@@ -96,9 +105,10 @@ def time_folder(
         )
     batch = batch_size or fixed or 1
     target = Path(output) if output is not None else folder / TIMES
-    kept = _rows_there(target)  # refused before the work, where it is something else
     if not target.parent.is_dir():
         raise TimingRefused(f"--output is {target}, and {target.parent} is no folder: give a file in a folder that exists")
+    kept = _rows_there(target)  # refused before the work, where it is something else
+    _refuse_read_only(target)
     runtime = _onnxruntime(device)
     reference = folder / manifest["reference"][device]
     if not reference.is_file():
@@ -109,24 +119,21 @@ def time_folder(
         "batch_size": str(batch),
         "dtype": str(manifest["dtype"]),
     }
-    say(f"timing {len(files)} models on {', '.join((*list(setting.values())[:2], f'batch {batch}'))}: {rounds} rounds")
-    measured = list(
-        _measured(
-            files,
-            reference,
-            runtime,
-            threads=threads,
-            device=device,
-            batch=batch,
-            say=say,
-            rounds=rounds,
-            min_seconds=min_seconds,
-        )
-    )
-    rows = [_row(structure, timed, setting) for of_group in measured for structure, timed in of_group.calls.items()]
     others = [row for row in kept if any(row[column] != setting[column] for column in SETTING)]
-    _write(target, [*others, *rows])
-    return target, rows
+    own = {row["structure"]: row for row in kept if row not in others and row["structure"] in files}
+    if only_missing:
+        there = {structure for structure, row in own.items() if not row["busy"]}
+        files = {structure: path for structure, path in files.items() if structure not in there}
+        say(f"{target} has times of {len(there)} of {len(there) + len(files)} models, which stay")
+    if files:
+        said = ", ".join((*list(setting.values())[:2], f"batch {batch}"))
+        say(f"timing {len(files)} model{'' if len(files) == 1 else 's'} on {said}: {rounds} rounds")
+    settings: dict[str, Any] = {"threads": threads, "device": device, "batch": batch, "rounds": rounds}
+    groups = _measured(files, reference, runtime, **settings, min_seconds=min_seconds, say=say) if files else ()
+    for of_group in groups:
+        own |= {structure: _row(structure, timed, setting) for structure, timed in of_group.calls.items()}
+        _write(target, [*others, *own.values()])
+    return target, list(own.values())
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -140,8 +147,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if found["version"] != VERSION:
             raise TimingRefused(f"{path} is of version {found['version']}, this program reads version {VERSION}: export again")
-        for key in ("structures", "batch_size", "dtype", "reference", "input"):
+        for key in ("batch_size", "dtype", "reference", "input"):
             found[key]
+        for entry in found["structures"]:
+            entry["structure"], entry["files"]
     except OSError as problem:
         raise TimingRefused(
             f"{path} cannot be read ({problem.strerror}): give the folder that slimsweep latency export wrote"
@@ -200,6 +209,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (TimingRefused, OSError) as problem:
         print(f"time_on_device: {problem}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"time_on_device: {INTERRUPTED}", file=sys.stderr)
+        return 130
     print(target)
     if said := busy_sentence(rows):
         print(said, file=sys.stderr)
@@ -220,6 +232,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rounds", type=int, default=10, metavar="N", help="interleaved rounds (default: 10)")
     parser.add_argument("--name", metavar="TEXT", help="the device's name in the CSV (default: the processor's)")
+    parser.add_argument(
+        "--only-missing", action="store_true", help="time only what the CSV file has no time of in this setting, or a busy one"
+    )
 
 
 def _threads(threads: int | None) -> str:
@@ -354,6 +369,20 @@ def _rows_there(target: Path) -> list[Row]:
             return [{column: row[column] or "" for column in COLUMNS} for row in reader]
     except (OSError, UnicodeDecodeError) as problem:
         raise TimingRefused(f"{target} cannot be read ({problem}): give another --output") from problem
+
+
+def _refuse_read_only(target: Path) -> None:
+    """Refuse a CSV file that cannot be written, before the work.
+
+    Raises:
+        TimingRefused: names it and the reason.
+    """
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        unfinished.touch()
+        unfinished.unlink()
+    except OSError as problem:
+        raise TimingRefused(f"{target} cannot be written ({problem.strerror or problem}): give another --output") from problem
 
 
 def _write(target: Path, rows: Sequence[Row]) -> None:

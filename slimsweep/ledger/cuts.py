@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from slimsweep.config import Config
-from slimsweep.latency.curve import Solved
+from slimsweep.latency.curve import Solved, curve_of_times
 from slimsweep.latency.from_table import TableOfTimes, table_of_times
 from slimsweep.ledger.run import Run
 from slimsweep.slimming.budget import Budget
@@ -82,6 +82,30 @@ def table_of(config: Config) -> TableOfTimes | None:
     """
     timing = config.timing
     return None if timing.table is None else table_of_times(timing.table, timing.batch_size)
+
+
+def forget_changed_table(run: Run) -> bool:
+    """Forget what budgets in ms leave by `latency.table`, where the file under that path has other times than it had.
+
+    Points that are done stay as they are, unless the setting is another: then their names are others.
+
+    Returns:
+        Whether something was forgotten.
+
+    Raises:
+        RefusedInput: as for `table_of` and `curve_of_times`.
+    """
+    if not run.search_done or not run.config.budgets_in_ms or (table := table_of(run.config)) is None:
+        return False
+    pace = run.pace_of("ms")
+    known = run.latency_curve(pace)
+    if known is None:
+        return False
+    now = curve_of_times(run.path_of("ms"), table.ms, table.where, busy=table.busy)
+    if now.to_dict() == known.to_dict() and run.latency_about(pace) == table.about:
+        return False
+    run.forget_latencies(pace)
+    return True
 
 
 def timed_in(config: Config) -> str:

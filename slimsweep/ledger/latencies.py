@@ -133,7 +133,7 @@ def setting_words(setting: Mapping[str, Any]) -> str:
     device, hardware = setting.get("device") or "cpu", setting.get("hardware")
     threads = setting.get("threads")
     words = [str(hardware or device)]
-    if device == "cpu":
+    if device == "cpu" and not setting.get("table"):  # what a table says of threads stands in its runtime
         words.append("all threads" if threads is None else f"{threads} thread{'' if threads == 1 else 's'}")
     words.append("torch.compile" if setting.get("compile") else str(setting.get("runtime") or "torch"))
     return ", ".join([*words, f"batch {setting.get('batch_size', 1)}", str(setting.get("dtype") or "float32")])

@@ -570,6 +570,17 @@ class Run(Readable):
         found = self.json_or_none(self._curve_file(pace), "lengths", "ms", "spread", "busy")
         return None if found is None else LatencyCurve.from_dict(found)
 
+    def latency_about(self, pace: Mapping[str, float]) -> dict[str, Any]:
+        """What the latencies of the path in ms at a pace were measured with; empty where it was not timed yet."""
+        found = self.json_or_none(self._curve_file(pace), "about")
+        return {} if found is None else dict(found["about"])
+
+    def forget_latencies(self, pace: Mapping[str, float]) -> None:
+        """Delete the latencies of the path in ms at a pace, what budgets leave by them, and those of structures."""
+        for file in (self._solved_file(pace, trying=False), self._solved_file(pace, trying=True), self._times_file):
+            self.folder.delete(file)
+        self.folder.delete(self._curve_file(pace))  # last: what is left of a stop in between is forgotten by the next start
+
     def write_latency_curve(self, pace: Mapping[str, float], curve: "LatencyCurve", about: Mapping[str, Any]) -> None:
         """Write the latencies of the path in ms at a pace, and what they were measured with."""
         self.folder.write_json(self._curve_file(pace), {**curve.to_dict(), "pace": dict(pace), "about": dict(about)})

@@ -19,7 +19,15 @@ from slimsweep.ledger.measures import MEASURES, Measure, decimals_of, images_of,
 from slimsweep.ledger.status import Status, TrainingStatus
 from slimsweep.ledger.tables import BENCH, RESULTS, with_all_columns
 from slimsweep.report.about import about, leaving
-from slimsweep.report.pareto import UNTRAINED, best_rates, by_series, hypervolume_by_method, summarize, with_units
+from slimsweep.report.pareto import (
+    UNTRAINED,
+    best_rates,
+    by_series,
+    hypervolume_by_method,
+    summarize,
+    with_settings,
+    with_units,
+)
 from slimsweep.report.quantized import quantized_data, with_float32_times
 from slimsweep.report.run_tables import RunTables
 from slimsweep.report.styles import looks, run_colours
@@ -50,6 +58,7 @@ SENT: dict[str, int] = {
     "seed": 0,
     "budget": 6,
     "unit": 0,
+    "timed_in": 0,
     "shares": 0,
     "status": 0,
     "error": 0,
@@ -63,7 +72,7 @@ SENT: dict[str, int] = {
     "model_path": 0,
     **{column.name: _sent_decimals(column) for column in COLUMNS},
 }
-SEEDS = ["run", "method", "unit", "budget", "shares"]  # points that are equal in these differ only in their seed
+SEEDS = ["run", "method", "unit", "timed_in", "budget", "shares"]  # points that are equal in these differ only in their seed
 
 
 def page_data(runs: Sequence[RunTables]) -> dict[str, Any]:
@@ -73,7 +82,7 @@ def page_data(runs: Sequence[RunTables]) -> dict[str, Any]:
         runs: at least one.
     """
     warned = [cautions(run) for run in runs]
-    runs = [replace(run, results=with_units(by_series(best_rates(with_all_columns(run.results, RESULTS))))) for run in runs]
+    runs = [replace(run, results=_shown_rows(run.results)) for run in runs]
     measures = [measure_of(run.results, run.curves) for run in runs]
     runs = [
         run if measure.val in run.curves else replace(run, curves=run.curves.assign(**{measure.val: np.nan}))
@@ -129,6 +138,11 @@ def page_data(runs: Sequence[RunTables]) -> dict[str, Any]:
         **timings,
         "int8": quantized_data(runs, measures, timings),
     }
+
+
+def _shown_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows that the page shows, with all columns."""
+    return with_settings(with_units(by_series(best_rates(with_all_columns(rows, RESULTS)))))
 
 
 def _measure(measure: Measure, images: Sequence[Mapping[str, int]]) -> dict[str, Any]:

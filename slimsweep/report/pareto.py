@@ -4,12 +4,15 @@ The page computes front and knee itself (`web/front.js`), since they depend on w
 versions with the cases of `tests/page/front_cases.json`.
 """
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
+from slimsweep.ledger.latencies import setting_words
 from slimsweep.ledger.measures import R2, measure_of
+from slimsweep.slimming.cost import LATENCY
 
 Numbers = np.ndarray  # of float64
 
@@ -114,16 +117,16 @@ def summarize(
     """Mean and standard error over seeds, one row per group that has an ok point.
 
     Args:
-        by: columns that make a group; add "run" where there are several runs. "budget" brings "unit" along: 50 % of MACs and
-            50 % of parameters are different budgets.
+        by: columns that make a group; add "run" where there are several runs. "budget" brings "unit" and "timed_in" along: 50 %
+            of MACs and 50 % of parameters are different budgets, and so are 50 % of ms on two devices.
 
     Returns:
-        The columns of `by`, `count` (ok points), and METRIC_mean and METRIC_se for each metric. The standard error is NaN for
-        a group of one.
+        The columns of `by`, `unit` and `timed_in` (`with_settings`), `count` (ok points), and METRIC_mean and METRIC_se for
+        each metric. The standard error is NaN for a group of one.
     """
-    ok = with_units(rows[rows["status"] == "ok"] if "status" in rows else rows)
-    names = [name for name in by if name != "unit"]
-    keys = [key for name in names for key in (("unit", name) if name == "budget" else (name,))]
+    ok = with_settings(with_units(rows[rows["status"] == "ok"] if "status" in rows else rows))
+    names = [name for name in by if name not in ("unit", "timed_in")]
+    keys = [key for name in names for key in (("unit", "timed_in", name) if name == "budget" else (name,))]
     grouped = ok.groupby(keys, sort=True, dropna=False)
     columns = {"count": grouped.size()}
     for metric in metrics:
@@ -145,9 +148,9 @@ def best_rates(rows: pd.DataFrame) -> pd.DataFrame:
     if "lr" not in rows or rows.empty:
         return rows
     numbered = rows.assign(place=range(len(rows)))  # tables that were put together may have an index twice
-    ok = with_units(numbered[numbered["status"] == "ok"])
+    ok = with_settings(with_units(numbered[numbered["status"] == "ok"]))
     ok = ok.assign(untrained=untrained(ok), lr=ok["lr"].fillna(0.0))
-    alike = [column for column in ("method", "terms", "unit", "budget", "shares", "untrained") if column in ok]
+    alike = [column for column in ("method", "terms", "unit", "timed_in", "budget", "shares", "untrained") if column in ok]
     of_rate = ok.groupby([*alike, "lr"], dropna=False)[measure_of(rows).val]
     ok = ok.assign(seeds=of_rate.transform("size"), quality=of_rate.transform("mean"))
     ok = ok.sort_values(["seeds", "quality", "lr"], ascending=[False, False, True], kind="stable")
@@ -158,6 +161,32 @@ def best_rates(rows: pd.DataFrame) -> pd.DataFrame:
 def with_units(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows with a `unit` in each ("macs" or "params"); rows of earlier versions have none and mean MACs."""
     return rows.assign(unit=rows["unit"].fillna("macs") if "unit" in rows else "macs")
+
+
+def with_settings(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with `timed_in`: the setting that a budget in ms was met in, in words; empty where all are of one setting.
+
+    The same share of the dense model's time in another setting is another budget, with another model.
+
+    Args:
+        rows: with `unit` in each; returned unchanged if they have `timed_in`.
+    """
+    if "timed_in" in rows:
+        return rows
+    in_ms = rows["unit"] == LATENCY.name
+    if not in_ms.any() or "latency_setting" not in rows:
+        return rows.assign(timed_in="")
+    words = rows["latency_setting"].where(in_ms).map(_timed_in, na_action="ignore").fillna("")
+    return rows.assign(timed_in=words if words[words != ""].nunique() > 1 else "")
+
+
+def _timed_in(text: str) -> str:
+    """The setting of a row's latency without the machine, which may be another where a run is gone on with."""
+    try:
+        found = json.loads(text)
+    except ValueError:  # damaged
+        return text
+    return setting_words({**found, "hardware": None}) if isinstance(found, dict) else text
 
 
 def untrained(rows: pd.DataFrame) -> pd.Series:

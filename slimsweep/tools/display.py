@@ -29,7 +29,7 @@ from slimsweep.ledger.status import Status, TrainingStatus, read_status
 from slimsweep.ledger.time_left import in_words
 from slimsweep.report.comparison import compare_methods, usual_cost, with_error
 from slimsweep.report.page import write_report
-from slimsweep.report.pareto import UNTRAINED, best_rates, by_series, trained_first
+from slimsweep.report.pareto import UNTRAINED, best_rates, by_series, trained_first, with_settings, with_units
 from slimsweep.report.picture import kaleido_here
 from slimsweep.report.run_tables import read_run
 from slimsweep.report.uncertainty import binomial_error, cautions, told_apart
@@ -353,7 +353,9 @@ def final_table(run: Run, rows: pd.DataFrame, seconds: float) -> Table:
     """
     config = run.config
     ok = by_series(best_rates(rows))
-    ok = ok[ok.status == "ok"].sort_values(["budget", "method", "seed"], ascending=[False, True, True])
+    ok = with_settings(with_units(ok[ok.status == "ok"])).sort_values(
+        ["budget", "method", "seed"], ascending=[False, True, True]
+    )
     measure = measure_of(ok)
     retrained = ok[measure.test][ok.method == "dense"]
     images = images_of(ok, run.known_data).get("test")
@@ -402,11 +404,15 @@ def final_table(run: Run, rows: pd.DataFrame, seconds: float) -> Table:
 
 
 def _budget_of(row: Mapping[Any, Any]) -> str:
-    """A row's budget: a fraction of the dense model's cost, or the milliseconds that were asked for."""
+    """A row's budget: a fraction of the dense model's cost, or the milliseconds that were asked for.
+
+    Where budgets in ms are of several settings, it is said which.
+    """
+    setting = f", {row['timed_in']}" if row.get("timed_in") else ""
     if not pd.isna(row.get("budget_ms")):
-        return f"{row['budget_ms']:g} ms"
+        return f"{row['budget_ms']:g} ms{setting}"
     if row["unit"] == "ms":  # 0.60 ms would be another budget
-        return f"{100 * row['budget']:.3g} % of ms"
+        return f"{100 * row['budget']:.3g} % of ms{setting}"
     return f"{row['budget']:.2f}" + ("" if row["unit"] == "macs" else f" {row['unit']}")
 
 

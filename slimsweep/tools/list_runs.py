@@ -14,7 +14,7 @@ from slimsweep.errors import RefusedInput
 from slimsweep.ledger.measures import images_of, measure_of
 from slimsweep.ledger.run import Run
 from slimsweep.ledger.status import Status, read_status
-from slimsweep.report.pareto import best_rates, trained_first, with_units
+from slimsweep.report.pareto import best_rates, trained_first, with_settings, with_units
 from slimsweep.slimming.cost import unit_named
 from slimsweep.storage import Folder
 from slimsweep.terminal import plain_table
@@ -128,9 +128,9 @@ def _stage(status: Status) -> str:
 
 def _budgets(run: Run) -> str:
     rows = run.rows
-    done = with_units(rows[(rows.status == "ok") & (rows.method == "searched")])
-    columns = zip(done["unit"], done["budget"], done["shares"].fillna(""), strict=True)
-    keys = {(unit, f"{budget:.9f}", shares) for unit, budget, shares in columns}
+    done = with_settings(with_units(rows[(rows.status == "ok") & (rows.method == "searched")]))
+    columns = zip(done["unit"], done["timed_in"], done["budget"], done["shares"].fillna(""), strict=True)
+    keys = {(unit, timed_in, f"{budget:.9f}", shares) for unit, timed_in, budget, shares in columns}
     # The configuration is that of the last start, which may have named fewer budgets than earlier ones.
     return f"{len(keys)}/{max(len(keys), run.config.target_count)}"
 
@@ -142,10 +142,10 @@ def _best(rows: pd.DataFrame, images: int | None) -> str:
         images: of the validation split, where they are known.
     """
     measure = measure_of(rows)
-    cut = trained_first(best_rates(with_units(rows[(rows.status == "ok") & (rows.method != "dense")])))
+    cut = trained_first(best_rates(with_settings(with_units(rows[(rows.status == "ok") & (rows.method != "dense")]))))
     if cut.empty:
         return "-"
-    points = cut.groupby(["method", "unit", "budget"])[measure.val].mean().dropna().reset_index()
+    points = cut.groupby(["method", "unit", "timed_in", "budget"])[measure.val].mean().dropna().reset_index()
     if points.empty:
         return "-"
     best = points.sort_values(measure.val, ascending=False, kind="stable").iloc[0]

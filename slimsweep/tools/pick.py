@@ -1,5 +1,6 @@
 """The best model of a run under a limit, chosen by validation; the test split is not used."""
 
+import math
 from collections.abc import Callable, Mapping
 
 import pandas as pd
@@ -12,7 +13,8 @@ from slimsweep.ledger.run import MODEL_CONFIG, MODEL_WEIGHTS, Run
 from slimsweep.ledger.tables import SETTING, trusted
 from slimsweep.report.pareto import best_rates, trained_first
 from slimsweep.slimming.budget import Budget, BudgetLike
-from slimsweep.slimming.cost import COSTS
+from slimsweep.slimming.cost import COSTS, LATENCY
+from slimsweep.tools.pick_int8 import FILE, PRECISIONS, Precision, versions
 
 
 class NothingFits(RefusedInput):
@@ -27,10 +29,12 @@ def pick(
     min_top1: float | None = None,
     min_r2: float | None = None,
     max_latency_ms: float | None = None,
-    max_ms: float | None = None,
+    max_ms: BudgetLike | None = None,
     device: str | None = None,
     device_times: pd.DataFrame | None = None,
     batch_size: int | None = None,
+    precision: Precision = "float32",
+    quantized: pd.DataFrame | None = None,
 ) -> pd.Series:
     """The row of the best point within the limits; with only `min_top1` or `min_r2`, of the cheapest point.
 
@@ -45,17 +49,21 @@ def pick(
         min_top1: percent on validation.
         min_r2: R2 of the features on validation, of models without a head.
         max_latency_ms: median of one call at `batch_size` (ms), on the device and with the settings of the latest benchmark.
-        max_ms: latency in one setting (ms): as the sweep itself timed it, or as times of another device say that were added to
-            the run. The setting must be the only one there, or be named by `device` and `batch_size`.
+        max_ms: latency in one setting, in ms or as a share of the dense model's there ("40%"): as the sweep itself timed it, or
+            as times of another device say that were added to the run. The setting must be the only one there, or be named by
+            `device` and `batch_size`.
         device: any part of the setting's name, in either case.
         device_times: `Run.device_times()`, for `max_ms`.
         batch_size: images per call; of `max_latency_ms` the smallest that was timed where not given.
+        precision: float32 for the models as they were trained, int8 for their INT8 versions, any for both. Of an INT8 version
+            the row has its accuracy on validation, its time in place of the benchmark's, and its file as `int8_file`.
+        quantized: `Run.quantized()`, for INT8 versions; `max_latency_ms` counts its times then, of float32 too.
 
     Raises:
         NothingFits: no ok point is within the limits; says which is nearest.
         RefusedInput: a ValueError: no limit was given, or a limit is not a number, or nothing was timed for `max_latency_ms` or
             `max_ms`, or in several settings of which none was named; `min_top1` where the run's models are judged by R2, or
-            `min_r2` where they are not.
+            `min_r2` where they are not; INT8 versions where there is none, or for `max_ms`.
     """
     most_of = {unit: most for unit, most in (limits or {}).items() if most is not None}
     measure = measure_of(rows)
@@ -71,6 +79,16 @@ def pick(
             "--max-ms counts what the sweep or another device measured, --max-latency-ms what slimsweep bench did: give one "
             "of them"
         )
+    if max_latency_ms is not None and not 0 < max_latency_ms < math.inf:
+        raise RefusedInput(f"--max-latency-ms is {max_latency_ms:g}, which no call takes: give milliseconds, such as 8")
+    most_ms = None if max_ms is None else _budget_of(LATENCY.name, max_ms)
+    if most_ms is not None and precision != "float32":
+        raise RefusedInput(
+            f"--max-ms counts times of float32 models, and --precision is {precision}: give --max-latency-ms, which "
+            "counts what `slimsweep quantize` timed"
+        )
+    if precision not in PRECISIONS:
+        raise RefusedInput(f"--precision is {precision!r}; it can be {', '.join(PRECISIONS)}")
     if device is not None and max_ms is None:
         raise RefusedInput(f"--device is {device!r}, which names the setting of --max-ms: give --max-ms 8 too")
     ok = best_rates(rows)
@@ -91,22 +109,26 @@ def pick(
             f"--min-{measure.name} is {least:g}, which no model reaches: give at most {measure.best:g}, such as "
             f"{example[measure.name]}"
         )
-    timed = pd.Series(dtype="float64") if max_ms is None else _timed(ok, device_times, device, batch_size)
-    ok["latency_ms"] = float("nan")
+    timed = None if most_ms is None else _timed(ok, device_times, device, batch_size)
+    if precision == "float32":
+        ok["latency_ms"] = float("nan") if max_latency_ms is None else ok.point.map(_latencies(bench, batch_size))
+        ok[FILE] = ""
+    else:
+        ok = versions(ok, quantized, precision, measure, batch_size, timed=max_latency_ms is not None)
     # Each limit in words, and how far a row is above it.
     tests: list[tuple[str, Callable[[pd.DataFrame], pd.Series]]] = []
     for unit, most in most_of.items():
         tests.append(_cost_limit(unit, most, int(ok[f"{unit}_dense"].iloc[0])))
     if max_latency_ms is not None:
-        ok["latency_ms"] = ok.point.map(_latencies(bench, batch_size))
         ok = ok[ok.latency_ms.notna()]
         if ok.empty:
             raise RefusedInput(_no_latency(bench, batch_size))
         tests.append((f"at most {max_latency_ms:g} ms", lambda t: t.latency_ms - max_latency_ms))
-    if max_ms is not None:
-        ok["latency_ms"] = ok.point.map(timed)
-        ok = ok[ok.latency_ms.notna()]
-        tests.append((f"at most {max_ms:g} ms", lambda t: t.latency_ms - max_ms))
+    if most_ms is not None and timed is not None:
+        ok = ok[ok.point.isin(timed.index)].copy()
+        ok["latency_ms"] = ok.point.map(timed.ms)
+        ok["latency_ms_dense"] = ok.point.map(timed.dense_ms)
+        tests.append(_ms_limit(most_ms, ok.latency_ms_dense))
     if least is not None:
         words = f"{least:g} %" if measure.unit == "%" else f"{measure.title} {least:g}"
         tests.append((f"at least {words} on validation", lambda t: least - t[measure.val]))
@@ -118,9 +140,13 @@ def pick(
             raise NothingFits(f"no point fits {' and '.join(w for w, _ in tests)}; the nearest to {words} is {describe(near)}")
         fits = left
     fits = trained_first(fits)
-    if not limited:
-        return fits.sort_values(["macs", measure.val], ascending=[True, False]).iloc[0]
-    return fits.sort_values([measure.val, "macs"], ascending=[False, True]).iloc[0]
+    fits = fits.assign(is_float=fits[FILE] == "")  # of equals the INT8 version, which is smaller
+    by = (
+        {"macs": True, measure.val: False, "is_float": True}
+        if not limited
+        else {measure.val: False, "macs": True, "is_float": True}
+    )
+    return fits.sort_values(list(by), ascending=list(by.values())).drop(columns="is_float").iloc[0]
 
 
 def refuse_missing_model(run: Run, row: pd.Series) -> None:
@@ -148,11 +174,40 @@ def _cost_limit(unit: str, most: BudgetLike, dense: int) -> tuple[str, Callable[
     Raises:
         RefusedInput: `most` is not a limit, or is in another unit.
     """
+    limit = _budget_of(unit, most).limit(dense)
+    return f"at most {COSTS[unit].text(limit)}", lambda table: table[unit] - limit
+
+
+def _budget_of(unit: str, most: BudgetLike) -> Budget:
+    """A limit as a budget.
+
+    Raises:
+        RefusedInput: it is not a limit, or is in another unit.
+    """
     budget = Budget.parse(most, unit)
     if budget.unit != unit:
         raise RefusedInput(f"--max-{unit} is {most!r}, which counts {budget.unit}: give it as --max-{budget.unit}")
-    limit = budget.limit(dense)
-    return f"at most {COSTS[unit].text(limit)}", lambda table: table[unit] - limit
+    return budget
+
+
+def _ms_limit(most: Budget, dense_ms: pd.Series) -> tuple[str, Callable[[pd.DataFrame], pd.Series]]:
+    """A limit on latency: in words, and as a function that says how far each row is above it (ms).
+
+    Args:
+        dense_ms: by row, of the dense model in the same setting; the rows' `latency_ms_dense`.
+
+    Raises:
+        RefusedInput: it is a share of the dense model's time, which is not known.
+    """
+    if not most.relative:
+        return f"at most {most.amount:g} ms", lambda table: table.latency_ms - most.amount
+    if dense_ms.isna().any():
+        raise RefusedInput(
+            f"--max-ms is {str(most)!r}, and the dense model was not timed in that setting, or not on a quiet machine: give a "
+            "number of ms"
+        )
+    dense = f"{dense_ms.min():.4g}" if dense_ms.nunique() == 1 else f"{dense_ms.min():.4g} to {dense_ms.max():.4g}"
+    return f"at most {most.label} (dense: {dense} ms)", lambda table: table.latency_ms - most.amount * table.latency_ms_dense
 
 
 def describe(row: pd.Series) -> str:
@@ -163,11 +218,12 @@ def describe(row: pd.Series) -> str:
     latency = f", {row.latency_ms:.2f} ms" if row.latency_ms == row.latency_ms else ""
     costs = ", ".join(cost.text(row[name]) for name, cost in COSTS.items())
     mark = ", not trained after the cut" if row.get("epochs") == 0 and row.get("method") != "dense" else ""
-    return f"{row.point} ({costs}{latency}, {quality} on validation{mark})"
+    kind = " in INT8" if row.get(FILE) else ""
+    return f"{row.point}{kind} ({costs}{latency}, {quality} on validation{mark})"
 
 
-def _timed(rows: pd.DataFrame, device_times: pd.DataFrame | None, device: str | None, batch_size: int | None) -> pd.Series:
-    """Latency (ms) per point in the one setting that is meant; times of a busy machine do not count.
+def _timed(rows: pd.DataFrame, device_times: pd.DataFrame | None, device: str | None, batch_size: int | None) -> pd.DataFrame:
+    """`ms` and `dense_ms` by point in the one setting that is meant; times of a busy machine do not count.
 
     Raises:
         RefusedInput: nothing was timed, all was timed on a busy machine, or several settings are meant.
@@ -200,7 +256,7 @@ def _timed(rows: pd.DataFrame, device_times: pd.DataFrame | None, device: str | 
             f"--max-ms needs times that can be trusted, and the machine was busy when {settings[0]} was timed "
             f"({found.busy.iloc[-1]}): time again when nothing else runs"
         )
-    return quiet.drop_duplicates("point", keep="last").set_index("point").ms
+    return quiet.drop_duplicates("point", keep="last").set_index("point")[["ms", "dense_ms"]]
 
 
 def _latencies(bench: pd.DataFrame | None, batch_size: int | None) -> dict[str, float]:

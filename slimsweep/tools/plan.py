@@ -29,6 +29,7 @@ from slimsweep.ledger.points import Point
 from slimsweep.ledger.run import Run
 from slimsweep.methods import METHODS
 from slimsweep.slimming.budget import Budget
+from slimsweep.slimming.cost import LATENCY
 from slimsweep.slimming.cut import slim
 from slimsweep.slimming.gates import GatedModel, add_gates
 from slimsweep.slimming.removal_path import RemovalPath, Scores
@@ -91,6 +92,7 @@ def plan(
     gates, pace = _ranking(config, gated, run, notes)
     timing = _timing(config, dense, notes)
     points = expected_points(config, gated.shape, gates, pace, run, timing.ms_dense if timing else None)
+    notes += _above_dense(config, timing.ms_dense) if timing else []
     name, device, known = _device(config, tflops, notes)
     paces, smallest = paces_tried(config, gated.shape, run)
     groups = _alike(points)
@@ -337,9 +339,26 @@ def _alike(points: Sequence[Point]) -> dict[tuple[str, str, int], list[Point]]:
     groups: dict[tuple[str, str, int], list[Point]] = {}
     for point in points:
         terms = "" if point.terms == "retraining" else f", {point.terms}"
-        unit = "" if point.unit == "macs" else f" {point.unit}"
-        groups.setdefault((f"{point.method} {point.budget:.4f}{unit}{terms}", point.structure, point.epochs), []).append(point)
+        groups.setdefault((f"{point.method} {_budget_said(point)}{terms}", point.structure, point.epochs), []).append(point)
     return groups
+
+
+def _budget_said(point: Point) -> str:
+    """A point's budget in the table of trainings; of milliseconds as it is written, as a fraction of them looks like a time."""
+    if point.unit == LATENCY.name:
+        amount, relative = (point.budget, True) if point.budget_ms is None else (point.budget_ms, False)
+        return str(Budget(amount, point.unit, relative))
+    return f"{point.budget:.4f}" + ("" if point.unit == "macs" else f" {point.unit}")
+
+
+def _above_dense(config: Config, ms_dense: float) -> list[str]:
+    """A sentence for each budget in ms that the dense model meets as it is, as timed here."""
+    return [
+        f"budget {str(budget)!r} is not below the dense model's {ms_dense:.4g} ms, as timed here, so its points would fail: "
+        "take a smaller one"
+        for budget in config.budgets_in_ms
+        if not budget.relative and budget.amount >= ms_dense
+    ]
 
 
 def _teachers_said(taught: Mapping[Stage, Teacher | None]) -> list[str]:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import slimsweep
-from slimsweep.data import Data, eval_loader, training_images
+from slimsweep.data import Data, ImageSet, eval_loader, training_images
 from slimsweep.latency.device import hardware, torch_threads
 from slimsweep.latency.device import reference as device_reference
 from slimsweep.latency.int8_files import (
@@ -36,7 +36,7 @@ from slimsweep.training.evaluate import Reference, evaluate_split
 
 IMAGES = 512  # of calibration
 LOOKED_AT = 256  # validation images on which layers are compared
-LOOKED_AT_ONCE = 32
+LAYERS_SECONDS = 120.0  # that computing them may take, beside writing a file per layer
 
 Row = dict[str, Any]
 Progress = Callable[[str], None]
@@ -199,22 +199,30 @@ def _make(subject: Subject, images: torch.Tensor, judge: Judge, settings: Settin
 def _worst(
     prepared: Prepared, layers: Sequence[str], judge: Judge, how: Row, timing: Timing, name: str, progress: Progress
 ) -> dict[str, float]:
-    """What each layer does to the output when it alone is quantized, on the first validation images; the worst first."""
-    batches: list[torch.Tensor] = []
-    for batch, _ in eval_loader(judge.data.val, judge.data.settings):
-        room = LOOKED_AT - sum(map(len, batches))
-        batches += list(batch[:room].split(LOOKED_AT_ONCE))
-        if room <= len(batch):
-            break
-    places = {layer: f"{place} of {len(layers)}" for place, layer in enumerate(layers, 1)}
+    """What each layer does to the output when it alone is quantized, on some validation images; the worst first."""
     return layer_losses(
         prepared,
-        batches,
+        _looked_at(judge.data),
         **how,
         layers=layers,
         threads=timing.threads,
-        progress=lambda layer: progress(f"{name}: INT8 of {layer} alone ({places[layer]})"),
+        seconds=LAYERS_SECONDS,
+        progress=lambda layer: progress(f"{name}: INT8 of {layer}"),
     )
+
+
+def _looked_at(data: Data) -> torch.Tensor:
+    """(N, C, H, W): validation images on which layers are compared, from the whole split where it need not be streamed."""
+    if isinstance(data.val, ImageSet):
+        count = min(LOOKED_AT, len(data.val))
+        images: torch.Tensor = data.val.batch([place * len(data.val) // count for place in range(count)])[0]
+        return images
+    batches: list[torch.Tensor] = []
+    for batch, _ in eval_loader(data.val, data.settings):
+        batches.append(batch)
+        if sum(map(len, batches)) >= LOOKED_AT:
+            break
+    return torch.cat(batches)[:LOOKED_AT]
 
 
 def _is_timed(row: Row, timing: Timing) -> bool:

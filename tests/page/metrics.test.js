@@ -87,6 +87,10 @@ test("a budget says what it is of where that is not the MACs", () => {
   assert.equal(sharesOf({ shares }), "attention 0.7, mlp 0.6");
   assert.equal(sharesOf({ shares: null }), "");
   assert.equal(askedOf({ budget: 0.5, unit: "macs", shares }), "50 % (attention 0.7, mlp 0.6)");
+  assert.equal(
+    askedOf({ budget: 0.5, unit: "ms", budget_ms: 8, timed_in: "cpu, 1 thread", shares: null }),
+    "8 ms (cpu, 1 thread)",
+  );
   assert.equal(askedOf({ budget: 0.5, unit: "params", shares: "" }), "50 % of params");
 });
 

@@ -144,10 +144,12 @@ export const budgetOf = ({ budget, unit, budget_ms }) =>
     : share(budget, 1) + (unit !== "macs" && known(budget) ? ` of ${costName(unit)}` : "");
 
 /**
- * What was asked of a point or group: its budget, and where shares of gates were asked for, those.
- * @param {{ budget: number | null, unit: string, shares: string | null, budget_ms?: number | null }} asked
+ * What was asked of a point or group: its budget, where budgets in ms are of several settings the setting, and where shares of
+ * gates were asked for, those.
+ * @param {{ budget: number | null, unit: string, shares: string | null, budget_ms?: number | null, timed_in?: string }} asked
  */
-export const askedOf = (asked) => budgetOf(asked) + (asked.shares ? ` (${sharesOf(asked)})` : "");
+export const askedOf = (asked) =>
+  budgetOf(asked) + (asked.timed_in ? ` (${asked.timed_in})` : "") + (asked.shares ? ` (${sharesOf(asked)})` : "");
 
 /**
  * The groups that have both numbers, each at its place; their points must all be shown or all hidden.

@@ -50,6 +50,7 @@
  * @property {number | null} budget a fraction of the dense model's cost
  * @property {string} unit the cost that the budget counts: macs, params, ms
  * @property {number | null} [budget_ms] milliseconds, where that many were asked for
+ * @property {string} [timed_in] the setting that a budget in ms was met in, where there are several
  * @property {string | null} shares JSON: the share of its gates that each family keeps, where that was asked for
  * @property {"ok" | "failed"} status
  * @property {string | null} error
@@ -89,6 +90,7 @@
  * @property {number | null} budget
  * @property {string} shares
  * @property {number | null} [budget_ms] milliseconds, where that many were asked for
+ * @property {string} [timed_in] the setting that a budget in ms was met in, where there are several
  * @property {Point[]} members
  * @property {Point} best by validation
  * @property {Record<string, number | null>} mean over seeds, by a metric's key
