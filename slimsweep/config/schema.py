@@ -29,6 +29,7 @@ from slimsweep.config.sections import (
     Search,
     TeacherModel,
 )
+from slimsweep.config.tracking import TrackerName, Tracking
 from slimsweep.latency.setting import LatencySetting
 from slimsweep.methods import METHODS
 from slimsweep.methods import baselines as known_baselines
@@ -86,6 +87,11 @@ class Config(Section):
     latency: Latency | None = None
     """In which setting models are timed, for budgets in ms and for the latency of each point; null times nothing where no
     budget is in ms."""
+    trackers: list[TrackerName] = []
+    """Experiment trackers that are told how the run goes: mlflow, wandb, tensorboard. They change no result
+    (docs/trackers.md)."""
+    tracking: Tracking = Tracking()
+    """Where trackers log to."""
 
     def __init__(self, **data: Any) -> None:
         try:
@@ -158,7 +164,7 @@ class Config(Section):
             raise ValueError("must name at least one model, or be null for the dense model")
         return members[0].model_copy(update={"weight": 1.0}) if len(members) == 1 else members
 
-    @field_validator("baselines")
+    @field_validator("baselines", "trackers")
     @classmethod
     def _eachonce(cls, value: list[str]) -> list[str]:
         return once(value)
