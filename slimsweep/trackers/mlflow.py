@@ -5,6 +5,7 @@ not logged twice even where a start was killed right after it had sent one.
 """
 
 import json
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -62,6 +63,8 @@ class MlflowSweep:
     def __init__(self, sweep: Sweep, ids: Ids) -> None:
         for name, value in SHORTER_WAITS.items():
             os.environ.setdefault(name, value)
+        for name in ("mlflow", "alembic"):  # what they say while they make a database is not for the driver's terminal
+            logging.getLogger(name).setLevel(logging.WARNING)
         from mlflow import MlflowClient
 
         self.sweep, self.ids = sweep, ids

@@ -164,7 +164,8 @@ class WandbTraining:
             self.run.config.update({"structure": json.loads(result.structure)}, allow_val_change=True)
         if model is not None:
             artifact = wandb.Artifact(self.artifact, type="model")
-            artifact.add_dir(str(model))
+            for file in sorted(model.iterdir()):
+                artifact.add_file(str(file))
             self.run.log_artifact(artifact)
 
     def end(self, state: State) -> None:
