@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -242,20 +243,30 @@ def test_tensorboard_takes_another_folder(folder: Path, tmp_path: Path) -> None:
 # W&B.
 
 
-def wandb_records(folder: Path) -> list[Any]:
-    """The records of the runs that W&B has written to disk."""
-    from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal import datastore
+BLOCK, HEADER = 32768, 7  # bytes: W&B writes the log format of LevelDB
 
-    found = []
-    for file in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
-        store = datastore.DataStore()
-        store.open_for_scan(str(file))
-        records = []
-        while (data := store.scan_data()) is not None:
-            records.append(wandb_internal_pb2.Record.FromString(data))
-        found.append(records)
-    return found
+
+def log_entries(content: bytes) -> Iterator[bytes]:
+    """The entries of a log in LevelDB's format: pieces of a checksum (4 bytes), length (2), kind (1) and data."""
+    at, entry = HEADER, b""  # W&B's own header
+    while at + HEADER <= len(content):
+        if BLOCK - at % BLOCK < HEADER:  # the rest of a block that is too short for a piece
+            at += BLOCK - at % BLOCK
+            continue
+        length, kind = struct.unpack("<HB", content[at + 4 : at + HEADER])
+        entry += content[at + HEADER : at + HEADER + length]
+        at += HEADER + length
+        if kind in (1, 4):  # the only piece, or the last one
+            yield entry
+            entry = b""
+
+
+def wandb_records(folder: Path) -> list[Any]:
+    """The records of each run that W&B has written to disk."""
+    from wandb.proto import wandb_internal_pb2
+
+    logs = sorted(folder.glob("wandb/offline-run-*/*.wandb"))
+    return [[wandb_internal_pb2.Record.FromString(entry) for entry in log_entries(log.read_bytes())] for log in logs]
 
 
 def test_wandb_has_a_group_per_sweep_and_a_run_per_point(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-IN_ADDRESS = re.compile(r"(?<=://)[^/@\s'\"]+@")  # user and password
+from slimsweep.config.messages import without_password
+
 NAMED = re.compile(r"(?i)\b([\w-]*(?:token|passw(?:or)?d|secret|api_?key|access_?key|signature)[\w-]*)(=|:\s*)[^&\s,;'\")]+")
 OF_SECRETS = re.compile(r"(?i)(key|token|secret|password|passwd|credential)")
 SHORTEST = 6  # characters of a value from the environment: shorter ones are also words
@@ -16,7 +17,7 @@ def without_secrets(text: str) -> str:
     for name, value in os.environ.items():
         if OF_SECRETS.search(name) and len(value) >= SHORTEST and not os.path.exists(value):
             text = text.replace(value, "***")
-    return NAMED.sub(r"\1\2***", IN_ADDRESS.sub("***@", text))
+    return NAMED.sub(r"\1\2***", without_password(text))
 
 
 def values_without_secrets(value: Any) -> Any:
