@@ -82,7 +82,7 @@ def check(config: Config, begun: bool = False) -> list[str]:
         with refusals.kept():
             notes += check_teachers(config, model, data)
     refusals.raise_all()
-    return [*notes, *filter(None, [config.without_effect()])]
+    return [*notes, *filter(None, [config.without_effect(), config.nothing_to_stop()])]
 
 
 def check_output(config: Config) -> None:

@@ -229,6 +229,17 @@ class Config(Section):
                 "teacher is given, but search.distill.alpha and retrain.distill.alpha are both 0, so nothing learns from it: "
                 "set one of them, such as 0.5, or leave teacher out"
             )
+        if self.retrain.stopping is not None:
+            if self.retrain.compare_rates == "all seeds":
+                yield (
+                    "retrain.stopping is asha, but retrain.compare_rates is all seeds, which needs each rate with each seed to "
+                    "its end: leave one of the two out"
+                )
+            if self.retrain.workers_per_trial > 1:
+                yield (
+                    f"retrain.stopping is asha, but retrain.workers_per_trial is {self.retrain.workers_per_trial}, and only "
+                    "points that one worker trains can be stopped: leave one of the two out"
+                )
         if self.retrain.epochs == 0:
             fresh = [name for name in self.baselines if METHODS[name].fresh]
             if fresh:
@@ -399,6 +410,21 @@ class Config(Section):
             f"{' and '.join(changed)} {are} set, but search.epochs is 0, its default, so no gates are trained: set "
             "search.epochs, such as 50, to train them"
         )
+
+    def nothing_to_stop(self) -> str:
+        """One sentence where `retrain.stopping` has nothing to compare; empty elsewhere."""
+        retrain = self.retrain
+        if retrain.stopping is None or not retrain.epochs:
+            return ""
+        if len(retrain.rates) == 1:
+            return f"retrain.stopping is {retrain.stopping}, but retrain.lr is a single rate, so nothing is stopped"
+        if retrain.first_comparison(retrain.epochs) >= retrain.epochs:
+            return (
+                f"retrain.stopping is {retrain.stopping}, but rates are first compared after epoch "
+                f"{retrain.first_comparison(retrain.epochs)} of {retrain.epochs}, so nothing is stopped: lower "
+                "retrain.grace_epochs"
+            )
+        return ""
 
     def going_on_from(self, earlier: Self) -> Self:
         """The configuration for a run that an earlier start began: what nobody set, and what its version did not know yet,
