@@ -1,5 +1,6 @@
 """retrain.stopping: rates that are behind at equal epochs are stopped, and never chosen, shown as results or trained again."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -222,6 +223,58 @@ def test_status_page_and_pick_know_stopped_points(stopped_run: Any) -> None:
     # Were it not stopped, this one would be picked.
     worse = next(point for point in points if point.lr == 1e-2 and point.method == "searched")
     run.write_row({**run.row(worse.name), "val_top1": 100.0})
-    best = pick(run.refresh().rows, run.bench(), max_macs="100G")
+    best = pick(run.refresh().rows, limits={"macs": "100G"})
     assert best.status == "ok"
     assert best.lr == 1e-3
+
+
+# A whole sweep.
+
+
+def trained_epochs(run: Any) -> dict[str, list[int]]:
+    """The epochs that were trained of each point, by the log of epochs."""
+    found: dict[str, list[int]] = {}
+    for line in (Path(run.uri) / "epochs.log").read_text().splitlines():
+        entry = json.loads(line)
+        if entry["stage"] == "retrain":
+            found.setdefault(entry["point"], []).append(entry["epoch"])
+    return found
+
+
+@pytest.mark.slow
+def test_a_sweep_stops_the_rates_that_are_behind(ray_cluster: None, tmp_path: Path) -> None:
+    from conftest import QUICK
+
+    from slimsweep.ledger.run import Run
+    from slimsweep.ledger.status import read_status
+    from slimsweep.run import main
+
+    words = [*QUICK, "--name", "rates", "--output", str(tmp_path), "--budgets", "0.5", "--retrain.epochs", "8"]
+    words += ["--retrain.lr", "2e-3,1e-7", "--retrain.seeds", "2", "--retrain.stopping", "asha"]
+    words += ["--resources.max_concurrent_trials", "1"]
+    assert main(words) == 0
+    run = Run(tmp_path / "rates")
+    rows = run.rows.set_index("point")
+    assert sorted(zip(rows.method, rows.seed, rows.lr, rows.status, strict=True)) == [
+        ("dense", 0, 1e-7, "stopped"),
+        ("dense", 0, 2e-3, "ok"),
+        ("dense", 1, 2e-3, "ok"),
+        ("searched", 0, 1e-7, "stopped"),
+        ("searched", 0, 2e-3, "ok"),
+        ("searched", 1, 2e-3, "ok"),
+    ]
+    stopped = set(rows.index[rows.status == "stopped"])
+    epochs = trained_epochs(run)
+    assert {name: found for name, found in epochs.items() if name in stopped} == {name: [1, 2] for name in stopped}
+    assert all(found == list(range(1, 9)) for name, found in epochs.items() if name not in stopped)
+    assert all(rows.epochs[name] == 2 and rows.test_top1.isna()[name] for name in stopped)
+    assert read_status(run).finished
+    assert "stopped early" in (tmp_path / "rates" / "report.html").read_text()
+    # The same command trains nothing; another budget trains its own points alone.
+    assert main(words) == 0
+    assert trained_epochs(run) == epochs
+    assert main([*words, "--budgets", "0.5,0.35"]) == 0
+    after = trained_epochs(run)
+    assert {name: found for name, found in after.items() if name in epochs} == epochs
+    new = sorted(len(found) for name, found in after.items() if name not in epochs)
+    assert new == [2, 8, 8]
