@@ -21,6 +21,7 @@ from slimsweep.slimming.cost import COSTS
 from slimsweep.slimming.gates import add_gates
 from slimsweep.slimming.removal_path import RemovalPath, equal_gates, size_multiple
 from slimsweep.slimming.structure import Shape
+from slimsweep.trackers import check_trackers
 from slimsweep.training.backbone import check_embedding, families_to_cut
 from slimsweep.training.dense_model import check_model, start_of
 from slimsweep.training.teachers import check_teachers
@@ -49,6 +50,8 @@ def check(config: Config, begun: bool = False) -> list[str]:
             raise problem
     with refusals.kept():
         check_output(config)
+    with refusals.kept():
+        check_trackers(config)
     if (cluster := local_cluster()) is not None:
         with refusals.kept():
             check_placement(config, cluster)
@@ -79,7 +82,7 @@ def check(config: Config, begun: bool = False) -> list[str]:
         with refusals.kept():
             notes += check_teachers(config, model, data)
     refusals.raise_all()
-    return [*notes, *filter(None, [config.without_effect()])]
+    return [*notes, *filter(None, [config.without_effect(), config.nothing_to_stop()])]
 
 
 def check_output(config: Config) -> None:

@@ -76,6 +76,7 @@ def run_all(words: Sequence[str], console: Console) -> int:
     from slimsweep.ledger.run import Run, group_report
     from slimsweep.report.page import write_page
     from slimsweep.storage import Folder
+    from slimsweep.trackers import Tracking
 
     runs = [Run(Folder(config.output) / config.name, config) for config in configs]
     fits = {}
@@ -101,7 +102,8 @@ def run_all(words: Sequence[str], console: Console) -> int:
             start_or_continue(run, quick=options.quick, fitted=fits[run.uri])
             say_fitted(run.config, fits[run.uri], console)
             run.write_notes(notes)
-            return sweep(run.patient(), console, options.verbose, until)
+            with Tracking(run, lambda text: say(console, text, "yellow")):
+                return sweep(run.patient(), console, options.verbose, until)
 
     codes = []
     for run in runs:

@@ -9,6 +9,7 @@ import math
 import re
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -25,6 +26,7 @@ from slimsweep import methods
 from slimsweep.cluster import failures
 from slimsweep.cluster.search_job import data_parallel
 from slimsweep.cluster.starting_model import starting_model
+from slimsweep.cluster.stopping import EpochReports, StopRates
 from slimsweep.cluster.worker import (
     check_shared,
     data_of,
@@ -49,6 +51,7 @@ from slimsweep.slimming.structure import Structure, macs, params
 from slimsweep.training.criterion import Teacher
 from slimsweep.training.evaluate import Reference, evaluate_split, probed
 from slimsweep.training.loop import curve_row, train
+from slimsweep.training.recorder import Recorders
 
 log = logging.getLogger(__name__)
 
@@ -68,11 +71,23 @@ def run_sweep(run: Run, points: list[Point], attempt: str, name: str, concurrent
     # A trial with several workers is a Ray Train job: its own actor only waits for them, and must not take a worker's CPU.
     resources = {k.lower(): v for k, v in worker_resources(config).items()} if alone else {"memory": 1e7}
     arguments = job_arguments(run, attempt=attempt, until=until)
+    stopped: dict[str, int] = {}
+
+    def note_stopped(point: Point, epoch: int) -> None:
+        stopped[point.name] = epoch
+        try:
+            write_stopped(run, point, epoch)
+        except OSError as problem:  # perhaps a full disk; it is tried again when the sweep ends
+            log.warning("%s: its row could not be written (%s)", point.name, problem)
+
     tuner = ray.tune.Tuner(
         ray.tune.with_resources(ray.tune.with_parameters(trial, arguments=arguments), resources),
         param_space={"point": ray.tune.grid_search([asdict(p) for p in points])},
         tune_config=ray.tune.TuneConfig(
-            max_concurrent_trials=concurrent, reuse_actors=alone, trial_dirname_creator=trial_folder
+            max_concurrent_trials=concurrent,
+            reuse_actors=alone,
+            trial_dirname_creator=trial_folder,
+            scheduler=scheduler_of(run, points, note_stopped),
         ),
         run_config=ray.tune.RunConfig(
             name=f"sweep-{name}",
@@ -89,8 +104,30 @@ def run_sweep(run: Run, points: list[Point], attempt: str, name: str, concurrent
         error = (result.metrics or {}).get("error", "")
         if result.error is not None:  # its process died more than max_failures times
             error = process_died(result.error)
+        if point.name in stopped and not run.has_row(point.name):
+            write_stopped(run, point, stopped[point.name])
         if error and not run.has_row(point.name):  # the trial could not write its row
             write_failed(run, point, error)
+
+
+def scheduler_of(run: Run, points: list[Point], stopped: Callable[[Point, int], None]) -> StopRates | None:
+    """What stops learning rates that are behind; None where none is to be stopped.
+
+    Args:
+        points: those to train.
+        stopped: called with a point and the epoch after which it is stopped.
+    """
+    if run.config.retrain.stopping is None or not any(point.one_of_rates for point in points):
+        return None
+    groups, training = {point.rate_group for point in points}, {point.name for point in points}
+    plan = run.plan()
+    earlier = [p for p in (plan.points if plan is not None else ()) if p.rate_group in groups and p.name not in training]
+    curves = {
+        point: {row["epoch"]: row[run.config.quality] for row in run.curve(point.name)}
+        for point in earlier
+        if point.one_of_rates
+    }
+    return StopRates(run.config.retrain, points, stopped, curves)
 
 
 def process_died(problem: BaseException | str) -> str:
@@ -179,6 +216,8 @@ def retrain(run: Run, point: Point, device: torch.device, rank: int, until: floa
     data = data_of(run, dense)
     start = starting_model(run, point, dense, data, device)
     recorder = recorder_of(run, "retrain", point.name)
+    if config.retrain.stopping is not None and point.one_of_rates:
+        recorder = Recorders(recorder, EpochReports(config.quality))
     teacher = Teacher.for_stage(config, "retrain", dense, data) if recipe.epochs else None
     reference = Reference(dense, data) if config.backbone else None
     how: dict[str, Any] = {"teacher": teacher, "reference": reference, "until": until}
@@ -248,6 +287,22 @@ def why_no_structure(run: Run, point: Point) -> str:
 def write_failed(run: Run, point: Point, error: str) -> None:
     """Write the row of a point that failed; a later ok row replaces it."""
     run.write_row({**known_before(run, point), "status": "failed", "error": error})
+
+
+def write_stopped(run: Run, point: Point, epoch: int) -> None:
+    """Write the row of a point that was stopped after an epoch, and delete its checkpoints. The test split is not read."""
+    curve = {row["epoch"]: row for row in run.curve(point.name)}
+    quality, nothing = run.config.quality, {run.config.quality: None}
+    row = {
+        **known_before(run, point),
+        "status": "stopped",
+        "error": f"stopped after epoch {epoch} of {point.epochs}: another learning rate was ahead (retrain.stopping)",
+        "epochs": epoch,
+        quality: curve.get(epoch, nothing)[quality],
+        f"{quality}_cut": curve.get(0, nothing)[quality],
+    }
+    run.write_row(row)
+    run.checkpoints(point.name).delete("")
 
 
 def known_before(run: Run, point: Point) -> dict[str, Any]:

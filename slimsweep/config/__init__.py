@@ -28,6 +28,7 @@ from slimsweep.config.sections import (
     Search,
     TeacherModel,
 )
+from slimsweep.config.tracking import Tracking
 
 __all__ = [
     "FITTING",
@@ -55,6 +56,7 @@ __all__ = [
     "Stage",
     "TeacherModel",
     "Terms",
+    "Tracking",
     "changed_keys",
     "check_places",
     "checkpoint_token",

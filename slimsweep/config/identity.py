@@ -27,7 +27,7 @@ STAGES: tuple[Stage, ...] = ("dense", "search", "retrain")
 
 FIRST_STAGE: dict[str, Stage | None] = {
     # Places and schedules, which change no result.
-    **dict.fromkeys(("name", "output", "resources", "probe"), None),
+    **dict.fromkeys(("name", "output", "resources", "probe", "trackers", "tracking"), None),
     "latency": None,  # the name of a point whose budget is in ms tells the setting (ledger/latencies.py)
     **dict.fromkeys(("data.workers", "data.root", "data.eval_batch_size", "data.max_damaged"), None),
     # What points there are: each point's own name tells its budget, shares, method and seed.
@@ -40,6 +40,9 @@ FIRST_STAGE: dict[str, Stage | None] = {
             "retrain.seeds",
             "retrain.workers_per_trial",
             "retrain.compare_rates",
+            "retrain.stopping",
+            "retrain.grace_epochs",
+            "retrain.reduction_factor",
         ),
         None,
     ),

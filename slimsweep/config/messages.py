@@ -1,6 +1,7 @@
 """Messages for refused settings: they name the field, its value, where it was given, and the way out."""
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, get_args, get_origin
@@ -143,7 +144,13 @@ def _sentence_of(error: Any, root: type[BaseModel], layers: Mapping[str, Mapping
         return name, error["msg"].removeprefix("Value error, ")  # about several fields: a sentence of its own
     if error["type"] == "missing" and isinstance(error["input"], Mapping):  # a field without a default
         return name, f"{'.'.join(path[:-1])} has no {path[-1]}: set {name}"
-    return name, f"{name} is {_value(path, layers, error['input'])!r}{origin}: {_complaint(error, annotation)}"
+    value = without_password(repr(_value(path, layers, error["input"])))
+    return name, f"{name} is {value}{origin}: {_complaint(error, annotation)}"
+
+
+def without_password(text: str) -> str:
+    """A text without users and passwords in addresses, such as http://user:password@host."""
+    return re.sub(r"(?<=://)[^/@\s'\"]+@", "***@", text)
 
 
 def _complaint(error: Any, annotation: Any) -> str:

@@ -15,7 +15,8 @@ RAYS_FOLDER, RAYS_COPIES = "runtime_resources", ("working_dir_files", "py_module
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """The configuration with every local path absolute: output, data.root, those of probe, model, teacher and latency."""
+    """The configuration with every local path absolute: output, data.root, those of probe, model, teacher, latency and
+    tracking."""
     data, model = config.data, config.model
     of_data = {"root": _absolute(data.root), "name": _name_of_data(data.name)}
     probe = config.probe
@@ -34,6 +35,7 @@ def with_absolute_paths(config: Config) -> Config:
             "model": model.model_copy(update=of_model),
             "teacher": teachers[0] if len(teachers) == 1 else teachers or None,
             "latency": config.latency and config.latency.model_copy(update={"table": _absolute(config.latency.table)}),
+            "tracking": config.tracking.model_copy(update={"tensorboard": _absolute(config.tracking.tensorboard)}),
         }
     )
 

@@ -29,6 +29,7 @@ from slimsweep.config.sections import (
     Search,
     TeacherModel,
 )
+from slimsweep.config.tracking import TrackerName, Tracking
 from slimsweep.latency.setting import LatencySetting
 from slimsweep.methods import METHODS
 from slimsweep.methods import baselines as known_baselines
@@ -86,6 +87,11 @@ class Config(Section):
     latency: Latency | None = None
     """In which setting models are timed, for budgets in ms and for the latency of each point; null times nothing where no
     budget is in ms."""
+    trackers: list[TrackerName] = []
+    """Experiment trackers that are told how the run goes: mlflow, wandb, tensorboard. They change no result
+    (docs/trackers.md)."""
+    tracking: Tracking = Tracking()
+    """Where trackers log to."""
 
     def __init__(self, **data: Any) -> None:
         try:
@@ -158,7 +164,7 @@ class Config(Section):
             raise ValueError("must name at least one model, or be null for the dense model")
         return members[0].model_copy(update={"weight": 1.0}) if len(members) == 1 else members
 
-    @field_validator("baselines")
+    @field_validator("baselines", "trackers")
     @classmethod
     def _eachonce(cls, value: list[str]) -> list[str]:
         return once(value)
@@ -223,6 +229,17 @@ class Config(Section):
                 "teacher is given, but search.distill.alpha and retrain.distill.alpha are both 0, so nothing learns from it: "
                 "set one of them, such as 0.5, or leave teacher out"
             )
+        if self.retrain.stopping is not None:
+            if self.retrain.compare_rates == "all seeds":
+                yield (
+                    "retrain.stopping is asha, but retrain.compare_rates is all seeds, which needs each rate with each seed to "
+                    "its end: leave one of the two out"
+                )
+            if self.retrain.workers_per_trial > 1:
+                yield (
+                    f"retrain.stopping is asha, but retrain.workers_per_trial is {self.retrain.workers_per_trial}, and only "
+                    "points that one worker trains can be stopped: leave one of the two out"
+                )
         if self.retrain.epochs == 0:
             fresh = [name for name in self.baselines if METHODS[name].fresh]
             if fresh:
@@ -393,6 +410,21 @@ class Config(Section):
             f"{' and '.join(changed)} {are} set, but search.epochs is 0, its default, so no gates are trained: set "
             "search.epochs, such as 50, to train them"
         )
+
+    def nothing_to_stop(self) -> str:
+        """One sentence where `retrain.stopping` has nothing to compare; empty elsewhere."""
+        retrain = self.retrain
+        if retrain.stopping is None or not retrain.epochs:
+            return ""
+        if len(retrain.rates) == 1:
+            return f"retrain.stopping is {retrain.stopping}, but retrain.lr is a single rate, so nothing is stopped"
+        if retrain.first_comparison(retrain.epochs) >= retrain.epochs:
+            return (
+                f"retrain.stopping is {retrain.stopping}, but rates are first compared after epoch "
+                f"{retrain.first_comparison(retrain.epochs)} of {retrain.epochs}, so nothing is stopped: lower "
+                "retrain.grace_epochs"
+            )
+        return ""
 
     def going_on_from(self, earlier: Self) -> Self:
         """The configuration for a run that an earlier start began: what nobody set, and what its version did not know yet,

@@ -487,6 +487,14 @@ class Retrain(Recipe):
     compare_rates: Literal["first seed", "all seeds"] = "first seed"
     """How several learning rates are compared. first seed: with the first seed only; the other seeds train at the best rate.
     all seeds: by the mean over all seeds, which depends less on luck but trains each point at each rate with each seed."""
+    stopping: Literal["asha"] | None = None
+    """Whether learning rates that are behind are stopped before their last epoch. asha: by successive halving, among the rates
+    of one method, budget and seed at equal epochs; needs several rates. Stopped points are never chosen. null trains all."""
+    grace_epochs: int | None = Field(None, ge=1)
+    """Epochs after which stopping compares for the first time; null is a quarter of the epochs, and past the warm-up."""
+    reduction_factor: float = Field(2.0, gt=1, allow_inf_nan=False)
+    """At each comparison of stopping about one in this many rates goes on; the next one comes after that many times as many
+    epochs."""
     seeds: list[int] = [0]
     """Random seeds of the retraining; each cut model is trained once per seed. A list, or how many (3 is 0,1,2)."""
     start: Literal["search", "larger"] = "search"
@@ -517,6 +525,10 @@ class Retrain(Recipe):
         """The learning rates to try, as they were given; one where there is no choice, and where nothing is trained."""
         rates = self.lr if isinstance(self.lr, list) else [self.lr]
         return rates if self.epochs else rates[:1]
+
+    def first_comparison(self, epochs: int) -> int:
+        """The epoch after which `stopping` compares the rates of points with so many epochs for the first time."""
+        return self.grace_epochs or max(self.warmup_epochs + 1, -(-epochs // 4))
 
     def at(self, lr: float, epochs: int) -> "Retrain":
         """The recipe with one learning rate and a number of epochs."""

@@ -90,7 +90,8 @@ def plan_points(run: Run) -> list[Point]:
 
     - With several learning rates, each method, terms and budget tries all rates with the first seed. The other seeds are
       planned when all those points have ended, at the rate that is best on validation (`Config.quality`); a rate that failed
-      is not taken. With retrain.compare_rates "all seeds" every seed tries all rates, and the best mean counts.
+      or was stopped (retrain.stopping) is not taken. With retrain.compare_rates "all seeds" every seed tries all rates, and
+      the best mean counts.
     - With retrain.start "larger", a searched point is planned when the point that it starts from has an ok row. The largest
       budget starts from the dense point.
     - Methods whose structures are still to be chosen are left out (`to_choose`), and budgets in ms that are still to be timed
@@ -101,7 +102,7 @@ def plan_points(run: Run) -> list[Point]:
     """
     rows = run.rows
     quality: dict[str, float] = dict(rows.loc[rows.status == "ok", ["point", run.config.quality]].itertuples(index=False))
-    failed = set(rows.point[rows.status == "failed"])
+    failed = set(rows.point[rows.status == "failed"]) | stopped_points(run)
 
     def best(tried: list[Point]) -> float | None:
         if len({p.lr for p in tried}) == 1:
@@ -211,9 +212,14 @@ def points_to_come(run: Run, points: list[Point]) -> int:
     return sum((expected - known).values())
 
 
+def stopped_points(run: Run) -> set[str]:
+    """The points that were stopped because another learning rate was ahead; none where retrain.stopping is off now."""
+    return set(run.rows.point[run.rows.status == "stopped"]) if run.config.retrain.stopping is not None else set()
+
+
 def points_to_do(run: Run, points: list[Point]) -> list[Point]:
-    """The points without an ok row."""
-    done = set(run.rows[run.rows.status == "ok"].point)
+    """The points that are to be trained: those without an ok row that were not stopped."""
+    done = set(run.rows[run.rows.status == "ok"].point) | stopped_points(run)
     return [p for p in points if p.name not in done]
 
 

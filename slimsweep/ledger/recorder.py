@@ -62,5 +62,5 @@ class RunRecorder:
 
 
 def recorder_of(run: Run, stage: str, point: str = "") -> Recorder:
-    """Where a training of a run is recorded: in the run itself. Trackers join it here, by `Recorders`. Called on every rank."""
+    """Where a training of a run is recorded: in the run itself, from which trackers get it. Called on every rank."""
     return RunRecorder(run, stage, point)

@@ -14,6 +14,7 @@ bench/, errors.log                 timings, tracebacks
 device-times/                      times of structures on other devices, from CSV files
 exports/                           models in other formats; in exports/latency/ what is timed on other devices
 quantized/                         one row per point that was quantized
+trackers/, tensorboard/            what each tracker has been told, and TensorBoard's files
 report.html, report.svg, report.png
 """
 
@@ -66,6 +67,7 @@ LATENCY, BRANCH_COST = "latency", "latency/branch-cost.json"
 EXPORTS, LATENCY_EXPORTS = "exports", "exports/latency"
 DEVICE_TIMES = "device-times"
 QUANTIZED = "quantized"
+TRACKERS, TENSORBOARD = "trackers", "tensorboard"
 EPOCHS_LOG, DAMAGED_LOG, ERRORS_LOG = "epochs.log", "damaged.log", "errors.log"
 NOTES = "notes.log"
 REPORT = "report"  # .svg, .png
@@ -792,8 +794,12 @@ class Run(Readable):
 
     def curve_sizes(self) -> dict[str, int]:
         """The bytes of the curve of each stage and point that has one."""
+        return {name: size for name, (size, _) in self.curve_versions().items()}
+
+    def curve_versions(self) -> dict[str, tuple[int, int]]:
+        """By stage or point, what changes when its curve is written again: (bytes, time of the change in ns)."""
         files = self.folder.files(CURVES)
-        return {name.removesuffix(".parquet"): size for name, (size, _) in files.items() if name.endswith(".parquet")}
+        return {name.removesuffix(".parquet"): state for name, state in files.items() if name.endswith(".parquet")}
 
     def delete_curve(self, name: str) -> None:
         self.folder.delete(f"{CURVES}/{name}.parquet")
@@ -966,6 +972,30 @@ class Run(Readable):
         else:
             self.folder.delete(NOTES)
 
+    def add_note(self, note: str) -> None:
+        """Add what was said in the middle of a start to its notes."""
+        self.folder.append_line(NOTES, note)
+
+    # What trackers know.
+
+    def tracked(self, tracker: str) -> dict[str, Any]:
+        """What a tracker has been told, and under which names (`slimsweep.trackers.told`); empty where nothing is known."""
+        path = f"{TRACKERS}/{tracker}.json"
+        if not self.folder.exists(path):
+            return {}
+        nothing: dict[str, Any] = {}
+        meaning = "the tracker gets a new run, with all epochs, at the next start"
+        return self.unless_damaged(path, lambda: self.json(path, "id", "places"), nothing, meaning)
+
+    def write_tracked(self, tracker: str, told: Mapping[str, Any]) -> None:
+        """Write what `tracked` reads."""
+        self.folder.write_json(f"{TRACKERS}/{tracker}.json", dict(told))
+
+    @property
+    def tensorboard_folder(self) -> Folder:
+        """The folder of TensorBoard's files, where the configuration names no other one."""
+        return self.folder / TENSORBOARD
+
     def damaged_images(self) -> dict[str, str]:
         """The images that were skipped in any stage or point so far, and why each could not be read."""
         found, unread = {}, 0
@@ -991,6 +1021,13 @@ class Run(Readable):
     def write_report(self, ending: str, content: bytes) -> None:
         """Write report.html, report.svg or report.png."""
         self.folder.write_bytes(f"{REPORT}.{ending}", content)
+
+    def report(self) -> bytes | None:
+        """The page; None before it was written for the first time."""
+        return self.folder.read_bytes(REPORT_PAGE) if self.folder.exists(REPORT_PAGE) else None
+
+    report_name = REPORT_PAGE  # of the page's file
+    config_name = CONFIG  # of the configuration's
 
     @property
     def report_uri(self) -> str:

@@ -20,10 +20,12 @@ EARLIER_VERSION = (
 PLAN_LOST = (
     f"{PLAN} is damaged, so points that have not begun are not known; the next start of the same command writes it again"
 )
+DAMAGED_ROW = "its row is damaged"  # notes of points
 UNTRAINED = "untrained"  # note of a point of 0 epochs
 NOT_YET = "the points are planned next"
 
-State = Literal["done", "running", "failed", "waiting"]
+State = Literal["done", "running", "failed", "stopped", "waiting"]
+ENDED = ("done", "failed", "stopped")  # states of a point that this start does not train any more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +98,8 @@ class Status:
 
     @property
     def tried(self) -> bool:
-        """Whether all known points have ended, done or failed."""
-        return bool(self.points) and not self.choosing and all(p.state in ("done", "failed") for p in self.points)
+        """Whether all known points have ended: done, failed or stopped."""
+        return bool(self.points) and not self.choosing and all(p.state in ENDED for p in self.points)
 
     @property
     def finished(self) -> bool:
@@ -125,7 +127,9 @@ class Status:
             if failed:
                 return f"{failed} failed points are tried again by the same command{more}"
             if not self.later:
-                return f"all points are done; the report is {REPORT_PAGE}"
+                stopped = self.count("stopped")
+                but = f" but {stopped} that {'was' if stopped == 1 else 'were'} stopped" if stopped else ""
+                return f"all points{but} are done; the report is {REPORT_PAGE}"
         if self.choosing:
             return f"to be chosen: {' and '.join(self.choosing)}{again}"
         left = self.count("waiting") + self.count("running") + self.later
@@ -171,7 +175,7 @@ def _sweep_seconds_left(plan: Plan, points: list[TrainingStatus]) -> float | Non
         [
             Pending(
                 budget=point.budget,
-                epochs_left=0 if one.state in ("done", "failed") else one.epochs_total - one.epochs,
+                epochs_left=0 if one.state in ENDED else one.epochs_total - one.epochs,
                 running=one.state == "running",
                 epoch_seconds=one.epoch_seconds,
             )
@@ -260,13 +264,17 @@ def _quality(row: Mapping[str, Any] | None) -> dict[str, Any]:
 def _not_done(
     run: Run, name: str, row: Mapping[str, Any] | None, curve: list[dict[str, Any]], total: int, running: bool
 ) -> TrainingStatus:
+    if row is not None and row["status"] == "stopped":
+        state: State = "stopped"
+    else:
+        state = "failed" if row is not None else "running" if running else "waiting"
     return TrainingStatus(
         name=name,
-        state="failed" if row is not None else "running" if running else "waiting",
+        state=state,
         epochs=curve[-1]["epoch"] if curve else 0,
         epochs_total=total,
         **_quality(curve[-1] if curve else None),
-        error=row["error"] if row is not None else "",
-        note="its row is damaged" if name in run.damaged_rows else "",
+        error=row["error"] if state == "failed" and row is not None else "",
+        note=row["error"] if state == "stopped" and row is not None else DAMAGED_ROW if name in run.damaged_rows else "",
         epoch_seconds=epoch_seconds(curve),
     )

@@ -32,7 +32,7 @@ RESULTS = pa.schema(
         ("budget", pa.float64()),  # fraction of the dense model's cost, as asked for or as shares leave it; 1.0 for dense
         ("unit", pa.string()),  # the cost that the budget counts: macs, params or ms
         ("shares", pa.string()),  # JSON: the share of gates that each family keeps; empty where a budget was asked for
-        ("status", pa.string()),  # ok or failed
+        ("status", pa.string()),  # ok, failed, or stopped: before its last epoch, because another learning rate was ahead
         ("error", pa.string()),
         *(
             field

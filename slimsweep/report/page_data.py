@@ -324,8 +324,10 @@ def _progress(status: Status, measure: Measure) -> dict[str, Any]:
     """The progress of a run: counts of points, lengths of the progress bar's parts, trainings under way, what comes next."""
     planned = len(status.points) + status.later
     done, failed, running = status.count("done"), status.count("failed"), status.count("running")
+    stopped = status.count("stopped")
     if planned:
-        bar = {"done": done, "failed": failed, "running": running, "waiting": planned - done - failed - running}
+        bar = {"done": done, "stopped": stopped, "failed": failed, "running": running}
+        bar["waiting"] = planned - sum(bar.values())
     else:  # epochs of the stages before there are points
         trained = sum(stage.epochs for stage in status.stages)
         total = sum(stage.epochs_total for stage in status.stages)
@@ -335,6 +337,7 @@ def _progress(status: Status, measure: Measure) -> dict[str, Any]:
         "planned": planned,
         "done": done,
         "failed": failed,
+        "stopped": stopped,
         "running": running,
         "finished": status.finished,
         "next": status.next,

@@ -25,7 +25,7 @@ from slimsweep.errors import RunLost
 from slimsweep.ledger.measures import R2, TOP1, images_of, measure_decimals, measure_of, recorded_images
 from slimsweep.ledger.points import Plan, Point
 from slimsweep.ledger.run import DAMAGED_LOG, Run
-from slimsweep.ledger.status import Status, TrainingStatus, read_status
+from slimsweep.ledger.status import ENDED, Status, TrainingStatus, read_status
 from slimsweep.ledger.time_left import in_words
 from slimsweep.report.comparison import compare_methods, usual_cost, with_error
 from slimsweep.report.page import write_report
@@ -134,11 +134,7 @@ class Progress:
         for training in [*status.stages, *status.points] if self.sweep else status.stages:
             before = self.seen.get(training.name)
             self.seen[training.name] = (training.state, training.epochs)
-            ended |= (
-                training.name not in stages
-                and training.state in ("done", "failed")
-                and (before is None or before[0] != training.state)
-            )
+            ended |= training.name not in stages and training.state in ENDED and (before is None or before[0] != training.state)
             if not self.is_live and before != self.seen[training.name] and self._worth_a_line(training, before):
                 quality = f", {training.quality}" if training.quality else ""
                 epochs = f"epoch {training.epochs}/{training.epochs_total}"
@@ -315,7 +311,11 @@ def show_end(run: Run, plan: Plan, failed: Collection[Point], console: Console, 
     if damaged := run.damaged_images():
         first = f"{len(damaged)} damaged images were" if len(damaged) > 1 else "One damaged image was"
         say(console, f"{first} skipped; {DAMAGED_LOG} in the run's folder says which", "yellow")
-    done = set(rows.point[rows.status == "ok"])
+    stopped = set(rows.point[rows.status == "stopped"]) & {point.name for point in plan.points}
+    if stopped:
+        was = "point was" if len(stopped) == 1 else "points were"
+        say(console, f"{len(stopped)} {was} stopped early, as another learning rate was ahead (retrain.stopping)", "dim")
+    done = set(rows.point[rows.status == "ok"]) | stopped
     missing = [point for point in plan.points if point.name not in done]
     total = len(plan.points) + plan.later
     if len(missing) > len(failed):

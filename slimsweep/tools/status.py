@@ -7,7 +7,7 @@ from rich.text import Text
 from slimsweep.ledger.status import Status
 from slimsweep.terminal import plain_table
 
-COLOURS = {"done": "green", "running": "cyan", "failed": "red", "waiting": "dim"}
+COLOURS = {"done": "green", "running": "cyan", "failed": "red", "stopped": "yellow", "waiting": "dim"}
 
 
 def status_table(status: Status, columns: int = 5) -> Table:

@@ -1,6 +1,7 @@
 """Where the training loop puts what it finds: it knows no storage, only a `Recorder`.
 
-The run folder is one (`slimsweep.ledger.recorder.RunRecorder`); a tracker such as TensorBoard is a class with two methods.
+The run folder is one (`slimsweep.ledger.recorder.RunRecorder`), from which the driver tells MLflow and the like
+(`slimsweep.trackers`). What else is to be told epochs where they are trained is a class with two methods.
 """
 
 from collections.abc import Mapping

@@ -24,6 +24,7 @@ export function drawLive(page) {
       }
       const said = [];
       if (s.planned) said.push(`${s.done} of ${count(s.planned, "point")} done`, `${s.failed} failed`, `${s.running} running`);
+      if (s.stopped) said.push(`${s.stopped} stopped early`);
       if (page.runs.length > 1) said.unshift(run.name);
       const line = el("p", {}, el("b", {}, said.join(", ")), said.length ? ". " : "", s.next ? `${capital(s.next)}.` : "");
       if (s.failed) line.append(" ", el("a", { href: "#failed", onclick: jump }, "What failed"), ".");
@@ -50,16 +51,33 @@ export function jump(event) {
 
 /** @param {Page} page */
 export function drawFailed(page) {
-  const failed = page.points.filter((p) => p.status !== "ok");
-  const section = byId("failed");
-  section.hidden = !failed.length;
+  const failed = page.points.filter((p) => p.status === "failed");
+  const title = failed.length === 1 ? "A point that failed" : "Points that failed";
+  const again = "They take no part in the figures above. The command that started the run tries them again.";
+  drawLeftOut(page, "failed", failed, title, again);
+}
+
+/**
+ * Learning rates that were behind and were not trained to their end.
+ * @param {Page} page
+ */
+export function drawStopped(page) {
+  const stopped = page.points.filter((p) => p.status === "stopped");
+  const title = stopped.length === 1 ? "A point that was stopped early" : "Points that were stopped early";
+  const why = "Another learning rate of the same method and budget was ahead. They take no part in the figures above.";
+  drawLeftOut(page, "stopped", stopped, title, why);
+}
+
+function drawLeftOut(page, id, points, title, caption) {
+  const section = byId(id);
+  section.hidden = !points.length;
   section.replaceChildren(
-    el("h2", { id: "failed-title" }, failed.length === 1 ? "A point that failed" : "Points that failed"),
-    el("p", { class: "caption" }, "They take no part in the figures above. The command that started the run tries them again."),
-    ...failed.map((p) =>
+    el("h2", { id: `${id}-title` }, title),
+    el("p", { class: "caption" }, caption),
+    ...points.map((p) =>
       el(
         "details",
-        { open: failed.length <= 3 },
+        { open: points.length <= 3 },
         el("summary", {}, page.runs.length > 1 ? `${page.runs[p.run].name}: ` : "", el("code", {}, p.point)),
         el("pre", { class: "error" }, p.error || "no error text"),
       ),

@@ -10,7 +10,7 @@ import { drawFront, frontCaption, moveRing } from "./figure.js";
 import { count } from "./format.js";
 import { kneeOf, paretoFront } from "./front.js";
 import { drawHeadline } from "./headline.js";
-import { drawFailed, drawLive, drawWritten, jump, refreshLater } from "./live.js";
+import { drawFailed, drawLive, drawStopped, drawWritten, jump, refreshLater } from "./live.js";
 import { errorOf, placedByError } from "./log_error.js";
 import { drawMethods } from "./methods.js";
 import {
@@ -256,6 +256,7 @@ async function main() {
   readState();
   drawLive(page);
   drawFailed(page);
+  drawStopped(page);
   drawWritten();
   drawAbout(page);
   refreshLater(page);

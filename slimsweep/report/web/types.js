@@ -52,7 +52,7 @@
  * @property {number | null} [budget_ms] milliseconds, where that many were asked for
  * @property {string} [timed_in] the setting that a budget in ms was met in, where there are several
  * @property {string | null} shares JSON: the share of its gates that each family keeps, where that was asked for
- * @property {"ok" | "failed"} status
+ * @property {"ok" | "failed" | "stopped"} status
  * @property {string | null} error
  * @property {number} macs
  * @property {number} macs_dense
@@ -130,6 +130,7 @@
  * @property {number} planned
  * @property {number} done
  * @property {number} failed
+ * @property {number} stopped before their last epoch, as another learning rate was ahead
  * @property {number} running
  * @property {boolean} finished
  * @property {string} next what comes next, in one sentence
