@@ -275,6 +275,15 @@ def parser() -> argparse.ArgumentParser:
     )
     add.epilog = "Example: slimsweep export runs/digits/models/POINT --format onnx"
 
+    add = command("push", push, "upload a model to the Hugging Face hub, with its card, for timm to load from there")
+    add.add_argument("model", metavar="MODEL_DIR", help="a saved model, such as RUN/models/POINT (`slimsweep pick` prints one)")
+    add.add_argument("repository", metavar="OWNER/NAME", help="the repository on the hub; made where it is missing")
+    add.add_argument("--public", action="store_true", help="where it is made, make it public (default: private)")
+    add.epilog = (
+        "Uploads model.safetensors, config.json and README.md, the card, and nothing else. The token is that of the variable "
+        "HF_TOKEN or of `hf auth login`. Example: slimsweep push runs/digits/models/POINT my-name/digits-half"
+    )
+
     what = "latency on other devices: models to time there, their times, and the times in a run's page and pick"
     kinds = command("latency", None, what).add_subparsers(required=True, metavar="WHAT")
 
@@ -473,7 +482,8 @@ def quantize(chosen: argparse.Namespace, console: Console) -> None:
     if chosen.output is not None:
         refuse_rays_copy("--output", chosen.output, "--output /shared/int8")
 
-    from slimsweep.tools.quantize import quantize_dir, quantize_run, run_of_model
+    from slimsweep.ledger.model_card import run_of_model
+    from slimsweep.tools.quantize import quantize_dir, quantize_run
     from slimsweep.tools.quantize_work import Settings, Timing
     from slimsweep.tools.quantized_table import busy_sentence, table
 
@@ -557,6 +567,14 @@ def export(chosen: argparse.Namespace, console: Console) -> None:
     written = export_checked(chosen.model, chosen.format, chosen.output)
     say(console, str(written.path))  # alone on standard output, so that a script can take it
     say(plain_console(stderr=True), written.text)
+
+
+def push(chosen: argparse.Namespace, console: Console) -> None:
+    from slimsweep.tools.push import push_model
+
+    pushed = push_model(chosen.model, chosen.repository, public=chosen.public)
+    say(console, pushed.url)  # alone on standard output, so that a script can take it
+    say(plain_console(stderr=True), pushed.text)
 
 
 def latency_export(chosen: argparse.Namespace, console: Console) -> None:

@@ -74,6 +74,7 @@ SEARCH_SHAPE, SEARCH_MODEL = f"{SEARCH}/search.json", f"{SEARCH}/model.safetenso
 SEARCH_GATES, SEARCH_PATH = f"{SEARCH}/gates.parquet", f"{SEARCH}/path.safetensors"
 # The files of a model's folder, in timm's hub format. The description is written last: where it is, the model is whole.
 MODEL_WEIGHTS, MODEL_CONFIG = "model.safetensors", "config.json"
+MODEL_CARD = "README.md"  # beside them, for people; nothing reads it
 # epoch-00012-3-1f09ab.safetensors is the state after 12 epochs, by the third holder. Earlier versions wrote only the epoch.
 CHECKPOINT_NAME = re.compile(r"epoch-(?P<epoch>\d+)(-(?P<generation>\d+)-(?P<token>\w+))?\.safetensors")
 
