@@ -151,9 +151,14 @@ def _start(config: "Config", base_model: str) -> str:
 # The text.
 
 
+def in_one_line(text: str) -> str:
+    """A name without line breaks and control characters: a line of three dashes would end the YAML."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
 def literal(text: str) -> str:
     """A name as Markdown that shows it as it is: a code span where anything in it could be markup."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    line = in_one_line(text)
     if PLAIN.fullmatch(line) or not line:
         return line
     longest = max((len(run) for run in re.findall("`+", line)), default=0)
@@ -225,16 +230,23 @@ def _front(description: Mapping[str, Any], name: str, of_run: Origin | None) -> 
     """The card's YAML, as the hub reads it."""
     from huggingface_hub import EvalResult, ModelCardData
 
+    data_name, hub_data, base_model, license, title = (
+        in_one_line(text)
+        for text in (
+            *((of_run.data, of_run.hub_data, of_run.base_model, of_run.license) if of_run else ("", "", "", "")),
+            name,
+        )
+    )
     classes = description.get("num_classes", 0)
     task = "image-classification" if classes else "image-feature-extraction"
     results: list[EvalResult] = []
     test_top1 = description.get("metrics", {}).get("test_top1")
-    if of_run is not None and isinstance(test_top1, int | float):
+    if data_name and isinstance(test_top1, int | float):
         results.append(
             EvalResult(
                 task_type=task,
-                dataset_type=of_run.hub_data or of_run.data,
-                dataset_name=of_run.data,
+                dataset_type=hub_data or data_name,
+                dataset_name=data_name,
                 dataset_split="test",
                 metric_type="accuracy",
                 metric_value=round(test_top1 / 100, 4),
@@ -244,11 +256,11 @@ def _front(description: Mapping[str, Any], name: str, of_run: Origin | None) -> 
         library_name="timm",
         pipeline_tag=task,
         tags=[task, "timm", "slimsweep", "pruning"],
-        base_model=(of_run.base_model or None) if of_run else None,
-        license=(of_run.license or None) if of_run else None,
-        datasets=[of_run.hub_data] if of_run and of_run.hub_data else None,
+        base_model=base_model or None,
+        license=license or None,
+        datasets=[hub_data] if hub_data else None,
         metrics=["accuracy"] if classes else None,
-        model_name=name if results else None,
+        model_name=title if results else None,
         eval_results=results or None,
     )
     return f"{data.to_yaml(line_break=chr(10)).rstrip()}\n"
