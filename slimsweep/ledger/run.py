@@ -243,6 +243,14 @@ class Run(Readable):
                 "may have written it, or it is damaged"
             ) from problem
 
+    def config_text(self) -> str:
+        """The whole configuration as YAML, which --config takes.
+
+        Raises:
+            ConfigError, DamagedFile: as for `stored_config`.
+        """
+        return self.stored_config().to_yaml()
+
     def write_config(self) -> None:
         # Its first line names its last one, so that a file that was cut short can be told.
         text = f"{CONFIG_END}, if the last line says so too\n{self.config.to_yaml()}{CONFIG_END}\n"
@@ -924,6 +932,29 @@ class Run(Readable):
     def write_device_times(self, rows: list[dict[str, Any]]) -> None:
         """Write the times of one CSV file (`tables.DEVICE_TIMES`) to a file of their own."""
         self._write_part(DEVICE_TIMES, rows, tables.DEVICE_TIMES)
+
+    def export_state(self, point: str, name: str) -> int | None:
+        """The bytes of a file of a point's model in EXPORTS; None where there is none, or it is older than the model.
+
+        Args:
+            name: of the file.
+        """
+        made = self.folder.files(EXPORTS).get(name)
+        model = self.folder.files(self.model_path(point))
+        newest = max((changed for file, (_, changed) in model.items() if file in (MODEL_WEIGHTS, MODEL_CONFIG)), default=0)
+        return made[0] if made is not None and made[1] >= newest else None
+
+    def write_export(self, name: str, content: bytes) -> None:
+        """Write a model in another format to EXPORTS, whole or not at all."""
+        self.folder.write_bytes(f"{EXPORTS}/{name}", content)
+
+    def read_export(self, name: str, start: int, count: int) -> bytes:
+        """A part of such a file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        return self.folder.read_range(f"{EXPORTS}/{name}", start, count)
 
     @property
     def latency_exports(self) -> Folder:
