@@ -58,6 +58,15 @@ def acting(request: Request) -> None:
     _check(request, settings, HTTPException)
 
 
+def check_token(request: Request) -> None:
+    """Refuse a request without the token in its header.
+
+    Raises:
+        HTTPException: 401 without a token, 403 with a wrong one.
+    """
+    _check(request, settings_of(request), HTTPException)
+
+
 Reader = Annotated[None, Depends(reading)]
 Actor = Annotated[None, Depends(acting)]
 

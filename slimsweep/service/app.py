@@ -1,15 +1,37 @@
 """The application: its routes, behind its guard."""
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
+from fastapi.exception_handlers import http_exception_handler
+from starlette.exceptions import HTTPException
 
+from slimsweep.service import pages
+from slimsweep.service.access import NotSignedIn
 from slimsweep.service.guard import Guard
 from slimsweep.service.settings import Settings
+from slimsweep.service.shelf import Shelf
 
 
 def make_app(settings: Settings) -> FastAPI:
-    """The service over a folder of runs, as an ASGI application. It runs under any ASGI server, and knows no Ray."""
-    # Its own pages of documentation load scripts from another site.
+    """The service over a folder of runs, as an ASGI application. It runs under any ASGI server, and knows no Ray.
+
+    Raises:
+        RefusedInput: the folder's URI has an unknown scheme.
+    """
+    # FastAPI's own pages of documentation load scripts from another site.
     app = FastAPI(title="slimsweep", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.settings = settings
+    app.state.shelf = Shelf(settings.output, settings.look_every)
     app.add_middleware(Guard, settings=settings)
+    app.add_exception_handler(HTTPException, _refused)
+    app.include_router(pages.router)
     return app
+
+
+async def _refused(request: Request, problem: Exception) -> Response:
+    """A page for people, to sign in or with the sentence; the sentence for programs."""
+    assert isinstance(problem, HTTPException)
+    if "text/html" not in request.headers.get("accept", ""):
+        return await http_exception_handler(request, problem)
+    if isinstance(problem, NotSignedIn):
+        return pages.sign_in_page(problem.status_code)
+    return pages.message_page(request, problem.status_code, str(problem.detail))
