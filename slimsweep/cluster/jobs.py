@@ -1,7 +1,7 @@
 """Sweeps as jobs of a Ray cluster, by its Jobs API: submitted, listed, stopped, and what they print.
 
-A job is `python -m slimsweep.run ...`, as `ray job submit` would send it. Its metadata name the run, so that others find the job
-of a run; a job that was submitted by hand has none, and is not touched.
+A job is `python -m slimsweep.run ...`, as `ray job submit` would send it. Its metadata name the run, so that the job of a run can be
+found; a job that was submitted by hand has none, and is not touched.
 """
 
 import os
@@ -68,7 +68,9 @@ class Jobs:
         try:
             return JobSubmissionClient(self._address)
         except Exception as problem:  # Ray raises ConnectionError, RuntimeError and others
-            raise ClusterFailed(f"no Ray cluster takes jobs here ({_line(problem)}): start one with `ray start --head`") from problem
+            raise ClusterFailed(
+                f"no Ray cluster takes jobs here ({_line(problem)}): start one with `ray start --head`"
+            ) from problem
 
     def submit(self, run: str, words: Sequence[str], files: Mapping[str, str]) -> Job:
         """Start `python -m slimsweep.run WORDS` in a folder with these files.

@@ -4,7 +4,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exception_handlers import http_exception_handler
 from starlette.exceptions import HTTPException
 
-from slimsweep.service import pages
+from slimsweep.service import downloads, pages, sweeps
 from slimsweep.service.access import NotSignedIn
 from slimsweep.service.guard import Guard
 from slimsweep.service.settings import Settings
@@ -23,7 +23,8 @@ def make_app(settings: Settings) -> FastAPI:
     app.state.shelf = Shelf(settings.output, settings.look_every)
     app.add_middleware(Guard, settings=settings)
     app.add_exception_handler(HTTPException, _refused)
-    app.include_router(pages.router)
+    for routes in (pages, downloads, sweeps):
+        app.include_router(routes.router)
     return app
 
 

@@ -43,7 +43,13 @@ class AskedSweep(BaseModel):
         """The arguments of `python -m slimsweep.run`."""
         config = CONFIG_FILE if self.text.strip() else self.preset
         flags = [f"--{flag}" for flag in ("smoke", "quick") if getattr(self, flag)]
-        return ["--config", config, *(f"--{name}={value}" for name, value in self.fields.items()), *flags, f"--{OUTPUT}={output}"]
+        return [
+            "--config",
+            config,
+            *(f"--{name}={value}" for name, value in self.fields.items()),
+            *flags,
+            f"--{OUTPUT}={output}",
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)

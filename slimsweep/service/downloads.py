@@ -19,13 +19,13 @@ from slimsweep.ledger.run import Run
 from slimsweep.report.action_pages import build_downloads_page
 from slimsweep.service.access import Reader
 from slimsweep.service.make_download import KINDS, Kind, file_name, refuse_too_large
+from slimsweep.service.pages import PAGE_POLICY
 from slimsweep.service.run_of_request import run_named
 
 AT_ONCE = 2
 WAITING = 8  # files that may wait to be made
 SECONDS = 900.0  # that making a file may take
 CHUNK = 1 << 20
-PAGE_POLICY = {"content-security-policy": "frame-ancestors 'none'"}  # the page's own policy is in its text
 
 router = APIRouter()
 Named = Annotated[str, Query(max_length=500)]
@@ -130,8 +130,8 @@ def how_to_load(point: str, kind: Kind) -> str:
         return f"import onnxruntime\nmodel = onnxruntime.InferenceSession({name})"
     if kind == "pt2":
         return f"import torch\nmodel = torch.export.load({name}).module()"
-    unpacked = json.dumps(f"local-dir:{point}")
-    return f"import slimsweep, timm  # after: unzip {file_name(point, kind)}\nmodel = timm.create_model({unpacked}, pretrained=True)"
+    unpacked, packed = json.dumps(f"local-dir:{point}"), file_name(point, kind)
+    return f"import slimsweep, timm  # after: unzip {packed}\nmodel = timm.create_model({unpacked}, pretrained=True)"
 
 
 @router.get("/downloads")

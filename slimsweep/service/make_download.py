@@ -63,7 +63,9 @@ def make(run: Run, point: str, kind: Kind) -> str:
         else:
             packed = target
             if others := [file.name for file in Path(scratch).iterdir() if file != target]:
-                raise RefusedInput(f"{point} needs further files beside its {kind} file ({', '.join(others)}): use `slimsweep export`")
+                raise RefusedInput(
+                    f"{point} needs further files beside its {kind} file ({', '.join(others)}): use `slimsweep export`"
+                )
         run.write_export(packed.name, packed.read_bytes())
     return made.text
 

@@ -1,4 +1,4 @@
-"""Sweeps that are started, stopped and gone on with from a browser: each is a job of the cluster, `python -m slimsweep.run ...`.
+"""Sweeps that are started, stopped and gone on with from a browser: each is a job of the cluster, `python -m slimsweep.run`.
 
 There is no second way of running: what a person asks for becomes the arguments of that command, and its output is always the
 folder that the service shows. All of it needs the token, also looking at a plan, which takes a worker's time, and at what jobs
@@ -28,7 +28,7 @@ from slimsweep.service.asked_sweep import (
     look,
     sentences_of,
 )
-from slimsweep.service.downloads import PAGE_POLICY
+from slimsweep.service.pages import PAGE_POLICY
 from slimsweep.service.run_of_request import run_named
 from slimsweep.storage import Folder, parted
 
