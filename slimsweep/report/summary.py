@@ -17,7 +17,7 @@ from slimsweep.ledger.run import Run
 from slimsweep.ledger.status import Status, read_status
 from slimsweep.report.pareto import best_rates, by_series, trained_first, with_units
 from slimsweep.slimming.cost import unit_named
-from slimsweep.storage import Folder
+from slimsweep.storage import Folder, parted
 
 WHY_LENGTH = 300  # characters of a reason that are shown
 
@@ -128,8 +128,8 @@ def summary_of(name: str, run: Run, status: Status | None = None) -> Summary:
         budgets=_budgets(run),
         best=_best(rows, images),
         changed=None if changed is None else changed.astimezone().replace(tzinfo=None),
-        model=run.config.model.name,
-        data=run.config.data.name,
+        model=_written(rows, "model") or run.config.model.name,
+        data=_written(rows, "data") or _data(run),
         done=status.count("done"),
         failed=status.count("failed"),
         running=status.count("running"),
@@ -142,6 +142,18 @@ def summary_of(name: str, run: Run, status: Status | None = None) -> Summary:
         next=status.next,
         time_left=status.time_left_of,
     )
+
+
+def _written(rows: pd.DataFrame, column: str) -> str:
+    """What rows say in a column; empty where none says anything."""
+    said = rows[column].dropna()
+    return str(said.iloc[0]) if len(said) else ""
+
+
+def _data(run: Run) -> str:
+    """What the configuration calls the data, before there are rows; of a folder the last part of its path as well."""
+    data = run.config.data
+    return " ".join([data.name, *([parted(data.root)[1]] if data.root else [])])
 
 
 def _state(status: Status) -> str:
