@@ -64,7 +64,9 @@ def make_shelf(output: Path) -> Path:
     """A folder with runs of all states."""
     output.mkdir(parents=True, exist_ok=True)
     better(make_run(output / "digits"), {"dense": 55, "searched": 44, "uniform": 52, "scratch": 60})
-    better(make_run(output / "flowers-deit-s", model="deit_small_patch16_224", data="flowers"), {"dense": 40, "uniform-0.6": 40.5})
+    better(
+        make_run(output / "flowers-deit-s", model="deit_small_patch16_224", data="flowers"), {"dense": 40, "uniform-0.6": 40.5}
+    )
     fail(make_run(output / "scans-vit-b", model="vit_base_patch16_224", data="lung-scans"), "searched-0.4")
     live = make_run(output / "birds-swin", model="swin_tiny_patch4_window7_224", data="birds")
     stop_in_search(live)

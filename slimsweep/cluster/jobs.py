@@ -1,7 +1,7 @@
 """Sweeps as jobs of a Ray cluster, by its Jobs API: submitted, listed, stopped, and what they print.
 
-A job is `python -m slimsweep.run ...`, as `ray job submit` would send it. Its metadata name the run, so that the job of a run can be
-found; a job that was submitted by hand has none, and is not touched.
+A job is `python -m slimsweep.run ...`, as `ray job submit` would send it. Its metadata name the run, by which its
+job is found; a job that was submitted by hand has none, and is not touched.
 """
 
 import os
@@ -118,7 +118,7 @@ class Jobs:
         return [
             Job(
                 id=str(one.submission_id),
-                run=one.metadata[RUN],
+                run=(one.metadata or {}).get(RUN, ""),
                 command=one.entrypoint,
                 state=STATES[one.status],
                 message=one.message or "",

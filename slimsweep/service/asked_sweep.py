@@ -111,14 +111,18 @@ def refused_text(text: str) -> list[Problem]:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
                 said = f"{CONFIG_FILE} refers to *{event.anchor}, and references are not read here: write the values out"
-                return [Problem(sentence=said, line=event.start_mark.line + 1)]
+                return [Problem(sentence=said, line=_line_of(event))]
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > DEEPEST:
                 said = f"{CONFIG_FILE} is nested more than {DEEPEST} levels deep: no field is"
-                return [Problem(sentence=said, line=event.start_mark.line + 1)]
+                return [Problem(sentence=said, line=_line_of(event))]
     except yaml.YAMLError:
         return []  # said with its place by who reads the configuration
     return []
+
+
+def _line_of(event: yaml.Event) -> int | None:
+    return None if event.start_mark is None else event.start_mark.line + 1
 
 
 def _refused_words(asked: AskedSweep) -> list[Problem]:

@@ -80,7 +80,6 @@ async function check() {
   try {
     const { problems } = await ask("api/sweeps/check", { method: "POST", token: token(), body: asked() });
     if (mine === checks) drawProblems(problems);
-    say("");
   } catch (problem) {
     say(problem);
   }
@@ -216,7 +215,7 @@ function begin() {
           placeholder,
           "aria-describedby": `help-of-${name} problem-of-${name}`,
         }),
-        el("small", { id: `help-of-${name}` }, help),
+        el("small", { id: `help-of-${name}`, title: help }, help),
         el("p", { class: "wrong", id: `problem-of-${name}`, hidden: true }),
       ),
     ),
