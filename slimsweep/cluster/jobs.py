@@ -8,12 +8,15 @@ import os
 import re
 import secrets
 import shlex
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import ray
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from slimsweep.cluster.commands import own_folder
@@ -55,8 +58,8 @@ class Jobs:
 
     Args:
         output: that folder, as the driver of a sweep is given it.
-        address: of the cluster's dashboard (http://...). Where not given: RAY_API_SERVER_ADDRESS, RAY_ADDRESS, or the cluster
-            that runs on this machine.
+        address: of the cluster's dashboard (http://...). Where not given: RAY_API_SERVER_ADDRESS, the cluster that this process
+            is in, RAY_ADDRESS, or the cluster that runs on this machine.
     """
 
     def __init__(self, output: str, address: str | None = None) -> None:
@@ -65,8 +68,11 @@ class Jobs:
 
     def _client(self) -> JobSubmissionClient:
         """A new client per call: the cluster may have been started again since."""
+        address = self._address
+        if address is None and "RAY_API_SERVER_ADDRESS" not in os.environ and ray.is_initialized():
+            address = ray.get_runtime_context().gcs_address  # of the cluster that this process is in
         try:
-            return JobSubmissionClient(self._address)
+            return JobSubmissionClient(address)
         except Exception as problem:  # Ray raises ConnectionError, RuntimeError and others
             raise ClusterFailed(
                 f"no Ray cluster takes jobs here ({_line(problem)}): start one with `ray start --head`"
@@ -84,7 +90,7 @@ class Jobs:
         """
         client = self._client()
         id = f"slimsweep-{re.sub(r'[^A-Za-z0-9_-]', '-', run)[:60]}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-        command = shlex.join(["python", "-m", "slimsweep.run", *words])
+        command = shlex.join([_python(client.get_address()), "-m", "slimsweep.run", *words])
         with tempfile.TemporaryDirectory(prefix="slimsweep-job-") as folder:
             for name, text in files.items():
                 Path(folder, name).write_text(text, encoding="utf-8")
@@ -165,6 +171,12 @@ def _line(problem: BaseException) -> str:
     said = [line.strip() for line in str(problem).splitlines() if line.strip()]
     last = said[-1] if said else type(problem).__name__
     return (last if "Traceback" in str(problem) else " ".join(said) or last)[:400]
+
+
+def _python(address: str) -> str:
+    """The Python that runs a job: this one where the cluster is this process's own, or on this machine; else the nodes' own."""
+    here = urlsplit(address).hostname in ("localhost", "127.0.0.1", "::1")
+    return sys.executable if here or ray.is_initialized() else "python"
 
 
 def _is_installed() -> bool:
