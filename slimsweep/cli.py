@@ -144,6 +144,42 @@ def parser() -> argparse.ArgumentParser:
     )
     add.epilog = "Example: slimsweep report runs/small runs/base --output both.html"
 
+    add = command("serve", serve, "show all runs of a folder in a browser, live, from Ray Serve, until Ctrl+C")
+    add.add_argument(
+        "output",
+        nargs="?",
+        default="runs",
+        metavar="OUTPUT",
+        help="the folder that holds run folders, as --output of a sweep; also s3://... (default: runs)",
+    )
+    add.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen (default: 127.0.0.1, this machine)"
+    )
+    add.add_argument("--port", type=int, default=8266, metavar="N", help="the port (default: 8266)")
+    add.add_argument(
+        "--token-file",
+        metavar="FILE",
+        help="holds the token that acting asks for, and reading from other machines (default: Ray's own token, of "
+        "RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token)",
+    )
+    add.add_argument(
+        "--reading",
+        choices=("open", "token"),
+        help="who may read: whoever reaches the address, or who has the token (default: open on this machine's own address, "
+        "token on any other)",
+    )
+    add.add_argument(
+        "--allow-host",
+        nargs="+",
+        default=(),
+        metavar="NAME",
+        help="further names under which people reach the service, such as that of a proxy before it",
+    )
+    add.epilog = (
+        "Needs the extra `serve`: pip install 'slimsweep[serve]'. It joins the Ray cluster that RAY_ADDRESS or `ray start` "
+        "names, and starts a Ray of its own where there is none. Example: slimsweep serve runs"
+    )
+
     add = command("bench", bench, "latency, throughput and memory of each point and of dense, timed in interleaved rounds")
     add.add_argument("path", metavar="RUN_OR_MODEL_DIR", help=f"{RUN}; or one model, such as RUN/models/POINT")
     add.add_argument("--batch-sizes", type=_sizes, default=(1, 8), metavar="N,N", help="images per call (default: 1,8)")
@@ -422,6 +458,33 @@ def list_runs(chosen: argparse.Namespace, console: Console) -> None:
         show_fitting(console, runs_table(lines, ""), drop=("last result", "stage"))
     for sentence in problems:
         say(plain_console(stderr=True), sentence, "yellow")
+
+
+def serve(chosen: argparse.Namespace, console: Console) -> None:
+    import importlib.util
+    import signal
+
+    from slimsweep.errors import RefusedInput
+    from slimsweep.service.settings import settings_from
+
+    if missing := [name for name in ("fastapi", "uvicorn") if importlib.util.find_spec(name) is None]:
+        raise RefusedInput(f"{missing[0]} is not installed, which `slimsweep serve` needs: pip install 'slimsweep[serve]'")
+    settings = settings_from(
+        chosen.output,
+        host=chosen.host,
+        port=chosen.port,
+        token_file=chosen.token_file,
+        reading=chosen.reading,
+        names=tuple(chosen.allow_host),
+    )
+
+    from slimsweep.service.deployed import serve as until_stopped
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl+C does: on a shared cluster, Serve would stay
+    try:
+        until_stopped(settings, lambda line: say(console, line))
+    except KeyboardInterrupt:
+        say(console, "the service has ended")
 
 
 def report(chosen: argparse.Namespace, console: Console) -> None:
