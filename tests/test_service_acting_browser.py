@@ -22,7 +22,6 @@ from slimsweep.service.sweeps import Sweeps
 pytestmark = pytest.mark.browser
 
 FINISHED = Path(__file__).parent / "data" / "finished-run"
-POINT = "searched-0.4000-s0-1eef"
 TOKEN = "a-token-of-the-browser-test"
 
 
@@ -131,13 +130,17 @@ def test_without_the_token_it_is_said_and_nothing_starts(page, url, cluster):
 
 
 def test_a_file_is_made_on_demand_and_downloaded(page, url, tmp_path):
-    page.goto(f"{url}/downloads?run=old&point={POINT}")
+    page.goto(f"{url}/runs/old")
+    page.click("table.points tbody tr >> text=searched")
+    page.click("#load >> text=Download it")
     page.wait_for_selector("#file-timm pre")
-    assert f'timm.create_model("local-dir:{POINT}", pretrained=True)' in page.inner_text("#file-timm pre")
+    point = page.inner_text("h1")
+    assert (FINISHED / "models" / point).is_dir()
+    assert f'timm.create_model("local-dir:{point}", pretrained=True)' in page.inner_text("#file-timm pre")
     page.click("#file-timm >> text=Make it")
     link = page.wait_for_selector("#file-timm a", timeout=60_000)
     with page.expect_download() as taken:
         link.click()
-    assert taken.value.suggested_filename == f"{POINT}-timm.zip"
-    made = tmp_path / "old" / "exports" / f"{POINT}-timm.zip"
+    assert taken.value.suggested_filename == f"{point}-timm.zip"
+    made = tmp_path / "old" / "exports" / f"{point}-timm.zip"
     assert Path(taken.value.path()).read_bytes() == made.read_bytes()
