@@ -138,7 +138,7 @@ def test_a_file_is_made_on_demand_and_downloaded(page, url, tmp_path):
     assert (FINISHED / "models" / point).is_dir()
     assert f'timm.create_model("local-dir:{point}", pretrained=True)' in page.inner_text("#file-timm pre")
     page.click("#file-timm >> text=Make it")
-    link = page.wait_for_selector("#file-timm a", timeout=60_000)
+    link = page.wait_for_selector("#file-timm a", timeout=120_000)
     with page.expect_download() as taken:
         link.click()
     assert taken.value.suggested_filename == f"{point}-timm.zip"
