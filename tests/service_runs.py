@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from slimsweep.ledger import process
+from slimsweep.ledger.lock import held_here
 from slimsweep.ledger.run import Run
 
 FINISHED = Path(__file__).parent / "data" / "finished-run"
@@ -20,8 +21,8 @@ def make_run(folder: Path, *, model: str = "", data: str = "") -> Run:
     """A copy of the finished run, under its folder's name, as a run of another model or on other data."""
     shutil.copytree(FINISHED, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     config = folder / "config.yaml"
-    text = re.sub(r"^name: .*$", f"name: {json.dumps(folder.name)}", config.read_text(), count=1, flags=re.MULTILINE)
-    config.write_text(text)
+    name = re.sub(r"[^\w.-]", "-", folder.name).lstrip("-")
+    config.write_text(re.sub(r"^name: .*$", f"name: {name}", config.read_text(), flags=re.MULTILINE))
     run = Run(folder)
     if model or data:
         changes: dict[str, Any] = {**({"model": model} if model else {}), **({"data": data} if data else {})}
@@ -55,6 +56,7 @@ def stop_in_search(run: Run) -> None:
 
 def at_work(run: Run) -> None:
     """Let this process be the driver of the run."""
+    held_here.add("of-the-tests")
     driver = {"generation": 1, "token": "of-the-tests", "every": 3.0, "count": 1, "time": time.time(), **process.identity()}
     for name in ("holder.json", "driver.json"):
         (Path(run.uri) / name).write_text(json.dumps(driver))

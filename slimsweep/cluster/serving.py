@@ -29,7 +29,7 @@ def application(make_app: Callable[[], Any], here: bool = False) -> serve.Applic
     def build() -> Any:  # Serve wants a plain function
         return make_app()
 
-    deployment: serve.Deployment = serve.deployment(
+    deployment: Any = serve.deployment(
         serve.ingress(build)(),
         name=NAME,
         max_ongoing_requests=AT_ONCE,

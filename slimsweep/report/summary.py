@@ -67,26 +67,28 @@ def run_folders(output: Folder, refused: Callable[[str, RefusedInput], None] | N
         refused: is told of a folder that may not be read (`Folder.confined`).
     """
 
-    def inside(folder: Folder, name: str, shown: str) -> Folder | None:
+    def looked(folder: Folder, name: str, shown: str) -> tuple[Folder | None, bool]:
+        """(a folder inside, None where it may not be read; whether it is a run's)"""
         try:
-            return folder / name
+            inner = folder / name
+            return inner, Run(inner).is_begun
         except RefusedInput as problem:
             if refused is None:
                 raise
             refused(shown, problem)
-            return None
+            return None, False
 
     if Run(output).is_begun:
         return [(output.name, output)]
     found: list[tuple[str, Folder]] = []
     for name in output.list() if output.is_folder else []:
-        if (folder := inside(output, name, name)) is None:
-            continue
-        if Run(folder).is_begun:
+        folder, is_run = looked(output, name, name)
+        if folder is not None and is_run:
             found.append((name, folder))
-        elif folder.is_folder:
+        elif folder is not None and folder.is_folder:
             for model in folder.list():
-                if (inner := inside(folder, model, f"{name}/{model}")) is not None and Run(inner).is_begun:
+                inner, is_run = looked(folder, model, f"{name}/{model}")
+                if inner is not None and is_run:
                     found.append((f"{name}/{model}", inner))
     return found
 

@@ -119,7 +119,6 @@ class Shelf:
         self._looking = threading.Lock()
         self._next_look = -math.inf  # on the monotonic clock
         self._entries: dict[str, Entry] = {}
-        self._refused: dict[str, str] = {}
         self._shown: Document | None = None
         self._pages: OrderedDict[tuple[Any, ...], Document] = OrderedDict()
         self._building: dict[tuple[Any, ...], threading.Lock] = {}
@@ -159,7 +158,6 @@ class Shelf:
             for entry, is_run in zip(entries, pool.map(Entry.look, entries), strict=True):
                 if not is_run:
                     self._entries.pop(entry.name, None)
-        self._refused = refused
         runs = [entry.as_json() for _, entry in sorted(self._entries.items())]
         runs += [{"name": name, "state": "unreadable", "why": why} for name, why in sorted(refused.items())]
         body = json.dumps({"output": self.folder.uri, "runs": runs}, separators=(",", ":"), allow_nan=False).encode()

@@ -32,10 +32,10 @@ export function rowsOf(run, ticked, tick) {
     el("td", { class: "tick" }, box),
     el("th", { scope: "row", class: "run-name" }, name, read ? el("small", {}, `${run.model} on ${run.data}`) : null),
     el("td", { class: "text run-state" }, ...stateOf(run)),
-    el("td", { "data-label": "Points done" }, ...pointsOf(run)),
-    el("td", { "data-label": "Within 1 point of dense" }, ...modelCell(run, run.near)),
-    el("td", { "data-label": "Smallest model" }, ...modelCell(run, run.smallest)),
-    el("td", { "data-label": "Last result", class: "when" }, ...whenOf(run)),
+    cell("Points done", pointsOf(run)),
+    cell("Within 1 point of dense", modelCell(run.near)),
+    cell("Smallest model", modelCell(run.smallest)),
+    cell("Last result", whenOf(run)),
   ];
   const body = el("tbody", { class: run.state, "data-run": run.name }, el("tr", {}, ...cells));
   if (run.why) {
@@ -45,6 +45,13 @@ export function rowsOf(run, ticked, tick) {
   }
   return body;
 }
+
+/**
+ * A cell with a label, which a narrow screen shows; there it is left out where nothing is known.
+ * @param {string} label
+ * @param {(Node | string)[]} parts
+ */
+const cell = (label, parts) => el("td", { "data-label": label, class: parts[0] === DASH ? "nothing" : "" }, ...parts);
 
 /** @param {number} failed */
 const failedPoints = (failed) => (failed === 1 ? "1 point failed" : `${failed} points failed, the first`);
@@ -77,11 +84,8 @@ function pointsOf(run) {
   return said.length ? [...parts, el("small", { class: run.failed ? "bad" : "" }, said.join(", "))] : parts;
 }
 
-/**
- * @param {Run} run
- * @param {Model | null | undefined} model
- */
-function modelCell(run, model) {
+/** @param {Model | null | undefined} model */
+function modelCell(model) {
   if (!model) return [DASH];
   const share = model.share === null ? scaled(model.macs, "MACs") : `${percentOf(model.share)} % of MACs`;
   const by = model.method === "searched" ? "" : `, ${model.method}`;
