@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from slimsweep.errors import RefusedInput, exit_code
-from slimsweep.ledger.run import MODEL_WEIGHTS, Run
+from slimsweep.ledger.run import MODEL_CONFIG, MODEL_WEIGHTS, Run
+from slimsweep.storage import Folder
 from slimsweep.terminal import plain_console, say
 
 Kind = Literal["timm", "onnx", "pt2"]
@@ -31,8 +32,8 @@ def refuse_too_large(run: Run, point: str) -> None:
     Raises:
         RefusedInput: it is, or there is no such model.
     """
-    weights = f"{run.model_path(point)}/{MODEL_WEIGHTS}"
-    if not run.folder.exists(weights):
+    weights, config = (f"{run.model_path(point)}/{name}" for name in (MODEL_WEIGHTS, MODEL_CONFIG))
+    if not run.folder.exists(weights) or not run.folder.exists(config):
         raise RefusedInput(f"{run.uri} has no model {point!r}: its folder was deleted, or it was never trained")
     if (size := run.folder.size(weights)) > LARGEST:
         raise RefusedInput(
@@ -66,7 +67,12 @@ def make(run: Run, point: str, kind: Kind) -> str:
                 raise RefusedInput(
                     f"{point} needs further files beside its {kind} file ({', '.join(others)}): use `slimsweep export`"
                 )
-        run.write_export(packed.name, packed.read_bytes())
+        try:
+            run.write_export(packed.name, packed.read_bytes())
+        except OSError as problem:
+            raise RefusedInput(
+                f"{packed.name} cannot be kept in {run.uri} ({problem.strerror or problem}): use `slimsweep export` with --output"
+            ) from problem
     return made.text
 
 
@@ -74,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Make the file that the arguments name; returns the exit code (`slimsweep.errors`)."""
     uri, point, kind = sys.argv[1:] if argv is None else argv
     console = plain_console()
-    return exit_code(lambda: say(console, make(Run(uri), point, cast(Kind, kind))), console)
+    return exit_code(lambda: say(console, make(Run(Folder(uri).confined()), point, cast(Kind, kind))), console)
 
 
 if __name__ == "__main__":
