@@ -120,3 +120,23 @@ def test_the_timings_of_a_run_are_in_the_card(tmp_path):
     assert "| ms per call (`A\\|CPU, 2 threads, torch, batch 1, float32`) | 3.21 | 6.54 |" in text
     busy = tmp_path / "run" / "models" / "uniform-0.4000-s0-af58"
     assert "9.87" not in card(busy, of_run=origin_of_saved(str(busy)))
+
+
+def test_a_point_that_a_sweep_makes_has_its_card_beside_it(tmp_path):
+    import torch
+
+    from slimsweep.cluster.retrain_job import retrain
+    from slimsweep.ledger import planning
+    from slimsweep.ledger.run import Run
+
+    shutil.copytree(FINISHED, tmp_path / "run")
+    run = Run(tmp_path / "run")
+    point = next(one for one in planning.make_plan(run, "again").points if one.name == POINT)
+    run.delete_row(POINT)
+    retrain(run, point, torch.device("cpu"), 0)
+    text = (tmp_path / "run" / "models" / POINT / "README.md").read_text()
+    row, dense = run.row(POINT), run.dense_description["metrics"]["test_top1"]
+    assert is_unchanged(text)
+    assert f"| test top-1, % | {row['test_top1']:.2f} | {dense:.2f} |" in text
+    assert f"Retrained for {row['epochs']} epochs after the cut" in text
+    assert front(text)["model-index"][0]["name"] == POINT

@@ -18,10 +18,12 @@ from fastapi.testclient import TestClient
 
 from slimsweep import load
 from slimsweep.cluster.commands import Ended
+from slimsweep.errors import RefusedInput
 from slimsweep.ledger.run import Run
 from slimsweep.service import downloads, make_download
 from slimsweep.service.app import make_app
 from slimsweep.service.settings import Settings
+from slimsweep.storage import Folder
 
 FINISHED = Path(__file__).parent / "data" / "finished-run"
 POINT = "searched-0.4000-s0-1eef"
@@ -152,6 +154,16 @@ def test_a_model_that_is_too_large_or_damaged_is_refused_in_a_sentence(output, h
         state = waited(service, "timm")
         assert (state["state"], state["why"]) == ("failed", "it is damaged")
     assert list((output / "old" / "exports").glob("*")) == []
+
+
+def test_a_link_that_leads_out_of_the_run_is_not_followed(output, here, tmp_path):
+    folder = output / "old" / "models" / POINT
+    shutil.move(folder, tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    run = Run(Folder(output / "old").confined())
+    with pytest.raises(RefusedInput, match="leads out of"):
+        make_download.make(run, POINT, "timm")
+    assert not (output / "old" / "exports").exists()
 
 
 def test_one_worker_makes_a_file_however_many_ask(output, monkeypatch):

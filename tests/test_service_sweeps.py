@@ -127,7 +127,9 @@ def test_what_is_not_read(service, cluster, asked, said):
 
 
 def test_a_request_of_another_form_or_size_is_refused(service, cluster):
-    assert post(service, "/api/sweeps", {"words": ["rm"]}).status_code == 422
+    other = post(service, "/api/sweeps", {"words": ["rm"]})
+    assert other.status_code == 422
+    assert other.json()["detail"] == "the request is of another form (words: Extra inputs are not permitted)"
     assert post(service, "/api/sweeps", {"text": "#" * 300_000}).status_code == 422
     assert post(service, "/api/sweeps", {"text": "#" * 3_000_000}).status_code == 413
     assert not cluster.found

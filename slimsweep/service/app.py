@@ -2,6 +2,7 @@
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exception_handlers import http_exception_handler
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from slimsweep.service import downloads, pages, sweeps
@@ -23,6 +24,7 @@ def make_app(settings: Settings) -> FastAPI:
     app.state.shelf = Shelf(settings.output, settings.look_every)
     app.add_middleware(Guard, settings=settings)
     app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(RequestValidationError, _of_another_form)
     for routes in (pages, downloads, sweeps):
         app.include_router(routes.router)
     return app
@@ -36,3 +38,10 @@ async def _refused(request: Request, problem: Exception) -> Response:
     if isinstance(problem, NotSignedIn):
         return pages.sign_in_page(problem.status_code)
     return pages.message_page(request, problem.status_code, str(problem.detail))
+
+
+async def _of_another_form(request: Request, problem: Exception) -> Response:
+    """One sentence on a request whose query or body is not as the route takes it."""
+    assert isinstance(problem, RequestValidationError)
+    said = [f"{'.'.join(str(part) for part in one['loc'][1:]) or one['loc'][0]}: {one['msg']}" for one in problem.errors()]
+    return await _refused(request, HTTPException(422, f"the request is of another form ({'; '.join(said)[:500]})"))

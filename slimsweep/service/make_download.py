@@ -71,7 +71,7 @@ def make(run: Run, point: str, kind: Kind) -> str:
             run.write_export(packed.name, packed.read_bytes())
         except OSError as problem:
             raise RefusedInput(
-                f"{packed.name} cannot be kept in {run.uri} ({problem.strerror or problem}): use `slimsweep export` with --output"
+                f"{packed.name} cannot be kept in {run.uri} ({problem.strerror or problem}): use `slimsweep export --output`"
             ) from problem
     return made.text
 
