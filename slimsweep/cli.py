@@ -144,6 +144,42 @@ def parser() -> argparse.ArgumentParser:
     )
     add.epilog = "Example: slimsweep report runs/small runs/base --output both.html"
 
+    add = command("serve", serve, "show all runs of a folder in a browser, live, from Ray Serve, until Ctrl+C")
+    add.add_argument(
+        "output",
+        nargs="?",
+        default="runs",
+        metavar="OUTPUT",
+        help="the folder that holds run folders, as --output of a sweep; also s3://... (default: runs)",
+    )
+    add.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen (default: 127.0.0.1, this machine)"
+    )
+    add.add_argument("--port", type=int, default=8266, metavar="N", help="the port (default: 8266)")
+    add.add_argument(
+        "--token-file",
+        metavar="FILE",
+        help="holds the token that acting asks for, and reading from other machines (default: Ray's own token, of "
+        "RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token)",
+    )
+    add.add_argument(
+        "--reading",
+        choices=("open", "token"),
+        help="who may read: whoever reaches the address, or who has the token (default: open on this machine's own address, "
+        "token on any other)",
+    )
+    add.add_argument(
+        "--allow-host",
+        nargs="+",
+        default=(),
+        metavar="NAME",
+        help="further names under which people reach the service, such as that of a proxy before it",
+    )
+    add.epilog = (
+        "Needs the extra `serve`: pip install 'slimsweep[serve]'. It joins the Ray cluster that RAY_ADDRESS or `ray start` "
+        "names, and starts a Ray of its own where there is none. Example: slimsweep serve runs"
+    )
+
     add = command("bench", bench, "latency, throughput and memory of each point and of dense, timed in interleaved rounds")
     add.add_argument("path", metavar="RUN_OR_MODEL_DIR", help=f"{RUN}; or one model, such as RUN/models/POINT")
     add.add_argument("--batch-sizes", type=_sizes, default=(1, 8), metavar="N,N", help="images per call (default: 1,8)")
@@ -281,6 +317,15 @@ def parser() -> argparse.ArgumentParser:
         "folder if MODEL_DIR is on an object store)",
     )
     add.epilog = "Example: slimsweep export runs/digits/models/POINT --format onnx"
+
+    add = command("push", push, "upload a model to the Hugging Face hub, with its card, for timm to load from there")
+    add.add_argument("model", metavar="MODEL_DIR", help="a saved model, such as RUN/models/POINT (`slimsweep pick` prints one)")
+    add.add_argument("repository", metavar="OWNER/NAME", help="the repository on the hub; made where it is missing")
+    add.add_argument("--public", action="store_true", help="where it is made, make it public (default: private)")
+    add.epilog = (
+        "Uploads model.safetensors, config.json and README.md, the card, and nothing else. The token is that of the variable "
+        "HF_TOKEN or of `hf auth login`. Example: slimsweep push runs/digits/models/POINT my-name/digits-half"
+    )
 
     what = "latency on other devices: models to time there, their times, and the times in a run's page and pick"
     kinds = command("latency", None, what).add_subparsers(required=True, metavar="WHAT")
@@ -425,6 +470,33 @@ def list_runs(chosen: argparse.Namespace, console: Console) -> None:
         say(plain_console(stderr=True), sentence, "yellow")
 
 
+def serve(chosen: argparse.Namespace, console: Console) -> None:
+    import importlib.util
+    import signal
+
+    from slimsweep.errors import RefusedInput
+    from slimsweep.service.settings import settings_from
+
+    if missing := [name for name in ("fastapi", "uvicorn") if importlib.util.find_spec(name) is None]:
+        raise RefusedInput(f"{missing[0]} is not installed, which `slimsweep serve` needs: pip install 'slimsweep[serve]'")
+    settings = settings_from(
+        chosen.output,
+        host=chosen.host,
+        port=chosen.port,
+        token_file=chosen.token_file,
+        reading=chosen.reading,
+        names=tuple(chosen.allow_host),
+    )
+
+    from slimsweep.service.deployed import serve as until_stopped
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl+C does: on a shared cluster, Serve would stay
+    try:
+        until_stopped(settings, lambda line: say(console, line))
+    except KeyboardInterrupt:
+        say(console, "the service has ended")
+
+
 def report(chosen: argparse.Namespace, console: Console) -> None:
     from slimsweep.config import refuse_rays_copy
     from slimsweep.ledger.run import REPORT_PAGE, Run
@@ -483,7 +555,8 @@ def quantize(chosen: argparse.Namespace, console: Console) -> None:
     if chosen.output is not None:
         refuse_rays_copy("--output", chosen.output, "--output /shared/int8")
 
-    from slimsweep.tools.quantize import quantize_dir, quantize_run, run_of_model
+    from slimsweep.ledger.model_card import run_of_model
+    from slimsweep.tools.quantize import quantize_dir, quantize_run
     from slimsweep.tools.quantize_work import Settings, Timing
     from slimsweep.tools.quantized_table import busy_sentence, table
 
@@ -569,6 +642,14 @@ def export(chosen: argparse.Namespace, console: Console) -> None:
     written = export_checked(chosen.model, chosen.format, chosen.output)
     say(console, str(written.path))  # alone on standard output, so that a script can take it
     say(plain_console(stderr=True), written.text)
+
+
+def push(chosen: argparse.Namespace, console: Console) -> None:
+    from slimsweep.tools.push import push_model
+
+    pushed = push_model(chosen.model, chosen.repository, public=chosen.public)
+    say(console, pushed.url)  # alone on standard output, so that a script can take it
+    say(plain_console(stderr=True), pushed.text)
 
 
 def latency_export(chosen: argparse.Namespace, console: Console) -> None:

@@ -71,6 +71,7 @@ class Folder:
         self._path = path
         self._patience = 0.0
         self._check: Callable[[], None] | None = None
+        self._confines: str | None = None  # the path, without symbolic links, that nothing may lead out of
 
     def __repr__(self) -> str:
         return f"Folder({self.uri!r})"
@@ -88,6 +89,16 @@ class Folder:
         """
         other = copy.copy(self)
         other._check = check
+        return other
+
+    def confined(self) -> "Folder":
+        """The same folder, and all below it, where a symbolic link that leads out of it raises RefusedInput.
+
+        For who shows to others what others again may write. A link that is put in place between the look and the reading is
+        not seen. Object stores have no links.
+        """
+        other = copy.copy(self)
+        other._confines = os.path.realpath(self._path) if self.is_local else None
         return other
 
     def _before_change(self) -> None:
@@ -155,7 +166,12 @@ class Folder:
         parts = name.split("/")
         if name.startswith("/") or ".." in parts:
             raise RefusedInput(f"{name!r} leads out of {self.uri}; names inside a run folder are relative")
-        return f"{self._path}/{name}" if name else self._path
+        full = f"{self._path}/{name}" if name else self._path
+        if self._confines is not None:
+            real = os.path.realpath(full)
+            if real != self._confines and not real.startswith(self._confines.rstrip("/") + "/"):
+                raise RefusedInput(f"{full} leads out of {self._confines} by a symbolic link, and is not read")
+        return full
 
     def exists(self, name: str = "") -> bool:
         """Whether there is a file or folder of this name."""

@@ -32,12 +32,13 @@ from slimsweep.latency.int8_files import (
     write_int8,
 )
 from slimsweep.ledger.measures import TOP1
+from slimsweep.ledger.model_card import run_of_model
 from slimsweep.ledger.run import Run
 from slimsweep.ledger.tables import QUANTIZED
 from slimsweep.report.page_data import page_data
 from slimsweep.report.run_tables import read_run
 from slimsweep.saved_models import load
-from slimsweep.tools.quantize import quantize_dir, quantize_run, run_of_model
+from slimsweep.tools.quantize import quantize_dir, quantize_run
 from slimsweep.tools.quantize_work import Settings, Timing
 from slimsweep.tools.quantized_table import warning
 

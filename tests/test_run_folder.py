@@ -28,8 +28,8 @@ def folder(tmp_path: Path) -> Path:
 
 # Names.
 
-# The names of a saved model's files are timm's, wherever the model lies.
-OF_A_MODEL = {run_module.MODEL_CONFIG, run_module.MODEL_WEIGHTS}
+# The names of a saved model's files are those of timm and of the hub, wherever the model lies.
+OF_A_MODEL = {run_module.MODEL_CONFIG, run_module.MODEL_WEIGHTS, run_module.MODEL_CARD}
 # What is no path in a run's folder, by module and text.
 ELSEWHERE = {
     ("report/page.py", "report.html.j2"),  # the page's template

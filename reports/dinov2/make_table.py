@@ -1,8 +1,8 @@
 """Writes the label-free study's table into the README.md of this folder: `python reports/dinov2/make_table.py`.
 
 The table comes from label-free/. `--run FOLDER` first copies the rows of a run of label-free.yaml there, with its curves and
-gates, from which `slimsweep report reports/dinov2/label-free` makes a page; `--models FILE` copies what saved_models.py measured
-of its models. `--check` only compares the table with README.md.
+gates, from which `slimsweep report reports/dinov2/label-free` makes a page; `--models FILE` copies what saved_models.py
+measured of its models. `--check` only compares the table with README.md.
 """
 
 import argparse

@@ -238,18 +238,15 @@ def retrain(run: Run, point: Point, device: torch.device, rank: int, until: floa
     counted = {name: value for name, value in found.items() if name not in ("test_top5", "test_loss")}
     described_by = {**counted, "budget": point.budget, "method": point.method}
     described_by |= {"unit": point.unit} if point.unit != "macs" else {}
-    size = save_model(run, path, small, data, described_by)
+    row = {**known_before(run, point), "macs": macs(small), "params": params(small), "epochs": point.epochs}
+    size = save_model(run, path, small, data, described_by, row)
     curve = run.curve(point.name)
     whole = [epoch["epoch"] for epoch in curve] == list(range(point.epochs + 1))  # not where its file was lost in between
-    row = {
-        **known_before(run, point),
-        "macs": macs(small),
-        "params": params(small),
+    row |= {
         "model_bytes": size,
         "repair_seconds": start.repair_seconds,
         f"{config.quality}_cut": curve[0][config.quality] if whole else None,
         **found,
-        "epochs": point.epochs,
         "samples_seen": point.epochs * images_seen(data),
         "train_seconds": sum(r["seconds"] for r in curve) if whole else None,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",

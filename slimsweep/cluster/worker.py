@@ -22,7 +22,8 @@ from slimsweep.config import Config, ConfigError
 from slimsweep.data import Data, ImageStream, check_classes, difference, load_data, title
 from slimsweep.errors import StageFailed
 from slimsweep.ledger.holder import Holder
-from slimsweep.ledger.run import HOLDER, Run
+from slimsweep.ledger.model_card import model_card, origin
+from slimsweep.ledger.run import HOLDER, MODEL_CARD, MODEL_CONFIG, Run
 from slimsweep.slimming.hub import save
 from slimsweep.slimming.structure import image_size
 from slimsweep.training.dense_model import check_model
@@ -240,15 +241,23 @@ def wait_for_all_ranks() -> None:
         dist.barrier()
 
 
-def save_model(run: Run, path: str, model: nn.Module, data: Data, metrics: Mapping[str, Any]) -> int:
-    """Save a model with its preprocessing, labels and metrics as a folder of the run.
+def save_model(
+    run: Run, path: str, model: nn.Module, data: Data, metrics: Mapping[str, Any], row: Mapping[str, Any] | None = None
+) -> int:
+    """Save a model with its preprocessing, labels, metrics and card as a folder of the run.
 
     Args:
         path: of that folder inside the run's.
+        row: of its point, as far as it is known; None for the dense model.
 
     Returns:
         The size of the weights' file, in bytes.
     """
     with tempfile.TemporaryDirectory(prefix="slimsweep-") as folder:
-        save(model.cpu(), folder, preprocessing=data.preprocessing, labels=data.class_names, metrics=metrics)
-        return run.write_model(path, Path(folder))
+        saved = Path(folder)
+        save(model.cpu(), saved, preprocessing=data.preprocessing, labels=data.class_names, metrics=metrics)
+        name = path.rpartition("/")[2]
+        description = json.loads((saved / MODEL_CONFIG).read_bytes())
+        card = model_card(model, description, name=name, source="local-dir:PATH", of_run=origin(run, row))
+        (saved / MODEL_CARD).write_text(card, encoding="utf-8")
+        return run.write_model(path, saved)

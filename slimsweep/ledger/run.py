@@ -27,6 +27,7 @@ import re
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -76,10 +77,37 @@ SEARCH_SHAPE, SEARCH_MODEL = f"{SEARCH}/search.json", f"{SEARCH}/model.safetenso
 SEARCH_GATES, SEARCH_PATH = f"{SEARCH}/gates.parquet", f"{SEARCH}/path.safetensors"
 # The files of a model's folder, in timm's hub format. The description is written last: where it is, the model is whole.
 MODEL_WEIGHTS, MODEL_CONFIG = "model.safetensors", "config.json"
+MODEL_CARD = "README.md"  # beside them, for people; nothing reads it
 # epoch-00012-3-1f09ab.safetensors is the state after 12 epochs, by the third holder. Earlier versions wrote only the epoch.
 CHECKPOINT_NAME = re.compile(r"epoch-(?P<epoch>\d+)(-(?P<generation>\d+)-(?P<token>\w+))?\.safetensors")
 
+LARGEST_CONFIG = 1 << 20  # bytes of CONFIG that are read: slimsweep writes some thousands
+LISTED = (DENSE, SEARCH, RESULTS, CURVES, BENCH, LATENCY, DEVICE_TIMES, QUANTIZED, f"{BEGUN}/")  # a name with / with all below
+LISTED_FILES = (CONFIG, IDENTITY, SPLITS, DERIVED, PLAN, WAITING, HOLDER, ERRORS_LOG)
+
+LOG_END = 1 << 14  # bytes of a log that are read for its last line
 MOMENT_SECONDS = 2.0  # in which a file that cannot be read for a moment can be read again
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files that a status or a page is made of, at a moment: bytes and time of the last change in ns, by path.
+
+    Two equal listings mean that nothing has to be read again.
+    """
+
+    files: Mapping[str, tuple[int, int]]
+    heartbeat: tuple[int, int] | None  # of its driver; None where none is at work
+
+    @property
+    def is_run(self) -> bool:
+        """Whether a driver has started on the folder."""
+        return CONFIG in self.files
+
+    def only_more_results(self, other: "Listing") -> bool:
+        """Whether another listing differs in rows, curves and begun points alone, which a `Run` reads again by itself."""
+        changed = {path for path, _ in self.files.items() ^ other.files.items()}
+        return all(path.startswith((f"{RESULTS}/", f"{CURVES}/", f"{BEGUN}/")) for path in changed)
 
 
 class Run(Readable):
@@ -173,6 +201,22 @@ class Run(Readable):
         names = [found for path in paths if (found := CHECKPOINT_NAME.fullmatch(path.rpartition("/")[2]))]
         return max((int(found["generation"] or 0) for found in names), default=0)
 
+    def listing(self) -> Listing:
+        """What the folder holds now; reads no file."""
+        files: dict[str, tuple[int, int]] = {}
+        if self.folder.is_local:
+            top = self.folder.files("")
+            for name in LISTED:
+                inside = self.folder.files(name.rstrip("/"), recursive=name.endswith("/"))
+                files |= {f"{name.rstrip('/')}/{path}": state for path, state in inside.items()}
+        else:  # one request for all, where each folder would be one
+            found = self.folder.files("", recursive=True)
+            top = {path: state for path, state in found.items() if "/" not in path}
+            wanted = {name: state for name, state in found.items() if any(_is_listed(name, folder) for folder in LISTED)}
+            files |= wanted
+        files |= {name: top[name] for name in LISTED_FILES if name in top}
+        return Listing(files, top.get(DRIVER))
+
     def changed_at(self) -> datetime | None:
         """When the last epoch or result was written, or the run was started; None where the store does not say."""
         files = [self.folder.files(name) for name in (RESULTS, CURVES)]
@@ -226,8 +270,11 @@ class Run(Readable):
         """
         self.refuse_other_folders()
         where = (self.folder / CONFIG).uri
+        content = self.folder.read_range(CONFIG, 0, LARGEST_CONFIG + 1)
+        if len(content) > LARGEST_CONFIG:
+            raise DamagedFile(f"{where} is damaged (it is larger than {LARGEST_CONFIG:,} bytes): {STARTED_AGAIN}")
         try:
-            text = self.folder.read_bytes(CONFIG).decode()
+            text = content.decode()
             said = yaml.safe_load(text)
         except (yaml.YAMLError, UnicodeDecodeError) as problem:
             raise DamagedFile(f"{where} is damaged ({' '.join(str(problem).split())}): {STARTED_AGAIN}") from problem
@@ -243,6 +290,14 @@ class Run(Readable):
                 f"{where} is not a configuration of this version of slimsweep ({reason}): a later version "
                 "may have written it, or it is damaged"
             ) from problem
+
+    def config_text(self) -> str:
+        """The whole configuration as YAML, which --config takes.
+
+        Raises:
+            ConfigError, DamagedFile: as for `stored_config`.
+        """
+        return self.stored_config().to_yaml()
 
     def write_config(self) -> None:
         # Its first line names its last one, so that a file that was cut short can be told.
@@ -941,6 +996,29 @@ class Run(Readable):
         """Write the times of one CSV file (`tables.DEVICE_TIMES`) to a file of their own."""
         self._write_part(DEVICE_TIMES, rows, tables.DEVICE_TIMES)
 
+    def export_state(self, point: str, name: str) -> int | None:
+        """The bytes of a file of a point's model in EXPORTS; None where there is none, or it is older than the model.
+
+        Args:
+            name: of the file.
+        """
+        made = self.folder.files(EXPORTS).get(name)
+        model = self.folder.files(self.model_path(point))
+        newest = max((changed for file, (_, changed) in model.items() if file in (MODEL_WEIGHTS, MODEL_CONFIG)), default=0)
+        return made[0] if made is not None and made[1] >= newest else None
+
+    def write_export(self, name: str, content: bytes) -> None:
+        """Write a model in another format to EXPORTS, whole or not at all."""
+        self.folder.write_bytes(f"{EXPORTS}/{name}", content)
+
+    def read_export(self, name: str, start: int, count: int) -> bytes:
+        """A part of such a file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        return self.folder.read_range(f"{EXPORTS}/{name}", start, count)
+
     @property
     def latency_exports(self) -> Folder:
         """The folder for the models that are timed on other devices."""
@@ -1018,6 +1096,17 @@ class Run(Readable):
         """Add a traceback to the run's log of errors; returns the log's path or URI."""
         return self.unchecked.at_once().append_line(ERRORS_LOG, text)
 
+    def last_error(self) -> str:
+        """The last line of the log of errors, which says what the last traceback is about; empty where nothing was logged.
+
+        On an object store, whose log is in no order, it is empty too.
+        """
+        if not self.folder.is_local or not self.folder.exists(ERRORS_LOG):
+            return ""
+        size = self.folder.size(ERRORS_LOG)
+        end = self.folder.read_range(ERRORS_LOG, max(0, size - LOG_END), LOG_END).decode(errors="replace")
+        return next((line.strip() for line in reversed(end.splitlines()) if line.strip()), "")
+
     def write_report(self, ending: str, content: bytes) -> None:
         """Write report.html, report.svg or report.png."""
         self.folder.write_bytes(f"{REPORT}.{ending}", content)
@@ -1033,6 +1122,12 @@ class Run(Readable):
     def report_uri(self) -> str:
         """The path or URI of the report."""
         return (self.folder / REPORT_PAGE).uri
+
+
+def _is_listed(path: str, folder: str) -> bool:
+    """Whether a file is directly in a folder, or anywhere below one whose name ends with /."""
+    inside = path.removeprefix(f"{folder.rstrip('/')}/")
+    return inside != path and (folder.endswith("/") or "/" not in inside)
 
 
 def group_report(output: Folder) -> str:

@@ -97,6 +97,21 @@ class Status:
         return sum(p.state == state for p in self.points)
 
     @property
+    def planned(self) -> int:
+        """How many points there will be, as far as that is known."""
+        return len(self.points) + self.later
+
+    @property
+    def bar(self) -> dict[str, int]:
+        """Lengths of the parts of a progress bar: numbers of points per state; before there are points, of epochs."""
+        if self.planned:
+            bar = {state: self.count(state) for state in ("done", "stopped", "failed", "running")}
+            return {**bar, "waiting": self.planned - sum(bar.values())}
+        trained = sum(stage.epochs for stage in self.stages)
+        total = sum(stage.epochs_total for stage in self.stages)
+        return {"done": trained, "waiting": max(total - trained, 0) if total else 1}
+
+    @property
     def tried(self) -> bool:
         """Whether all known points have ended: done, failed or stopped."""
         return bool(self.points) and not self.choosing and all(p.state in ENDED for p in self.points)
@@ -136,15 +151,19 @@ class Status:
         return f"{left} points are to be done{again}"
 
 
-def read_status(run: Run) -> Status:
+def read_status(run: Run, *, alive: bool | None = None) -> Status:
     """The status of a run; refreshes its rows.
+
+    Args:
+        alive: whether a driver works on it, where that is known (`slimsweep.ledger.pulse`); it is found out where not given,
+            which may take seconds.
 
     Raises:
         ConfigError: the folder is not a run.
     """
     config, plan = run.config, run.plan()
     # A driver that has ended its work keeps its heartbeat for a moment longer.
-    alive = driver_alive(run) and not (plan is not None and plan.over)
+    alive = (driver_alive(run) if alive is None else alive) and not (plan is not None and plan.over)
     waiting = run.waiting() if alive else ""
     dense = _stage(run, "dense", run.dense_done, config.dense.epochs, alive, waiting)
     search = _stage(run, "search", run.search_done, config.search.epochs, alive and dense.state == "done", waiting)

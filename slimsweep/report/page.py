@@ -5,20 +5,14 @@ plotly.js, both compressed, and loads nothing from the network. Its script is jo
 `npm install && npm run check` lints and tests; only that needs node.
 """
 
-import base64
-import hashlib
 import json
-import zlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import markupsafe
 import yaml
 
 import slimsweep
@@ -26,8 +20,8 @@ from slimsweep.errors import RefusedInput
 from slimsweep.ledger.latencies import latencies, left_out
 from slimsweep.ledger.run import Run
 from slimsweep.ledger.status import Status, read_status
-from slimsweep.report.bundle import bundle
 from slimsweep.report.page_data import page_data
+from slimsweep.report.page_parts import environment, joined_script, joined_styles, markup, packed, policy, source_of
 from slimsweep.report.picture import write_picture
 from slimsweep.report.run_tables import RunTables, read_run
 from slimsweep.storage import Folder, parted
@@ -36,12 +30,13 @@ STYLES = ("report.css", "screens.css")  # later rules come over earlier ones
 REFRESH_SECONDS = 20  # between two reloads of the page while a driver works on one of its runs
 
 
-def build_page(runs: Sequence[RunTables], *, written_at: datetime | None = None) -> str:
+def build_page(runs: Sequence[RunTables], *, written_at: datetime | None = None, shelf_at: str = "") -> str:
     """The page, as one HTML text.
 
     Args:
         runs: at least one.
         written_at: shown in the page; now where not given.
+        shelf_at: the relative address of the page of all runs, where a service shows the page; else there is no link to it.
 
     Raises:
         RefusedInput: a ValueError: no run was given.
@@ -51,17 +46,13 @@ def build_page(runs: Sequence[RunTables], *, written_at: datetime | None = None)
     data = page_data(runs)
     data["refresh_seconds"] = REFRESH_SECONDS if any(run.live for run in runs) else None
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    script = _script()
+    script = joined_script("main.js")
     plotly, plotly_hash = _plotly()
-    policy = (
-        f"default-src 'none'; script-src {_source(script)} {plotly_hash}; style-src 'unsafe-inline'; "
-        "img-src data: blob:; base-uri 'none'; form-action 'none'"
-    )
     return (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
-            policy=policy,
+            policy=policy(source_of(script), plotly_hash),
             title=_title(data),
             subtitle=_subtitle(data),
             notices=[
@@ -71,12 +62,12 @@ def build_page(runs: Sequence[RunTables], *, written_at: datetime | None = None)
                 if notice
             ],
             version=slimsweep.__version__,
+            shelf_at=shelf_at,
             written_at=(written_at or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="seconds"),
-            # Unescaped: these come from this repository or are base64, and contain no text of a run.
-            style=_markup("".join(_web().joinpath(name).read_text(encoding="utf-8") for name in STYLES)),
-            script=_markup(script),
-            data=_markup(_packed(text.encode(), level=6)),
-            plotly=_markup(plotly),
+            style=markup(joined_styles(STYLES)),
+            script=markup(script),
+            data=markup(packed(text.encode(), level=6)),
+            plotly=markup(plotly),
         )
     )
 
@@ -135,39 +126,8 @@ def _changed_sizes(run: dict[str, Any]) -> str:
 # Parts of the page.
 
 
-def _web() -> Traversable:
-    return files("slimsweep.report").joinpath("web")
-
-
-@cache
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("slimsweep.report", "web"), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-
-
-@cache
-def _script() -> str:
-    """The page's own script: the modules of `web/` joined into one."""
-    modules = {file.name: file.read_text(encoding="utf-8") for file in _web().iterdir() if file.name.endswith(".js")}
-    return bundle(modules, "main.js")
-
-
 @cache
 def _plotly() -> tuple[str, str]:
     """plotly.js of the installed plotly package, compressed and in base64, and its hash for the page's policy."""
     text = files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8")
-    return _packed(text.encode(), level=9), _source(text)
-
-
-def _packed(data: bytes, level: int) -> str:
-    return base64.b64encode(zlib.compress(data, level)).decode()
-
-
-def _source(script: str) -> str:
-    """The hash of a script for a Content-Security-Policy: only a script with exactly this text may run."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
-
-
-def _markup(text: str) -> markupsafe.Markup:
-    return markupsafe.Markup(text)
+    return packed(text.encode(), level=9), source_of(text)

@@ -322,26 +322,16 @@ def _untouched_val(run: RunTables, measure: Measure) -> float | None:
 
 def _progress(status: Status, measure: Measure) -> dict[str, Any]:
     """The progress of a run: counts of points, lengths of the progress bar's parts, trainings under way, what comes next."""
-    planned = len(status.points) + status.later
-    done, failed, running = status.count("done"), status.count("failed"), status.count("running")
-    stopped = status.count("stopped")
-    if planned:
-        bar = {"done": done, "stopped": stopped, "failed": failed, "running": running}
-        bar["waiting"] = planned - sum(bar.values())
-    else:  # epochs of the stages before there are points
-        trained = sum(stage.epochs for stage in status.stages)
-        total = sum(stage.epochs_total for stage in status.stages)
-        bar = {"done": trained, "waiting": max(total - trained, 0) if total else 1}
     under_way = [stage for stage in status.stages if stage.state != "done"] + [p for p in status.points if p.state == "running"]
     return {
-        "planned": planned,
-        "done": done,
-        "failed": failed,
-        "stopped": stopped,
-        "running": running,
+        "planned": status.planned,
+        "done": status.count("done"),
+        "failed": status.count("failed"),
+        "stopped": status.count("stopped"),
+        "running": status.count("running"),
         "finished": status.finished,
         "next": status.next,
-        "bar": bar,
+        "bar": status.bar,
         "under_way": [_under_way(training, measure) for training in under_way],
     }
 

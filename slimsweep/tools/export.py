@@ -27,10 +27,10 @@ from slimsweep.latency.onnx_files import (
     session,
     write_onnx,
 )
-from slimsweep.ledger.run import Run
+from slimsweep.ledger.model_card import card_of_folder, origin_of_saved
+from slimsweep.ledger.run import MODEL_CARD, Run
 from slimsweep.saved_models import load
 from slimsweep.slimming.folder_swap import CONFIG, WEIGHTS, replacing
-from slimsweep.slimming.structure import macs, params
 from slimsweep.storage import Folder, parted
 
 Format = Literal["onnx", "pt2", "timm"]
@@ -142,21 +142,14 @@ def write_pt2(model: nn.Module, path: Path, metadata: dict[str, str] | None = No
 
 def _timm(model: nn.Module, source: Path, target: Path) -> Exported:
     there = {file.name for file in target.iterdir()} if target.exists() else set()
-    if there and there != {"model.safetensors", "config.json", "README.md"}:
+    if there and there != {WEIGHTS, CONFIG, MODEL_CARD}:
         raise RefusedInput(f"{target} holds something else than an earlier export: give an empty folder, or a new one")
     with replacing(target) as folder:
         for name in (WEIGHTS, CONFIG):
             shutil.copyfile(source / name, folder / name)
-        config = json.loads((source / CONFIG).read_text())
-        base = config.get("model_args", {}).get("base")
-        card = CARD.format(
-            name=target.resolve().name,
-            dense=base or config["architecture"],
-            cut=", cut by slimsweep" if getattr(model, "structure", None) else "",
-            params=params(model) / 1e6,
-            macs=macs(model) / 1e9,
-        )
-        (folder / "README.md").write_text(card)
+        of_run = origin_of_saved(str(source.resolve()))
+        card = card_of_folder(model, source, name=target.resolve().name, source="local-dir:PATH", of_run=of_run)
+        (folder / MODEL_CARD).write_text(card, encoding="utf-8")
         difference = check_same(model, "timm", load(folder))
         size = _size(folder)
     return Exported(path=target, difference=difference, size=size)
@@ -165,21 +158,6 @@ def _timm(model: nn.Module, source: Path, target: Path) -> Exported:
 def _size(folder: Path) -> int:
     """Bytes of a folder's files."""
     return sum(file.stat().st_size for file in folder.iterdir())
-
-
-CARD = """---
-library_name: timm
-tags: [image-classification, timm, slimsweep]
----
-# {name}
-
-{dense}{cut}: {params:.2f} M parameters, {macs:.3f} G multiply-accumulates per image.
-
-```python
-import slimsweep, timm  # slimsweep registers the architecture of cut models
-model = timm.create_model("local-dir:PATH", pretrained=True)  # or "hf-hub:NAME/REPOSITORY"
-```
-"""
 
 
 def _description(source: Path) -> str:

@@ -31,7 +31,7 @@ from slimsweep.latency.int8_files import (
     refuse_missing_packages,
 )
 from slimsweep.ledger.measures import Measure
-from slimsweep.ledger.run import DENSE, MODEL_CONFIG, MODEL_WEIGHTS, MODELS, Run
+from slimsweep.ledger.run import DENSE, MODEL_CONFIG, MODEL_WEIGHTS, Run
 from slimsweep.ledger.tables import QUANTIZED
 from slimsweep.saved_models import load
 from slimsweep.slimming.structure import image_size
@@ -170,18 +170,6 @@ def quantize_dir(
         command = f"slimsweep quantize {path} --data {data}"
         warnings = quantize_all([subject], judge, settings, timing, pd.DataFrame(), keep, progress, command)
     return Quantized([subject.row], [], warnings)
-
-
-def run_of_model(path: str) -> tuple[Run, str] | None:
-    """The run that a model's folder is of, and the model's name in it; None where it is of no run."""
-    parent, name = parted(path.rstrip("/"))
-    if name == DENSE:
-        run = Run(parent or ".")
-    elif parted(parent)[1] == MODELS:
-        run = Run(parted(parent)[0] or ".")
-    else:
-        return None
-    return (run, name) if run.is_begun else None
 
 
 # What is quantized, and with what.

@@ -24,6 +24,7 @@ import { askedOf, budgetOf, groupOf, isDense, isTrained, LATENCIES, measureOf, n
 import { chosenOther, keepChoice, otherOptions } from "./other.js";
 import { plotly } from "./plotly.js";
 import { drawPanels } from "./panels.js";
+import { downloadsAt } from "./served.js";
 import { state, writeState } from "./state.js";
 import { markerIcon, seriesStyle, theme } from "./styles.js";
 import { alikeOf, apartFromDense, errorOfOne, seedsOf } from "./uncertainty.js";
@@ -407,6 +408,8 @@ function loadCard(page, p) {
   const path = `${base}/${p.model_path}${options || ""}`;
   const shell = `'${path.replace(/'/g, `'\\''`)}'`;
   const code = (text) => el("div", { class: "code" }, el("pre", {}, text), copyButton(text));
+  const downloads = downloadsAt(p.run, p.point);
+  if (downloads) card.append(el("p", {}, el("a", { href: downloads }, "Download it"), ": timm folder, ONNX or torch.export."));
   card.append(
     code(`from slimsweep import load\nmodel = load(${JSON.stringify(path)})`),
     code(`slimsweep export ${shell} --format onnx`),

@@ -1,0 +1,42 @@
+"""The pages of the service on which a person acts: sweeps to start and stop, and the files of a model to take away."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import slimsweep
+from slimsweep.report.page_parts import environment, joined_script, joined_styles, markup, policy, source_of
+
+STYLES = ("report.css", "screens.css", "acting.css")
+
+
+def build_sweeps_page(presets: Sequence[str], fields: Sequence[Mapping[str, str]]) -> str:
+    """The page that starts sweeps, as HTML.
+
+    Args:
+        presets: names of the configurations that come with slimsweep.
+        fields: of the form: name, help and placeholder each.
+    """
+    return _page("sweeps.html.j2", "sweeps.js", {"presets": list(presets), "fields": [dict(field) for field in fields]})
+
+
+def build_downloads_page(run: str, point: str) -> str:
+    """The page of a model's files, as HTML. Its script asks the service for them, with the query of its own address."""
+    return _page("downloads.html.j2", "downloads.js", {"run": run, "point": point})
+
+
+def _page(template: str, entry: str, data: dict[str, Any]) -> str:
+    script = joined_script(entry)
+    return (
+        environment()
+        .get_template(template)
+        .render(
+            **data,
+            policy=policy(source_of(script), connect=True),
+            version=slimsweep.__version__,
+            # In a script element, where only < could end it.
+            data=markup(json.dumps(data).replace("<", "\\u003c")),
+            style=markup(joined_styles(STYLES)),
+            script=markup(script),
+        )
+    )

@@ -1,0 +1,47 @@
+"""The application: its routes, behind its guard."""
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exception_handlers import http_exception_handler
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from slimsweep.service import downloads, pages, sweeps
+from slimsweep.service.access import NotSignedIn
+from slimsweep.service.guard import Guard
+from slimsweep.service.settings import Settings
+from slimsweep.service.shelf import Shelf
+
+
+def make_app(settings: Settings) -> FastAPI:
+    """The service over a folder of runs, as an ASGI application. It runs under any ASGI server, and knows no Ray.
+
+    Raises:
+        RefusedInput: the folder's URI has an unknown scheme.
+    """
+    # FastAPI's own pages of documentation load scripts from another site.
+    app = FastAPI(title="slimsweep", docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.settings = settings
+    app.state.shelf = Shelf(settings.output, settings.look_every)
+    app.add_middleware(Guard, settings=settings)
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(RequestValidationError, _of_another_form)
+    for routes in (pages, downloads, sweeps):
+        app.include_router(routes.router)
+    return app
+
+
+async def _refused(request: Request, problem: Exception) -> Response:
+    """A page for people, to sign in or with the sentence; the sentence for programs."""
+    assert isinstance(problem, HTTPException)
+    if "text/html" not in request.headers.get("accept", ""):
+        return await http_exception_handler(request, problem)
+    if isinstance(problem, NotSignedIn):
+        return pages.sign_in_page(problem.status_code)
+    return pages.message_page(request, problem.status_code, str(problem.detail))
+
+
+async def _of_another_form(request: Request, problem: Exception) -> Response:
+    """One sentence on a request whose query or body is not as the route takes it."""
+    assert isinstance(problem, RequestValidationError)
+    said = [f"{'.'.join(str(part) for part in one['loc'][1:]) or one['loc'][0]}: {one['msg']}" for one in problem.errors()]
+    return await _refused(request, HTTPException(422, f"the request is of another form ({'; '.join(said)[:500]})"))

@@ -1,0 +1,146 @@
+"""The pages to act on, in a browser: problems stand at their fields, a plan comes before a start, a file is made and taken."""
+
+import shutil
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("fastapi")
+pytest.importorskip("playwright")
+import uvicorn
+from test_service_sweeps import OfCluster
+
+from slimsweep.cluster.commands import Ended
+from slimsweep.service import make_download
+from slimsweep.service.app import make_app
+from slimsweep.service.settings import Settings
+from slimsweep.service.sweeps import Sweeps
+
+pytestmark = pytest.mark.browser
+
+FINISHED = Path(__file__).parent / "data" / "finished-run"
+TOKEN = "a-token-of-the-browser-test"
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """In place of a cluster and its workers: commands are run in this process."""
+    found = OfCluster()
+    monkeypatch.setattr(Sweeps, "jobs", found)
+
+    def run_command(words, *, seconds, files=None):
+        if "plan" in words:
+            return Ended(code=0, output="In all: 3.0 min, of which 12 s for starting Ray and processes.\n", errors="")
+        return Ended(code=make_download.main(words[2:]), output="", errors="")
+
+    monkeypatch.setattr("slimsweep.cluster.commands.run_command", run_command)
+    return found
+
+
+@pytest.fixture
+def url(tmp_path, cluster):
+    shutil.copytree(FINISHED, tmp_path / "old")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = uvicorn.Config(make_app(Settings(output=str(tmp_path), token=TOKEN)), port=port, log_level="error", lifespan="off")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 30
+    while not server.started:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join(30)
+
+
+@pytest.fixture
+def page(browser, url):
+    context = browser.new_context(viewport={"width": 1200, "height": 900})
+    page = context.new_page()
+    problems = []
+    page.on("pageerror", lambda problem: problems.append(str(problem)))
+    page.on("console", lambda message: problems.append(message.text) if "Content Security" in message.text else None)
+    yield page
+    context.close()
+    assert problems == []
+
+
+def sign_in(page):
+    page.fill("#token", TOKEN)
+    page.click("#token-form button")
+
+
+def test_a_problem_stands_at_its_field_and_a_start_follows_its_plan(page, url, cluster):
+    page.goto(f"{url}/sweeps")
+    sign_in(page)
+    page.fill("#field-budgets", "0.5, much")
+    page.fill("[id='field-name']", "mine")
+    at_field = page.locator("#problem-of-budgets")
+    at_field.wait_for(state="visible")
+    assert "budget 'much' is neither a fraction" in at_field.inner_text()
+    assert page.get_attribute("#field-budgets", "aria-invalid") == "true"
+    assert page.get_attribute("[id='field-name']", "aria-invalid") == "false"
+    assert page.is_disabled("#start")
+    page.fill("#field-budgets", "0.5")
+    at_field.wait_for(state="hidden")
+    page.click("#plan")
+    page.wait_for_selector("#start:enabled")
+    assert "In all: 3.0 min" in page.inner_text("#plan-text")
+    assert "--name=mine --budgets=0.5" in page.inner_text("#command")
+    page.fill("#field-budgets", "0.4")  # another sweep than the one that was planned
+    assert page.is_disabled("#start")
+    page.fill("#field-budgets", "0.5")
+    page.click("#start")
+    page.wait_for_selector(".job .running")
+    assert [job.run for job in cluster.found] == ["mine"]
+    assert page.inner_text("#log-text") == "what mine prints"
+    page.click(".job >> text=Stop")
+    page.wait_for_selector(".job .stopped")
+    assert cluster.stopped == ["job-0"]
+    # A problem in a text leads to its line.
+    page.click("#by-text")
+    page.fill("#text", "name: mine\nsearch:\n  lr: -1\n")
+    page.click("#problems >> text=Line 3")
+    selected = page.evaluate(
+        "() => { const t = document.getElementById('text'); return t.value.slice(t.selectionStart, t.selectionEnd) }"
+    )
+    assert selected == "  lr: -1"
+    # A narrow screen, in dark colours.
+    page.set_viewport_size({"width": 360, "height": 700})
+    page.emulate_media(color_scheme="dark")
+    for way in ("#by-text", "#by-form"):
+        page.click(way)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(21, 24, 28)"
+
+
+def test_without_the_token_it_is_said_and_nothing_starts(page, url, cluster):
+    page.goto(f"{url}/sweeps")
+    page.fill("#token", "another-token")
+    page.click("#token-form button")
+    page.wait_for_selector("#problem:not([hidden])")
+    assert "the token is not that of this service" in page.inner_text("#problem")
+    assert not cluster.found
+
+
+def test_a_file_is_made_on_demand_and_downloaded(page, url, tmp_path):
+    page.goto(f"{url}/runs/old")
+    page.click("table.points tbody tr >> text=searched")
+    page.click("#load >> text=Download it")
+    page.wait_for_selector("#file-timm pre")
+    point = page.inner_text("h1")
+    assert (FINISHED / "models" / point).is_dir()
+    assert f'timm.create_model("local-dir:{point}", pretrained=True)' in page.inner_text("#file-timm pre")
+    page.click("#file-timm >> text=Make it")
+    link = page.wait_for_selector("#file-timm a", timeout=120_000)
+    with page.expect_download() as taken:
+        link.click()
+    assert taken.value.suggested_filename == f"{point}-timm.zip"
+    made = tmp_path / "old" / "exports" / f"{point}-timm.zip"
+    assert Path(taken.value.path()).read_bytes() == made.read_bytes()
