@@ -69,8 +69,8 @@ class MlflowSweep:
 
         self.sweep, self.ids = sweep, ids
         self.client = MlflowClient(tracking_uri=sweep.settings.mlflow_uri)
-        self.experiment = os.environ.get("MLFLOW_EXPERIMENT_ID") if sweep.settings.project is None else None
-        self.experiment = self.experiment or self._experiment_id(_experiment(sweep.settings.project))
+        known = os.environ.get("MLFLOW_EXPERIMENT_ID") if sweep.settings.project is None else None
+        self.experiment: str = known or self._experiment_id(_experiment(sweep.settings.project))
         self.run = self.run_of(SWEEP, sweep.name, {"slimsweep.folder": sweep.folder})
         self.id = self.run.info.run_id
         log_parameters(self.client, self.run, dict(flat(sweep.config)))
