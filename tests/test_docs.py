@@ -77,8 +77,8 @@ def test_examples_of_the_readme_are_configurations(tmp_path: Path) -> None:
 def test_budgets_of_the_readme_are_budgets() -> None:
     part = README.partition("## Budgets")[2].partition("## ")[0]
     written = [text for row in re.findall(r"^\| (`.*?) \|", part, re.MULTILINE) for text in re.findall(r"`(.*?)`", row)]
-    assert len(written) == 6
-    assert {Budget.parse(text).unit for text in written} == {"macs", "params"}
+    assert len(written) == 8
+    assert {Budget.parse(text).unit for text in written} == {"macs", "params", "ms"}
 
 
 def test_names_of_the_library_in_the_readme_are_there() -> None:
