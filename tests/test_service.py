@@ -56,9 +56,7 @@ def client(output: Path | str, **settings: Any) -> TestClient:
     async def act(request: Request, _: Actor) -> int:  # stands for whatever acts
         return len(await request.body())
 
-    found = TestClient(app, base_url=BASE, raise_server_exceptions=True)
-    app.state.shelf._next_look = 0.0
-    return found
+    return TestClient(app, base_url=BASE)
 
 
 def shown(reader: TestClient) -> dict[str, dict[str, Any]]:

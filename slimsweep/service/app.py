@@ -1,5 +1,10 @@
 """The application: its routes, behind its guard."""
 
+import logging
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from fastapi import FastAPI, Request, Response
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
@@ -11,6 +16,8 @@ from slimsweep.service.guard import Guard
 from slimsweep.service.settings import Settings
 from slimsweep.service.shelf import Shelf
 
+log = logging.getLogger(__name__)
+
 
 def make_app(settings: Settings) -> FastAPI:
     """The service over a folder of runs, as an ASGI application. It runs under any ASGI server, and knows no Ray.
@@ -19,7 +26,7 @@ def make_app(settings: Settings) -> FastAPI:
         RefusedInput: the folder's URI has an unknown scheme.
     """
     # FastAPI's own pages of documentation load scripts from another site.
-    app = FastAPI(title="slimsweep", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title="slimsweep", docs_url=None, redoc_url=None, openapi_url=None, lifespan=_reading_ahead)
     app.state.settings = settings
     app.state.shelf = Shelf(settings.output, settings.look_every)
     app.add_middleware(Guard, settings=settings)
@@ -28,6 +35,20 @@ def make_app(settings: Settings) -> FastAPI:
     for routes in (pages, downloads, sweeps):
         app.include_router(routes.router)
     return app
+
+
+@asynccontextmanager
+async def _reading_ahead(app: FastAPI) -> AsyncIterator[None]:
+    """Read the folder when the service starts: hundreds of runs take seconds, for which no reader has to wait then."""
+
+    def look() -> None:
+        try:
+            app.state.shelf.look()
+        except Exception:  # a store that does not answer yet: the first reader's request asks again
+            log.exception("%s cannot be read yet", app.state.settings.output)
+
+    threading.Thread(target=look, daemon=True, name="first look").start()
+    yield
 
 
 async def _refused(request: Request, problem: Exception) -> Response:
