@@ -8,7 +8,7 @@ from slimsweep.config.load import FLAGS
 from slimsweep.errors import RefusedInput
 
 SHELLS = ("bash", "zsh")
-PATHS = ("run", "path", "model", "output", "runs", "folder")  # arguments of commands that are files or folders
+PATHS = ("run", "path", "model", "output", "runs", "folder", "token_file")  # arguments of commands that are files or folders
 WITH_FIELDS = ("run", "plan")  # commands that take every field of the configuration
 
 
