@@ -26,10 +26,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 RAY = Path(sys.executable).with_name("ray")
 TOKEN = "a token of the test, long"
 SIGNED = {"Authorization": f"Bearer {TOKEN}"}
-EPOCHS = 12
+EPOCHS = 8
 FIELDS = {
     "name": "asked",
-    "budgets": "0.5,0.3",
+    "budgets": "0.5",
     "data.limit": "256",
     "dense.epochs": "1",
     "dense.warmup_epochs": "0",
@@ -54,7 +54,7 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     environment |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
     place = Path("/tmp", f"ray-{secrets.token_hex(3)}")  # socket paths are limited to 107 characters
     words = ["--head", "--block", f"--port={gcs}", f"--dashboard-port={port}", "--dashboard-host=127.0.0.1"]
-    words += ["--node-ip-address=127.0.0.1", "--dashboard-agent-listen-port=0", "--num-cpus=2", f"--temp-dir={place}"]
+    words += ["--dashboard-agent-listen-port=0", "--num-cpus=2", f"--temp-dir={place}"]
     with (scratch / "log").open("w") as log:
         process = subprocess.Popen(
             [RAY, "start", *words, "--disable-usage-stats"],
@@ -73,10 +73,10 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def wait_for(what, seconds=420.0):
+def wait_for(what, seconds=420.0, why=lambda: ""):
     deadline = time.monotonic() + seconds
     while not (found := what()):
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, why()
         time.sleep(1.0)
     return found
 
@@ -97,31 +97,34 @@ def test_a_sweep_is_submitted_stopped_gone_on_with_and_extended(dashboard: str, 
             lines = (run / "epochs.log").read_text().splitlines() if (run / "epochs.log").exists() else []
             return [json.loads(line) for line in lines]
 
+        said: list[str] = []
+
         def started():
             answer = post("/api/sweeps", {"preset": "digits", "fields": FIELDS})
             assert answer.status_code in (201, 503), answer.text  # the dashboard may not answer yet
+            said.append(answer.text)
             return answer.status_code == 201
 
-        wait_for(started, 180)
+        wait_for(started, why=lambda: said[-1])
         assert post("/api/sweeps", {"preset": "digits", "fields": FIELDS}).status_code == 409
 
         def retrains():
             assert log()["state"] in ("waiting", "running"), log()
             return [one for one in epochs() if one["stage"] == "retrain"]
 
-        wait_for(retrains)
+        wait_for(retrains, why=lambda: log()["log"])
         assert post("/api/sweeps/stop?run=asked").status_code == 202
         wait_for(lambda: log()["state"] == "stopped")
         before = [(one["stage"], one.get("point"), one["epoch"]) for one in epochs()]
         done = pd.read_parquet(run / "results") if (run / "results").exists() else pd.DataFrame({"point": []})
-        assert len(done) < 3
+        assert len(done) < 2
 
-        answer = post("/api/sweeps/go-on?run=asked", {"budgets": ["0.7"]})
+        answer = post("/api/sweeps/go-on?run=asked", {"budgets": ["0.3"]})
         assert answer.status_code == 201, answer.text
-        wait_for(lambda: log()["state"] not in ("waiting", "running"))
+        wait_for(lambda: log()["state"] not in ("waiting", "running"), why=lambda: log()["log"])
         assert log()["state"] == "done", log()["log"]
         rows = pd.read_parquet(run / "results")
-        assert sorted(rows.budget.round(2)) == [0.3, 0.5, 0.7, 1.0]
+        assert sorted(rows.budget.round(2)) == [0.3, 0.5, 1.0]
         assert set(rows.status) == {"ok"}
         assert (run / "report.html").exists()
         # Nothing that was done before was trained again: the dense model's epoch, and those of points before a checkpoint.
