@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PACKAGE = "mlflow"
 OF_SWEEP, OF_TRAINING = "slimsweep.sweep", "slimsweep.training"  # tags
+OF_EXPERIMENT = {"mlflow.experimentKind": "custom_model_development"}  # its page then begins with the runs and their metrics
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 METRICS_PER_CALL, PARAMETERS_PER_CALL = 900, 100  # the server takes at most 1,000 and 100
 LONGEST = 500  # characters of a parameter, which old servers refuse beyond that
@@ -82,7 +83,7 @@ class MlflowSweep:
         if (found := self.client.get_experiment_by_name(name)) is not None:
             return str(found.experiment_id)
         try:
-            return str(self.client.create_experiment(name))
+            return str(self.client.create_experiment(name, tags=OF_EXPERIMENT))
         except MlflowException:  # another sweep has made it just now
             if (found := self.client.get_experiment_by_name(name)) is None:
                 raise
