@@ -112,6 +112,17 @@ def test_what_an_earlier_start_trained_counts() -> None:
     assert stopped_of({replace(high, budget=0.3): rising(80.0)}, ASHA, earlier) == {}
 
 
+def test_tune_saves_the_scheduler_without_the_run() -> None:
+    """Tune pickles its settings at the start of a sweep; what is called for a stopped point holds locks and files."""
+    import threading
+
+    from ray import cloudpickle
+
+    lock = threading.Lock()
+    scheduler = StopRates(ASHA, points_of(), lambda point, epoch: lock.release(), {})
+    assert isinstance(cloudpickle.loads(cloudpickle.dumps(scheduler)), StopRates)
+
+
 # What is refused.
 
 

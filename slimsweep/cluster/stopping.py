@@ -83,6 +83,13 @@ class StopRates(FIFOScheduler):
                 if 0 < epoch < point.epochs:
                     bracket.on_trial_result(None, earlier, {EPOCH: epoch, QUALITY: quality})  # type: ignore[arg-type]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune saves its settings, to go on with them, which slimsweep never does. A new start makes new brackets."""
+        return {}
+
+    def __deepcopy__(self, memo: Any) -> "StopRates":
+        return self
+
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         if (bracket := self.brackets.get(point_of(trial).rate_group)) is not None:
             bracket.on_trial_add(tune_controller, trial)

@@ -40,7 +40,9 @@ ROWS_PER_CALL = 100
 STAGES = ("dense", "search")
 OF_A_POINT = ("method", "budget", "unit", "budget_ms", "shares", "terms", "seed", "lr", "epochs")
 NUMBERS = [field.name for field in tables.RESULTS if pa.types.is_integer(field.type) or pa.types.is_floating(field.type)]
-NO_RESULT = {*OF_A_POINT, "samples_seen"}
+# Of the numbers of a row: what is equal for all points of a run, or known before.
+NO_RESULT = {*OF_A_POINT, "samples_seen", "classes", "val_images", "test_images", "test_top1_untouched"}
+NO_RESULT |= {name for name in NUMBERS if name.endswith("_dense")}
 RUNNING_ON = "the run goes on; what is missing is sent later, at the latest by the next start of the same command"
 
 
