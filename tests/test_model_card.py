@@ -122,6 +122,15 @@ def test_the_timings_of_a_run_are_in_the_card(tmp_path):
     assert "9.87" not in card(busy, of_run=origin_of_saved(str(busy)))
 
 
+def test_each_model_of_a_sweep_has_its_card(small_run):
+    for folder in (small_run / "dense", *(small_run / "models").iterdir()):
+        text = (folder / "README.md").read_text()
+        assert is_unchanged(text)
+        assert "- Data set: digits (" in text
+        assert f"\n# {folder.name}\n" in text
+
+
+@pytest.mark.slow
 def test_a_point_that_a_sweep_makes_has_its_card_beside_it(tmp_path):
     import torch
 
