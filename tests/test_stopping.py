@@ -261,7 +261,7 @@ def test_a_sweep_stops_the_rates_that_are_behind(ray_cluster: None, tmp_path: Pa
     from slimsweep.run import main
 
     words = [*QUICK, "--name", "rates", "--output", str(tmp_path), "--budgets", "0.5", "--retrain.epochs", "8"]
-    words += ["--retrain.lr", "2e-3,1e-7", "--retrain.seeds", "2", "--retrain.stopping", "asha"]
+    words += ["--retrain.lr", "2e-3,1e-6", "--retrain.seeds", "2", "--retrain.stopping", "asha"]
     words += ["--resources.max_concurrent_trials", "1"]
     assert main(words) == 0
     run = Run(tmp_path / "rates")
