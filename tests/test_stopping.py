@@ -267,10 +267,10 @@ def test_a_sweep_stops_the_rates_that_are_behind(ray_cluster: None, tmp_path: Pa
     run = Run(tmp_path / "rates")
     rows = run.rows.set_index("point")
     assert sorted(zip(rows.method, rows.seed, rows.lr, rows.status, strict=True)) == [
-        ("dense", 0, 1e-7, "stopped"),
+        ("dense", 0, 1e-6, "stopped"),
         ("dense", 0, 2e-3, "ok"),
         ("dense", 1, 2e-3, "ok"),
-        ("searched", 0, 1e-7, "stopped"),
+        ("searched", 0, 1e-6, "stopped"),
         ("searched", 0, 2e-3, "ok"),
         ("searched", 1, 2e-3, "ok"),
     ]

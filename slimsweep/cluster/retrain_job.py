@@ -9,7 +9,7 @@ import math
 import re
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -220,14 +220,15 @@ def retrain(run: Run, point: Point, device: torch.device, rank: int, until: floa
         recorder = Recorders(recorder, EpochReports(config.quality))
     teacher = Teacher.for_stage(config, "retrain", dense, data) if recipe.epochs else None
     reference = Reference(dense, data) if config.backbone else None
-    how: dict[str, Any] = {"teacher": teacher, "reference": reference, "until": until}
+    evaluated: dict[str, float] = {}  # by the last epoch; empty where none was trained here
+    how: dict[str, Any] = {"teacher": teacher, "reference": reference, "until": until, "evaluated": evaluated}
     small = train(start.model, data, recipe, recorder, seed=point.seed, device=device, **how)
     if reference is None:
-        val = evaluate_split(small, data, "val", device, recipe)
+        val = evaluated or {"val_top1": evaluate_split(small, data, "val", device, recipe).top1}
         test = evaluate_split(small, data, "test", device, recipe)
-        found = {"val_top1": val.top1, "test_top1": test.top1, "test_top5": test.top5, "test_loss": test.loss}
+        found = {**val, "test_top1": test.top1, "test_top5": test.top5, "test_loss": test.loss}
     else:
-        found = quality_of_backbone(small, reference, probe_for(config, dense), device, recipe, config.seed)
+        found = quality_of_backbone(small, reference, probe_for(config, dense), device, recipe, config.seed, evaluated)
     if rank != 0:
         return
     recorder.damaged(data.test.damaged)
@@ -256,16 +257,23 @@ def retrain(run: Run, point: Point, device: torch.device, rank: int, until: floa
 
 
 def quality_of_backbone(
-    model: nn.Module, reference: Reference, probe: Data | None, device: torch.device, recipe: Recipe, seed: int
+    model: nn.Module,
+    reference: Reference,
+    probe: Data | None,
+    device: torch.device,
+    recipe: Recipe,
+    seed: int,
+    evaluated: Mapping[str, float],
 ) -> dict[str, float]:
     """How near a backbone is to the dense model on validation and test, and what its embeddings are worth, by columns.
 
     Args:
         probe: labelled images; None leaves the columns of k-NN and linear probe out.
         seed: of the linear probe.
+        evaluated: the columns of validation, where they are known; else empty.
     """
-    found: dict[str, float] = {}
-    for split in ("val", "test"):
+    found: dict[str, float] = dict(evaluated)
+    for split in ("test",) if evaluated else ("val", "test"):
         agreed = reference.agreement(model, split, device, recipe)
         found |= {f"{split}_{name}": value for name, value in agreed._asdict().items()}
     return found if probe is None else {**found, **probed(model, probe, device, recipe, seed)}

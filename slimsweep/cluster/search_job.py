@@ -146,12 +146,14 @@ def train_dense(run: Run, device: torch.device, rank: int, until: float | None =
     data = data_of(run)
     recorder = recorder_of(run, "dense")
     model = build_dense(config, data.num_classes, data.class_names)
-    model = train(model, data, config.dense, recorder, seed=config.seed, device=device, until=until)
+    evaluated: dict[str, float] = {}
+    how: dict[str, Any] = {"until": until, "evaluated": evaluated}
+    model = train(model, data, config.dense, recorder, seed=config.seed, device=device, **how)
     metrics = {"val_r2": 1.0, "test_r2": 1.0}  # beside itself
     if not config.backbone:
-        val = evaluate_split(model, data, "val", device, config.dense)
+        val = evaluated or {"val_top1": evaluate_split(model, data, "val", device, config.dense).top1}
         test = evaluate_split(model, data, "test", device, config.dense)  # the only time that this model sees the test split
-        metrics = {"val_top1": val.top1, "test_top1": test.top1, "test_top5": test.top5, "test_loss": test.loss}
+        metrics = {**val, "test_top1": test.top1, "test_top5": test.top5, "test_loss": test.loss}
     if rank == 0:
         recorder.damaged(data.test.damaged)
         save_model(run, DENSE, model, data, metrics)

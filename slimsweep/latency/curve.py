@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from sklearn.isotonic import IsotonicRegression
 from torch import Tensor
 
 from slimsweep.errors import RefusedInput
@@ -96,6 +95,8 @@ class LatencyCurve:
         """(path.length + 1,) milliseconds of each prefix; they never rise along the path."""
         left = progress(path)
         at = left[np.asarray(self.lengths, dtype=np.int64)]
+        from sklearn.isotonic import IsotonicRegression  # here: a second that only budgets in ms need
+
         smooth = IsotonicRegression(increasing=True).fit_transform(at, np.asarray(self.ms, dtype=np.float64))
         found: np.ndarray = np.interp(left, at[::-1], smooth[::-1])
         return np.minimum.accumulate(found)

@@ -339,6 +339,7 @@ def not_trusted(bench: pd.DataFrame, again: str = "slimsweep bench RUN") -> str:
 # Files.
 
 
+FEW_ROWS = 1000  # below it a table is written so that it is quick to read, as a row of results and a curve are
 OF_PYARROW = "Could not open Parquet input source '<Buffer>': "  # how its messages begin, which says nothing of the file
 
 
@@ -353,8 +354,13 @@ def read_table(folder: Folder, path: str, schema: pa.Schema) -> pa.Table:
     """
     content = folder.read_bytes(path)
     try:
-        table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
-        known = [field for field in schema if field.name in table.column_names]
+        # A run has thousands of small files: threads would take longer to begin than their columns to read.
+        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True, pre_buffer=False)
+        table = file.read(use_threads=False)
+        if table.schema.equals(schema):
+            return pa.Table.from_arrays(table.columns, schema=schema)
+        names = set(table.column_names)
+        known = [field for field in schema if field.name in names]
         return table.select([field.name for field in known]).cast(pa.schema(known))
     except Exception as problem:  # pyarrow raises many kinds, among them OSError for what it cannot decompress
         reason = "it is empty" if not content else " ".join(str(problem).split()).removeprefix(OF_PYARROW)[:200]
@@ -364,7 +370,11 @@ def read_table(folder: Folder, path: str, schema: pa.Schema) -> pa.Table:
 def write_table(folder: Folder, path: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
     """Write rows to one file, whole or not at all."""
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink, compression="zstd", write_page_checksum=True)
+    # Of a few rows, a zstd decoder per column and page takes most of the time to read, and dictionaries most of the rest.
+    few = len(rows) <= FEW_ROWS
+    small: dict[str, Any] = {"compression": "snappy", "use_dictionary": False, "write_statistics": False}
+    how = small if few else {"compression": "zstd"}
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink, write_page_checksum=True, **how)
     folder.write_bytes(path, sink.getvalue().to_pybytes())
 
 

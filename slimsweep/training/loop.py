@@ -41,6 +41,7 @@ def train(
     teacher: Teacher | None = None,
     reference: Reference | None = None,
     until: float | None = None,
+    evaluated: dict[str, float] | None = None,
 ) -> nn.Module:
     """Train a model by a recipe and return it, or its moving average where the recipe asks for one; 0 epochs leave it as it is.
 
@@ -55,6 +56,9 @@ def train(
         teacher: model whose answers are learned from; a backbone learns from nothing else.
         reference: with which a backbone is compared after each epoch; None evaluates top-1.
         until: when (time.time()) no further epoch begins.
+        evaluated: takes what the returned model has on validation, by the columns of results: val_top1, or all of `Agreement`.
+            It stays empty where no epoch was trained here: 0 epochs, or a start that resumes after the last one. So it is the
+            same on all ranks.
 
     Raises:
         TrainingDiverged: a loss that is not finite; names stage, epoch and step.
@@ -72,10 +76,10 @@ def train(
     val = eval_loader(data.val, data.settings, rank, world)
 
     def on_validation() -> tuple[dict[str, float], float]:
-        """(the columns of the curve, a number that is not finite where what the model gives is not)."""
+        """(columns of results, of which the curve has the first; a number that is finite where the model's answers are)."""
         if reference is not None:
-            r2 = reference.agreement(state.averaged, "val", device, recipe).r2
-            return {"val_r2": r2}, r2
+            agreed = reference.agreement(state.averaged, "val", device, recipe)
+            return {f"val_{name}": value for name, value in agreed._asdict().items()}, agreed.r2
         top1, _, loss = evaluate(state.averaged, val, device, recipe)
         return {"val_top1": top1}, loss
 
@@ -136,6 +140,8 @@ def train(
             recorder.damaged(loader.damaged, data.val.damaged)
             recorder.epoch(curve_row(recorder, model, epoch=epoch + 1, loss=loss, quality=quality, seconds=seconds, lr=lr))
             recorder.checkpoint(epoch + 1, state.state_dict())
+        if evaluated is not None and epoch + 1 == recipe.epochs:
+            evaluated.update(quality)
     for trained in (model, state.averaged):
         if has_two_heads(trained):  # as timm has it: both heads' answers are averaged
             trained.set_distilled_training(False)  # type: ignore[operator]
