@@ -57,3 +57,25 @@ def test_budgets_below_the_floors_can_be_met_with_depth():
     least = RemovalPath(gated.shape, gated.gates, FLOORS).macs[-1] / macs(gated)
     budget = 0.8 * least
     assert solve(gated, budget, floors=FLOORS, depth=True).macs() <= budget * macs(gated)
+
+
+@pytest.mark.parametrize("depth", [True, 0.2])
+@pytest.mark.parametrize("granularity", ["dim", "head", "uniform"])
+def test_the_attention_that_is_worth_most_may_be_kept(granularity, depth):
+    gated = add_gates(small_vit(depth=3), granularity)
+    gates = random_gates(gated)
+    gates["attention"][1] = gates["attention"][1] + 5.0
+    gated.set_gates(gates)
+    path = RemovalPath(gated.shape, gated.gates, FLOORS, depth=depth, keep_attention=True)
+    whole = RemovalPath(gated.shape, gated.gates, FLOORS, depth=depth)
+    earlier = path.prefix(0)
+    for length in range(path.length + 1):
+        structure = path.prefix(length)
+        assert earlier.holds(structure)
+        assert structure.macs() == path.macs[length]
+        earlier = structure
+    assert [bool(row["heads"]) for row in earlier.summary()] == [False, True, False]
+    assert not any(row["mlp_units"] for row in earlier.summary())
+    assert path.macs[-1] > whole.macs[-1]
+    close_gates(gated, gates, earlier)
+    assert difference(gated, slim(gated, earlier)) < 1e-5

@@ -49,7 +49,7 @@ from slimsweep.slimming.budget import Budget, BudgetError
 from slimsweep.slimming.cost import COSTS
 from slimsweep.slimming.structure import Structure, macs, params
 from slimsweep.training.criterion import Teacher
-from slimsweep.training.evaluate import Reference, evaluate_split, probed
+from slimsweep.training.evaluate import Reference, Split, evaluate_split, probed
 from slimsweep.training.loop import curve_row, train
 from slimsweep.training.recorder import Recorders
 
@@ -273,7 +273,8 @@ def quality_of_backbone(
         evaluated: the columns of validation, where they are known; else empty.
     """
     found: dict[str, float] = dict(evaluated)
-    for split in ("test",) if evaluated else ("val", "test"):
+    splits: tuple[Split, ...] = ("test",) if evaluated else ("val", "test")
+    for split in splits:
         agreed = reference.agreement(model, split, device, recipe)
         found |= {f"{split}_{name}": value for name, value in agreed._asdict().items()}
     return found if probe is None else {**found, **probed(model, probe, device, recipe, seed)}

@@ -179,7 +179,7 @@ def expected_cuts(
         in_ms, known = run.path_of("ms"), run.latency_solved(run.pace_of("ms"))
     else:
         whole = config.branch_cost()
-        in_ms = RemovalPath(shape, gates, settings.floors.model_dump(), settings.round_to, of_gated, whole)
+        in_ms = RemovalPath(shape, gates, settings.floors.model_dump(), settings.round_to, of_gated, whole, keep_attention=True)
         known = {}
     left = progress(in_ms)
     solved: dict[str, Solved] = {}

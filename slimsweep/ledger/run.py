@@ -556,14 +556,17 @@ class Run(Readable):
 
         Args:
             pace: of each family; families without gates are ignored.
-            depth: whether whole branches may leave, as for `RemovalPath`; search.depth where not given.
+            depth: whether whole branches may leave, as for `RemovalPath`, but for the last one with attention; search.depth
+                where not given.
         """
         from slimsweep.slimming.removal_path import RemovalPath
 
         settings = self.config.search
         of_gated = {family: pace[family] for family in self.scores}
         whole = settings.depth if depth is None else depth
-        return RemovalPath(self.shape, self.scores, settings.floors.model_dump(), settings.round_to, of_gated, whole)
+        return RemovalPath(
+            self.shape, self.scores, settings.floors.model_dump(), settings.round_to, of_gated, whole, depth is not None
+        )
 
     def path_of(self, unit: str) -> "RemovalPath":
         """The removal path that budgets in a unit are cut along; it knows no latency."""
@@ -592,7 +595,7 @@ class Run(Readable):
         """
         identity = self.identity("retrain")
         cut = {name: value for name, value in identity["cut"].items() if pace is None or name not in ("paces", "recovery")}
-        known = [identity["search"], cut, self._timed_in(), self.depth_in_ms, dict(pace or {})]
+        known = [identity["search"], cut, self._timed_in(), self.depth_in_ms, "attention stays", dict(pace or {})]
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:8]
 
     @property

@@ -17,7 +17,9 @@ def structures_by_scores(choice: Choice, scores: Scores) -> list[Structure | Val
     in_ms = [budget for budget in map(Budget.parse, choice.budgets) if budget.is_latency]
     timed: dict[Budget, Structure | ValueError] = {}
     if in_ms and choice.solve_ms is not None:
-        path_in_ms = RemovalPath(choice.shape, scores, choice.floors, choice.round_to, depth=choice.depth_in_ms)
+        path_in_ms = RemovalPath(
+            choice.shape, scores, choice.floors, choice.round_to, depth=choice.depth_in_ms, keep_attention=True
+        )
         for budget, found in zip(in_ms, choice.solve_ms(path_in_ms, in_ms), strict=True):
             timed[budget] = BudgetError(found.error) if found.length is None else path_in_ms.prefix(found.length)
     others = iter(at_each_budget(path.solve, [budget for budget in choice.budgets if Budget.parse(budget) not in timed]))

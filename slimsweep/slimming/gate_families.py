@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 from torch import Tensor, nn
 
 from slimsweep.slimming.architectures import Architecture, Timm, attention_rows
@@ -36,7 +35,8 @@ class GateFamily:
         attach: (block, parameter, shape, index of the layer, kind of token gate) makes the gates act in a block.
         effective: (block) to its gates as they act, in their shape.
         parameter_of: (block, gates) to the parameter that makes its gates act so; raises ValueError for impossible gates.
-        steps: (shape, scores per layer, floor, round_to, depth) to the order in which the family leaves.
+        steps: (shape, scores per layer, floor, round_to, depth) to the order in which the family leaves; attention takes
+            keep_one too.
         modules: what `attach` adds to a block.
     """
 
@@ -46,7 +46,7 @@ class GateFamily:
     attach: Callable[[Timm, nn.Parameter, Shape, int, str], None]
     effective: Callable[[Timm], Tensor]
     parameter_of: Callable[[Timm, Tensor], Tensor]
-    steps: Callable[[Shape, list[np.ndarray], float, int, bool | float], Steps]
+    steps: Callable[..., Steps]
     modules: tuple[str, ...] = ()
 
 

@@ -82,59 +82,29 @@ def mlp_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: in
     return _assemble(layers, values, ranks, removed={"units": removed}, groups=groups, total=total)
 
 
-def attention_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: int, depth: bool | float = False) -> Steps:
+def attention_steps(
+    shape: Shape, scores: list[np.ndarray], floor: float, round_to: int, depth: bool | float = False, keep_one: bool = False
+) -> Steps:
     """Dims and heads of each layer, so that its kept heads always have one width, each with its own best dims.
 
     A step takes either the worst dim of every kept head or the worst head, whichever loses less per dim. Arguments as in
     `mlp_steps`.
+
+    Args:
+        keep_one: of the layer whose attention is worth most, some dims stay where all of every layer's may leave: without any
+            attention no patch reaches the class token, nor another patch, and nothing can be learned.
     """
+    found = [_attention_layer(score, floor, round_to, depth) for score in scores]
+    if keep_one and not any((group == NEVER_REMOVED).any() for _, group in found):
+        last = int(np.argmax([steps[-1][0] for steps, _ in found]))
+        found[last] = _attention_layer(scores[last], max(floor, 1 / scores[last].size), round_to, False)
     layers, values, ranks, removed, lost, groups = [], [], [], [], [], []
-    for index, score in enumerate(scores):
+    for index, (steps, group) in enumerate(found):
         layer = shape.layers[index]
-        rows, columns = score.shape  # (heads, head_dim), (heads, 1) or (1, head_dim)
-        dims_per_gate = layer.heads * layer.head_dim // (rows * columns)
-        order = np.argsort(-score, axis=1, kind="stable")  # best dims first
-        best = np.cumsum(np.take_along_axis(score, order, axis=1), axis=1)
-        best = np.concatenate([np.zeros((rows, 1)), best], axis=1)  # best[h, w]: what the w best dims of head h add up to
-        heads, width = list(range(rows)), columns
-        least = max(floor * rows * columns, 0)
-        own = 0.0 if isinstance(depth, bool) else depth * rows * columns  # what the layer costs by itself, in gates
-        group = np.full(score.shape, NEVER_REMOVED)
-        steps: list[tuple[float, int, int]] = []
-        while heads and width:
-            # A narrower width must be a multiple of round_to; the first step to one may be smaller.
-            narrower = (width - 1) // round_to * round_to if columns > 1 else width
-            options = []
-            if columns > 1 and len(heads) * narrower >= least:
-                loss = (best[heads, width] - best[heads, narrower]).mean() / (width - narrower)
-                options.append((float(np.float32(loss)), 0, narrower))
-            if rows > 1 and (len(heads) - 1) * width >= least:
-                worst = min(heads, key=lambda h: (best[h, width], h))
-                options.append((float(np.float32(best[worst, width] / width)), 1, worst))
-            if not options:
-                break
-            loss, kind, which = min(options)
-            if own and loss > best[heads, width].sum() / (len(heads) * width + own):
-                break  # the rest is worth less per cost
-            number = len(steps)
-            if kind == 0:
-                for head in heads:
-                    group[head, order[head, which:width]] = number
-                steps.append((loss, len(heads) * (width - which), len(heads) if which == 0 else 0))
-                width = which
-            else:
-                group[which, order[which, :width]] = number
-                steps.append((loss, width, 1))
-                heads.remove(which)
-        if depth is not False and heads and width:
-            for head in heads:
-                group[head, order[head, :width]] = len(steps)
-            left = best[heads, width]
-            worth = left.sum() / (len(heads) * width + own) if own else left.mean() / width
-            steps.append((float(np.float32(worth)), len(heads) * width, len(heads)))
+        rows, size = group.shape[0], group.size
+        dims_per_gate = layer.heads * layer.head_dim // size
         # Heads of the uniform granularity are all the layer's heads.
         lost_heads = [s[2] * (layer.heads if rows == 1 else 1) for s in steps]
-        size = rows * columns
         layers.append(np.full(len(steps), index))
         values.append(np.maximum.accumulate([s[0] for s in steps]) if steps else np.zeros(0))
         removed.append(np.array([s[1] * dims_per_gate for s in steps], dtype=np.int64))
@@ -143,6 +113,61 @@ def attention_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_
         groups.append(group)
     total = sum(x.heads * x.head_dim for x in shape.layers)
     return _assemble(layers, values, ranks, removed={"dims": removed, "heads": lost}, groups=groups, total=total)
+
+
+def _attention_layer(
+    score: np.ndarray, floor: float, round_to: int, depth: bool | float
+) -> tuple[list[tuple[float, int, int]], np.ndarray]:
+    """The steps of one layer, and in the shape of its gates the number of each gate's step.
+
+    Args:
+        score: (heads, head_dim), (heads, 1) or (1, head_dim).
+        floor, round_to, depth: as in `attention_steps`.
+
+    Returns:
+        Steps as (mean score that is lost, gates, heads that are lost whole).
+    """
+    rows, columns = score.shape
+    order = np.argsort(-score, axis=1, kind="stable")  # best dims first
+    best = np.cumsum(np.take_along_axis(score, order, axis=1), axis=1)
+    best = np.concatenate([np.zeros((rows, 1)), best], axis=1)  # best[h, w]: what the w best dims of head h add up to
+    heads, width = list(range(rows)), columns
+    least = max(floor * rows * columns, 0)
+    own = 0.0 if isinstance(depth, bool) else depth * rows * columns  # what the layer costs by itself, in gates
+    group = np.full(score.shape, NEVER_REMOVED)
+    steps: list[tuple[float, int, int]] = []
+    while heads and width:
+        # A narrower width must be a multiple of round_to; the first step to one may be smaller.
+        narrower = (width - 1) // round_to * round_to if columns > 1 else width
+        options = []
+        if columns > 1 and len(heads) * narrower >= least:
+            loss = (best[heads, width] - best[heads, narrower]).mean() / (width - narrower)
+            options.append((float(np.float32(loss)), 0, narrower))
+        if rows > 1 and (len(heads) - 1) * width >= least:
+            worst = min(heads, key=lambda h: (best[h, width], h))
+            options.append((float(np.float32(best[worst, width] / width)), 1, worst))
+        if not options:
+            break
+        loss, kind, which = min(options)
+        if own and loss > best[heads, width].sum() / (len(heads) * width + own):
+            break  # the rest is worth less per cost
+        number = len(steps)
+        if kind == 0:
+            for head in heads:
+                group[head, order[head, which:width]] = number
+            steps.append((loss, len(heads) * (width - which), len(heads) if which == 0 else 0))
+            width = which
+        else:
+            group[which, order[which, :width]] = number
+            steps.append((loss, width, 1))
+            heads.remove(which)
+    if depth is not False and heads and width:
+        for head in heads:
+            group[head, order[head, :width]] = len(steps)
+        left = best[heads, width]
+        worth = left.sum() / (len(heads) * width + own) if own else left.mean() / width
+        steps.append((float(np.float32(worth)), len(heads) * width, len(heads)))
+    return steps, group
 
 
 def token_steps(shape: Shape, scores: list[np.ndarray], floor: float, round_to: int, depth: bool | float = False) -> Steps:

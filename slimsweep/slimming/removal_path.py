@@ -63,6 +63,8 @@ class RemovalPath:
         depth: what the floor keeps of a layer's attention or MLP leaves too, as the last step of that branch: fewer layers. A
             number of at least 0 is what a branch costs by itself, as a share of what its gates cost: its rest then leaves as
             soon as it is worth less per cost than the next gates alone.
+        keep_attention: the layer whose attention is worth most keeps some of its dims, whatever floors and depth say: a model
+            without any attention cannot be trained.
 
     Attributes:
         length: how many steps there are.
@@ -80,6 +82,7 @@ class RemovalPath:
         round_to: int | None = 1,
         paces: Mapping[str, float] | None = None,
         depth: bool | float = False,
+        keep_attention: bool = False,
     ) -> None:
         if not isinstance(depth, bool) and not 0 <= depth < math.inf:
             raise ValueError(f"depth is {depth}; it must be true, false, or a number of at least 0")
@@ -102,7 +105,8 @@ class RemovalPath:
             floor = (floors or {}).get(family, 0.0)
             if not 0 <= floor < 1:
                 raise ValueError(f"the floor of {family} gates is {floor}; it must be at least 0 and below 1")
-            self.families[family] = GATE_FAMILIES[family].steps(shape, values, floor, round_to, depth)
+            more = {"keep_one": True} if keep_attention and family == "attention" else {}
+            self.families[family] = GATE_FAMILIES[family].steps(shape, values, floor, round_to, depth, **more)
         self.paces = dict(paces or {})
         self._merge()
 
