@@ -3,8 +3,10 @@
 import json
 import re
 import shutil
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +61,25 @@ def at_work(run: Run) -> None:
     held_here.add("of-the-tests")
     driver = {"generation": 1, "token": "of-the-tests", "every": 3.0, "count": 1, "time": time.time(), **process.identity()}
     for name in ("holder.json", "driver.json"):
-        (Path(run.uri) / name).write_text(json.dumps(driver))
+        unfinished = Path(run.uri) / f".{name}"
+        unfinished.write_text(json.dumps(driver))
+        unfinished.replace(Path(run.uri) / name)
+
+
+@contextmanager
+def beating(run: Run) -> Iterator[None]:
+    """While the block runs, the run's driver is at work: its heartbeat goes on."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(1.0):
+            at_work(run)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    yield
+    over.set()
+    thread.join()
 
 
 def make_shelf(output: Path) -> Path:

@@ -29,7 +29,7 @@ def test_bash_offers_commands_options_and_fields(capsys: pytest.CaptureFixture) 
     script = capsys.readouterr().out
     assert offered(script, "slimsweep li") == ["list"]
     assert offered(script, "slimsweep run --search.ep") == ["--search.epochs"]
-    assert offered(script, "slimsweep pick --max-m") == ["--max-macs"]
+    assert offered(script, "slimsweep pick --max-ma") == ["--max-macs"]
 
 
 def test_without_its_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
@@ -86,7 +86,7 @@ def test_tab_in_bash_completes_by_what_is_registered_for_the_command(capsys: pyt
         return done.stdout.split()
 
     assert tab("slimsweep", "sta") == ["status"]
-    assert tab("slimsweep", "run", "--retrain.st") == ["--retrain.start"]
+    assert tab("slimsweep", "run", "--retrain.sta") == ["--retrain.start"]
     assert tab("slimsweep", "run", "--retrain.start", "la") == ["larger"]
     assert tab("slimsweep", "status", "my") == ["my-run"]
     assert tab("slimsweep", "export", "--format", "on") == ["onnx"]

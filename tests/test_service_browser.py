@@ -14,7 +14,7 @@ pytest.importorskip("fastapi", reason="fastapi is not installed (pip install 'sl
 uvicorn = pytest.importorskip("uvicorn", reason="uvicorn is not installed (pip install 'slimsweep[serve]')")
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install 'slimsweep[test]')")
 
-from service_runs import TOKEN, WHY, fail, make_run, make_shelf  # noqa: E402
+from service_runs import TOKEN, WHY, beating, fail, make_run, make_shelf  # noqa: E402
 
 from slimsweep.ledger.run import Run  # noqa: E402
 from slimsweep.service.app import make_app  # noqa: E402
@@ -49,7 +49,8 @@ def serving(output: Path, **settings: Any) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with serving(make_shelf(tmp_path_factory.mktemp("service") / "runs")) as address:
+    shelf = make_shelf(tmp_path_factory.mktemp("service") / "runs")
+    with serving(shelf) as address, beating(Run(shelf / "birds-swin")):
         yield address
 
 

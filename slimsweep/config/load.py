@@ -115,9 +115,13 @@ def _is_set(merged: Mapping[str, Any], name: str) -> bool:
     return True
 
 
+# Not files("slimsweep.config.presets"): that imports the folder as a module, which takes the place of `presets` in the room.
+PRESETS = files("slimsweep.config") / "presets"
+
+
 def presets() -> list[str]:
     """Names of the presets: the configurations that come with slimsweep."""
-    return sorted(f.name.removesuffix(".yaml") for f in files("slimsweep.config.presets").iterdir() if f.name.endswith(".yaml"))
+    return sorted(f.name.removesuffix(".yaml") for f in PRESETS.iterdir() if f.name.endswith(".yaml"))
 
 
 # Layers.
@@ -141,7 +145,7 @@ def _read(source: str) -> dict[str, dict[str, Any]]:
 def _read_file(source: str) -> dict[str, Any]:
     path = Path(source).expanduser()
     if source in presets():
-        text = files("slimsweep.config.presets").joinpath(f"{source}.yaml").read_text()
+        text = PRESETS.joinpath(f"{source}.yaml").read_text()
     else:
         try:
             text = path.read_text()

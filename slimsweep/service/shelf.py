@@ -175,6 +175,9 @@ class Shelf:
 
     def _entry(self, name: str) -> Entry:
         self.look()
+        if name not in self._entries:  # it may have begun since the last look
+            self._next_look = -math.inf
+            self.look()
         found = self._entries.get(name)
         if found is None:
             raise NoSuchRun(name)
