@@ -276,9 +276,10 @@ def test_a_sweep_stops_the_rates_that_are_behind(ray_cluster: None, tmp_path: Pa
     ]
     stopped = set(rows.index[rows.status == "stopped"])
     epochs = trained_epochs(run)
-    assert {name: found for name, found in epochs.items() if name in stopped} == {name: [1, 2] for name in stopped}
+    # At the comparison after 2 epochs or after 4: a low rate may be ahead at first.
+    assert all(epochs[name] in ([1, 2], [1, 2, 3, 4]) for name in stopped)
     assert all(found == list(range(1, 9)) for name, found in epochs.items() if name not in stopped)
-    assert all(rows.epochs[name] == 2 and rows.test_top1.isna()[name] for name in stopped)
+    assert all(rows.epochs[name] == len(epochs[name]) and rows.test_top1.isna()[name] for name in stopped)
     assert read_status(run).finished
     assert "stopped early" in (tmp_path / "rates" / "report.html").read_text()
     # The same command trains nothing; another budget trains its own points alone.
@@ -288,4 +289,4 @@ def test_a_sweep_stops_the_rates_that_are_behind(ray_cluster: None, tmp_path: Pa
     after = trained_epochs(run)
     assert {name: found for name, found in after.items() if name in epochs} == epochs
     new = sorted(len(found) for name, found in after.items() if name not in epochs)
-    assert new == [2, 8, 8]
+    assert new in ([2, 8, 8], [4, 8, 8])

@@ -30,6 +30,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in [n for n in os.environ if n.startswith(("MLFLOW_", "WANDB_"))]:
         monkeypatch.delenv(name)
+    if "wandb" in sys.modules:  # it keeps the folder and the mode of an earlier test of this process
+        sys.modules["wandb"].teardown()
     return shutil.copytree(FINISHED, tmp_path / "finished")
 
 
