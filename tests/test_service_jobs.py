@@ -21,7 +21,7 @@ from slimsweep.service.app import make_app
 from slimsweep.service.settings import Settings
 from slimsweep.service.sweeps import Sweeps
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 RAY = Path(sys.executable).with_name("ray")
 TOKEN = "a token of the test, long"

@@ -24,7 +24,7 @@ def status_of(address: str, method: str = "GET", **headers: str) -> int:
         return refused.code
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_it_serves_until_it_is_stopped_and_leaves_nothing_behind(tmp_path: Path) -> None:
     make_run(tmp_path / "runs" / "one")
     (tmp_path / "token").write_text(TOKEN)

@@ -252,7 +252,7 @@ def trained_epochs(run: Any) -> dict[str, list[int]]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_a_sweep_stops_the_rates_that_are_behind(ray_cluster: None, tmp_path: Path) -> None:
     from conftest import QUICK
 

@@ -387,7 +387,7 @@ def test_threads_and_processes_save_to_one_folder_one_after_the_other(tmp_path):
     folder = tmp_path / "model"
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(lambda scale: save_often(folder, scale), (1, 2, 3, 4)))
-    processes = [multiprocessing.get_context("fork").Process(target=save_often, args=(folder, scale)) for scale in (5, 6)]
+    processes = [multiprocessing.get_context("spawn").Process(target=save_often, args=(folder, scale)) for scale in (5, 6)]
     for process in processes:
         process.start()
     for process in processes:

@@ -314,6 +314,7 @@ def test_wandb_has_a_group_per_sweep_and_a_run_per_point(folder: Path, monkeypat
 # A whole sweep.
 
 
+@pytest.mark.cluster
 def test_a_whole_sweep_tells_all_three(
     ray_cluster: None, folder: Path, mlflow_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
