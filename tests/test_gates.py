@@ -9,6 +9,7 @@ from timm.layers import Attention
 from zoo import MODELS, build, close_gates, difference, images, random_gates, small_vit
 
 from slimsweep import add_gates, slim, solve
+from slimsweep.slimming.gate_modules import TokenBias
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -262,3 +263,11 @@ def test_the_forward_is_timms_own():
     gated = add_gates(small_vit(), families=["attention", "mlp"])
     assert all(type(b.attn) is Attention for b in gated.blocks)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in gated.modules())
+
+
+def test_a_token_gate_that_is_not_a_number_is_seen():
+    gate = torch.nn.Parameter(torch.tensor([0.0, 0.5, torch.nan]))
+    bias = TokenBias(gate, 1, "linear", never_empty=False)
+    bias.power.fill_(0)
+    assert torch.equal(bias(torch.float32)[0, 0, 0, :3], torch.tensor([0.0, -torch.inf, 0.0]))
+    assert bias(torch.float32)[0, 0, 0, 3].isnan(), "the loss would hide it"

@@ -139,7 +139,7 @@ class GuardedLog(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, power: Tensor) -> Tensor:
         ctx.save_for_backward(gate, power)
-        return torch.where(gate > 0, gate.log() * power, -torch.inf)
+        return torch.where(gate == 0, -torch.inf, gate.log() * power)  # NaN stays, and is seen in the loss
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
