@@ -120,13 +120,7 @@ def parser() -> argparse.ArgumentParser:
     add = command(
         "list", list_runs, "the runs in an output folder, one line each: state, stage, budgets done, best model, date"
     )
-    add.add_argument(
-        "output",
-        nargs="?",
-        default="runs",
-        metavar="OUTPUT",
-        help="the folder that holds run folders, as --output of a sweep; also s3://... (default: runs)",
-    )
+    _takes_output(add)
 
     add = command("report", report, "write the page of one run, or of several on one page")
     add.add_argument(
@@ -145,13 +139,7 @@ def parser() -> argparse.ArgumentParser:
     add.epilog = "Example: slimsweep report runs/small runs/base --output both.html"
 
     add = command("serve", serve, "show all runs of a folder in a browser, live, from Ray Serve, until Ctrl+C")
-    add.add_argument(
-        "output",
-        nargs="?",
-        default="runs",
-        metavar="OUTPUT",
-        help="the folder that holds run folders, as --output of a sweep; also s3://... (default: runs)",
-    )
+    _takes_output(add)
     add.add_argument(
         "--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen (default: 127.0.0.1, this machine)"
     )
@@ -389,6 +377,17 @@ def parser() -> argparse.ArgumentParser:
         "a folder of $fpath."
     )
     return top
+
+
+def _takes_output(add: argparse.ArgumentParser) -> None:
+    """Let a command take the folder of all runs."""
+    add.add_argument(
+        "output",
+        nargs="?",
+        default="runs",
+        metavar="OUTPUT",
+        help="the folder that holds run folders, as --output of a sweep; also s3://... (default: runs)",
+    )
 
 
 def new(chosen: argparse.Namespace, console: Console) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,13 @@ def finished(small_run: Path, tmp_path: Path) -> "Run":
 
     shutil.copytree(small_run, tmp_path / "small")
     return Run(tmp_path / "small")
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 def changed(run: "Run", **changes: Any) -> "Run":

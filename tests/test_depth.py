@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from zoo import build, close_gates, difference, images, random_gates, small_vit
+from zoo import build, close_gates, difference, images, last_of, random_gates, small_vit
 
 from slimsweep import add_gates, load, macs, save, slim, solve
 from slimsweep.slimming.removal_path import RemovalPath
@@ -68,14 +68,9 @@ def test_the_attention_that_is_worth_most_may_be_kept(granularity, depth):
     gated.set_gates(gates)
     path = RemovalPath(gated.shape, gated.gates, FLOORS, depth=depth, keep_attention=True)
     whole = RemovalPath(gated.shape, gated.gates, FLOORS, depth=depth)
-    earlier = path.prefix(0)
-    for length in range(path.length + 1):
-        structure = path.prefix(length)
-        assert earlier.holds(structure)
-        assert structure.macs() == path.macs[length]
-        earlier = structure
-    assert [bool(row["heads"]) for row in earlier.summary()] == [False, True, False]
-    assert not any(row["mlp_units"] for row in earlier.summary())
+    last = last_of(path)
+    assert [bool(row["heads"]) for row in last.summary()] == [False, True, False]
+    assert not any(row["mlp_units"] for row in last.summary())
     assert path.macs[-1] > whole.macs[-1]
-    close_gates(gated, gates, earlier)
-    assert difference(gated, slim(gated, earlier)) < 1e-5
+    close_gates(gated, gates, last)
+    assert difference(gated, slim(gated, last)) < 1e-5

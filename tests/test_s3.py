@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.fs as pafs
 import pytest
+from conftest import free_port
 
 from slimsweep.saved_models import load
 from slimsweep.tools.export import export_model
@@ -27,9 +28,7 @@ QUICK = [
 def store() -> Iterator[dict[str, str]]:
     """The environment in which s3:// means the server here, which has one empty bucket, `sweeps`."""
     pytest.importorskip("moto", reason="moto, whose server speaks S3, is not installed")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     server = subprocess.Popen(
         [Path(sys.executable).with_name("moto_server"), "-H", "127.0.0.1", "-p", str(port)],
         stdout=subprocess.DEVNULL,

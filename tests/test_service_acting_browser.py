@@ -1,28 +1,21 @@
 """The pages to act on, in a browser: problems stand at their fields, a plan comes before a start, a file is made and taken."""
 
 import shutil
-import socket
-import threading
-import time
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("fastapi")
 pytest.importorskip("playwright")
-import uvicorn
+from service_runs import FINISHED, TOKEN
+from test_service_browser import CHROMIUM, serving
 from test_service_sweeps import OfCluster
 
 from slimsweep.cluster.commands import Ended
 from slimsweep.service import make_download
-from slimsweep.service.app import make_app
-from slimsweep.service.settings import Settings
 from slimsweep.service.sweeps import Sweeps
 
-pytestmark = pytest.mark.browser
-
-FINISHED = Path(__file__).parent / "data" / "finished-run"
-TOKEN = "a-token-of-the-browser-test"
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH")]
 
 
 @pytest.fixture
@@ -43,20 +36,8 @@ def cluster(monkeypatch):
 @pytest.fixture
 def url(tmp_path, cluster):
     shutil.copytree(FINISHED, tmp_path / "old")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    config = uvicorn.Config(make_app(Settings(output=str(tmp_path), token=TOKEN)), port=port, log_level="error", lifespan="off")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + 30
-    while not server.started:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join(30)
+    with serving(tmp_path) as address:
+        yield address
 
 
 @pytest.fixture

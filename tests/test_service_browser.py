@@ -1,9 +1,8 @@
 """The service in a real browser: the shelf, the way to a run and back, comparing, signing in."""
 
-import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,22 +11,14 @@ import pytest
 
 pytest.importorskip("fastapi", reason="fastapi is not installed (pip install 'slimsweep[serve]')")
 uvicorn = pytest.importorskip("uvicorn", reason="uvicorn is not installed (pip install 'slimsweep[serve]')")
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install 'slimsweep[test]')")
-
 from service_runs import TOKEN, WHY, beating, fail, make_run, make_shelf  # noqa: E402
+from test_report_browser import CHROMIUM, Opened  # noqa: E402
 
 from slimsweep.ledger.run import Run  # noqa: E402
 from slimsweep.service.app import make_app  # noqa: E402
 from slimsweep.service.settings import Settings  # noqa: E402
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on PATH (apt-get install chromium)"
-    ),
-]
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH")]
 
 
 @contextmanager
@@ -52,9 +43,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     shelf = make_shelf(tmp_path_factory.mktemp("service") / "runs")
     with serving(shelf) as address, beating(Run(shelf / "birds-swin")):
         yield address
-
-
-Opened = Callable[..., "sync_api.Page"]
 
 
 @pytest.fixture

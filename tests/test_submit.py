@@ -5,7 +5,6 @@ import os
 import re
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import free_port
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
@@ -52,12 +52,6 @@ class Head:
         command = [sys.executable, "-m", "slimsweep.run", "--output", str(output), "--name", "submitted", *QUICK, *more]
         done = self.ray("job", "submit", *words, "--", *command, check=check)
         return done.stdout + done.stderr
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

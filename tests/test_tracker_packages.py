@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import free_port
 
 from slimsweep.ledger.run import Run
 from slimsweep.trackers import Tracking
@@ -56,12 +57,6 @@ def tracked(folder: Path, tracker: str, curves: dict[str, int] | None = None, **
         run.write_curve(name, curve)
         (folder / "results" / f"{name}.parquet").write_bytes(row)
     return run
-
-
-def free_port() -> int:
-    with socket.socket() as made:
-        made.bind(("127.0.0.1", 0))
-        return int(made.getsockname()[1])
 
 
 # MLflow.

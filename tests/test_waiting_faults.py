@@ -19,6 +19,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.fs as pafs
 import pytest
+from conftest import free_port
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
@@ -203,8 +204,7 @@ class Passing(BaseHTTPRequestHandler):
 def gate(tmp_path: Path) -> Iterator[Gate]:
     """A gate before an S3 server on the loopback, which has one bucket, `sweeps`."""
     pytest.importorskip("moto", reason="moto, whose server speaks S3, is not installed")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    port = free_port()
     log = tmp_path / "moto"
     words = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(port)]
     process = begin(words, log)

@@ -86,6 +86,17 @@ def close_gates(gated: nn.Module, gates: dict[str, list[Tensor]], structure: Any
     )
 
 
+def last_of(path: Any) -> Any:
+    """The last structure of a removal path whose structures are nested and have the MACs that it says."""
+    earlier = path.prefix(0)
+    for length in range(path.length + 1):
+        structure = path.prefix(length)
+        assert earlier.holds(structure)
+        assert structure.macs() == path.macs[length]
+        earlier = structure
+    return earlier
+
+
 @torch.no_grad()
 def difference(a: nn.Module, b: nn.Module) -> float:
     """Largest difference of two models' outputs, relative to the largest output of the first."""

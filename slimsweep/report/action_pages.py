@@ -4,8 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import slimsweep
-from slimsweep.report.page_parts import environment, joined_script, joined_styles, markup, policy, source_of
+from slimsweep.report.page_parts import markup, script_page
 
 STYLES = ("report.css", "screens.css", "acting.css")
 
@@ -26,17 +25,5 @@ def build_downloads_page(run: str, point: str) -> str:
 
 
 def _page(template: str, entry: str, data: dict[str, Any]) -> str:
-    script = joined_script(entry)
-    return (
-        environment()
-        .get_template(template)
-        .render(
-            **data,
-            policy=policy(source_of(script), connect=True),
-            version=slimsweep.__version__,
-            # In a script element, where only < could end it.
-            data=markup(json.dumps(data).replace("<", "\\u003c")),
-            style=markup(joined_styles(STYLES)),
-            script=markup(script),
-        )
-    )
+    # In a script element, where only < could end it.
+    return script_page(template, entry, STYLES, **data, data=markup(json.dumps(data).replace("<", "\\u003c")))

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from typing import Any
 
 import jinja2
 import markupsafe
 
+import slimsweep
 from slimsweep.report.bundle import bundle
 
 
@@ -60,6 +62,27 @@ def policy(*scripts: str, connect: bool = False) -> str:
     return (
         f"default-src 'none'; script-src {' '.join(scripts)}; style-src 'unsafe-inline'; "
         f"{asks}img-src data: blob:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def script_page(template: str, entry: str, styles: Sequence[str], **given: Any) -> str:
+    """A page of the service, as HTML: a template with its own script, which may ask the service for data.
+
+    Args:
+        template, entry: of `web/`: the page, and the module that its script begins with.
+        given: what the template shows.
+    """
+    script = joined_script(entry)
+    return (
+        environment()
+        .get_template(template)
+        .render(
+            **given,
+            policy=policy(source_of(script), connect=True),
+            version=slimsweep.__version__,
+            style=markup(joined_styles(styles)),
+            script=markup(script),
+        )
     )
 
 

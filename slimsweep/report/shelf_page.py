@@ -3,7 +3,7 @@
 from functools import cache
 
 import slimsweep
-from slimsweep.report.page_parts import environment, joined_script, joined_styles, markup, policy, source_of
+from slimsweep.report.page_parts import environment, joined_styles, markup, policy, script_page
 
 STYLES = ("report.css", "screens.css", "shelf.css")
 
@@ -11,13 +11,13 @@ STYLES = ("report.css", "screens.css", "shelf.css")
 @cache
 def build_shelf_page() -> str:
     """The page of all runs, as HTML. It contains no run: its script asks the service for them."""
-    return _page("shelf.html.j2", "shelf.js", connect=True)
+    return script_page("shelf.html.j2", "shelf.js", STYLES)
 
 
 @cache
 def build_sign_in_page() -> str:
     """The page on which a person gives the token, as HTML."""
-    return _page("sign_in.html.j2", "sign_in.js", connect=True)
+    return script_page("sign_in.html.j2", "sign_in.js", STYLES)
 
 
 def build_message_page(title: str, sentence: str, shelf_at: str) -> str:
@@ -36,19 +36,5 @@ def build_message_page(title: str, sentence: str, shelf_at: str) -> str:
             shelf_at=shelf_at,
             version=slimsweep.__version__,
             style=markup(joined_styles(STYLES)),
-        )
-    )
-
-
-def _page(template: str, entry: str, *, connect: bool) -> str:
-    script = joined_script(entry)
-    return (
-        environment()
-        .get_template(template)
-        .render(
-            policy=policy(source_of(script), connect=connect),
-            version=slimsweep.__version__,
-            style=markup(joined_styles(STYLES)),
-            script=markup(script),
         )
     )
