@@ -498,7 +498,8 @@ def serve(chosen: argparse.Namespace, console: Console) -> None:
 
 def report(chosen: argparse.Namespace, console: Console) -> None:
     from slimsweep.config import refuse_rays_copy
-    from slimsweep.ledger.run import REPORT_PAGE, Run
+    from slimsweep.ledger.files import REPORT_PAGE
+    from slimsweep.ledger.run import Run
     from slimsweep.ledger.status import read_status
     from slimsweep.report.page import write_page, write_report
     from slimsweep.report.picture import kaleido_here
@@ -613,9 +614,9 @@ def pick(chosen: argparse.Namespace, console: Console) -> None:
     limits = {name: getattr(chosen, f"max_{name}") for name in COSTS}
     names = ("min_top1", "min_r2", "max_latency_ms", "max_ms", "device", "batch_size", "precision")
     others = {name: getattr(chosen, name) for name in names}
-    timings = run.bench()
-    quantized = None if chosen.precision == "float32" else run.quantized()
-    row = best(run.rows, timings, limits=limits, device_times=run.device_times(), quantized=quantized, **others)
+    timings = run.products.bench()
+    quantized = None if chosen.precision == "float32" else run.products.quantized()
+    row = best(run.rows, timings, limits=limits, device_times=run.products.device_times(), quantized=quantized, **others)
     refuse_missing_model(run, row)
     # The folder, or the INT8 file, alone on standard output, so that a script can take it.
     print(int8_file(run, row) if row[FILE] else (run.folder / row.model_path).uri)
@@ -624,7 +625,7 @@ def pick(chosen: argparse.Namespace, console: Console) -> None:
     if chosen.max_latency_ms is not None and chosen.precision == "float32":
         lost = not_trusted(timings, f"slimsweep bench {chosen.run}")
     elif chosen.max_ms is not None:
-        lost = left_out(latencies(run.rows, run.device_times()))
+        lost = left_out(latencies(run.rows, run.products.device_times()))
     if lost:
         say(plain_console(stderr=True), lost, "yellow")
     _say_damage(run)
@@ -700,8 +701,8 @@ def _say_not_trusted(*runs: "Run") -> None:
 
     for run in runs:
         for sentence in (
-            not_trusted(run.bench(), f"slimsweep bench {run.uri}"),
-            left_out(latencies(run.rows, run.device_times())),
+            not_trusted(run.products.bench(), f"slimsweep bench {run.uri}"),
+            left_out(latencies(run.rows, run.products.device_times())),
         ):
             if sentence:
                 say(plain_console(stderr=True), sentence, "yellow")

@@ -12,8 +12,7 @@ from slimsweep.config import Config, ConfigError, Fitted, changed_keys, checkpoi
 from slimsweep.data import check_classes, difference, title
 from slimsweep.errors import DamagedFile
 from slimsweep.ledger.damage import look_over
-from slimsweep.ledger.planning import expected_points, plan_points, point_hash, recipe_fingerprints
-from slimsweep.ledger.run import (
+from slimsweep.ledger.files import (
     CONFIG,
     DENSE,
     DERIVED,
@@ -23,8 +22,9 @@ from slimsweep.ledger.run import (
     SEARCH_GATES,
     SEARCH_MODEL,
     SEARCH_SHAPE,
-    Run,
 )
+from slimsweep.ledger.planning import expected_points, plan_points, point_hash, recipe_fingerprints
+from slimsweep.ledger.run import Run
 from slimsweep.ledger.searched_model import restore_search
 from slimsweep.training.dense_model import check_model
 

@@ -101,13 +101,13 @@ def run_all(words: Sequence[str], console: Console) -> int:
                 say(console, sentence, "yellow")
             start_or_continue(run, quick=options.quick, fitted=fits[run.uri])
             say_fitted(run.config, fits[run.uri], console)
-            run.write_notes(notes)
+            run.logs.write_notes(notes)
             with Tracking(run, lambda text: say(console, text, "yellow")):
                 return sweep(run.patient(), console, options.verbose, until)
 
     codes = []
     for run in runs:
-        codes.append(exit_code(functools.partial(drive, run), console, verbose=options.verbose, log=run.log_error))
+        codes.append(exit_code(functools.partial(drive, run), console, verbose=options.verbose, log=run.logs.add_error))
         if codes[-1] == LOST:
             return LOST
     swept = [run.refresh() for run, code in zip(runs, codes, strict=True) if code != REFUSED]
@@ -176,7 +176,7 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
 
     if not run.search_done or planning.points_to_do(run, list(plan.points)) or plan.choosing:
         tell = functools.partial(say, console)
-        with connected(verbose, tell, run.log_error) as cluster, waiting_said(run, tell):
+        with connected(verbose, tell, run.logs.add_error) as cluster, waiting_said(run, tell):
             check_placement(config, cluster)
             check_room(config, cluster)
             check_storage(run)

@@ -95,7 +95,7 @@ def make_shelf(output: Path) -> Path:
     at_work(live)
     stopped = make_run(output / "leaves")
     stop_in_search(stopped)
-    stopped.log_error("Traceback (most recent call last):\n  ...\nRuntimeError: DataLoader worker (pid 4711) was killed")
+    stopped.logs.add_error("Traceback (most recent call last):\n  ...\nRuntimeError: DataLoader worker (pid 4711) was killed")
     for name in ("small", "base"):
         make_run(output / "sizes" / name)
     broken = make_run(output / "cut-short")

@@ -102,7 +102,7 @@ def test_a_run_is_timed_beside_its_dense_model(tmp_path):
     assert set(found.point) == {"dense", "searched-0.7", "searched-0.4"}
     assert set(found.run) == {"digits"}
     bench_run(run, ["searched-0.4"], device="cpu", **QUICK)
-    assert len(run.bench()) == 10
+    assert len(run.products.bench()) == 10
     with pytest.raises(ValueError, match=r"no model 'searched-0\.3'; it has searched-0\.4, searched-0\.7"):
         bench_run(run, ["searched-0.3"])
 

@@ -74,10 +74,10 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = shutil.copytree(DATA / "finished-run", tmp_path_factory.mktemp("whole") / "finished")
     run = Run(copy)
     run.write_plan(make_plan(run, "start", over=True))
-    run.write_bench([{"run": "finished", "point": POINT, "batch_size": 1, "latency_p50_ms": 1.0, "macs": 1}])
+    run.products.write_bench([{"run": "finished", "point": POINT, "batch_size": 1, "latency_p50_ms": 1.0, "macs": 1}])
     next((copy / "bench").iterdir()).rename(copy / "bench" / "20260101T000000-abcdef.parquet")
     Checkpoints(run, "search").save(1, {"weight": torch.arange(300.0), "epoch": 1})
-    run.log_damaged("train", "a.png", "it is no image")
+    run.logs.add_damaged_image("train", "a.png", "it is no image")
     return copy
 
 
@@ -339,7 +339,7 @@ def test_a_log_whose_last_line_was_cut_keeps_its_other_lines(folder: Path) -> No
     log = folder / "damaged.log"
     log.write_text(log.read_text() + '{"split": "train", "ima')
     run = Run(folder)
-    assert run.damaged_images() == {"a.png": "it is no image"}
+    assert run.logs.damaged_images() == {"a.png": "it is no image"}
     assert "1 of its lines" in run.damaged["damaged.log"]
 
 

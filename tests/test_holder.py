@@ -19,9 +19,10 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from slimsweep.errors import LOST, RunLost, exit_code
 from slimsweep.ledger import lock, process
 from slimsweep.ledger.checkpoints import Checkpoints
+from slimsweep.ledger.files import DRIVER, EPOCHS_LOG, HOLDER
 from slimsweep.ledger.holder import BEATS_PER_WATCH, Holder, Look, Watch, superseded, take
 from slimsweep.ledger.lock import RunTaken, driver_alive, hold
-from slimsweep.ledger.run import DRIVER, EPOCHS_LOG, HOLDER, Run
+from slimsweep.ledger.run import Run
 
 WATCH, SETTLE, TICK = 15.0, 0.5, 0.25
 EVERY = WATCH / BEATS_PER_WATCH
@@ -279,8 +280,8 @@ WRITES: dict[str, Callable[[Run], Any]] = {
     "deleted row": lambda run: run.delete_row("old"),
     "curve": lambda run: run.write_curve("old", []),
     "deleted curve": lambda run: run.delete_curve("old"),
-    "epoch": lambda run: run.log_epoch({"stage": "dense", "point": "", "epoch": 1}),
-    "damaged image": lambda run: run.log_damaged("train", "a.png", "cut"),
+    "epoch": lambda run: run.logs.add_epoch({"stage": "dense", "point": "", "epoch": 1}),
+    "damaged image": lambda run: run.logs.add_damaged_image("train", "a.png", "cut"),
     "pace": lambda run: run.write_pace_try("pace-x", {}),
     "begun": lambda run: run.begin("a", "start"),
     "forgotten": lambda run: run.forget_begun(),
@@ -519,7 +520,7 @@ def test_the_seconds_of_a_takeover_are_a_setting_that_renames_no_point() -> None
 
 
 def test_the_log_of_epochs_says_which_holder_trained(run: Run) -> None:
-    run.log_epoch({"epoch": 1})
+    run.logs.add_epoch({"epoch": 1})
     run.hold_as(rob(run))
-    run.log_epoch({"epoch": 2})
+    run.logs.add_epoch({"epoch": 2})
     assert run.folder.read_lines(EPOCHS_LOG) == ['{"epoch": 1}', '{"epoch": 2, "holder": 1}']

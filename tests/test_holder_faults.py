@@ -17,8 +17,9 @@ import pandas as pd
 import pytest
 
 from slimsweep.errors import LOST
+from slimsweep.ledger.files import DRIVER, HOLDER
 from slimsweep.ledger.lock import RunTaken, driver_alive, hold
-from slimsweep.ledger.run import DRIVER, HOLDER, Run
+from slimsweep.ledger.run import Run
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 

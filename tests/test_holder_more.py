@@ -9,9 +9,10 @@ import pytest
 
 from slimsweep.errors import RunLost
 from slimsweep.ledger.checkpoints import Checkpoints
+from slimsweep.ledger.files import DRIVER, HOLDER
 from slimsweep.ledger.holder import Holder, Look, take
 from slimsweep.ledger.lock import RunBoard, RunTaken, driver_alive, hold
-from slimsweep.ledger.run import DRIVER, HOLDER, Run
+from slimsweep.ledger.run import Run
 
 
 class Together:

@@ -81,7 +81,7 @@ def test_the_exported_prefixes_are_those_that_a_table_is_read_by(run: Run) -> No
     for paces, tried in (("chosen", [run.pace_of("ms")]), ("all", distinct_paces(run.config, run.shape.gate_shapes))):
         ms = {cut.structure.id: float(cut.structure.macs()) for cut in cuts_of(run, paces)}
         for pace in tried:
-            path = run.path_at(pace, run.depth_in_ms)
+            path = run.path_at(pace, run.latency.depth)
             curve = curve_of_times(path, ms, "latency.table is 'jetson.csv'")
             assert list(curve.lengths) == prefix_lengths(path)
 
@@ -203,13 +203,13 @@ def test_the_latest_times_count_and_damaged_ones_are_named(run: Run, tmp_path: P
     for factor in (1, 2):
         write_times(file, [Time(**{**vars(time), "ms": factor * time.ms}) for time in times_of(run)])
         add_times(run, file)
-    times = run.device_times()
+    times = run.products.device_times()
     assert len(times) == 5
     assert sorted(times.ms) == pytest.approx(sorted(2 * time.ms for time in times_of(run)))
     for stored in (Path(run.uri) / "device-times").iterdir():
         stored.write_bytes(b"")
     again = Run(run.uri)
-    assert again.device_times().empty
+    assert again.products.device_times().empty
     assert len(again.damaged) == 2
 
 
@@ -218,7 +218,7 @@ def test_times_of_another_model_are_refused(run: Run, tmp_path: Path) -> None:
     write_times(file, [Time("0123456789ab", 1.0, None, "Jetson", "TensorRT", 1, "fp16")])
     with pytest.raises(RefusedInput, match=r"times of 1 structure, such as 0123456789ab, and none is one of"):
         add_times(run, file)
-    assert run.device_times().empty
+    assert run.products.device_times().empty
     # A prefix of the path is one of the run, also before a point has it.
     path = run.path_of("ms")
     write_times(file, [Time(path.prefix(path.length).id, 1.0, None, "Jetson", "TensorRT", 1, "fp16")])

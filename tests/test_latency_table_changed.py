@@ -30,7 +30,7 @@ def solved(run: Run) -> tuple[str, float, dict]:  # noqa: F811
     forget_changed_table(run)
     latency_job.solve_budgets(run)
     point = next(point for point in plan_points(run) if point.budget_ms == 4.0)
-    return point.name, 1e3 * seconds_of(Structure.from_json(point.structure)), run.latency_about(run.pace_of("ms"))
+    return point.name, 1e3 * seconds_of(Structure.from_json(point.structure)), run.latency.about(run.pace_of("ms"))
 
 
 def test_other_times_under_the_same_path_count(run: Run, tmp_path: Path) -> None:  # noqa: F811
@@ -52,7 +52,7 @@ def test_other_times_under_the_same_path_count(run: Run, tmp_path: Path) -> None
     name_other, _, about_other = solved(Run(run.folder, run.config))
     assert name_other != name
     assert (about["runtime"], about_other["runtime"]) == ("TensorRT 10.3", "TensorRT 10.3, 2 cores")
-    row_setting = next(iter(Run(run.folder, run.config).latency_times().values()))[1]
+    row_setting = next(iter(Run(run.folder, run.config).latency.times().values()))[1]
     assert json.dumps(row_setting["runtime"]) == '"TensorRT 10.3, 2 cores"'
 
 

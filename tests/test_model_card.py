@@ -114,7 +114,7 @@ def test_the_timings_of_a_run_are_in_the_card(tmp_path):
     setting = {"device": "cpu", "hardware": "A|CPU", "threads": 2, "batch_size": 1, "dtype": "float32", "compile": False}
     for name, ms, busy in ((POINT, 3.21, ""), ("dense", 6.54, ""), ("uniform-0.4000-s0-af58", 9.87, "others worked")):
         row = {"run": "r", "point": name, **setting, "runtime": "torch", "latency_p50_ms": ms, "busy": busy}
-        run.write_bench([row])
+        run.products.write_bench([row])
     folder = tmp_path / "run" / "models" / POINT
     text = card(folder, of_run=origin_of_saved(str(folder)))
     assert "| ms per call (`A\\|CPU, 2 threads, torch, batch 1, float32`) | 3.21 | 6.54 |" in text

@@ -32,7 +32,7 @@ def test_a_locale_whose_file_names_are_not_utf8_is_named(
 def test_a_traceback_that_names_such_a_path_is_written(tmp_path: Path) -> None:
     """Neither the run's log nor the temporary file may fail over a file's name: nobody would see the error."""
     text = f"OSError: {NOT_UTF8}"
-    log = written(text, Run(tmp_path / "mine").log_error)
+    log = written(text, Run(tmp_path / "mine").logs.add_error)
     file = written(text, None)
     assert log is not None
     assert file is not None

@@ -95,7 +95,7 @@ def test_the_file_is_printed_and_one_of_other_weights_is_refused(tmp_path: Path,
         "val_top1": 50.0,
     }
     command = ["pick", str(folder), "--max-macs", "1.0", "--precision", "int8"]
-    run.write_quantized(row | {"weights": weights})
+    run.products.write_quantized(row | {"weights": weights})
     assert main(command) == 2
     assert f"exports/{POINT}-int8.onnx, the INT8 version of {POINT}, is gone" in " ".join(capsys.readouterr().out.split())
     (folder / "exports").mkdir(exist_ok=True)
@@ -104,7 +104,7 @@ def test_the_file_is_printed_and_one_of_other_weights_is_refused(tmp_path: Path,
     said = capsys.readouterr()
     assert said.out.strip() == str(folder / row["file"])
     assert f"{POINT} in INT8 (" in said.err
-    run.write_quantized(row | {"weights": "0" * 16})
+    run.products.write_quantized(row | {"weights": "0" * 16})
     assert main(command) == 2
     assert "was made before" in capsys.readouterr().out
 

@@ -348,7 +348,7 @@ def test_a_run_is_quantized_once_and_shown(tmp_path, capsys):
     assert [row["point"] for row in first.rows] == ["dense", POINT]
     files = [tmp_path / "run" / row["file"] for row in first.rows]
     assert [file.name for file in files] == ["dense-int8.onnx", f"{POINT}-int8.onnx"]
-    table = run.quantized()
+    table = run.products.quantized()
     assert set(table.columns) == set(QUANTIZED.names)
     assert set(table.point) == {"dense", POINT}
     assert (table.model_bytes == [file.stat().st_size for file in files]).all()

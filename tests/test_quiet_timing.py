@@ -216,7 +216,8 @@ def test_what_is_left_out_is_said_until_it_is_timed_again():
 
 def test_the_page_leaves_them_out_and_says_so(tmp_path):
     run = Run(tmp_path / "digits")
-    run.write_bench(rows_of({"small": "busy cores"}).astype(object).where(lambda t: t.notna(), None).to_dict("records"))
+    rows = rows_of({"small": "busy cores"}).astype(object).where(lambda t: t.notna(), None)
+    run.products.write_bench(rows.to_dict("records"))
     tables = read_run(run)
     assert list(tables.bench.point) == ["dense", "large"]
     page = build_page([tables])

@@ -20,7 +20,8 @@ import pytest
 import timm
 import torch
 
-from slimsweep.ledger.run import SEARCH_GATES, Run
+from slimsweep.ledger.files import SEARCH_GATES
+from slimsweep.ledger.run import Run
 from slimsweep.ledger.status import Status, TrainingStatus
 from slimsweep.ledger.tables import BENCH, CURVES, GATES, RESULTS, write_table
 from slimsweep.methods import METHODS

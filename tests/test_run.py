@@ -16,8 +16,9 @@ from conftest import QUICK
 
 from slimsweep.cluster.retrain_job import trial
 from slimsweep.cluster.worker import job_arguments
+from slimsweep.ledger.files import DRIVER
 from slimsweep.ledger.planning import plan_points
-from slimsweep.ledger.run import DRIVER, Run
+from slimsweep.ledger.run import Run
 from slimsweep.ledger.tables import RESULTS
 from slimsweep.run import main
 from slimsweep.saved_models import load

@@ -247,11 +247,11 @@ def test_a_run_keeps_the_names_of_what_it_skipped(encoded, written, tmp_path):
     config = config_of(written(folder, train=[3], validation=[0, 13]), max_damaged=2)
     config = config.changed(**{"dense.epochs": 2, "dense.warmup_epochs": 0})
     data, run = load_data(config, GREY), Run(tmp_path)
-    assert run.damaged_images() == {}
+    assert run.logs.damaged_images() == {}
     recorder = RunRecorder(run, "dense")
     train(build_dense(config, data.num_classes), data, config.dense, recorder, device=CPU)
     assert len(run.folder.read_lines("damaged.log")) == 3  # each once, in two epochs
-    for name, reason in run.damaged_images().items():
+    for name, reason in run.logs.damaged_images().items():
         assert Path(name).is_file()
         assert reason
     evaluate_split(Witness(), data, "test", CPU)

@@ -196,7 +196,7 @@ def test_models_are_uploaded_unless_that_is_switched_off(run: Run, server: Serve
 def test_a_tracker_that_fails_is_one_warning_and_gets_everything_later(run: Run, server: Server) -> None:
     server.problem = ConnectionError("http://me:secret@mlflow:5000 refused")
     began = time.monotonic()
-    run.write_notes(["a note of the start"])
+    run.logs.write_notes(["a note of the start"])
     said = tracked(run, lambda: (trained(run, range(4), {"test_top1": 52.0}), time.sleep(0.5))[0])
     assert time.monotonic() - began < 5
     (warning,) = said

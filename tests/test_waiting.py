@@ -16,10 +16,11 @@ from slimsweep.cluster import joining
 from slimsweep.cluster.joining import wait_for_answer
 from slimsweep.cluster.waiting import Held, sentence, waits_for_others
 from slimsweep.config import Config, ConfigError
+from slimsweep.ledger.files import HOLDER
 from slimsweep.ledger.holder import Holder
 from slimsweep.ledger.lock import hold
 from slimsweep.ledger.measures import TOP1
-from slimsweep.ledger.run import HOLDER, Run
+from slimsweep.ledger.run import Run
 from slimsweep.ledger.status import read_status
 from slimsweep.report.page_data import _progress
 from slimsweep.storage import Folder

@@ -29,7 +29,8 @@ from slimsweep.latency.int8_files import (
     prepare,
     refuse_missing_packages,
 )
-from slimsweep.ledger.run import DENSE, Run
+from slimsweep.ledger.files import DENSE
+from slimsweep.ledger.run import Run
 from slimsweep.saved_models import load
 
 IMAGES = 512  # of calibration

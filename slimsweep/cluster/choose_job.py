@@ -73,7 +73,7 @@ def choose_pace(
                 return False
             found += results
     except ray.exceptions.RayError as problem:
-        raise StageFailed(f"the paces could not be tried: {explained(problem, 'retrain', run.log_error)}") from problem
+        raise StageFailed(f"the paces could not be tried: {explained(problem, 'retrain', run.logs.add_error)}") from problem
     if all(one["error"] for one in found):
         raise StageFailed(f"no pace could be tried by a retraining: {found[0]['error']}")
     best = max((one for one in found if not one["error"]), key=lambda one: one[config.quality])  # the first of equals
@@ -143,7 +143,7 @@ def structure_of_try(run: Run, pace: dict[str, float], unit: str) -> tuple[Struc
         budget, path = smallest_budget(run.config, run.shape), run.path_at(pace)
         return path.solve(budget), Cuts(path=path).fraction(budget), budget.unit, ""
     budget, solved = cut_of_try(run, pace)
-    path = run.path_at(pace, run.depth_in_ms)
+    path = run.path_at(pace, run.latency.depth)
     cuts = Cuts(path=path, path_in_ms=path, solved={str(budget): solved})
     return path.prefix(path.length if solved.length is None else solved.length), cuts.fraction(budget), "ms", solved.error
 
@@ -168,7 +168,7 @@ def choose_structures(run: Run) -> None:
         for tasks in [[one] for one in arguments] if alone else [arguments]:
             run_tasks(choose_structure, tasks, resources, run.config.resources.max_failures)
     except ray.exceptions.RayError as problem:
-        reason = explained(problem, None, run.log_error)
+        reason = explained(problem, None, run.logs.add_error)
         raise StageFailed(f"what the methods keep could not be chosen: {reason}") from problem
 
 
@@ -199,7 +199,7 @@ def choose_structure(arguments: dict[str, Any]) -> None:
         seed=seed,
         images=images,
         labels=labels,
-        depth_in_ms=run.depth_in_ms,
+        depth_in_ms=run.latency.depth,
         solve_ms=timed,
     )
     try:
@@ -207,10 +207,10 @@ def choose_structure(arguments: dict[str, Any]) -> None:
     except (MemoryError, OSError):  # of this machine, not of the method: tried elsewhere
         raise
     except Exception as problem:  # a method's fault costs its own points, and not the sweep
-        reason = f"{method.name} could not choose what to keep: {explained(problem, None, run.log_error)}"
+        reason = f"{method.name} could not choose what to keep: {explained(problem, None, run.logs.add_error)}"
         found = [reason] * len(targets)
     if timed is not None and timed.times:
-        run.write_latency_times(timed.times, timed.timer.about)
+        run.latency.write_times(timed.times, timed.timer.about)
     for target, structure in zip(targets, found, strict=True):
         kept, error = (structure.to_json(), "") if isinstance(structure, Structure) else ("", str(structure))
         run.write_choice(method.name, target.budget, target.unit, seed if method.draws else None, structure=kept, error=error)

@@ -17,7 +17,8 @@ from slimsweep.cluster.failures import as_sentences
 from slimsweep.cluster.joining import current_cluster_file, wait_for_answer
 from slimsweep.config import Config, ConfigError
 from slimsweep.errors import ClusterFailed, RunLost, explain, written
-from slimsweep.ledger.run import HOLDER, Run
+from slimsweep.ledger.files import HOLDER
+from slimsweep.ledger.run import Run
 
 # Tune logs a traceback for each trial that dies: the point's row, the table at the end and the exit code report it already.
 QUIET = {name: logging.ERROR for name in ("ray", "ray.train", "ray.data", "ray._private")} | {"ray.tune": logging.CRITICAL}

@@ -80,7 +80,7 @@ def run_alone(run: Run, function: Callable[[Any], Any], **more: Any) -> Any:
             function, [job_arguments(run, **more)], timing_resources(run.config), run.config.resources.max_failures
         )
     except ray.exceptions.RayError as problem:
-        raise StageFailed(f"models could not be timed: {explained(problem, None, run.log_error)}") from problem
+        raise StageFailed(f"models could not be timed: {explained(problem, None, run.logs.add_error)}") from problem
     return answer
 
 
@@ -108,11 +108,11 @@ def time_paces(run: Run) -> bool:
         run_alone(run, cuts_of_paces)
     else:
         paces = paces_in_ms(run)
-        paths = [run.path_at(pace, run.depth_in_ms) for pace in paces]
+        paths = [run.path_at(pace, run.latency.depth) for pace in paces]
         curves = [curve_of_times(path, table.ms, table.where, busy=table.busy) for path in paths]
         budget = budget_of_tries(run.config, curves)
         for pace, path, curve in zip(paces, paths, curves, strict=True):
-            run.write_latency_solved(pace, {str(budget): solved_by_curve(path, curve, [budget])[0]}, trying=True)
+            run.latency.write_solved(pace, {str(budget): solved_by_curve(path, curve, [budget])[0]}, trying=True)
     return any(cut_of_try(run, pace)[1].length is not None for pace in paces_in_ms(run))
 
 
@@ -120,22 +120,22 @@ def cuts_of_paces(arguments: dict[str, Any]) -> None:
     """The task of `time_paces`: a coarse curve per pace, on which one budget is looked for."""
     run = run_of(arguments)
     paces = paces_in_ms(run)
-    if all(run.latency_solved(pace, trying=True) for pace in paces):
+    if all(run.latency.solved(pace, trying=True) for pace in paces):
         return
     timer = timer_of(run)
     measure_branches(run, timer)
-    paths = [run.path_at(pace, run.depth_in_ms) for pace in paces]
+    paths = [run.path_at(pace, run.latency.depth) for pace in paces]
     curves = [measure_curve(path, timer, PREFIXES_OF_A_TRY) for path in paths]
     budget = budget_of_tries(run.config, curves)
     for pace, path, curve in zip(paces, paths, curves, strict=True):
-        run.write_latency_solved(pace, {str(budget): solve_ms(path, curve, [budget], timer)[0]}, trying=True)
+        run.latency.write_solved(pace, {str(budget): solve_ms(path, curve, [budget], timer)[0]}, trying=True)
 
 
 def measure_branches(run: Run, timer: DeviceTimer) -> None:
     """Measure what a branch costs by itself, unless it is given or known, or branches stay."""
     config = run.config
-    if config.depth_in_ms and config.timing.branch_cost is None and run.branch_cost is None:
-        run.write_branch_cost(branch_cost(run.shape, timer), timer.about)
+    if config.depth_in_ms and config.timing.branch_cost is None and run.latency.branch_cost is None:
+        run.latency.write_branch_cost(branch_cost(run.shape, timer), timer.about)
 
 
 def budget_of_tries(config: Config, curves: Sequence[LatencyCurve]) -> Budget:
@@ -159,7 +159,7 @@ def budget_of_tries(config: Config, curves: Sequence[LatencyCurve]) -> Budget:
 
 def cut_of_try(run: Run, pace: Pace) -> tuple[Budget, Solved]:
     """The budget in ms at which a pace is tried, and what it leaves."""
-    ((text, solved),) = run.latency_solved(pace, trying=True).items()
+    ((text, solved),) = run.latency.solved(pace, trying=True).items()
     return Budget.parse(text), solved
 
 
@@ -176,7 +176,7 @@ def solve_budgets(run: Run) -> list[str]:
         RefusedInput: latency.table has none of the path's structures.
         StageFailed: as for `run_alone`.
     """
-    pace, before = run.pace_of("ms"), set(run.latency_times())
+    pace, before = run.pace_of("ms"), set(run.latency.times())
     if to_time(run):
         if (table := table_of(run.config)) is None:
             run_alone(run, cuts_of_budgets)
@@ -184,7 +184,7 @@ def solve_budgets(run: Run) -> list[str]:
             solve_by_table(run, pace, table)
         if not before:
             forget_other_sizes(run)
-    solved = run.latency_solved(pace)
+    solved = run.latency.solved(pace)
     return [solved[str(budget)].error for budget in run.config.budgets_in_ms if solved[str(budget)].error]
 
 
@@ -194,23 +194,23 @@ def cuts_of_budgets(arguments: dict[str, Any]) -> None:
     timer = timer_of(run)
     measure_branches(run, timer)
     pace, left, path = run.pace_of("ms"), to_time(run), run.path_of("ms")
-    curve = run.latency_curve(pace)
+    curve = run.latency.curve(pace)
     if curve is None:
         curve = measure_curve(path, timer, PREFIXES)
-        run.write_latency_curve(pace, curve, timer.about)
+        run.latency.write_curve(pace, curve, timer.about)
     found = solve_ms(path, curve, left, timer)
-    run.write_latency_times(times_of(path, found), timer.about)
-    run.write_latency_solved(pace, run.latency_solved(pace) | dict(zip(map(str, left), found, strict=True)))
+    run.latency.write_times(times_of(path, found), timer.about)
+    run.latency.write_solved(pace, run.latency.solved(pace) | dict(zip(map(str, left), found, strict=True)))
 
 
 def solve_by_table(run: Run, pace: Pace, table: TableOfTimes) -> None:
     """Find what the budgets leave by the times of a table, and write those."""
     path, left = run.path_of("ms"), to_time(run)
     curve = curve_of_times(path, table.ms, table.where, busy=table.busy)
-    run.write_latency_curve(pace, curve, table.about)
+    run.latency.write_curve(pace, curve, table.about)
     found = solved_by_curve(path, curve, left)
-    run.write_latency_times(times_of(path, found), table.about)
-    run.write_latency_solved(pace, run.latency_solved(pace) | dict(zip(map(str, left), found, strict=True)))
+    run.latency.write_times(times_of(path, found), table.about)
+    run.latency.write_solved(pace, run.latency.solved(pace) | dict(zip(map(str, left), found, strict=True)))
 
 
 def times_of(path: RemovalPath, solved: Iterable[Solved]) -> dict[str, TimedStructure]:
@@ -238,7 +238,7 @@ def time_points(run: Run, points: Sequence[Point]) -> None:
     """
     if not run.config.times_models:
         return
-    known = run.latency_times()
+    known = run.latency.times()
     methods_of = {point.structure: point.method for point in points if point.structure}
     missing = {text: method for text, method in methods_of.items() if Structure.from_json(text).id not in known}
     if missing:
@@ -263,7 +263,7 @@ def times_of_points(arguments: dict[str, Any]) -> None:
     timer = DeviceTimer(dense, run.config.latency_setting, build=build)
     found = time_structures(structures, timer)
     found[structures[DENSE].id] = found.pop(DENSE)
-    run.write_latency_times(found, timer.about)
+    run.latency.write_times(found, timer.about)
 
 
 def timer_of(run: Run) -> DeviceTimer:

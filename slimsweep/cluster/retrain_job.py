@@ -176,7 +176,7 @@ def trial(parameters: dict[str, Any], arguments: dict[str, Any]) -> dict[str, st
     except Exception as problem:
         # A second try would fail in the same way: the row says why, and the other points go on.
         log.warning("%s failed:\n%s", point.name, traceback.format_exc())
-        error = failures.explained(problem, "retrain", run.log_error)
+        error = failures.explained(problem, "retrain", run.logs.add_error)
         try:
             write_failed(run, point, error)
         except OSError as unwritten:  # perhaps a full disk; the driver tries again when the sweep ends
@@ -287,7 +287,7 @@ def why_no_structure(run: Run, point: Point) -> str:
         return run.choice_error(method.name, point.budget, point.unit, point.seed if method.draws else None)
     in_ms = point.budget_ms is not None
     budget = Budget(point.budget_ms if point.budget_ms is not None else point.budget, "ms", relative=not in_ms)
-    return run.latency_solved(run.pace_of("ms"))[str(budget)].error
+    return run.latency.solved(run.pace_of("ms"))[str(budget)].error
 
 
 def write_failed(run: Run, point: Point, error: str) -> None:
@@ -346,7 +346,7 @@ def known_before(run: Run, point: Point) -> dict[str, Any]:
 def latency_of(run: Run, structure: Structure) -> dict[str, Any]:
     """The columns of a structure's latency; none where the run has no latency of it."""
     asked = run.config.latency is not None or run.config.budgets_in_ms
-    found = run.latency_times().get(structure.id) if asked else None
+    found = run.latency.times().get(structure.id) if asked else None
     if found is None:
         return {}
     timed, setting = found

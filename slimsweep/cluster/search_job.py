@@ -28,8 +28,9 @@ from slimsweep.cluster.worker import (
 from slimsweep.config import Config
 from slimsweep.data import Data, calibration_images, training_images
 from slimsweep.errors import OutOfTime, RunLost, StageFailed
+from slimsweep.ledger.files import DENSE
 from slimsweep.ledger.recorder import recorder_of
-from slimsweep.ledger.run import DENSE, Run
+from slimsweep.ledger.run import Run
 from slimsweep.ledger.searched_model import save_searched
 from slimsweep.methods.taylor import taylor_of_gates
 from slimsweep.saved_models import load
@@ -62,7 +63,7 @@ def run_search(run: Run, attempt: str, until: float | None = None) -> None:
     except SystemExit:  # Ray Train raises it at Ctrl+C
         raise KeyboardInterrupt from None
     except (TrainingFailedError, ray.exceptions.RayError) as problem:
-        raise StageFailed(explained(problem, "search", run.log_error)) from problem
+        raise StageFailed(explained(problem, "search", run.logs.add_error)) from problem
     finally:
         signal.signal(signal.SIGINT, on_interrupt)
 

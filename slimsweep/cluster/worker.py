@@ -21,9 +21,10 @@ from slimsweep import methods
 from slimsweep.config import Config, ConfigError
 from slimsweep.data import Data, ImageStream, check_classes, difference, load_data, title
 from slimsweep.errors import StageFailed
+from slimsweep.ledger.files import HOLDER, MODEL_CARD, MODEL_CONFIG
 from slimsweep.ledger.holder import Holder
 from slimsweep.ledger.model_card import model_card, origin
-from slimsweep.ledger.run import HOLDER, MODEL_CARD, MODEL_CONFIG, Run
+from slimsweep.ledger.run import Run
 from slimsweep.slimming.hub import save
 from slimsweep.slimming.structure import image_size
 from slimsweep.training.dense_model import check_model

@@ -18,7 +18,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from slimsweep.ledger.run import CHECKPOINT_NAME, Run
+from slimsweep.ledger.files import CHECKPOINT_NAME
+from slimsweep.ledger.run import Run
 
 log = logging.getLogger(__name__)
 

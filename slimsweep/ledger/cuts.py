@@ -70,7 +70,7 @@ def cuts_of_run(run: Run) -> Cuts:
     """The removal paths of a run, and what is known of its budgets in ms."""
     if not run.config.budgets_in_ms:
         return Cuts(path=run.path)
-    solved = run.latency_solved(run.pace_of("ms"))
+    solved = run.latency.solved(run.pace_of("ms"))
     return Cuts(path=run.path, path_in_ms=run.path_of("ms"), solved=solved, timed_in=timed_in(run.config))
 
 
@@ -98,13 +98,13 @@ def forget_changed_table(run: Run) -> bool:
     if not run.search_done or not run.config.budgets_in_ms or (table := table_of(run.config)) is None:
         return False
     pace = run.pace_of("ms")
-    known = run.latency_curve(pace)
+    known = run.latency.curve(pace)
     if known is None:
         return False
     now = curve_of_times(run.path_of("ms"), table.ms, table.where, busy=table.busy)
-    if now.to_dict() == known.to_dict() and run.latency_about(pace) == table.about:
+    if now.to_dict() == known.to_dict() and run.latency.about(pace) == table.about:
         return False
-    run.forget_latencies(pace)
+    run.latency.forget(pace)
     return True
 
 

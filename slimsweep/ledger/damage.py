@@ -9,7 +9,7 @@ import pandas as pd
 
 from slimsweep.config import ConfigError
 from slimsweep.errors import DamagedFile
-from slimsweep.ledger.run import (
+from slimsweep.ledger.files import (
     CHECKPOINTS,
     CHOICES,
     CONFIG,
@@ -23,8 +23,8 @@ from slimsweep.ledger.run import (
     SEARCH_MODEL,
     SEARCH_SHAPE,
     WRITTEN_AGAIN,
-    Run,
 )
+from slimsweep.ledger.run import Run
 from slimsweep.storage import Folder
 
 SOURCES_LOST = (
@@ -52,11 +52,11 @@ def look_over(run: Run) -> list[str]:
     for name, size in run.curve_sizes().items():
         if run.folder.is_local or not size:  # reading thousands from an object store takes long
             run.curve(name)
-    run.bench()
-    run.device_times()
-    run.quantized()
+    run.products.bench()
+    run.products.device_times()
+    run.products.quantized()
     run.gates_table()
-    run.damaged_images()
+    run.logs.damaged_images()
     assert run.known_checkpoint is not None  # read, and noted where it is damaged
     run.read_fitted()  # as well
     for folder in (SEARCH, CHOICES, LATENCY):

@@ -16,8 +16,9 @@ from contextlib import contextmanager
 
 from slimsweep.errors import LOST, RefusedInput, RunLost
 from slimsweep.ledger import process
+from slimsweep.ledger.files import DRIVER, HOLDER
 from slimsweep.ledger.holder import BEATS_PER_WATCH, Holder, Look, lost_to, superseded, take, who
-from slimsweep.ledger.run import DRIVER, HOLDER, Run
+from slimsweep.ledger.run import Run
 
 log = logging.getLogger(__name__)
 

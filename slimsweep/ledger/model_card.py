@@ -20,9 +20,10 @@ from slimsweep.data.sources import data_name
 from slimsweep.errors import DamagedFile
 from slimsweep.ledger import tables
 from slimsweep.ledger.columns import shown_columns
+from slimsweep.ledger.files import DENSE, MODEL_CARD, MODEL_CONFIG, MODELS
 from slimsweep.ledger.latencies import latencies, setting_words
 from slimsweep.ledger.latencies import trusted as trusted_latencies
-from slimsweep.ledger.run import DENSE, MODEL_CARD, MODEL_CONFIG, MODELS, Run
+from slimsweep.ledger.run import Run
 from slimsweep.storage import parted
 
 if TYPE_CHECKING:
@@ -113,9 +114,9 @@ def origin_of_saved(folder: str) -> Origin | None:
 
 def _timed(run: Run, rows: pd.DataFrame, name: str) -> list[tuple[str, float, float | None]]:
     found: list[tuple[str, float, float | None]] = []
-    for time in trusted_latencies(latencies(rows, run.device_times())).to_dict("records"):
+    for time in trusted_latencies(latencies(rows, run.products.device_times())).to_dict("records"):
         found.append((str(time["setting"]), time["ms"], None if pd.isna(time["dense_ms"]) else time["dense_ms"]))
-    last = tables.last_timed(run.bench())
+    last = tables.last_timed(run.products.bench())
     for timing in last[last["point"] == name].to_dict("records"):
         alike = last[(last["point"] == DENSE) & (last["batch_size"] == timing["batch_size"])]
         for column in tables.SETTING:

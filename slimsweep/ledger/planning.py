@@ -176,7 +176,7 @@ def expected_cuts(
     if not config.budgets_in_ms:
         return Cuts(path=path)
     if run is not None:
-        in_ms, known = run.path_of("ms"), run.latency_solved(run.pace_of("ms"))
+        in_ms, known = run.path_of("ms"), run.latency.solved(run.pace_of("ms"))
     else:
         whole = config.branch_cost()
         in_ms = RemovalPath(shape, gates, settings.floors.model_dump(), settings.round_to, of_gated, whole, keep_attention=True)
@@ -478,7 +478,7 @@ def target_of(budget: Budget, cuts: Cuts, shares: str = "") -> Target:
 def to_time(run: Run) -> list[Budget]:
     """The budgets in ms of which it is not known yet what they leave of the removal path."""
     budgets = run.config.budgets_in_ms
-    solved = run.latency_solved(run.pace_of("ms")) if budgets else {}
+    solved = run.latency.solved(run.pace_of("ms")) if budgets else {}
     return [budget for budget in budgets if str(budget) not in solved]
 
 
@@ -662,7 +662,7 @@ def pace_is_open(run: Run, unit: str = "macs") -> bool:
 def is_timed(run: Run, pace: Mapping[str, float], table: TableOfTimes) -> bool:
     """Whether a table has times of the path in ms at a pace."""
     try:
-        curve_of_times(run.path_at(pace, run.depth_in_ms), table.ms, table.where)
+        curve_of_times(run.path_at(pace, run.latency.depth), table.ms, table.where)
     except RefusedInput:
         return False
     return True

@@ -39,7 +39,7 @@ class RunRecorder:
         self.curve.append(row)
         if row["epoch"] > 0:
             entry = {"stage": self.stage, "point": self.point, "epoch": row["epoch"], "pid": os.getpid(), "time": time.time()}
-            self.run.log_epoch(entry)
+            self.run.logs.add_epoch(entry)
         self.run.write_curve(self.name, self.curve)
 
     def checkpoint(self, epoch: int, state: Mapping[str, Any]) -> None:
@@ -48,11 +48,11 @@ class RunRecorder:
 
     def damaged(self, *splits: Damaged) -> None:
         """Add the damaged images of these splits to the run's log, each image once."""
-        named = self.run.damaged_images() if any(split.reasons for split in splits) else {}
+        named = self.run.logs.damaged_images() if any(split.reasons for split in splits) else {}
         for split in splits:
             for image, reason in split.reasons.items():
                 if image not in named:
-                    self.run.log_damaged(split.split, image, reason)
+                    self.run.logs.add_damaged_image(split.split, image, reason)
 
     def finished(self, row: dict[str, Any] | None) -> None:
         """Write the point's row, if any, and delete the checkpoints, which are no longer needed."""

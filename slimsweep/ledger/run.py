@@ -1,31 +1,11 @@
-"""A run's folder: everything that outlives a process. The names of its files and folders stand here and nowhere else.
-
-config.yaml, identity.json         the configuration, and what identifies its checkpoint
-splits.json                        the fingerprint of the splits
-derived.json                       the fields that nobody set and that follow the data, and why
-plan.json, begun/, waiting.json    what the driver has planned, which points have begun, what the driver waits for
-holder.json, driver.json           which driver holds the run, and its heartbeat while it is at work
-dense/, search/, baselines/        the models that points are cut from, and what each method keeps
-latency/                           what was timed for budgets in ms, and what they leave
-results/, curves/, models/         one row, one curve and one model per point
-checkpoints/, epochs.log, ray/     what is needed to resume
-notes.log, damaged.log             what was said at the start, images that could not be read and were skipped
-bench/, errors.log                 timings, tracebacks
-device-times/                      times of structures on other devices, from CSV files
-exports/                           models in other formats; in exports/latency/ what is timed on other devices
-quantized/                         one row per point that was quantized
-trackers/, tensorboard/            what each tracker has been told, and TensorBoard's files
-report.html, report.svg, report.png
-"""
+"""A run: its folder, its configuration, and what it holds so far."""
 
 import copy
 import functools
 import hashlib
 import json
 import math
-import re
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,58 +14,64 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import pyarrow as pa
 import yaml
 
 from slimsweep.config import Config, ConfigError, Fitted, Stage, with_earlier_ways
 from slimsweep.errors import DamagedFile
 from slimsweep.ledger import tables
+from slimsweep.ledger.files import (
+    BEGUN,
+    CHECKPOINT_NAME,
+    CHECKPOINTS,
+    CHOICES,
+    CONFIG,
+    CONFIG_END,
+    CURVES,
+    DENSE,
+    DERIVED,
+    DRIVER,
+    EXPORTS,
+    HOLDER,
+    IDENTITY,
+    LARGEST_CONFIG,
+    LATENCY,
+    LISTED,
+    LISTED_FILES,
+    MODEL_CONFIG,
+    MODEL_WEIGHTS,
+    MODELS,
+    PLAN,
+    RAY,
+    REPORT,
+    REPORT_PAGE,
+    RESULTS,
+    SEARCH,
+    SEARCH_GATES,
+    SEARCH_MODEL,
+    SEARCH_PATH,
+    SEARCH_SHAPE,
+    SPLITS,
+    STAGES,
+    STARTED_AGAIN,
+    TENSORBOARD,
+    TRACKERS,
+    WAITING,
+    WRITTEN_AGAIN,
+)
 from slimsweep.ledger.holder import Holder, lost_to
 from slimsweep.ledger.points import Plan
 from slimsweep.ledger.readable import Readable
+from slimsweep.ledger.run_latency import LatencyFiles
+from slimsweep.ledger.run_logs import Logs
+from slimsweep.ledger.run_products import Products
 from slimsweep.storage import Folder
 
 if TYPE_CHECKING:  # torch and the solver are imported only by the functions that need a run's gates
     from torch import Tensor
 
-    from slimsweep.latency.curve import LatencyCurve, Solved, TimedStructure
     from slimsweep.slimming.removal_path import RemovalPath
     from slimsweep.slimming.structure import Shape
 
-CONFIG_END = "# the whole configuration"  # the last line of the file
-STAGES = ("dense", "search", "retrain")  # that every configuration has
-WRITTEN_AGAIN = "the same command writes the file again from the searched model"
-STARTED_AGAIN = "start the same command again, which writes it anew if its settings are those of the results"
-
-CONFIG, IDENTITY = "config.yaml", "identity.json"
-SPLITS, DERIVED = "splits.json", "derived.json"
-PLAN, BEGUN, WAITING = "plan.json", "begun", "waiting.json"
-HOLDER, DRIVER = "holder.json", "driver.json"
-DENSE, SEARCH, CHOICES = "dense", "search", "baselines"
-RESULTS, CURVES, MODELS, BENCH = "results", "curves", "models", "bench"
-CHECKPOINTS, RAY = "checkpoints", "ray"
-LATENCY, BRANCH_COST = "latency", "latency/branch-cost.json"
-EXPORTS, LATENCY_EXPORTS = "exports", "exports/latency"
-DEVICE_TIMES = "device-times"
-QUANTIZED = "quantized"
-TRACKERS, TENSORBOARD = "trackers", "tensorboard"
-EPOCHS_LOG, DAMAGED_LOG, ERRORS_LOG = "epochs.log", "damaged.log", "errors.log"
-NOTES = "notes.log"
-REPORT = "report"  # .svg, .png
-REPORT_PAGE = f"{REPORT}.html"
-SEARCH_SHAPE, SEARCH_MODEL = f"{SEARCH}/search.json", f"{SEARCH}/model.safetensors"
-SEARCH_GATES, SEARCH_PATH = f"{SEARCH}/gates.parquet", f"{SEARCH}/path.safetensors"
-# The files of a model's folder, in timm's hub format. The description is written last: where it is, the model is whole.
-MODEL_WEIGHTS, MODEL_CONFIG = "model.safetensors", "config.json"
-MODEL_CARD = "README.md"  # beside them, for people; nothing reads it
-# epoch-00012-3-1f09ab.safetensors is the state after 12 epochs, by the third holder. Earlier versions wrote only the epoch.
-CHECKPOINT_NAME = re.compile(r"epoch-(?P<epoch>\d+)(-(?P<generation>\d+)-(?P<token>\w+))?\.safetensors")
-
-LARGEST_CONFIG = 1 << 20  # bytes of CONFIG that are read: slimsweep writes some thousands
-LISTED = (DENSE, SEARCH, RESULTS, CURVES, BENCH, LATENCY, DEVICE_TIMES, QUANTIZED, f"{BEGUN}/")  # a name with / with all below
-LISTED_FILES = (CONFIG, IDENTITY, SPLITS, DERIVED, PLAN, WAITING, HOLDER, ERRORS_LOG)
-
-LOG_END = 1 << 14  # bytes of a log that are read for its last line
 MOMENT_SECONDS = 2.0  # in which a file that cannot be read for a moment can be read again
 
 
@@ -142,11 +128,14 @@ class Run(Readable):
         if holder is not None:
             self.hold_as(holder)
         self._config = config
+        self._add_parts()
         self._rows: dict[str, tuple[tuple[int, int], Any]] = {}  # per file: (bytes, mtime), and its table; None: damaged
         self._snapshot: pd.DataFrame | None = None
         self._cut_keys: dict[str, str] = {}  # per token of the checkpoint
-        self._measured: dict[str, float] = {}  # numbers that do not change once they were measured, per file
         self._choices: dict[str, str | None] = {}  # structures that were read, as text, per file; None: not there yet
+
+    def _add_parts(self) -> None:
+        self.latency, self.products, self.logs = LatencyFiles(self), Products(self), Logs(self)
 
     def __repr__(self) -> str:
         return f"Run({self.uri!r})"
@@ -160,6 +149,7 @@ class Run(Readable):
         """The same run, for work that must not end because its store fails for a while (`Folder.patient`)."""
         other = copy.copy(self)
         other.folder, other.unchecked = self.folder.patient(), self.unchecked.patient()
+        other._add_parts()
         return other
 
     # Who may write.
@@ -521,7 +511,7 @@ class Run(Readable):
 
     def pace_file_of(self, unit: str) -> str:
         """The file of the pace that was chosen for budgets in a unit: those in ms have one of their own."""
-        return f"{SEARCH}/pace-ms-{self._latency_key()}.json" if unit == "ms" else f"{SEARCH}/pace-{self._cut_key()}.json"
+        return f"{SEARCH}/pace-ms-{self.latency.key()}.json" if unit == "ms" else f"{SEARCH}/pace-{self._cut_key()}.json"
 
     def pace_choice(self, unit: str = "macs") -> dict[str, Any] | None:
         """The chosen `pace`, the results of all tries (`tried`) and a hash of their recipe (`key`); None before the choice.
@@ -570,7 +560,7 @@ class Run(Readable):
 
     def path_of(self, unit: str) -> "RemovalPath":
         """The removal path that budgets in a unit are cut along; it knows no latency."""
-        return self.path_at(self.pace_of("ms"), self.depth_in_ms) if unit == "ms" else self.path
+        return self.path_at(self.pace_of("ms"), self.latency.depth) if unit == "ms" else self.path
 
     @property
     def path(self) -> "RemovalPath":
@@ -584,117 +574,6 @@ class Run(Readable):
         tensors = save(self.path.tensors())
         if not self.folder.exists(SEARCH_PATH) or self.folder.read_bytes(SEARCH_PATH) != tensors:
             self.folder.write_bytes(SEARCH_PATH, tensors)
-
-    # Latencies, in the setting of the configuration: workers time them once.
-
-    def _latency_key(self, pace: Mapping[str, float] | None = None) -> str:
-        """A hash of all that latencies of a path depend on, the machine aside: eight hex digits.
-
-        Args:
-            pace: of the path; where not given, what paths of all paces have in common.
-        """
-        identity = self.identity("retrain")
-        cut = {name: value for name, value in identity["cut"].items() if pace is None or name not in ("paces", "recovery")}
-        known = [identity["search"], cut, self._timed_in(), self.depth_in_ms, "attention stays", dict(pace or {})]
-        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:8]
-
-    @property
-    def branch_cost(self) -> float | None:
-        """What a branch costs by itself, as `slimsweep.latency.curve.branch_cost` measured it; None before that."""
-        if BRANCH_COST not in self._measured:
-            found = self.json_or_none(BRANCH_COST, "branch_cost")
-            if found is None:
-                return None
-            self._measured[BRANCH_COST] = float(found["branch_cost"])
-        return self._measured[BRANCH_COST]
-
-    def write_branch_cost(self, cost: float, about: Mapping[str, Any]) -> None:
-        """Write what a branch costs by itself, and what it was measured with."""
-        self.folder.write_json(BRANCH_COST, {"branch_cost": cost, "about": dict(about)})
-
-    @property
-    def depth_in_ms(self) -> bool | float:
-        """The `depth` of the removal path of budgets in ms (`RemovalPath`)."""
-        return self.config.branch_cost(self.branch_cost)
-
-    def _timed_in(self) -> list[Any]:
-        return [self.config.latency_setting.to_dict(), self.config.timing.table]
-
-    def _curve_file(self, pace: Mapping[str, float]) -> str:
-        return f"{LATENCY}/curve-{self._latency_key(pace)}.json"
-
-    def latency_curve(self, pace: Mapping[str, float]) -> "LatencyCurve | None":
-        """The latencies of the path in ms at a pace; None where it was not timed yet."""
-        from slimsweep.latency.curve import LatencyCurve
-
-        found = self.json_or_none(self._curve_file(pace), "lengths", "ms", "spread", "busy")
-        return None if found is None else LatencyCurve.from_dict(found)
-
-    def latency_about(self, pace: Mapping[str, float]) -> dict[str, Any]:
-        """What the latencies of the path in ms at a pace were measured with; empty where it was not timed yet."""
-        found = self.json_or_none(self._curve_file(pace), "about")
-        return {} if found is None else dict(found["about"])
-
-    def forget_latencies(self, pace: Mapping[str, float]) -> None:
-        """Delete the latencies of the path in ms at a pace, what budgets leave by them, and those of structures."""
-        for file in (self._solved_file(pace, trying=False), self._solved_file(pace, trying=True), self._times_file):
-            self.folder.delete(file)
-        self.folder.delete(self._curve_file(pace))  # last: what is left of a stop in between is forgotten by the next start
-
-    def write_latency_curve(self, pace: Mapping[str, float], curve: "LatencyCurve", about: Mapping[str, Any]) -> None:
-        """Write the latencies of the path in ms at a pace, and what they were measured with."""
-        self.folder.write_json(self._curve_file(pace), {**curve.to_dict(), "pace": dict(pace), "about": dict(about)})
-
-    def latency_solved(self, pace: Mapping[str, float], trying: bool = False) -> "dict[str, Solved]":
-        """By text of the budget, what is left of the path in ms at a pace; budgets that were not looked for yet are missing.
-
-        Args:
-            trying: what a try of the pace is cut to, not what points are.
-        """
-        from slimsweep.latency.curve import as_solved
-
-        found = self.json_or_none(self._solved_file(pace, trying), "budgets")
-        return {} if found is None else {text: as_solved(one) for text, one in found["budgets"].items()}
-
-    def write_latency_solved(self, pace: Mapping[str, float], solved: "Mapping[str, Solved]", trying: bool = False) -> None:
-        """Write what `latency_solved` reads."""
-        from slimsweep.latency.curve import solved_as_dict
-
-        budgets = {text: solved_as_dict(one) for text, one in solved.items()}
-        self.folder.write_json(self._solved_file(pace, trying), {"pace": dict(pace), "budgets": budgets})
-
-    def _solved_file(self, pace: Mapping[str, float], trying: bool) -> str:
-        return f"{LATENCY}/{'try' if trying else 'budgets'}-{self._latency_key(pace)}.json"
-
-    @property
-    def _times_file(self) -> str:
-        key = hashlib.sha256(json.dumps(self._timed_in(), sort_keys=True).encode()).hexdigest()[:8]
-        return f"{LATENCY}/times-{key}.json"
-
-    def latency_times(self) -> "dict[str, tuple[TimedStructure, dict[str, Any]]]":
-        """By `Structure.id`, the latency of a structure and what it was measured with (`latency_setting` of the results)."""
-        from slimsweep.latency.curve import as_timed
-
-        found = self.json_or_none(self._times_file, "times", "about")
-        if found is None:
-            return {}
-        return {name: (as_timed(one["timed"]), found["about"][one["about"]]) for name, one in found["times"].items()}
-
-    def write_latency_times(self, times: "Mapping[str, TimedStructure]", about: Mapping[str, Any]) -> None:
-        """Add latencies of structures to those that the run has.
-
-        Args:
-            times: by `Structure.id`.
-            about: what they were measured with.
-        """
-        from slimsweep.latency.curve import timed_as_dict
-
-        found = self.json_or_none(self._times_file, "times", "about") or {"times": {}, "about": []}
-        if dict(about) not in found["about"]:
-            found["about"].append(dict(about))
-        place = found["about"].index(dict(about))
-        found["times"] |= {name: {"timed": timed_as_dict(timed), "about": place} for name, timed in times.items()}
-        self.folder.write_json(self._times_file, found)
 
     # Structures that methods keep; workers choose them once.
 
@@ -944,11 +823,6 @@ class Run(Readable):
         self.folder.upload(saved, path, last=MODEL_CONFIG)
         return (saved / MODEL_WEIGHTS).stat().st_size
 
-    @property
-    def ray_folder(self) -> Folder:
-        """The folder of Ray's own state."""
-        return self.folder / RAY
-
     @staticmethod
     def exports_beside(model: Path) -> Path | None:
         """The folder for other formats of a run's own model (of models/, or the dense one); None where it is of no run."""
@@ -957,105 +831,10 @@ class Run(Readable):
         of_run = model.parent.name == MODELS or model.name == DENSE
         return folder / EXPORTS if of_run and Run(folder).is_begun else None
 
-    def bench(self) -> pd.DataFrame:
-        """All timings (`tables.BENCH`), the latest last; empty where there are none."""
-        meaning = "its timings are missing; `slimsweep bench` measures again, and the file can be deleted"
-        found = self._joined(BENCH, tables.BENCH, meaning)
-        timed = found.sort_values("created_at", kind="stable", ignore_index=True)
-        return timed.assign(runtime=timed["runtime"].fillna("torch"))  # the only one of earlier versions
-
-    def write_bench(self, rows: list[dict[str, Any]]) -> None:
-        """Write the timings of one benchmark (`tables.BENCH`) to a file of their own."""
-        self._write_part(BENCH, rows, tables.BENCH)
-
-    def _joined(self, folder: str, schema: pa.Schema, meaning: str) -> pd.DataFrame:
-        """One table from all Parquet files of a folder, in the order of their names, without those that are damaged.
-
-        Args:
-            meaning: what it means that a file is damaged, and what to do.
-        """
-        found = []
-        for name in sorted(self.folder.list(folder)):
-            path = f"{folder}/{name}"
-            if not name.endswith(".parquet"):
-                continue
-            read = functools.partial(tables.read_table, self.folder, path, schema)
-            if (part := self.unless_damaged(path, read, None, meaning)) is not None:
-                found.append(part)
-        return tables.joined(found, schema)
-
-    def _write_part(self, folder: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
-        """Write rows to a new file of a folder."""
-        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
-        tables.write_table(self.folder, f"{folder}/{name}.parquet", rows, schema)
-
-    def device_times(self) -> pd.DataFrame:
-        """The times of structures on other devices (`tables.DEVICE_TIMES`); of one structure and setting the latest alone."""
-        meaning = "its times are missing; `slimsweep latency add` adds them again, and the file can be deleted"
-        times = self._joined(DEVICE_TIMES, tables.DEVICE_TIMES, meaning).sort_values("created_at", kind="stable")
-        return times.drop_duplicates(["structure", *tables.DEVICE_SETTING], keep="last", ignore_index=True)
-
-    def write_device_times(self, rows: list[dict[str, Any]]) -> None:
-        """Write the times of one CSV file (`tables.DEVICE_TIMES`) to a file of their own."""
-        self._write_part(DEVICE_TIMES, rows, tables.DEVICE_TIMES)
-
-    def export_state(self, point: str, name: str) -> int | None:
-        """The bytes of a file of a point's model in EXPORTS; None where there is none, or it is older than the model.
-
-        Args:
-            name: of the file.
-        """
-        made = self.folder.files(EXPORTS).get(name)
-        model = self.folder.files(self.model_path(point))
-        newest = max((changed for file, (_, changed) in model.items() if file in (MODEL_WEIGHTS, MODEL_CONFIG)), default=0)
-        return made[0] if made is not None and made[1] >= newest else None
-
-    def write_export(self, name: str, content: bytes) -> None:
-        """Write a model in another format to EXPORTS, whole or not at all."""
-        self.folder.write_bytes(f"{EXPORTS}/{name}", content)
-
-    def read_export(self, name: str, start: int, count: int) -> bytes:
-        """A part of such a file.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-        """
-        return self.folder.read_range(f"{EXPORTS}/{name}", start, count)
-
     @property
-    def latency_exports(self) -> Folder:
-        """The folder for the models that are timed on other devices."""
-        return self.folder / LATENCY_EXPORTS
-
-    @staticmethod
-    def int8_path(point: str) -> str:
-        """The path of a point's INT8 file inside the run's folder."""
-        return f"{EXPORTS}/{point}-int8.onnx"
-
-    def quantized(self) -> pd.DataFrame:
-        """The rows of all quantized models (`tables.QUANTIZED`), by point; empty where there are none."""
-        meaning = "its model counts as not quantized; `slimsweep quantize` makes it again, and the file can be deleted"
-        return self._joined(QUANTIZED, tables.QUANTIZED, meaning)
-
-    def write_quantized(self, row: dict[str, Any]) -> None:
-        """Write the row of a quantized model (`tables.QUANTIZED`); it replaces an older row of the same point."""
-        tables.write_table(self.folder, f"{QUANTIZED}/{row['point']}.parquet", [row], tables.QUANTIZED)
-
-    def log_epoch(self, entry: Mapping[str, Any]) -> None:
-        """Add a trained epoch to the log of epochs, as one line of JSON, with the generation of the run's holder."""
-        generation = {} if self.holder is None else {"holder": self.holder.generation}
-        self.folder.append_line(EPOCHS_LOG, json.dumps({**entry, **generation}))
-
-    def write_notes(self, notes: Sequence[str]) -> None:
-        """Write what was said at this start: files that are not used, classes that a split lacks, how weights were fitted."""
-        if notes:
-            self.folder.write_bytes(NOTES, "".join(f"{note}\n" for note in notes).encode(errors="backslashreplace"))
-        else:
-            self.folder.delete(NOTES)
-
-    def add_note(self, note: str) -> None:
-        """Add what was said in the middle of a start to its notes."""
-        self.folder.append_line(NOTES, note)
+    def ray_folder(self) -> Folder:
+        """The folder of Ray's own state."""
+        return self.folder / RAY
 
     # What trackers know.
 
@@ -1076,39 +855,6 @@ class Run(Readable):
     def tensorboard_folder(self) -> Folder:
         """The folder of TensorBoard's files, where the configuration names no other one."""
         return self.folder / TENSORBOARD
-
-    def damaged_images(self) -> dict[str, str]:
-        """The images that were skipped in any stage or point so far, and why each could not be read."""
-        found, unread = {}, 0
-        for line in self.folder.read_lines(DAMAGED_LOG):
-            try:
-                entry = json.loads(line)
-                found[str(entry["image"])] = str(entry["reason"])
-            except (ValueError, KeyError, TypeError):  # cut short by a full disk: the image is named again when it is met
-                unread += 1
-        if unread:
-            where = (self.folder / DAMAGED_LOG).uri
-            self.damaged[DAMAGED_LOG] = f"{where}: {unread} of its lines cannot be read and count for nothing"
-        return found
-
-    def log_damaged(self, split: str, image: str, reason: str) -> None:
-        """Add a skipped image to the log of damaged images."""
-        self.folder.append_line(DAMAGED_LOG, json.dumps({"split": split, "image": image, "reason": reason}))
-
-    def log_error(self, text: str) -> str:
-        """Add a traceback to the run's log of errors; returns the log's path or URI."""
-        return self.unchecked.at_once().append_line(ERRORS_LOG, text)
-
-    def last_error(self) -> str:
-        """The last line of the log of errors, which says what the last traceback is about; empty where nothing was logged.
-
-        On an object store, whose log is in no order, it is empty too.
-        """
-        if not self.folder.is_local or not self.folder.exists(ERRORS_LOG):
-            return ""
-        size = self.folder.size(ERRORS_LOG)
-        end = self.folder.read_range(ERRORS_LOG, max(0, size - LOG_END), LOG_END).decode(errors="replace")
-        return next((line.strip() for line in reversed(end.splitlines()) if line.strip()), "")
 
     def write_report(self, ending: str, content: bytes) -> None:
         """Write report.html, report.svg or report.png."""

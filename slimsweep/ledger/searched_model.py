@@ -7,7 +7,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from slimsweep.ledger.run import DENSE, MODEL_CONFIG, MODEL_WEIGHTS, SEARCH_GATES, SEARCH_MODEL, SEARCH_SHAPE, Run
+from slimsweep.ledger.files import DENSE, MODEL_CONFIG, MODEL_WEIGHTS, SEARCH_GATES, SEARCH_MODEL, SEARCH_SHAPE
+from slimsweep.ledger.run import Run
 from slimsweep.saved_models import load
 from slimsweep.slimming.gates import GatedModel, add_gates
 from slimsweep.training.backbone import families_to_cut

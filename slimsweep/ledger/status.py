@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from slimsweep.ledger.files import PLAN, REPORT_PAGE
 from slimsweep.ledger.lock import driver_alive
 from slimsweep.ledger.measures import R2, TOP1, Measure, recorded_images
 from slimsweep.ledger.points import Plan
-from slimsweep.ledger.run import PLAN, REPORT_PAGE, Run
+from slimsweep.ledger.run import Run
 from slimsweep.ledger.time_left import Pending, epoch_seconds, in_words, sweep_seconds
 
 EARLIER_VERSION = (

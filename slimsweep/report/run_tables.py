@@ -69,7 +69,7 @@ def read_run(run: Run, status: Status | None = None) -> RunTables:
         status: the run's status, where the report is to show it.
     """
     written = run.rows["run"].dropna()
-    timings = run.bench()
+    timings = run.products.bench()
     return RunTables(
         name=status.name if status is not None else written.iloc[0] if len(written) else run.folder.name,
         uri=run.uri,
@@ -77,9 +77,9 @@ def read_run(run: Run, status: Status | None = None) -> RunTables:
         curves=run.curves(),
         gates=run.gates_table(),
         bench=last_timed(timings),
-        quantized=run.quantized(),
+        quantized=run.products.quantized(),
         not_trusted=not_trusted(timings, f"slimsweep bench {run.uri}"),
-        device_times=run.device_times(),
+        device_times=run.products.device_times(),
         status=status,
         pace=run.pace_choice() if run.is_begun else None,
         known_data=run.known_data,

@@ -140,7 +140,7 @@ def summary_of(name: str, run: Run, status: Status | None = None) -> Summary:
         measure=measure.title,
         near=near,
         smallest=smallest,
-        why=_why(status, "" if state != "stopped" else run.last_error()),
+        why=_why(status, "" if state != "stopped" else run.logs.last_error()),
         next=status.next,
         time_left=status.time_left_of,
     )

@@ -47,7 +47,7 @@ class Making:
             if key in self._at_work:
                 return {"state": "making"}
             failed = self._failed.get(key)
-        size = run.export_state(point, file_name(point, kind))
+        size = run.products.export_state(point, file_name(point, kind))
         if size is not None:
             return {"state": "ready", "bytes": size}
         return {"state": "missing"} if failed is None else {"state": "failed", "why": failed}
@@ -169,13 +169,13 @@ def download(_: Reader, found: ThePoint, format: Kind) -> Response:
     """A file that is ready."""
     run, point = found
     name = file_name(point, format)
-    size = run.export_state(point, name)
+    size = run.products.export_state(point, name)
     if size is None:
         raise HTTPException(409, f"{name} is not made yet: ask for it by POST /api/downloads")
 
     def parts() -> Iterator[bytes]:
         for start in range(0, size, CHUNK):
-            yield run.read_export(name, start, min(CHUNK, size - start))
+            yield run.products.read_export(name, start, min(CHUNK, size - start))
 
     headers = {"content-length": str(size), "content-disposition": f'attachment; filename="{name}"'}
     return StreamingResponse(parts(), media_type="application/octet-stream", headers=headers)

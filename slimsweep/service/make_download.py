@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from slimsweep.errors import RefusedInput, exit_code
-from slimsweep.ledger.run import MODEL_CONFIG, MODEL_WEIGHTS, Run
+from slimsweep.ledger.files import MODEL_CONFIG, MODEL_WEIGHTS
+from slimsweep.ledger.run import Run
 from slimsweep.storage import Folder
 from slimsweep.terminal import plain_console, say
 
@@ -68,7 +69,7 @@ def make(run: Run, point: str, kind: Kind) -> str:
                     f"{point} needs further files beside its {kind} file ({', '.join(others)}): use `slimsweep export`"
                 )
         try:
-            run.write_export(packed.name, packed.read_bytes())
+            run.products.write_export(packed.name, packed.read_bytes())
         except OSError as problem:
             raise RefusedInput(
                 f"{packed.name} cannot be kept in {run.uri} ({problem.strerror or problem}): use `slimsweep export --output`"

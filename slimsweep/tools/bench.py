@@ -64,7 +64,8 @@ def bench(
         runtime: torch, or onnxruntime, which computes an ONNX file of each model; its peak memory is not known.
         repeats: rounds; each model is timed once per round.
         min_seconds: calls are repeated for this long when a model is timed; at least one call is made.
-        earlier: rows of earlier benchmarks (`Run.bench`): the machine counts as busy where its reference was faster in them.
+        earlier: rows of earlier benchmarks (`Run.products.bench`): the machine counts as busy where its reference was faster
+            in them.
         progress: called with one line of text before each batch size.
 
     Returns:
@@ -162,8 +163,8 @@ def bench_run(
         raise RefusedInput(
             f"{run.models.uri} has none of the models of the {counted(len(done), 'point')} that are done: restore it"
         )
-    rows = [{"run": run.folder.name, **row} for row in bench(models, earlier=run.bench(), **options)]
-    run.write_bench(rows)
+    rows = [{"run": run.folder.name, **row} for row in bench(models, earlier=run.products.bench(), **options)]
+    run.products.write_bench(rows)
     return rows
 
 

@@ -22,9 +22,10 @@ from rich.table import Table
 from rich.text import Text
 
 from slimsweep.errors import RunLost
+from slimsweep.ledger.files import DAMAGED_LOG
 from slimsweep.ledger.measures import R2, TOP1, images_of, measure_decimals, measure_of, recorded_images
 from slimsweep.ledger.points import Plan, Point
-from slimsweep.ledger.run import DAMAGED_LOG, Run
+from slimsweep.ledger.run import Run
 from slimsweep.ledger.status import ENDED, Status, TrainingStatus, read_status
 from slimsweep.ledger.time_left import in_words
 from slimsweep.report.comparison import compare_methods, usual_cost, with_error
@@ -308,7 +309,7 @@ def show_end(run: Run, plan: Plan, failed: Collection[Point], console: Console, 
     say(console, f"Models: {run.models.uri}/\n")
     if no_picture and kaleido_here():  # who has not installed it asked for no picture
         say(console, no_picture, "dim")
-    if damaged := run.damaged_images():
+    if damaged := run.logs.damaged_images():
         first = f"{len(damaged)} damaged images were" if len(damaged) > 1 else "One damaged image was"
         say(console, f"{first} skipped; {DAMAGED_LOG} in the run's folder says which", "yellow")
     stopped = set(rows.point[rows.status == "stopped"]) & {point.name for point in plan.points}

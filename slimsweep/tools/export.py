@@ -27,8 +27,9 @@ from slimsweep.latency.onnx_files import (
     session,
     write_onnx,
 )
+from slimsweep.ledger.files import MODEL_CARD
 from slimsweep.ledger.model_card import card_of_folder, origin_of_saved
-from slimsweep.ledger.run import MODEL_CARD, Run
+from slimsweep.ledger.run import Run
 from slimsweep.saved_models import load
 from slimsweep.slimming.folder_swap import CONFIG, WEIGHTS, replacing
 from slimsweep.storage import Folder, parted

@@ -89,7 +89,7 @@ def cuts_of(run: Run, paces: Paces | None = None, prefixes: int = PREFIXES) -> l
     put(run.shape.full(), "dense")
     tried = [run.pace_of("ms")] if paces == "chosen" else distinct_paces(run.config, run.shape.gate_shapes)
     for pace in tried:
-        path = run.path_at(pace, run.depth_in_ms)
+        path = run.path_at(pace, run.latency.depth)
         said = "" if paces == "chosen" else " at pace " + ", ".join(f"{name} {value:g}" for name, value in pace.items())
         for length in prefix_lengths(path, prefixes):
             put(path.prefix(length), f"path{said}, {length} of {path.length} steps")
@@ -139,7 +139,7 @@ def export_cuts(
     refuse_missing("export for timing")
     if output is None and not run.folder.is_local:
         raise RefusedInput(f"{run.uri} is on an object store: give --output, a folder on this machine")
-    folder = Path(output if output is not None else run.latency_exports.uri)
+    folder = Path(output if output is not None else run.products.latency_exports.uri)
     cuts = cuts_of(run, paces, prefixes)
     dense = load(run.dense)
     manifest = _manifest(run, dense, cuts, batch_size, formats)
@@ -195,7 +195,7 @@ def add_times(run: Run, path: str | os.PathLike[str]) -> list[str]:
             "a file of times of its own export (`slimsweep latency export`)"
         )
     now = datetime.now(UTC)
-    run.write_device_times(
+    run.products.write_device_times(
         [{**{name: getattr(time, name) for name in COLUMNS}, "file": Path(path).name, "created_at": now} for time in times]
     )
     said = []

@@ -7,9 +7,10 @@ import pandas as pd
 
 from slimsweep.errors import RefusedInput
 from slimsweep.ledger.damage import description_problem, weights_problem
+from slimsweep.ledger.files import MODEL_CONFIG, MODEL_WEIGHTS
 from slimsweep.ledger.latencies import latencies
 from slimsweep.ledger.measures import MEASURES, measure_of
-from slimsweep.ledger.run import MODEL_CONFIG, MODEL_WEIGHTS, Run
+from slimsweep.ledger.run import Run
 from slimsweep.ledger.tables import SETTING, trusted
 from slimsweep.report.pareto import best_rates, trained_first
 from slimsweep.slimming.budget import Budget, BudgetLike
@@ -43,7 +44,7 @@ def pick(
 
     Args:
         rows: `Run.rows`.
-        bench: `Run.bench()`; needed for `max_latency_ms`. Timings of a busy machine do not count.
+        bench: `Run.products.bench()`; needed for `max_latency_ms`. Timings of a busy machine do not count.
         limits: the most that a point may have of each cost (`slimsweep.slimming.cost.COSTS`), as a fraction of dense or
             absolute: {"macs": "1.2G", "params": 0.6}.
         min_top1: percent on validation.
@@ -53,11 +54,11 @@ def pick(
             as times of another device say that were added to the run. The setting must be the only one there, or be named by
             `device` and `batch_size`.
         device: any part of the setting's name, in either case.
-        device_times: `Run.device_times()`, for `max_ms`.
+        device_times: `Run.products.device_times()`, for `max_ms`.
         batch_size: images per call; of `max_latency_ms` the smallest that was timed where not given.
         precision: float32 for the models as they were trained, int8 for their INT8 versions, any for both. Of an INT8 version
             the row has its accuracy on validation, its time in place of the benchmark's, and its file as `int8_file`.
-        quantized: `Run.quantized()`, for INT8 versions; `max_latency_ms` counts its times then, of float32 too.
+        quantized: `Run.products.quantized()`, for INT8 versions; `max_latency_ms` counts its times then, of float32 too.
 
     Raises:
         NothingFits: no ok point is within the limits; says which is nearest.

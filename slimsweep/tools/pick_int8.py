@@ -8,8 +8,9 @@ from typing import Any, Literal
 import pandas as pd
 
 from slimsweep.errors import RefusedInput
+from slimsweep.ledger.files import MODEL_WEIGHTS
 from slimsweep.ledger.measures import Measure
-from slimsweep.ledger.run import MODEL_WEIGHTS, Run
+from slimsweep.ledger.run import Run
 
 Precision = Literal["float32", "int8", "any"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "int8", "any")
@@ -85,7 +86,7 @@ def int8_file(run: Run, row: pd.Series) -> str:
     again = f"`slimsweep quantize {run.uri} --points {row.point}` makes it again"
     if not (Path(file).is_file() if absolute else (run.folder / file).exists()):
         raise RefusedInput(f"{file}, the INT8 version of {row.point}, is gone: {again}")
-    known = run.quantized()
+    known = run.products.quantized()
     made_of = str(known.weights[known.point == row.point].iloc[0])
     if made_of != hashlib.sha256((run.models / row.point).read_bytes(MODEL_WEIGHTS)).hexdigest()[:16]:
         raise RefusedInput(f"{file} was made before {row.point} was trained again: {again}")

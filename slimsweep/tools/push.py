@@ -19,8 +19,8 @@ from huggingface_hub.utils import validate_repo_id
 
 from slimsweep import __version__
 from slimsweep.errors import RefusedInput, SlimsweepError
+from slimsweep.ledger.files import MODEL_CARD, MODEL_CONFIG, MODEL_WEIGHTS
 from slimsweep.ledger.model_card import card_of_folder, origin_of_saved
-from slimsweep.ledger.run import MODEL_CARD, MODEL_CONFIG, MODEL_WEIGHTS
 from slimsweep.saved_models import load
 from slimsweep.storage import Folder
 

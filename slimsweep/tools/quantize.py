@@ -30,8 +30,9 @@ from slimsweep.latency.int8_files import (
     products_overflow,
     refuse_missing_packages,
 )
+from slimsweep.ledger.files import DENSE, MODEL_CONFIG, MODEL_WEIGHTS
 from slimsweep.ledger.measures import Measure
-from slimsweep.ledger.run import DENSE, MODEL_CONFIG, MODEL_WEIGHTS, Run
+from slimsweep.ledger.run import Run
 from slimsweep.ledger.tables import QUANTIZED
 from slimsweep.saved_models import load
 from slimsweep.slimming.structure import image_size
@@ -83,11 +84,12 @@ def quantize_run(
     data = data_of(run, dense)
     judge = Judge(data, None if dense.num_classes else dense)
     target = None if output is None else Path(output).expanduser()
-    rows = run.quantized()
+    rows = run.products.quantized()
     known = {row["point"]: _plain_row(row) for row in rows.to_dict("records")}
 
     def file_of(name: str) -> str:
-        return run.int8_path(name) if target is None else str((target / Path(run.int8_path(name)).name).resolve())
+        path = run.products.int8_path(name)
+        return path if target is None else str((target / Path(path).name).resolve())
 
     def keep(subject: Subject) -> None:
         """Put a new file in its place, and then its row."""
@@ -97,7 +99,7 @@ def quantize_run(
         elif subject.made:
             Path(file).parent.mkdir(parents=True, exist_ok=True)
             copy_whole(subject.int8, Path(file))
-        run.write_quantized(subject.row)
+        run.products.write_quantized(subject.row)
 
     with tempfile.TemporaryDirectory(prefix="slimsweep-int8-") as temporary:
         subjects = []

@@ -159,7 +159,7 @@ class Follower:
         sentence = f"{self.name}: {text}"
         self.tell(sentence)
         try:
-            self.run.add_note(sentence)
+            self.run.logs.add_note(sentence)
         except (OSError, RunLost) as problem:
             log.warning("the note %r could not be written (%s)", sentence, problem)
 
