@@ -225,6 +225,8 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
                     run_sweep(run, left, attempt, name, trials_at_once(config, cluster, len(left)), until)
                 tried.update(point.name for point in left)
                 plan = plan_again()
+            if not planning.points_to_do(run, list(plan.points)):
+                run.forget_starts()
     plan = plan_again(over=True)
     failed = planning.failed_points(run, list(plan.points), hours_over=until is not None)
     show_end(run, plan, failed, console, time.time() - began)

@@ -72,6 +72,43 @@ def test_a_cut_of_a_larger_point_is_repaired_towards_that_point(finished: Run, d
     assert distance(start.model, whole, images) < distance(plain, whole, images)
 
 
+def test_points_of_other_rates_and_seeds_start_from_the_same_model_without_another_repair(
+    finished: Run, data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense, point = load(finished.dense), points(finished, "searched")[0]
+    first = starting_model(finished, point, dense, data, CPU)
+
+    def again(*arguments: object) -> None:
+        raise AssertionError("it was cut and repaired again")
+
+    monkeypatch.setattr("slimsweep.cluster.starting_model.cut_and_repaired", again)
+    second = starting_model(Run(finished.folder), replace(point, seed=5, lr=1e-5), dense, data, CPU)
+    assert second.repair_seconds == pytest.approx(first.repair_seconds)
+    assert second.model.structure == first.model.structure
+    for name, tensor in first.model.state_dict().items():
+        assert torch.equal(tensor, second.model.state_dict()[name])
+
+
+def test_other_cuts_other_settings_and_damaged_files_are_made_anew(finished: Run, data: Data) -> None:
+    dense, (point, smaller) = load(finished.dense), points(finished, "searched")
+    first = starting_model(finished, point, dense, data, CPU)
+    path = finished.start_path(point.structure, True)
+    others = {
+        path,
+        finished.start_path(smaller.structure, True),
+        finished.start_path(point.structure, False),
+        with_settings(finished, retrain__repair=False).start_path(point.structure, True),
+        with_settings(finished, search__axes=False).start_path(point.structure, True),
+    }
+    assert len(others) == 5
+    assert list(finished.folder.files("starts")) == [path.split("/")[1]]
+    finished.folder.write_bytes(path, finished.folder.read_bytes(path)[:100])
+    again = starting_model(finished, point, dense, data, CPU)
+    assert "is damaged" in finished.damaged[path]
+    assert difference(again.model, first.model) == 0
+    assert finished.start(path) is not None
+
+
 def test_baselines_are_cut_as_published_but_for_the_one_that_shares_axes_and_repair(finished: Run, data: Data) -> None:
     dense = load(finished.dense)
     images, _ = training_images(data, seed=99)

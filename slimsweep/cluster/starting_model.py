@@ -17,6 +17,8 @@ from slimsweep.slimming.gates import GatedModel, fold_gates
 from slimsweep.slimming.reconstruction import repair
 from slimsweep.slimming.structure import Structure
 
+SECONDS = "repair seconds"  # beside the tensors of a model that is kept
+
 
 class StartingModel(NamedTuple):
     """A model to be retrained."""
@@ -27,6 +29,9 @@ class StartingModel(NamedTuple):
 
 def starting_model(run: Run, point: Point, dense: nn.Module, data: Data, device: torch.device) -> StartingModel:
     """The model of a point before its retraining.
+
+    What was cut from the dense or the searched model and repaired is kept in the run's folder: the points of other learning
+    rates and seeds, and a point that goes on from a checkpoint, start from the same.
 
     Args:
         dense: the run's dense model, left as it is. The dense point starts from it: it shows what retraining alone gives.
@@ -41,7 +46,17 @@ def starting_model(run: Run, point: Point, dense: nn.Module, data: Data, device:
     structure = Structure.from_json(point.structure)
     if not method.repaired:
         return StartingModel(methods.starting_model(method.name, source, structure, point.seed), 0.0)
-    return cut_and_repaired(run, source.to(device), structure, data)
+    if point.start or not point.epochs:  # no other point starts from the same
+        return cut_and_repaired(run, source.to(device), structure, data)
+    path = run.start_path(point.structure, method.from_searched)
+    if (known := run.start(path)) is not None:
+        seconds = float(known.pop(SECONDS))
+        small = methods.starting_model("searched", source, structure, run.config.seed)
+        small.load_state_dict(known)
+        return StartingModel(small, seconds)
+    start = cut_and_repaired(run, source.to(device), structure, data)
+    run.write_start(path, {**start.model.state_dict(), SECONDS: torch.tensor(start.repair_seconds)})
+    return start
 
 
 def cut_and_repaired(run: Run, source: nn.Module, structure: Structure, data: Data) -> StartingModel:

@@ -9,6 +9,7 @@ dense/, search/, baselines/        the models that points are cut from, and what
 latency/                           what was timed for budgets in ms, and what they leave
 results/, curves/, models/         one row, one curve and one model per point
 checkpoints/, epochs.log, ray/     what is needed to resume
+starts/                            cut and repaired models that points are trained from, until all are done
 notes.log, damaged.log             what was said at the start, images that could not be read and were skipped
 bench/, errors.log                 timings, tracebacks
 device-times/                      times of structures on other devices, from CSV files
@@ -31,7 +32,7 @@ PLAN, BEGUN, WAITING = "plan.json", "begun", "waiting.json"
 HOLDER, DRIVER = "holder.json", "driver.json"
 DENSE, SEARCH, CHOICES = "dense", "search", "baselines"
 RESULTS, CURVES, MODELS, BENCH = "results", "curves", "models", "bench"
-CHECKPOINTS, RAY = "checkpoints", "ray"
+CHECKPOINTS, STARTS, RAY = "checkpoints", "starts", "ray"
 LATENCY, BRANCH_COST = "latency", "latency/branch-cost.json"
 EXPORTS, LATENCY_EXPORTS = "exports", "exports/latency"
 DEVICE_TIMES = "device-times"

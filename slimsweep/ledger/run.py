@@ -53,6 +53,7 @@ from slimsweep.ledger.files import (
     SPLITS,
     STAGES,
     STARTED_AGAIN,
+    STARTS,
     TENSORBOARD,
     TRACKERS,
     WAITING,
@@ -443,7 +444,7 @@ class Run(Readable):
             self.checkpoints(name).delete("")
             self.delete_curve(name)
         # What says that a stage is done goes first.
-        for path in (SEARCH_SHAPE, SEARCH, LATENCY, *((f"{DENSE}/{MODEL_CONFIG}", DENSE, CHOICES) if dense else ())):
+        for path in (SEARCH_SHAPE, SEARCH, STARTS, LATENCY, *((f"{DENSE}/{MODEL_CONFIG}", DENSE, CHOICES) if dense else ())):
             self.folder.delete(path)
 
     def search_weights(self) -> bytes:
@@ -748,6 +749,43 @@ class Run(Readable):
     def checkpoint_names(self) -> list[str]:
         """The stages and points that have a checkpoint."""
         return self.folder.list(CHECKPOINTS)
+
+    # Models that points are trained from, as they are after the cut and the repair.
+
+    def start_path(self, structure: str, searched: bool) -> str:
+        """The file of such a model; its name contains a hash of all settings that decide what it is.
+
+        Args:
+            structure: it, as JSON text.
+            searched: whether it was cut from the searched model, not from the dense one.
+        """
+        said = json.dumps([self.fingerprint("retrain"), structure, searched])
+        return f"{STARTS}/{hashlib.sha256(said.encode()).hexdigest()[:16]}.safetensors"
+
+    def start(self, path: str) -> dict[str, "Tensor"] | None:
+        """The tensors of such a model; None where no point has written it yet, and where the file is damaged."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        def read() -> dict[str, "Tensor"] | None:
+            try:
+                return load(self.folder.read_bytes(path))
+            except FileNotFoundError:
+                return None
+            except SafetensorError as problem:
+                raise DamagedFile(f"{(self.folder / path).uri} is damaged ({problem})") from problem
+
+        return self.unless_damaged(path, read, None, "the model is cut and repaired again")
+
+    def write_start(self, path: str, tensors: Mapping[str, "Tensor"]) -> None:
+        """Write the tensors of such a model, whole or not at all."""
+        from safetensors.torch import save
+
+        self.folder.write_bytes(path, save({name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}))
+
+    def forget_starts(self) -> None:
+        """Delete these models: no point will be trained from them."""
+        self.folder.delete(STARTS)
 
     # The plan, and which points have begun.
 
