@@ -307,6 +307,22 @@ def trusted(bench: pd.DataFrame) -> pd.DataFrame:
     return bench if "busy" not in bench else bench[bench["busy"].fillna("") == ""]
 
 
+def fastest_reference(rows: pd.DataFrame, **setting: object) -> float | None:
+    """The fastest seconds of the reference in the trusted timings of a setting; None where there are none.
+
+    Args:
+        rows: of schema BENCH or QUANTIZED.
+        setting: values of their columns, such as hardware, threads and torch_version.
+    """
+    if "reference_ms" not in rows:
+        return None
+    rows = trusted(rows)
+    for column, value in setting.items():
+        rows = rows[rows[column] == value]
+    milliseconds = rows["reference_ms"].dropna()
+    return None if milliseconds.empty else float(milliseconds.min()) / 1e3
+
+
 def last_timed(bench: pd.DataFrame) -> pd.DataFrame:
     """The last timing of each model in each setting and batch size, without those that are not to be trusted.
 

@@ -26,7 +26,7 @@ from slimsweep.latency.device import reference as device_reference
 from slimsweep.latency.quiet_timing import ONNXRUNTIME_SETTLE, time_rounds
 from slimsweep.latency.setting import LatencySetting
 from slimsweep.ledger.run import Run
-from slimsweep.ledger.tables import SETTING, trusted
+from slimsweep.ledger.tables import SETTING, fastest_reference
 from slimsweep.saved_models import load
 from slimsweep.slimming.hub import dense_like
 from slimsweep.slimming.structure import macs
@@ -84,7 +84,8 @@ def bench(
     with torch_threads(threads) as used, torch.inference_mode(), room_for_graphs(len(models) * len(batch_sizes)):
         processor = hardware(place)
         reference = device_reference(place)
-        known = _known_reference(earlier, place.type, processor, used)
+        of_here = {"device": place.type, "hardware": processor, "threads": used, "torch_version": torch.__version__}
+        known = None if earlier is None else fastest_reference(earlier, **of_here)
         copies = copies_on(place, models, dtype) if runtime == "torch" else {}
         for batch in batch_sizes:
             progress(f"batch size {batch}: {len(models)} models, {repeats} rounds")
@@ -265,16 +266,6 @@ def _check(
         raise RefusedInput("this machine has no GPU that torch can use; take --device cpu")
     if repeats < 1:
         raise RefusedInput(f"repeats is {repeats}; it must be at least 1")
-
-
-def _known_reference(earlier: pd.DataFrame | None, device: str, processor: str, threads: int) -> float | None:
-    """The fastest seconds of the reference in earlier benchmarks of this processor, with these threads and this torch."""
-    if earlier is None or "reference_ms" not in earlier:
-        return None
-    rows = trusted(earlier)
-    rows = rows[(rows.device == device) & (rows.hardware == processor) & (rows.threads == threads)]
-    milliseconds = rows.reference_ms[rows.torch_version == torch.__version__].dropna()
-    return None if milliseconds.empty else float(milliseconds.min()) / 1e3
 
 
 def _peak_memory(model: nn.Module, call: Call, place: torch.device) -> int | None:

@@ -30,6 +30,7 @@ from slimsweep.latency.int8_files import (
 from slimsweep.latency.onnx_files import session, session_call
 from slimsweep.latency.quiet_timing import ONNXRUNTIME_SETTLE, time_rounds
 from slimsweep.ledger.measures import R2, TOP1, Measure
+from slimsweep.ledger.tables import fastest_reference
 from slimsweep.terminal import counted
 from slimsweep.tools.quantized_table import loses, warning
 from slimsweep.training.evaluate import Reference, evaluate_split
@@ -253,7 +254,7 @@ def _time(subjects: Sequence[Subject], timing: Timing, earlier: pd.DataFrame, pr
             rounds=timing.repeats,
             min_seconds=timing.min_seconds,
             threads=threads,
-            known=_known_reference(earlier, threads),
+            known=fastest_reference(earlier, hardware=hardware(place), threads=threads, torch_version=torch.__version__),
             settle=ONNXRUNTIME_SETTLE,
         )
     for subject in subjects:
@@ -271,12 +272,3 @@ def _time(subjects: Sequence[Subject], timing: Timing, earlier: pd.DataFrame, pr
             "reference_ms": 1e3 * measured.reference,
             "repeats": timing.repeats,
         }
-
-
-def _known_reference(rows: pd.DataFrame, threads: int) -> float | None:
-    """The fastest seconds of the reference in earlier rows of this processor that can be trusted."""
-    if rows.empty:
-        return None
-    own = rows[(rows.hardware == hardware(torch.device("cpu"))) & (rows.threads == threads) & (rows.busy == "")]
-    known = own.reference_ms[own.torch_version == torch.__version__].dropna()
-    return None if known.empty else float(known.min()) / 1e3
