@@ -223,9 +223,8 @@ def test_the_form_shows_what_each_preset_says(monkeypatch):
     found = {preset["name"]: preset for preset in form_presets.__wrapped__()}
     assert set(found) == set(presets())
     digits = found["digits"]["values"]
-    assert {
-        name: digits[name] for name in ("dense.epochs", "retrain.epochs", "model.pretrained", "data.root", "baselines")
-    } == {**{"dense.epochs": "40", "retrain.epochs": "20", "model.pretrained": "false", "data.root": "null", "baselines": ""}}
+    assert (digits["dense.epochs"], digits["retrain.epochs"]) == ("40", "20")
+    assert (digits["model.pretrained"], digits["data.root"], digits["baselines"]) == ("false", "null", "")
     assert digits["budgets"] == "0.7, 0.5, 0.35, 0.25, 0.15"
     for name, preset in found.items():  # each value is one that the field takes, and changes nothing
         same = look(AskedSweep(preset=name, fields=preset["values"]), "/runs")
