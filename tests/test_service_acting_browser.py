@@ -1,5 +1,6 @@
 """The pages to act on, in a browser: problems stand at their fields, a plan comes before a start, a file is made and taken."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -168,7 +169,10 @@ def test_a_file_is_made_on_demand_and_downloaded(page, url, tmp_path):
     page.wait_for_selector("#file-timm pre")
     point = page.inner_text("h1")
     assert (FINISHED / "models" / point).is_dir()
-    assert f'timm.create_model("local-dir:{point}", pretrained=True)' in page.inner_text("#file-timm pre")
+    assert re.search(
+        r"of old: searched, [\d.]+ MMACs \([\d.]+ % of dense\), [\d,]+ parameters, test top-1", page.inner_text("header")
+    )
+    assert f'timm.create_model("local-dir:{point}", pretrained=True).eval()' in page.inner_text("#file-timm pre")
     page.click("#file-timm >> text=Make it")
     link = page.wait_for_selector("#file-timm a", timeout=120_000)
     with page.expect_download() as taken:

@@ -19,9 +19,13 @@ def build_sweeps_page(presets: Sequence[Mapping[str, Any]], fields: Sequence[Map
     return _page("sweeps.html.j2", "sweeps.js", {"presets": list(presets), "fields": list(fields)})
 
 
-def build_downloads_page(run: str, point: str) -> str:
-    """The page of a model's files, as HTML. Its script asks the service for them, with the query of its own address."""
-    return _page("downloads.html.j2", "downloads.js", {"run": run, "point": point})
+def build_downloads_page(run: str, point: str, about: str) -> str:
+    """The page of a model's files, as HTML. Its script asks the service for them, with the query of its own address.
+
+    Args:
+        about: what the model costs and how good it is, in words.
+    """
+    return _page("downloads.html.j2", "downloads.js", {"run": run, "point": point, "about": about})
 
 
 def _page(template: str, entry: str, data: dict[str, Any]) -> str:
