@@ -148,4 +148,5 @@ def test_a_point_that_a_sweep_makes_has_its_card_beside_it(tmp_path):
     assert is_unchanged(text)
     assert f"| test top-1, % | {row['test_top1']:.2f} | {dense:.2f} |" in text
     assert f"Retrained for {row['epochs']} epochs after the cut" in text
+    assert "before any cut, and before the retraining that this model got" in text
     assert front(text)["model-index"][0]["name"] == POINT

@@ -16,6 +16,7 @@ from ray.tune.error import TuneError
 
 from slimsweep.cluster import GCS_SECONDS
 from slimsweep.cluster.alive import gcs_answers, give_up_seconds
+from slimsweep.cluster.cluster import connected
 from slimsweep.cluster.failures import as_sentences, explained, sentence
 from slimsweep.cluster.retrain_job import process_died
 from slimsweep.config import ConfigError
@@ -215,3 +216,14 @@ def test_a_driver_gives_up_before_ray_ends_its_process(monkeypatch: pytest.Monke
 
 def test_what_ray_prints_about_processes_has_the_name_that_is_replaced() -> None:
     assert callable(ray._private.worker.print_to_stdstream)
+
+
+def test_a_ray_that_does_not_start_in_time_is_said_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*_: object, **__: object) -> None:  # as ray._private.node raises it on a machine that is too busy
+        raise Exception("The current node timed out during startup. This could happen because the GCS has become overloaded.")
+
+    monkeypatch.setattr("ray.init", slow)
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    said = r"Ray did not start on this machine \(The current node timed out .*\): .* start the same command again"
+    with pytest.raises(ClusterFailed, match=said), connected():
+        raise AssertionError("it did not start")

@@ -372,6 +372,15 @@ def test_runs_of_one_name_are_told_apart():
     assert [run["name"] for run in page_data([make_run("a"), make_run("a")])["runs"]] == ["a", "a (2)"]
 
 
+def test_a_comparison_names_the_settings_that_differ():
+    texts = ["name: a\nretrain: {lr: [0.001], epochs: 20}\nseed: 0\n", "name: b\nretrain: {lr: [0.002]}\nseed: 0\n", None]
+    runs = [replace(make_run(name), config=text) for name, text in zip("abc", texts, strict=True)]
+    assert page_data(runs)["differing"] == [{"field": "retrain.lr", "values": ["[0.001]", "[0.002]", None]}]
+    assert page_data(runs[:1])["differing"] == []
+    strange = [replace(make_run(), config=text) for text in ("name: [", "- 1")]
+    assert page_data(strange)["differing"] == []
+
+
 def test_only_an_unfinished_page_refreshes():
     running = make_status(done=2, running=1, waiting=3, alive=True)
     assert data_of(build_page([make_run(status=running)]))["refresh_seconds"] == report.REFRESH_SECONDS

@@ -134,11 +134,14 @@ def test_ticked_runs_are_compared_on_one_page(service: str, opened: Opened) -> N
     assert "tick another run" in bar.inner_text()
     page.get_by_label("Search runs").fill("sizes/base")  # what was ticked stays ticked when it is not shown
     page.get_by_label("Tick sizes/base to compare it").check()
+    page.reload()  # nor does loading the page again forget it
+    page.locator("html[data-ready=yes]").wait_for()
     page.get_by_role("link", name="Compare 2 runs").click()
     page.locator("#front-title").wait_for()
     page.locator("html[data-ready=yes]").wait_for()
     assert page.locator("h1").inner_text() == "digits, base"
     assert "2 runs, 14 points" in page.locator("#subtitle").inner_text()
+    assert "All settings of these runs are the same." in page.locator("#about").inner_text()
     assert page.get_by_role("link", name="All runs").is_visible()
 
 

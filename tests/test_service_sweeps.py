@@ -12,10 +12,10 @@ from fastapi.testclient import TestClient
 
 from slimsweep.cluster.commands import Ended
 from slimsweep.cluster.jobs import Job
-from slimsweep.config import presets
+from slimsweep.config import preset_config, presets
 from slimsweep.errors import ClusterFailed
 from slimsweep.service.app import make_app
-from slimsweep.service.asked_sweep import LARGEST, AskedSweep, look
+from slimsweep.service.asked_sweep import LARGEST, AskedSweep, form_presets, look
 from slimsweep.service.settings import Settings
 from slimsweep.service.sweeps import Sweeps
 
@@ -189,9 +189,10 @@ def test_a_plan_is_what_the_command_prints(service, monkeypatch, tmp_path):
     answers = [
         Ended(code=0, output="In all: 3 min\n", errors=""),
         Ended(code=2, output="slimsweep: 2 settings cannot work:\n1. a is wrong\n2. b is wrong\n", errors=""),
+        Ended(code=2, output="slimsweep: model.name is 'vit', which timm does not have\n", errors=""),
         Ended(code=1, output="slimsweep: KeyError: 'x' (the whole traceback is in f)\n", errors=""),
     ]
-    asked = {"text": "budgets: [0.5]\n", "fields": {"name": "mine"}}
+    asked = {"text": "budgets: [0.5]\nmodel:\n  name: vit\n", "fields": {"name": "mine"}}
     found = post(service, "/api/sweeps/plan", asked).json()
     assert found["text"] == "In all: 3 min\n"
     arguments = ["--config", "sweep.yaml", "--name=mine", f"--output={tmp_path}"]
@@ -199,6 +200,8 @@ def test_a_plan_is_what_the_command_prints(service, monkeypatch, tmp_path):
     assert found["command"] == f"python -m slimsweep.run --config ./sweep.yaml --name=mine --output={tmp_path}"
     problems = post(service, "/api/sweeps/plan", asked).json()["detail"]["problems"]
     assert [problem["sentence"] for problem in problems] == ["a is wrong", "b is wrong"]
+    [problem] = post(service, "/api/sweeps/plan", asked).json()["detail"]["problems"]
+    assert (problem["field"], problem["line"]) == ("model.name", 3)  # what only the plan finds is said at its field too
     failed = post(service, "/api/sweeps/plan", asked)
     assert failed.status_code == 500
     assert failed.json()["detail"] == "the plan could not be made: KeyError: 'x' (the whole traceback is in f)"
@@ -213,6 +216,20 @@ def test_no_cluster_is_said_in_a_sentence(service, cluster, monkeypatch):
     for answer in (post(service, "/api/sweeps", {}), service.get("/api/sweeps", headers=SIGNED)):
         assert answer.status_code == 503
         assert answer.json()["detail"] == "no Ray cluster takes jobs here"
+
+
+def test_the_form_shows_what_each_preset_says(monkeypatch):
+    monkeypatch.setenv("SLIMSWEEP_RETRAIN__EPOCHS", "7")  # of the service: not of the preset
+    found = {preset["name"]: preset for preset in form_presets.__wrapped__()}
+    assert set(found) == set(presets())
+    digits = found["digits"]["values"]
+    assert (digits["dense.epochs"], digits["retrain.epochs"]) == ("40", "20")
+    assert (digits["model.pretrained"], digits["data.root"], digits["baselines"]) == ("false", "null", "")
+    assert digits["budgets"] == "0.7, 0.5, 0.35, 0.25, 0.15"
+    for name, preset in found.items():  # each value is one that the field takes, and changes nothing
+        same = look(AskedSweep(preset=name, fields=preset["values"]), "/runs")
+        assert same.problems == []
+        assert same.configs[0] == preset_config(name).changed(output="/runs")
 
 
 def test_the_page_names_all_presets_and_loads_nothing_from_elsewhere(service):

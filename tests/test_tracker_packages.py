@@ -141,7 +141,11 @@ def test_mlflow_is_told_nothing_twice(folder: Path, mlflow_server: str) -> None:
     (folder / "trackers" / "mlflow.json").write_text(json.dumps({"id": told["id"], "places": {}}))
     for _ in range(2):
         tracked(folder, "mlflow", **settings, budgets=[0.6, 0.4, 0.5])
-    client, _, children = runs_of(mlflow_server, "parts")
+    client, parent, children = runs_of(mlflow_server, "parts")
+    assert parent.data.params["budgets"] == "[0.6, 0.4]"  # MLflow changes no parameter
+    assert {name: text for name, text in parent.data.tags.items() if name.startswith("now.")} == {
+        "now.budgets": "[0.6, 0.4, 0.5]"
+    }
     assert children.keys() == TRAININGS
     assert children[POINT].info.status == "FINISHED"
     for name, child in children.items():

@@ -85,6 +85,12 @@ def connected(
                     "and that this machine is a node of that cluster; where it asks for a token, set RAY_AUTH_MODE=token and "
                     "RAY_AUTH_TOKEN_PATH if the token is not in ~/.ray/auth_token"
                 ) from problem
+            if type(problem) is Exception:  # as Ray says that its processes did not start in time
+                said = str(problem).splitlines()[0].rstrip(".")
+                raise ClusterFailed(
+                    f"Ray did not start on this machine ({said}): it may be too busy, or short of memory; start the same "
+                    "command again when it is not"
+                ) from problem
             raise
         finally:
             signal.signal(signal.SIGTERM, on_sigterm)

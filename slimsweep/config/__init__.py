@@ -6,7 +6,7 @@ Light to import (no torch).
 from slimsweep.config.fitting import FITTING, Fitted, fitting_defaults
 from slimsweep.config.identity import Stage, changed_keys, checkpoint_token, with_earlier_ways
 from slimsweep.config.latency import Latency
-from slimsweep.config.load import Options, load_config, load_configs, presets
+from slimsweep.config.load import Options, load_config, load_configs, preset_config, preset_text, presets
 from slimsweep.config.messages import ConfigError, Refusals, did_you_mean
 from slimsweep.config.paths import check_places, refuse_rays_copy, refused_places
 from slimsweep.config.schema import Config, Terms
@@ -64,6 +64,8 @@ __all__ = [
     "fitting_defaults",
     "load_config",
     "load_configs",
+    "preset_config",
+    "preset_text",
     "presets",
     "refuse_rays_copy",
     "refused_places",

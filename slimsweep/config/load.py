@@ -124,6 +124,19 @@ def presets() -> list[str]:
     return sorted(f.name.removesuffix(".yaml") for f in PRESETS.iterdir() if f.name.endswith(".yaml"))
 
 
+def preset_text(name: str) -> str:
+    """The YAML text of a preset."""
+    return PRESETS.joinpath(f"{name}.yaml").read_text()
+
+
+def preset_config(name: str) -> Config:
+    """The configuration of a preset alone, whatever the environment says."""
+    merged: dict[str, Any] = {}
+    for layer in _read(name).values():
+        merged = _merge(merged, layer, Config)
+    return Config(**merged)
+
+
 # Layers.
 
 
@@ -145,7 +158,7 @@ def _read(source: str) -> dict[str, dict[str, Any]]:
 def _read_file(source: str) -> dict[str, Any]:
     path = Path(source).expanduser()
     if source in presets():
-        text = PRESETS.joinpath(f"{source}.yaml").read_text()
+        text = preset_text(source)
     else:
         try:
             text = path.read_text()

@@ -317,7 +317,8 @@ def _numbers(
         words = literal(setting).replace("|", "\\|")
         line(f"ms per call ({words})", f"{ms:.3g}", "" if dense_ms is None else f"{dense_ms:.3g}")
     if cut and of_dense:
-        lines.append("\nThe dense model's accuracy is that before any cut, on the same images.")
+        retrained = ", and before the retraining that this model got" if of_run is not None and of_run.row.get("epochs") else ""
+        lines.append(f"\nThe dense model's accuracy is that before any cut{retrained}, on the same images.")
     return "\n".join(lines)
 
 

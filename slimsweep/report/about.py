@@ -1,15 +1,19 @@
 """How a run was made, for the page: configuration, command, versions, devices and time. What is not known is left out."""
 
+import json
 import shlex
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from slimsweep.report.run_tables import RunTables
 from slimsweep.slimming.structure import FAMILIES, Structure
 
 PACKAGES = ("slimsweep", "torch", "timm", "ray")
+OF_THE_FOLDER = ("name", "output")  # where a run lies, not how it was made
 
 
 def about(run: RunTables) -> dict[str, Any]:
@@ -30,6 +34,37 @@ def about(run: RunTables) -> dict[str, Any]:
         "seconds": {stage: took for stage, took in seconds.items() if took},
         "mean_retraining": None if pd.isna(mean) else round(float(mean), 3),
     }
+
+
+def read_settings(config: str | None) -> dict[str, Any]:
+    """The sections of a configuration; empty where it is not known, or somebody else's that cannot be read."""
+    try:
+        found = yaml.safe_load(config or "{}")
+    except yaml.YAMLError:  # of a table of somebody else's; the page shows the text as it is
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def differing_settings(configs: Sequence[str | None]) -> list[dict[str, Any]]:
+    """The fields in which runs differ: `field` and one text per run in `values`, None where a run's configuration lacks it.
+
+    A run of an earlier version lacks fields that it did not have: that alone is no difference.
+    """
+    if len(configs) < 2:
+        return []
+    settings = [dict(_flat(read_settings(config))) for config in configs]
+    fields = dict.fromkeys(name for one in settings for name in one if name not in OF_THE_FOLDER)
+    found = [{"field": name, "values": [one.get(name) for one in settings]} for name in fields]
+    return [one for one in found if len({value for value in one["values"] if value is not None}) > 1]
+
+
+def _flat(section: dict[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted names and values as text."""
+    for key, value in section.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
 
 
 def leaving(run: RunTables) -> dict[str, Any]:

@@ -13,13 +13,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import slimsweep
 from slimsweep.errors import RefusedInput
 from slimsweep.ledger.latencies import latencies, left_out
 from slimsweep.ledger.run import Run
 from slimsweep.ledger.status import Status, read_status
+from slimsweep.report.about import read_settings
 from slimsweep.report.page_data import page_data
 from slimsweep.report.page_parts import environment, joined_script, joined_styles, markup, packed, policy, source_of
 from slimsweep.report.picture import write_picture
@@ -113,11 +112,7 @@ def _subtitle(data: dict[str, Any]) -> str:
 
 def _changed_sizes(run: dict[str, Any]) -> str:
     """What the configuration changes of the model that the name stands for, in brackets: such as its depth."""
-    try:
-        settings = yaml.safe_load(run["about"]["config"] or "{}")
-    except yaml.YAMLError:  # of a table of somebody else's; the page shows the text below as it is
-        return ""
-    model = settings.get("model") if isinstance(settings, dict) else None
+    model = read_settings(run["about"]["config"]).get("model")
     kwargs = model.get("kwargs") if isinstance(model, dict) else None
     said = ", ".join(f"{name} {value}" for name, value in kwargs.items()) if isinstance(kwargs, dict) else ""
     return f" ({said})" if said else ""

@@ -18,7 +18,7 @@ from slimsweep.ledger.latencies import DEVICE, SWEEP, latencies, trusted
 from slimsweep.ledger.measures import MEASURES, Measure, decimals_of, images_of, measure_decimals, measure_of
 from slimsweep.ledger.status import Status, TrainingStatus
 from slimsweep.ledger.tables import BENCH, RESULTS, with_all_columns
-from slimsweep.report.about import about, leaving
+from slimsweep.report.about import about, differing_settings, leaving
 from slimsweep.report.pareto import (
     UNTRAINED,
     best_rates,
@@ -125,6 +125,7 @@ def page_data(runs: Sequence[RunTables]) -> dict[str, Any]:
         ],
         "timings": [asdict(column) for column in TIMINGS],
         "runs": described,
+        "differing": differing_settings([run.config for run in runs]),
         "datasets": datasets,
         "methods": methods,
         "looks": {name: asdict(look) for name, look in looks(methods).items()},

@@ -1,17 +1,20 @@
 """A sweep as a page or program asks for it, and what is wrong with it: the same check and sentences as the command line's."""
 
+import json
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from operator import attrgetter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from slimsweep.config import Config, ConfigError, load_configs, presets
-from slimsweep.config.fields import all_fields
+from slimsweep.config import Config, ConfigError, load_configs, preset_config, preset_text, presets
+from slimsweep.config.fields import all_fields, kinds
 from slimsweep.config.messages import SeveralRefused
 
 CONFIG_FILE = "sweep.yaml"  # what the command calls the text
@@ -86,7 +89,7 @@ def look(asked: AskedSweep, output: str) -> Looked:
             configs, _ = load_configs(words)
         except ConfigError as refused:
             sentences = [said.replace(str(path), CONFIG_FILE) for said in sentences_of(refused)]
-            return Looked(problems=[_problem(said, asked.text) for said in sentences])
+            return Looked(problems=[problem_of(said, asked.text) for said in sentences])
     grouped = len(configs) > 1 or configs[0].output != Config(output=output).output
     name = configs[0].output.rstrip("/").rpartition("/")[2] if grouped else configs[0].name
     return Looked(problems=[], run=name, configs=configs)
@@ -138,7 +141,8 @@ def _refused_words(asked: AskedSweep) -> list[Problem]:
     return problems
 
 
-def _problem(sentence: str, text: str) -> Problem:
+def problem_of(sentence: str, text: str) -> Problem:
+    """A sentence with the field that it begins with, and the field's line in a text."""
     if found := re.search(r" is not valid YAML at line (\d+)", sentence):
         return Problem(sentence=sentence, line=int(found[1]))
     found = re.match(r"(unknown field )?([A-Za-z_][\w.-]*)", sentence)
@@ -164,30 +168,59 @@ def line_of(text: str, name: str) -> int | None:
     return line
 
 
-def form_fields() -> list[Mapping[str, str]]:
-    """The fields of the form: name, help and default."""
+def form_fields() -> list[Mapping[str, Any]]:
+    """The fields of the form: name, help, whether it holds a list, and the only values that it takes, where there are few."""
     found = dict(all_fields(Config))
     return [
-        {"name": name, "help": " ".join((found[name].description or "").split()), "placeholder": example}
-        for name, example in USUAL.items()
+        {
+            "name": name,
+            "help": " ".join((found[name].description or "").split()),
+            "list": list in kinds(found[name].annotation),
+            "choices": ["true", "false"] if kinds(found[name].annotation) == {bool} else [],
+        }
+        for name in USUAL
     ]
 
 
-USUAL = {  # the fields that most sweeps set, with an example of a value
-    "name": "my-sweep",
-    "budgets": "0.3, 0.5, 2.3G",
-    "model.name": "deit_small_patch16_224",
-    "model.pretrained": "true",
-    "data.name": "folder",
-    "data.root": "/data/my-images",
-    "data.batch_size": "256",
-    "dense.epochs": "30",
-    "search.epochs": "0",
-    "retrain.epochs": "100",
-    "baselines": "uniform, taylor",
-    "resources.search_workers": "1",
-    "resources.cpus_per_worker": "1",
-    "resources.gpus_per_worker": "0",
-    "resources.max_workers": "4",
-    "resources.max_hours": "12",
-}
+@cache
+def form_presets() -> Sequence[Mapping[str, Any]]:
+    """What a sweep may start from: name, YAML text, and what it says in the form's fields, as text."""
+    found = []
+    for name in presets():
+        config = preset_config(name)
+        values = {field: _as_text(attrgetter(field)(config)) for field in USUAL}
+        found.append({"name": name, "text": preset_text(name), "values": values})
+    return found
+
+
+def _as_text(value: Any) -> str:
+    """A value as a command line would give it."""
+    if isinstance(value, list | tuple):
+        if value and all(isinstance(one, int) for one in value):
+            return json.dumps(value)  # 3 alone is a number of seeds
+        return ", ".join(map(_as_text, value))
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+USUAL = (  # the fields that most sweeps set
+    "name",
+    "budgets",
+    "model.name",
+    "model.pretrained",
+    "data.name",
+    "data.root",
+    "data.batch_size",
+    "dense.epochs",
+    "search.epochs",
+    "retrain.epochs",
+    "retrain.lr",
+    "retrain.seeds",
+    "baselines",
+    "resources.search_workers",
+    "resources.cpus_per_worker",
+    "resources.gpus_per_worker",
+    "resources.max_workers",
+    "resources.max_hours",
+)

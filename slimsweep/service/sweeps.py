@@ -15,7 +15,6 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from slimsweep.config import presets
 from slimsweep.errors import REFUSED, ClusterFailed, RefusedInput
 from slimsweep.report.action_pages import build_sweeps_page
 from slimsweep.service.access import Actor, Reader, settings_of
@@ -25,7 +24,9 @@ from slimsweep.service.asked_sweep import (
     Looked,
     Problem,
     form_fields,
+    form_presets,
     look,
+    problem_of,
     sentences_of,
 )
 from slimsweep.service.pages import PAGE_POLICY
@@ -96,7 +97,7 @@ RunName = Annotated[str, Query(max_length=300)]
 @router.get("/sweeps")
 def sweeps_page(_: Reader) -> HTMLResponse:
     """The page to start sweeps with."""
-    return HTMLResponse(build_sweeps_page(presets(), form_fields()), headers=PAGE_POLICY)
+    return HTMLResponse(build_sweeps_page(form_presets(), form_fields()), headers=PAGE_POLICY)
 
 
 @router.post("/api/sweeps/check")
@@ -127,7 +128,7 @@ def plan_sweep(_: Actor, asked: AskedSweep, sweeps: OfSweeps) -> dict[str, Any]:
     if ended.code:
         said = ended.output.strip().partition("slimsweep: ")[2] or ended.errors.strip() or f"it ended with code {ended.code}"
         if ended.code == REFUSED:
-            _refuse_problems(Looked(problems=[Problem(sentence=one) for one in sentences_of(said)]))
+            _refuse_problems(Looked(problems=[problem_of(one, asked.text) for one in sentences_of(said)]))
         raise HTTPException(500, f"the plan could not be made: {' '.join(said.split())}")
     return {"run": looked.run, "text": ended.output, "command": _command(asked, sweeps)}
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PACKAGE = "mlflow"
 OF_SWEEP, OF_TRAINING = "slimsweep.sweep", "slimsweep.training"  # tags
+NOW = "now."  # begins the tags of parameters that a later start has changed
 OF_EXPERIMENT = {"mlflow.experimentKind": "custom_model_development"}  # its page then begins with the runs and their metrics
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 METRICS_PER_CALL, PARAMETERS_PER_CALL = 900, 100  # the server takes at most 1,000 and 100
@@ -159,10 +160,16 @@ class MlflowTraining:
 
 
 def log_parameters(client: "MlflowClient", run: Any, parameters: Mapping[str, Any]) -> None:
-    """Log the parameters that a run does not have yet: MLflow refuses to change one, as a later start may want to."""
-    from mlflow.entities import Param
+    """Log parameters. MLflow refuses to change one: what a later start has otherwise becomes a tag `now.NAME`."""
+    from mlflow.entities import Param, RunTag
 
-    new = [Param(name, str(value)[:LONGEST]) for name, value in parameters.items() if name not in run.data.params]
+    texts = {name: str(value)[:LONGEST] for name, value in parameters.items()}
+    known, tags = run.data.params, run.data.tags
+    new = [Param(name, text) for name, text in texts.items() if name not in known]
+    last = {name: tags.get(f"{NOW}{name}", text) for name, text in known.items()}
+    later = [RunTag(f"{NOW}{name}", text) for name, text in texts.items() if name in last and last[name] != text]
+    if later:
+        client.log_batch(run.info.run_id, tags=later)
     for first in range(0, len(new), PARAMETERS_PER_CALL):
         client.log_batch(run.info.run_id, params=new[first : first + PARAMETERS_PER_CALL])
 

@@ -1,7 +1,7 @@
 // How the runs were made: configuration, command, versions, devices and time, folded away.
 
 import { byId, copyButton, el } from "./dom.js";
-import { duration, known, significant } from "./format.js";
+import { DASH, duration, known, significant } from "./format.js";
 
 /** @import { Page, Run } from "./types.js" */
 
@@ -17,7 +17,26 @@ export function drawAbout(page) {
   const section = byId("about");
   const parts = page.runs.flatMap((run) => (run.about ? aboutRun(run, page.runs.length > 1) : []));
   section.hidden = !parts.length;
-  section.replaceChildren(el("h2", { id: "about-title" }, "How it was made"), ...parts);
+  section.replaceChildren(el("h2", { id: "about-title" }, "How it was made"), ...settingsOf(page), ...parts);
+}
+
+/**
+ * In which settings the runs of a comparison differ.
+ * @param {Page} page
+ */
+function settingsOf({ runs, differing }) {
+  if (runs.filter(({ about }) => about?.config).length < 2) return [];
+  if (!differing.length) return [el("p", { class: "muted" }, "All settings of these runs are the same.")];
+  const head = ["Setting", ...runs.map(({ name }) => name)].map((title) => el("th", { scope: "col", class: "text" }, title));
+  const rows = differing.map(({ field, values }) => {
+    const cells = values.map((value) => el("td", { class: "text" }, value ?? DASH));
+    return el("tr", {}, el("th", { scope: "row" }, el("code", {}, field)), ...cells);
+  });
+  const table = el("table", { class: "settings" }, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...rows));
+  return [
+    el("h3", { id: "settings-title" }, "Settings that differ"),
+    el("div", { class: "scroll", tabindex: "0", role: "region", "aria-labelledby": "settings-title" }, table),
+  ];
 }
 
 /** @param {Run} run */

@@ -11,6 +11,7 @@ export class Refused extends Error {
   constructor(status, detail) {
     super(said(detail));
     this.status = status;
+    this.isAboutToken = status === 401 || status === 403;
     /** @type {{ sentence: string, field: string, line: number | null }[]} */
     this.problems = detail?.problems ?? [];
   }

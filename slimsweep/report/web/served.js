@@ -9,10 +9,27 @@ import { find } from "./dom.js";
  * @returns {string | null}
  */
 export function downloadsAt(run, point) {
-  const shelf = find(".to-shelf a")?.getAttribute("href");
-  if (!shelf) return null;
+  const [shelf, name] = [shelfAt(), nameOf(run)];
+  return shelf && name ? `${shelf}downloads?${new URLSearchParams({ run: name, point })}` : null;
+}
+
+/** Leads from the page of one run to where it is stopped and gone on with. */
+export function linkSweeps() {
+  const [shelf, link] = [shelfAt(), find("#to-sweeps")];
+  if (!shelf || !location.pathname.includes("/runs/")) return;
+  link.href = `${shelf}sweeps#${new URLSearchParams({ run: nameOf(0) })}`;
+  link.hidden = false;
+}
+
+const shelfAt = () => find(".to-shelf a")?.getAttribute("href");
+
+/**
+ * The name that the service knows a run by.
+ * @param {number} run its place among the page's runs
+ * @returns {string}
+ */
+function nameOf(run) {
   const asked = [...new Set(new URLSearchParams(location.search).getAll("run"))]; // of a page that compares several
   const own = location.pathname.match(/\/runs\/([^/]+(?:\/[^/]+)?)$/)?.[1];
-  const name = own ? own.split("/").map(decodeURIComponent).join("/") : asked[run];
-  return name ? `${shelf}downloads?${new URLSearchParams({ run: name, point })}` : null;
+  return own ? own.split("/").map(decodeURIComponent).join("/") : asked[run];
 }

@@ -23,11 +23,16 @@ const ticked = new Set();
 const drawn = new Map(); // by name: rows that stay while nothing of their run changes, so that a reader's focus stays too
 
 function readChoice() {
-  for (const [name, text] of new URLSearchParams(location.hash.slice(1))) if (name in choice) choice[name] = text;
+  ticked.clear();
+  for (const [name, text] of new URLSearchParams(location.hash.slice(1))) {
+    if (name === "tick") ticked.add(text);
+    else if (name in choice) choice[name] = text;
+  }
 }
 
 function writeChoice() {
   const said = new URLSearchParams(Object.entries(choice).filter(([name, value]) => value !== DEFAULTS[name]));
+  for (const name of ticked) said.append("tick", name);
   history.replaceState(null, "", said.size ? `#${said}` : "#");
 }
 
@@ -44,6 +49,7 @@ function choose(name, value) {
 function tick(name, on) {
   if (on) ticked.add(name);
   else ticked.delete(name);
+  writeChoice();
   drawTicked();
 }
 
@@ -185,6 +191,7 @@ function drawTicked() {
 function untick() {
   ticked.clear();
   for (const { body } of drawn.values()) body.querySelector("input").checked = false;
+  writeChoice();
   drawTicked();
 }
 

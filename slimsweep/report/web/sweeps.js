@@ -2,21 +2,32 @@
 
 import { ask, Refused } from "./ask_service.js";
 import { byId, el } from "./dom.js";
+import { addressOf } from "./shelf_order.js";
+import { textOf } from "./sweep_text.js";
 
 const EVERY = 5000; // milliseconds between two questions about the jobs
 const PAUSE = 400; // milliseconds without a key before the configuration is checked
-const KEPT = "slimsweep-token"; // in this tab alone
+const KEPT = "slimsweep-token"; // in this tab alone, as what is asked for
+const ASKED = "slimsweep-sweep";
 
-/** @type {{ presets: string[], fields: { name: string, help: string, placeholder: string }[] }} */
+/** @typedef {{ name: string, text: string, values: Record<string, string> }} Preset */
+
+/** @type {{ presets: Preset[], fields: { name: string, help: string, list: boolean, choices: string[] }[] }} */
 const data = JSON.parse(byId("data").textContent);
 
 let asText = false;
 let planned = ""; // the sweep whose plan is shown, as JSON
-let shownLog = ""; // the run whose log is shown
+let written = ""; // the text that the page itself wrote for the form
 let checks = 0;
 let waiting = 0;
 
 const token = () => sessionStorage.getItem(KEPT) ?? "";
+
+/** The run whose log is shown: in the address, so that a link leads to it and a reload keeps it. */
+const shownRun = () => new URLSearchParams(location.hash.slice(1)).get("run") ?? "";
+
+/** @param {string} run */
+const showRun = (run) => history.replaceState(null, "", `#${new URLSearchParams({ run })}`);
 
 /** @param {unknown} problem */
 function say(problem) {
@@ -25,16 +36,48 @@ function say(problem) {
   node.textContent = problem instanceof Error ? problem.message : String(problem ?? "");
 }
 
-/** What the page asks for, as the service takes it. */
-function asked() {
+/** What the form's fields say. */
+function said() {
   /** @type {Record<string, string>} */
   const fields = {};
-  for (const { name } of asText ? [] : data.fields) {
+  for (const { name } of data.fields) {
     const value = byId(`field-${name}`).value.trim();
     if (value) fields[name] = value;
   }
+  return fields;
+}
+
+/** What the page asks for, as the service takes it. */
+function asked() {
   const text = asText ? byId("text").value : "";
-  return { preset: byId("preset").value, text, fields, quick: byId("quick").checked, smoke: byId("smoke").checked };
+  const flags = { quick: byId("quick").checked, smoke: byId("smoke").checked };
+  return { preset: byId("preset").value, text, fields: asText ? {} : said(), ...flags };
+}
+
+const keep = () =>
+  sessionStorage.setItem(ASKED, JSON.stringify({ ...asked(), fields: said(), text: byId("text").value, written, asText }));
+
+/** What was asked for in this tab before the page was loaded again. */
+function restore() {
+  const kept = JSON.parse(sessionStorage.getItem(ASKED) ?? "null");
+  if (!kept) return;
+  if (data.presets.some(({ name }) => name === kept.preset)) byId("preset").value = kept.preset;
+  for (const [name, value] of Object.entries(kept.fields)) if (byId(`field-${name}`)) byId(`field-${name}`).value = value;
+  for (const flag of ["quick", "smoke"]) byId(flag).checked = kept[flag];
+  byId("text").value = kept.text;
+  ({ written, asText } = kept);
+}
+
+/** What a field is where nothing is said of it: as in the preset. */
+function drawPreset() {
+  const preset = data.presets.find(({ name }) => name === byId("preset").value);
+  if (!preset) return;
+  byId("preset-text").textContent = preset.text;
+  for (const { name, choices } of data.fields) {
+    const value = preset.values[name] || "none";
+    if (choices.length) byId(`field-${name}`).options[0].textContent = `${value} (as in the preset)`;
+    else byId(`field-${name}`).placeholder = value;
+  }
 }
 
 /** @param {{ sentence: string, field: string, line: number | null }[]} problems */
@@ -71,6 +114,7 @@ function select(line) {
 /** Called on each change: the plan that is shown is of another sweep now. */
 function changed() {
   byId("start").disabled = JSON.stringify(asked()) !== planned;
+  keep();
   clearTimeout(waiting);
   if (token()) waiting = setTimeout(check, PAUSE);
 }
@@ -81,8 +125,31 @@ async function check() {
     const { problems } = await ask("api/sweeps/check", { method: "POST", token: token(), body: asked() });
     if (mine === checks) drawProblems(problems);
   } catch (problem) {
-    say(problem);
+    refused(problem);
   }
+}
+
+/** Says why something did not happen: at the token where that is the reason, else at the fields, else above all.
+ * @param {unknown} problem */
+function refused(problem) {
+  if (problem instanceof Refused && problem.isAboutToken) askForToken(problem.message);
+  else if (problem instanceof Refused && problem.problems.length) drawProblems(problem.problems);
+  else say(problem);
+}
+
+/** @param {string} [why] why the one that was given is not taken */
+function askForToken(why = "") {
+  sessionStorage.removeItem(KEPT);
+  drawToken();
+  byId("problem-of-token").hidden = !why;
+  byId("problem-of-token").textContent = why;
+  byId("token").setAttribute("aria-invalid", String(Boolean(why)));
+  byId("token").focus();
+}
+
+function drawToken() {
+  byId("token-form").hidden = Boolean(token());
+  byId("signed").hidden = !token();
 }
 
 /**
@@ -91,18 +158,19 @@ async function check() {
  * @param {() => Promise<void>} act
  */
 async function working(what, act) {
+  if (!token()) return askForToken("Planning and starting need the token.");
   for (const id of ["plan", "start"]) byId(id).disabled = true;
   byId("working").textContent = what;
   try {
     await act();
     say("");
   } catch (problem) {
-    if (problem instanceof Refused && problem.problems.length) drawProblems(problem.problems);
-    else say(problem);
+    refused(problem);
   }
   byId("working").textContent = "";
   byId("plan").disabled = false;
   byId("start").disabled = JSON.stringify(asked()) !== planned;
+  return undefined;
 }
 
 function plan() {
@@ -114,6 +182,7 @@ function plan() {
     byId("planned").hidden = false;
     byId("plan-text").textContent = found.text;
     byId("command").textContent = found.command;
+    byId("planned").scrollIntoView({ block: "nearest" });
   });
 }
 
@@ -121,34 +190,37 @@ function start() {
   return working("Starting.", async () => {
     const job = await ask("api/sweeps", { method: "POST", token: token(), body: asked() });
     planned = "";
-    shownLog = job.run;
+    showRun(job.run);
     await drawJobs();
+    byId("jobs").focus(); // it is below: what became of the start is seen there
   });
 }
 
 /**
  * @param {any} job
+ * @param {string[]} runs names of those that have a report
  */
-function jobRow(job) {
+function jobRow(job, runs) {
   const began = job.started ? new Date(1000 * job.started).toLocaleString() : "";
   /** @param {string} path */
   const act = (path) => async () => {
     try {
       await ask(path, { method: "POST", token: token(), body: path.includes("go-on") ? {} : undefined });
+      say("");
       await drawJobs();
     } catch (problem) {
-      say(problem);
+      refused(problem);
     }
   };
   const run = encodeURIComponent(job.run);
   const showLog = () => {
-    shownLog = job.run;
+    showRun(job.run);
     return drawJobs();
   };
   return el(
     "div",
     { class: "job" },
-    el("b", {}, job.run),
+    el("b", {}, runs.includes(job.run) ? el("a", { href: addressOf(job.run) }, job.run) : job.run),
     el("span", { class: job.state }, job.state),
     el("span", { class: "said" }, [began, job.alive ? "" : job.message].filter(Boolean).join(" \u2013 ")),
     el("button", { type: "button", onclick: showLog }, "Log"),
@@ -167,21 +239,34 @@ async function drawJobs() {
         jobs.findIndex((/** @type {any} */ j) => j.run === job.run) === place,
     );
     const none = el("p", { class: "muted" }, "No sweep was started from here since the cluster began.");
-    byId("job-list").replaceChildren(...(latest.length ? latest.map(jobRow) : [none]));
-    const chosen = byId("run").value;
+    drawList(latest.length ? latest.map((/** @type {any} */ job) => jobRow(job, runs)) : [none]);
+    const chosen = byId("run").options.length ? byId("run").value : shownRun();
     byId("run").replaceChildren(...runs.map((/** @type {string} */ name) => el("option", { value: name }, name)));
     if (runs.includes(chosen)) byId("run").value = chosen;
     byId("going-on").hidden = !runs.length;
-    await drawLog();
+    await drawLog(latest);
   } catch (problem) {
-    say(problem);
+    refused(problem);
   }
 }
 
-async function drawLog() {
-  byId("log").hidden = !shownLog;
-  if (!shownLog) return;
-  const found = await ask(`api/sweeps/log?run=${encodeURIComponent(shownLog)}`, { token: token() });
+/** Puts new rows in place of the old ones; the button that has the focus keeps it.
+ * @param {any[]} rows */
+function drawList(rows) {
+  const list = byId("job-list");
+  const buttons = () => [...list.querySelectorAll("button")];
+  const place = buttons().indexOf(document.activeElement);
+  list.replaceChildren(...rows);
+  if (place >= 0) buttons()[place]?.focus();
+}
+
+/** @param {any[]} jobs */
+async function drawLog(jobs) {
+  const run = shownRun();
+  const known = jobs.some((job) => job.run === run);
+  byId("log").hidden = !known;
+  if (!known) return;
+  const found = await ask(`api/sweeps/log?run=${encodeURIComponent(run)}`, { token: token() });
   const node = byId("log-text");
   const atEnd = node.scrollTop + node.clientHeight >= node.scrollHeight - 8;
   byId("log-title").textContent = `${found.run}: ${found.state}`;
@@ -192,6 +277,11 @@ async function drawLog() {
 /** @param {boolean} text */
 function show(text) {
   asText = text;
+  const own = byId("text").value;
+  if (text && (!own.trim() || own === written)) {
+    const lists = new Set(data.fields.filter(({ list }) => list).map(({ name }) => name));
+    byId("text").value = written = textOf(byId("preset").value, said(), lists);
+  }
   byId("by-form").setAttribute("aria-pressed", String(!text));
   byId("by-text").setAttribute("aria-pressed", String(text));
   byId("form-part").hidden = text;
@@ -200,26 +290,23 @@ function show(text) {
 }
 
 function begin() {
-  byId("preset").replaceChildren(...data.presets.map((name) => el("option", { value: name }, name)));
+  byId("preset").replaceChildren(...data.presets.map(({ name }) => el("option", { value: name }, name)));
   byId("preset").value = "digits";
   byId("fields").replaceChildren(
-    ...data.fields.map(({ name, help, placeholder }) =>
-      el(
+    ...data.fields.map(({ name, help, choices }) => {
+      const how = { id: `field-${name}`, "aria-describedby": `help-of-${name} problem-of-${name}` };
+      const options = ["", ...choices].map((value) => el("option", { value }, value));
+      return el(
         "div",
         { class: "field" },
         el("label", { for: `field-${name}` }, name),
-        el("input", {
-          id: `field-${name}`,
-          type: "text",
-          spellcheck: "false",
-          placeholder,
-          "aria-describedby": `help-of-${name} problem-of-${name}`,
-        }),
+        choices.length ? el("select", how, ...options) : el("input", { ...how, type: "text", spellcheck: "false" }),
         el("small", { id: `help-of-${name}`, title: help }, help),
         el("p", { class: "wrong", id: `problem-of-${name}`, hidden: true }),
-      ),
-    ),
+      );
+    }),
   );
+  byId("preset").addEventListener("change", drawPreset);
   byId("sweep").addEventListener("input", changed);
   byId("sweep").addEventListener("submit", (/** @type {Event} */ event) => {
     event.preventDefault();
@@ -228,15 +315,24 @@ function begin() {
   byId("start").addEventListener("click", start);
   byId("by-form").addEventListener("click", () => show(false));
   byId("by-text").addEventListener("click", () => show(true));
-  byId("token-form").addEventListener("submit", (/** @type {Event} */ event) => {
+  byId("forget").addEventListener("click", () => askForToken());
+  byId("token-form").addEventListener("submit", async (/** @type {Event} */ event) => {
     event.preventDefault();
-    sessionStorage.setItem(KEPT, byId("token").value.trim());
+    const given = byId("token").value.trim();
     byId("token").value = "";
-    byId("token-said").textContent = "The token is kept until this tab is closed.";
+    try {
+      await ask("api/sweeps/check", { method: "POST", token: given, body: {} });
+    } catch (problem) {
+      return refused(problem);
+    }
+    sessionStorage.setItem(KEPT, given);
+    byId("problem-of-token").hidden = true;
     say("");
+    drawToken();
     changed();
     return drawJobs();
   });
+  addEventListener("hashchange", drawJobs);
   byId("going-on").addEventListener("submit", async (/** @type {Event} */ event) => {
     event.preventDefault();
     const budgets = byId("more")
@@ -247,7 +343,7 @@ function begin() {
     try {
       await ask(`api/sweeps/go-on?run=${encodeURIComponent(run)}`, { method: "POST", token: token(), body: { budgets } });
       byId("more").value = "";
-      shownLog = run;
+      showRun(run);
       say("");
       await drawJobs();
     } catch (problem) {
@@ -255,6 +351,10 @@ function begin() {
       say(several.length ? several.map(({ sentence }) => sentence).join(" ") : problem);
     }
   });
+  restore();
+  drawPreset();
+  drawToken();
+  show(asText);
   drawJobs();
   setInterval(() => document.visibilityState === "visible" && drawJobs(), EVERY);
 }

@@ -180,6 +180,7 @@
  * @property {Column[]} timings
  * @property {string[]} settings
  * @property {Run[]} runs
+ * @property {{ field: string, values: (string | null)[] }[]} differing fields of the configuration in which the runs differ
  * @property {{ name: string, runs: number[], reference_macs: number | null }[]} datasets
  * @property {string[]} methods
  * @property {Record<string, Look>} looks of each method
