@@ -82,10 +82,12 @@ MODEL_CARD = "README.md"  # beside them, for people; nothing reads it
 CHECKPOINT_NAME = re.compile(r"epoch-(?P<epoch>\d+)(-(?P<generation>\d+)-(?P<token>\w+))?\.safetensors")
 
 LARGEST_CONFIG = 1 << 20  # bytes of CONFIG that are read: slimsweep writes some thousands
-LISTED = (DENSE, SEARCH, RESULTS, CURVES, BENCH, LATENCY, DEVICE_TIMES, QUANTIZED, f"{BEGUN}/")  # a name with / with all below
+# Folders; a name with / with all below. The last one is a log on an object store.
+LISTED = (DENSE, SEARCH, RESULTS, CURVES, BENCH, LATENCY, DEVICE_TIMES, QUANTIZED, f"{BEGUN}/", f"{ERRORS_LOG}.d")
 LISTED_FILES = (CONFIG, IDENTITY, SPLITS, DERIVED, PLAN, WAITING, HOLDER, ERRORS_LOG)
 
 LOG_END = 1 << 14  # bytes of a log that are read for its last line
+SETTLED = 60 * 10**9  # ns: stores count whole seconds, by clocks of their own; a newer file may change and look the same
 MOMENT_SECONDS = 2.0  # in which a file that cannot be read for a moment can be read again
 
 
@@ -143,6 +145,7 @@ class Run(Readable):
             self.hold_as(holder)
         self._config = config
         self._rows: dict[str, tuple[tuple[int, int], Any]] = {}  # per file: (bytes, mtime), and its table; None: damaged
+        self._curves: dict[str, tuple[tuple[int, int], Any]] = {}  # likewise, of curves that no longer change
         self._snapshot: pd.DataFrame | None = None
         self._cut_keys: dict[str, str] = {}  # per token of the checkpoint
         self._measured: dict[str, float] = {}  # numbers that do not change once they were measured, per file
@@ -155,6 +158,13 @@ class Run(Readable):
     def uri(self) -> str:
         """The path or URI of the folder."""
         return self.folder.uri
+
+    def read_again(self) -> "Run":
+        """The same run, of which nothing counts as read but rows and curves: their files say whether they have changed."""
+        other = Run(self.folder)
+        other._rows = {name: found for name, found in self._rows.items() if found[1] is not None}
+        other._curves = dict(self._curves)
+        return other
 
     def patient(self) -> "Run":
         """The same run, for work that must not end because its store fails for a while (`Folder.patient`)."""
@@ -256,8 +266,7 @@ class Run(Readable):
             ConfigError: says what to give instead.
         """
         if not self.is_begun:
-            inside = self.folder.list() if self.folder.is_folder else []
-            runs = [name for name in inside if self.folder.exists(f"{name}/{CONFIG}")]  # of several models
+            runs = [name for name in self.folder.list() if self.folder.exists(f"{name}/{CONFIG}")]  # of several models
             fix = f"give one of the runs in it: {', '.join(runs)}" if runs else "give the folder that --output and --name made"
             raise ConfigError(f"{self.uri} is not a run of slimsweep: it has no {CONFIG}; {fix}")
 
@@ -753,11 +762,15 @@ class Run(Readable):
         known = {name: table for name, table in self._rows.items() if files.get(name) == table[0]}
         if self._snapshot is not None and len(known) == len(files) == len(self._rows):
             return self
-        for name in files.keys() - known.keys():
+
+        def read(name: str) -> tuple[tuple[int, int], Any] | None:
             try:
-                known[name] = files[name], self._row(name.removesuffix(".parquet"))
+                return files[name], self._row(name.removesuffix(".parquet"))
             except FileNotFoundError:  # a point that is tried again has just deleted its failed row
-                continue
+                return None
+
+        new = sorted(files.keys() - known.keys())
+        known |= {name: found for name, found in zip(new, self.folder.each(read, new), strict=True) if found is not None}
         for name in self._rows.keys() - known.keys():
             self.damaged.pop(f"{RESULTS}/{name}", None)
         self._rows = known
@@ -844,7 +857,16 @@ class Run(Readable):
 
     def curves(self) -> pd.DataFrame:
         """All epochs of all stages and points (`tables.CURVES`) whose curve can be read."""
-        return tables.joined([self._curve(name) for name in sorted(self.curve_names())], tables.CURVES)
+        now, versions = time.time_ns(), self.curve_versions()
+        found = {name: table for name, (version, table) in self._curves.items() if versions.get(name) == version}
+        new = sorted(versions.keys() - found.keys())
+        found |= dict(zip(new, self.folder.each(self._curve, new), strict=True))
+        self._curves = {
+            name: (version, found[name])
+            for name, version in versions.items()
+            if now - version[1] > SETTLED and f"{CURVES}/{name}.parquet" not in self.damaged
+        }
+        return tables.joined([found[name] for name in sorted(found)], tables.CURVES)
 
     def curve_names(self) -> set[str]:
         """The stages and points that have a curve."""
@@ -974,15 +996,12 @@ class Run(Readable):
         Args:
             meaning: what it means that a file is damaged, and what to do.
         """
-        found = []
-        for name in sorted(self.folder.list(folder)):
-            path = f"{folder}/{name}"
-            if not name.endswith(".parquet"):
-                continue
-            read = functools.partial(tables.read_table, self.folder, path, schema)
-            if (part := self.unless_damaged(path, read, None, meaning)) is not None:
-                found.append(part)
-        return tables.joined(found, schema)
+
+        def read(path: str) -> Any:
+            return self.unless_damaged(path, lambda: tables.read_table(self.folder, path, schema), None, meaning)
+
+        paths = [f"{folder}/{name}" for name in self.folder.list(folder) if name.endswith(".parquet")]
+        return tables.joined([part for part in self.folder.each(read, paths) if part is not None], schema)
 
     def _write_part(self, folder: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
         """Write rows to a new file of a folder."""
@@ -1100,14 +1119,8 @@ class Run(Readable):
         return self.unchecked.at_once().append_line(ERRORS_LOG, text)
 
     def last_error(self) -> str:
-        """The last line of the log of errors, which says what the last traceback is about; empty where nothing was logged.
-
-        On an object store, whose log is in no order, it is empty too.
-        """
-        if not self.folder.is_local or not self.folder.exists(ERRORS_LOG):
-            return ""
-        size = self.folder.size(ERRORS_LOG)
-        end = self.folder.read_range(ERRORS_LOG, max(0, size - LOG_END), LOG_END).decode(errors="replace")
+        """The last line of the log of errors, which says what the last traceback is about; empty where nothing was logged."""
+        end = self.folder.read_end(ERRORS_LOG, LOG_END)
         return next((line.strip() for line in reversed(end.splitlines()) if line.strip()), "")
 
     def write_report(self, ending: str, content: bytes) -> None:
