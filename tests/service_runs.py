@@ -1,6 +1,5 @@
 """A folder of runs as the service shows them: finished, at work, failed, stopped, of several models and data."""
 
-import json
 import re
 import shutil
 import threading

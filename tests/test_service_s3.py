@@ -23,7 +23,7 @@ from slimsweep.storage import Folder
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
-LOOK, PER_RUN = 5, 1  # requests of a look that finds nothing new: at the folder, and per run in it
+LOOK, PER_RUN = 3, 1  # requests of a look that finds nothing new: at the folder, and per run in it
 
 
 @pytest.fixture

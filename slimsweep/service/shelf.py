@@ -148,6 +148,11 @@ class Shelf:
         finally:
             self._looking.release()
 
+    def look_again(self) -> Document:
+        """As `look`, however recent the last look is."""
+        self._next_look = -math.inf
+        return self.look()
+
     def _look(self) -> Document:
         refused: dict[str, str] = {}
         folders = run_folders(self.folder, lambda name, problem: refused.__setitem__(name, str(problem)), self._entries.keys())
@@ -178,8 +183,7 @@ class Shelf:
     def _entry(self, name: str) -> Entry:
         self.look()
         if name not in self._entries:  # it may have begun since the last look
-            self._next_look = -math.inf
-            self.look()
+            self.look_again()
         found = self._entries.get(name)
         if found is None:
             raise NoSuchRun(name)
