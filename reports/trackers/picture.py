@@ -27,7 +27,8 @@ PICTURE = Path(__file__).with_name("mlflow.png")
 EXPERIMENT = "digits"
 SHOWN = {"metrics": ("macs", "params", "test_top1", "val_top1"), "params": ("budget", "method")}
 COLUMNS = [f"{kind}.`{name}`" for kind, names in SHOWN.items() for name in names]
-WIDTHS = {"attributes.`Run Name`": 260}
+ORDER = ["0", "attributes.`Run Name`", "attributes.`Created`", "attributes.`Duration`", *COLUMNS]
+WIDTHS = {"attributes.`Run Name`": 290}  # so that names are not cut
 SWEEP = [
     *("--name", "digits", "--budgets", "0.7,0.5,0.35,0.2", "--baselines", "uniform", "--trackers", "mlflow"),
     *("--dense.epochs", "12", "--search.epochs", "6", "--retrain.epochs", "6", "--search.paces", "[{}]"),
@@ -71,7 +72,8 @@ def take_picture(server: str, picture: Path) -> None:
     runs = client.search_runs([experiment.experiment_id])
     (sweep,) = [run.info.run_id for run in runs if "mlflow.parentRunId" not in run.data.tags]
     # What a person has chosen on the page: columns, the oldest first, the sweep unfolded. MLflow keeps that in the browser.
-    chosen = {"selectedColumns": COLUMNS, "orderByAsc": True, "runsExpanded": {sweep: True}, "columnWidths": WIDTHS}
+    chosen = {"selectedColumns": COLUMNS, "orderByAsc": True, "runsExpanded": {sweep: True}}
+    chosen |= {"columnOrder": ORDER, "columnWidths": WIDTHS}
     kept = {
         f'MLflowLocalStorage-1.1-ExperimentPage-["{experiment.experiment_id}"]-ReactComponentState': json.dumps(chosen),
         "mlflow.assistant.panelOpen_v1": "false",
@@ -80,7 +82,7 @@ def take_picture(server: str, picture: Path) -> None:
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1500, "height": 680}, color_scheme="light")
+        page = browser.new_page(viewport={"width": 1500, "height": 720}, color_scheme="light")
         for key, value in kept.items():
             page.add_init_script(f"localStorage.setItem({json.dumps(key)}, {json.dumps(value)});")
         page.goto(f"{server}/#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning")
