@@ -13,7 +13,8 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,8 +26,10 @@ from slimsweep.errors import RefusedInput
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds between two tries at a store that fails
+AT_ONCE = 8  # files of an object store that are asked for at the same time
 PATIENCE = 1800.0  # seconds: credentials are renewed, and stores are back, within this time or by somebody's hand
 
 
@@ -155,6 +158,17 @@ class Folder:
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
+    def each(self, action: Callable[[Item], T], items: Iterable[Item]) -> list[T]:
+        """What `action` returns for each item, in their order: several at a time on an object store, where each one waits.
+
+        Raises:
+            Exception: what `action` raises for the first item for which it raises something.
+        """
+        if self.is_local:
+            return [action(item) for item in items]
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(pool.map(action, items))
+
     def _info(self, full: str) -> pafs.FileInfo:
         return self._ask(lambda: self._fs.get_file_info(full))
 
@@ -178,8 +192,11 @@ class Folder:
         return self._info(self._full(name)).type != pafs.FileType.NotFound
 
     def list(self, name: str = "") -> list[str]:
-        """The names of the files and folders directly inside, sorted; empty where there is no such folder."""
-        found = self._inside(self._full(name))
+        """The names of the files and folders directly inside, sorted; empty where there is no such folder, or it is a file."""
+        try:
+            found = self._inside(self._full(name))
+        except NotADirectoryError:  # an object store finds nothing there
+            return []
         # A name that starts with a dot is that of a file still being written.
         return sorted(info.base_name for info in found if not info.base_name.startswith("."))
 
@@ -303,7 +320,20 @@ class Folder:
         """The lines of a log that `append_line` wrote; empty where there is no log. On an object store they are in no order."""
         if self.is_local:
             return self.read_bytes(name).decode(errors="replace").splitlines() if self.exists(name) else []
-        return [self.read_bytes(f"{name}.d/{part}").decode(errors="replace").rstrip() for part in self.list(f"{name}.d")]
+        parts = self.each(lambda part: self.read_bytes(f"{name}.d/{part}"), self.list(f"{name}.d"))
+        return [part.decode(errors="replace").rstrip() for part in parts]
+
+    def read_end(self, name: str, count: int) -> str:
+        """The last `count` bytes of a log that `append_line` wrote, or all of it; empty where there is no log.
+
+        On an object store: of what was added last. Stores tell seconds apart; of the same second it is any.
+        """
+        if not self.is_local:
+            parts = self.files(f"{name}.d")
+            name = f"{name}.d/{max(parts, key=lambda part: parts[part][1])}" if parts else name
+        if not self.exists(name):
+            return ""
+        return self.read_range(name, max(0, self.size(name) - count), count).decode(errors="replace")
 
     def delete(self, name: str) -> None:
         """Delete a file, or a folder with all below it; does nothing where there is none."""
@@ -363,8 +393,7 @@ class Folder:
             yield Path(self._path)
             return
         with tempfile.TemporaryDirectory(prefix="slimsweep-") as folder:
-            for file in self.list():
-                Path(folder, file).write_bytes(self.read_bytes(file))
+            self.each(lambda file: Path(folder, file).write_bytes(self.read_bytes(file)), self.list())
             yield Path(folder)
 
 

@@ -1,9 +1,15 @@
 """Ray is started once for the whole suite, and one small sweep is run through it that many tests look at."""
 
 import os
+import re
 import shutil
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +90,55 @@ def free_port() -> int:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class Store:
+    """A server on this machine that speaks S3, with one bucket, `sweeps`."""
+
+    environment: dict[str, str]  # in which s3:// means this server
+    log: Path
+
+    @contextmanager
+    def requests(self) -> Iterator[list[str]]:
+        """The requests that come in while the block runs, such as "GET /sweeps/team/config.yaml"; filled at its end."""
+        before, found = len(self._logged()), list[str]()
+        yield found
+        found += self._logged()[before:]
+
+    def _logged(self) -> list[str]:
+        return re.findall(r"((?:GET|HEAD|PUT|POST|DELETE) /\S*) HTTP/", self.log.read_text())
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """moto's server on the loopback."""
+    pytest.importorskip("moto", reason="moto, whose server speaks S3, is not installed")
+    import pyarrow.fs as pafs
+
+    port, log = free_port(), tmp_path_factory.mktemp("store") / "log"
+    command = [Path(sys.executable).with_name("moto_server"), "-H", "127.0.0.1", "-p", str(port)]
+    with log.open("w") as said:
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
+    try:
+        deadline = time.time() + 180
+        while socket.socket().connect_ex(("127.0.0.1", port)):
+            assert server.poll() is None, log.read_text()
+            assert time.time() < deadline
+            time.sleep(0.2)
+        keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+        pafs.S3FileSystem(
+            access_key="key",
+            secret_key="secret",
+            region="us-east-1",
+            scheme="http",
+            endpoint_override=f"127.0.0.1:{port}",
+            allow_bucket_creation=True,
+        ).create_dir("sweeps")
+        yield Store({**keys, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}, log)
+    finally:
+        server.terminate()
+        server.wait(30)
 
 
 def changed(run: "Run", **changes: Any) -> "Run":

@@ -1,6 +1,5 @@
 """A folder of runs as the service shows them: finished, at work, failed, stopped, of several models and data."""
 
-import json
 import re
 import shutil
 import threading
@@ -61,9 +60,7 @@ def at_work(run: Run) -> None:
     held_here.add("of-the-tests")
     driver = {"generation": 1, "token": "of-the-tests", "every": 3.0, "count": 1, "time": time.time(), **process.identity()}
     for name in ("holder.json", "driver.json"):
-        unfinished = Path(run.uri) / f".{name}"
-        unfinished.write_text(json.dumps(driver))
-        unfinished.replace(Path(run.uri) / name)
+        run.folder.write_json(name, driver)
 
 
 @contextmanager

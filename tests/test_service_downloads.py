@@ -77,6 +77,25 @@ def fetched(service, kind):
     return answer.content, state
 
 
+def loaded_and_called(content, state, kind, x, folder):
+    """What a downloaded file computes in a fresh process, which loads it by the two lines that the page shows."""
+    (folder / state["file"]).write_bytes(content)
+    if kind == "timm":
+        with zipfile.ZipFile(folder / state["file"]) as archive:
+            archive.extractall(folder)
+    torch.save(x, folder / "x.pt")
+    compute = {
+        "timm": "model.eval()(x)",
+        "onnx": "model.run(None, {'images': x.numpy()})[0]",
+        "pt2": "model(x)",
+    }[kind]
+    program = f"import torch, json\n{state['load']}\nx = torch.load('x.pt')\nwith torch.no_grad():\n    y = {compute}\n"
+    program += "print(json.dumps(torch.as_tensor(y).tolist()))\n"
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stderr
+    return torch.tensor(json.loads(done.stdout))
+
+
 def test_a_timm_folder_is_the_model_and_is_made_once(output, here, tmp_path):
     with client(output) as service:
         content, state = fetched(service, "timm")
@@ -204,23 +223,7 @@ def test_the_two_lines_load_it_in_a_fresh_process(output, kind, tmp_path):
         pytest.importorskip("onnxscript")
     with client(output) as service:  # by a real process
         content, state = fetched(service, kind)
-    (tmp_path / state["file"]).write_bytes(content)
-    if kind == "timm":
-        with zipfile.ZipFile(tmp_path / state["file"]) as archive:
-            archive.extractall(tmp_path)
     model = load(FINISHED / "models" / POINT)
     x = torch.randn(2, *model.pretrained_cfg["input_size"])
-    torch.save(x, tmp_path / "x.pt")
-    compute = (
-        "model.run(None, {'images': x.numpy()})[0]" if kind == "onnx" else "getattr(model, 'eval', lambda: 0) and model(x)"
-    )
-    if kind == "timm":
-        compute = "model.eval()(x)"
-    program = f"import torch, json\n{state['load']}\nx = torch.load('x.pt')\nwith torch.no_grad():\n    y = {compute}\n"
-    program += "print(json.dumps(torch.as_tensor(y).tolist()))\n"
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=200
-    )
-    assert done.returncode == 0, done.stderr
     with torch.no_grad():
-        torch.testing.assert_close(torch.tensor(json.loads(done.stdout)), model(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(loaded_and_called(content, state, kind, x, tmp_path), model(x), rtol=1e-4, atol=1e-5)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import shutil
 import socket
 import struct
@@ -13,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import free_port
 
 from slimsweep.ledger.run import Run
 from slimsweep.trackers import Tracking
 
 pytestmark = pytest.mark.slow  # their packages take seconds to load
 
+PICTURE = Path(__file__).parents[1] / "reports" / "trackers" / "picture.py"
 FINISHED = Path(__file__).parent / "data" / "finished-run"
 POINT = "searched-0.4000-s0-1eef"
 TRAININGS = {"dense", "search", *(file.stem for file in (FINISHED / "results").iterdir())}
@@ -66,27 +67,8 @@ def tracked(folder: Path, tracker: str, curves: dict[str, int] | None = None, **
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server with a database of its own."""
     pytest.importorskip("mlflow")
-    folder, port = tmp_path_factory.mktemp("mlflow"), free_port()
-    words = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder / "artifacts")]
-    words += ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    # A process group of its own: the server starts others.
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", *words], cwd=folder, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        end = time.monotonic() + 240
-        while True:
-            with socket.socket() as tried:
-                if tried.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert server.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < end, (folder / "log").read_text()
-            time.sleep(0.3)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(server.pid, 15)
-        server.wait(60)
+    with runpy.run_path(str(PICTURE))["mlflow_server"](tmp_path_factory.mktemp("mlflow")) as address:
+        yield address
 
 
 def runs_of(server: str, experiment: str) -> tuple[Any, Any, dict[str, Any]]:
@@ -123,6 +105,10 @@ def test_mlflow_has_a_run_per_sweep_with_one_per_point_in_it(
     assert (child.data.params["method"], float(child.data.params["budget"])) == ("searched", 0.4)
     assert child.data.metrics["test_top1"] == row["test_top1"]
     assert child.data.metrics["macs"] == row["macs"]
+    # It lasted as long as its epochs, and ended when the last one did, not when MLflow was told.
+    curve, took = folder / "curves" / f"{POINT}.parquet", 1000 * sum(one["seconds"] or 0 for one in run.curve(POINT))
+    assert child.info.end_time == pytest.approx(curve.stat().st_mtime * 1000, abs=2)
+    assert child.info.end_time - child.info.start_time == pytest.approx(took, abs=2)
     history = client.get_metric_history(child.info.run_id, "val_top1")
     assert [(one.step, one.value) for one in history] == [(one["epoch"], one["val_top1"]) for one in run.curve(POINT)]
     assert {"loss", "learning_rate", "seconds"} <= child.data.metrics.keys()

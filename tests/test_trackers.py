@@ -50,7 +50,7 @@ class Session:
     server: Server
     ids: dict[str, str]
 
-    def training(self, name: str, parameters: dict[str, Any]) -> "Training":
+    def training(self, name: str, parameters: dict[str, Any], began: float) -> "Training":
         self.server.say("training", name, parameters)
         self.ids[name] = f"id of {name}"
         return Training(self.server, name, None if self.server.last is None else self.server.last.get(name, -1))
@@ -125,6 +125,28 @@ def tracked(run: Run, block: Callable[[], None] = lambda: None) -> list[str]:
     with Tracking(run, said.append):
         block()
     return said
+
+
+def test_a_package_that_takes_long_to_load_delays_no_epoch(run: Run, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the share of a core that a tracker may take, loading it for a second would be paid by a pause of minutes."""
+    monkeypatch.setattr(follow, "CPU_SHARE", 0.05)
+    connect = follow.module_of("mlflow").connect
+
+    def slow(sweep: Any, ids: dict[str, str]) -> Session:
+        end = time.thread_time() + 1.5
+        while time.thread_time() < end:
+            sum(range(10_000))
+        return connect(sweep, ids)
+
+    monkeypatch.setattr(follow.module_of("mlflow"), "connect", slow)
+
+    def block() -> None:
+        trained(run, range(1))
+        until(lambda: server.epochs_of(POINT.name) == [0])
+        trained(run, range(1, 2))
+        until(lambda: server.epochs_of(POINT.name) == [0, 1])
+
+    assert tracked(run, block) == []
 
 
 def test_epochs_are_told_as_they_come_and_then_the_result(run: Run, server: Server) -> None:
@@ -227,10 +249,10 @@ def test_one_point_that_a_tracker_refuses_keeps_no_other_from_it(
 ) -> None:
     told = Session.training
 
-    def training(self: Session, name: str, parameters: dict[str, Any]) -> Training:
+    def training(self: Session, name: str, parameters: dict[str, Any], began: float) -> Training:
         if name == "dense":
             raise ValueError("this one not")
-        return told(self, name, parameters)
+        return told(self, name, parameters, began)
 
     monkeypatch.setattr(Session, "training", training)
     run.write_curve("dense", [{**epoch(0), "stage": "dense", "point": ""}])

@@ -51,5 +51,6 @@ MODEL_CARD = "README.md"  # beside them, for people; nothing reads it
 CHECKPOINT_NAME = re.compile(r"epoch-(?P<epoch>\d+)(-(?P<generation>\d+)-(?P<token>\w+))?\.safetensors")
 
 LARGEST_CONFIG = 1 << 20  # bytes of CONFIG that are read: slimsweep writes some thousands
-LISTED = (DENSE, SEARCH, RESULTS, CURVES, BENCH, LATENCY, DEVICE_TIMES, QUANTIZED, f"{BEGUN}/")  # a name with / with all below
+# Folders; a name with / with all below. The last one is a log on an object store.
+LISTED = (DENSE, SEARCH, RESULTS, CURVES, BENCH, LATENCY, DEVICE_TIMES, QUANTIZED, f"{BEGUN}/", f"{ERRORS_LOG}.d")
 LISTED_FILES = (CONFIG, IDENTITY, SPLITS, DERIVED, PLAN, WAITING, HOLDER, ERRORS_LOG)

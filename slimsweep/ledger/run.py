@@ -73,6 +73,7 @@ if TYPE_CHECKING:  # torch and the solver are imported only by the functions tha
     from slimsweep.slimming.removal_path import RemovalPath
     from slimsweep.slimming.structure import Shape
 
+SETTLED = 60 * 10**9  # ns: stores count whole seconds, by clocks of their own; a newer file may change and look the same
 MOMENT_SECONDS = 2.0  # in which a file that cannot be read for a moment can be read again
 
 
@@ -131,6 +132,7 @@ class Run(Readable):
         self._config = config
         self._add_parts()
         self._rows: dict[str, tuple[tuple[int, int], Any]] = {}  # per file: (bytes, mtime), and its table; None: damaged
+        self._curves: dict[str, tuple[tuple[int, int], Any]] = {}  # likewise, of curves that no longer change
         self._snapshot: pd.DataFrame | None = None
         self._cut_keys: dict[str, str] = {}  # per token of the checkpoint
         self._choices: dict[str, str | None] = {}  # structures that were read, as text, per file; None: not there yet
@@ -145,6 +147,13 @@ class Run(Readable):
     def uri(self) -> str:
         """The path or URI of the folder."""
         return self.folder.uri
+
+    def read_again(self) -> "Run":
+        """The same run, of which nothing counts as read but rows and curves: their files say whether they have changed."""
+        other = Run(self.folder)
+        other._rows = {name: found for name, found in self._rows.items() if found[1] is not None}
+        other._curves = dict(self._curves)
+        return other
 
     def patient(self) -> "Run":
         """The same run, for work that must not end because its store fails for a while (`Folder.patient`)."""
@@ -247,8 +256,7 @@ class Run(Readable):
             ConfigError: says what to give instead.
         """
         if not self.is_begun:
-            inside = self.folder.list() if self.folder.is_folder else []
-            runs = [name for name in inside if self.folder.exists(f"{name}/{CONFIG}")]  # of several models
+            runs = [name for name in self.folder.list() if self.folder.exists(f"{name}/{CONFIG}")]  # of several models
             fix = f"give one of the runs in it: {', '.join(runs)}" if runs else "give the folder that --output and --name made"
             raise ConfigError(f"{self.uri} is not a run of slimsweep: it has no {CONFIG}; {fix}")
 
@@ -633,11 +641,15 @@ class Run(Readable):
         known = {name: table for name, table in self._rows.items() if files.get(name) == table[0]}
         if self._snapshot is not None and len(known) == len(files) == len(self._rows):
             return self
-        for name in files.keys() - known.keys():
+
+        def read(name: str) -> tuple[tuple[int, int], Any] | None:
             try:
-                known[name] = files[name], self._row(name.removesuffix(".parquet"))
+                return files[name], self._row(name.removesuffix(".parquet"))
             except FileNotFoundError:  # a point that is tried again has just deleted its failed row
-                continue
+                return None
+
+        new = sorted(files.keys() - known.keys())
+        known |= {name: found for name, found in zip(new, self.folder.each(read, new), strict=True) if found is not None}
         for name in self._rows.keys() - known.keys():
             self.damaged.pop(f"{RESULTS}/{name}", None)
         self._rows = known
@@ -724,7 +736,16 @@ class Run(Readable):
 
     def curves(self) -> pd.DataFrame:
         """All epochs of all stages and points (`tables.CURVES`) whose curve can be read."""
-        return tables.joined([self._curve(name) for name in sorted(self.curve_names())], tables.CURVES)
+        now, versions = time.time_ns(), self.curve_versions()
+        found = {name: table for name, (version, table) in self._curves.items() if versions.get(name) == version}
+        new = sorted(versions.keys() - found.keys())
+        found |= dict(zip(new, self.folder.each(self._curve, new), strict=True))
+        self._curves = {
+            name: (version, found[name])
+            for name, version in versions.items()
+            if now - version[1] > SETTLED and f"{CURVES}/{name}.parquet" not in self.damaged
+        }
+        return tables.joined([found[name] for name in sorted(found)], tables.CURVES)
 
     def curve_names(self) -> set[str]:
         """The stages and points that have a curve."""

@@ -57,12 +57,6 @@ class Logs:
         return self._run.unchecked.at_once().append_line(ERRORS_LOG, text)
 
     def last_error(self) -> str:
-        """The last line of the log of errors, which says what the last traceback is about; empty where nothing was logged.
-
-        On an object store, whose log is in no order, it is empty too.
-        """
-        if not self._run.folder.is_local or not self._run.folder.exists(ERRORS_LOG):
-            return ""
-        size = self._run.folder.size(ERRORS_LOG)
-        end = self._run.folder.read_range(ERRORS_LOG, max(0, size - END_BYTES), END_BYTES).decode(errors="replace")
+        """The last line of the log of errors, which says what the last traceback is about; empty where nothing was logged."""
+        end = self._run.folder.read_end(ERRORS_LOG, END_BYTES)
         return next((line.strip() for line in reversed(end.splitlines()) if line.strip()), "")

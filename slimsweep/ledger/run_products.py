@@ -1,6 +1,5 @@
 """What tools make of a run's models, in its folder: timings, times on other devices, quantized models, other formats."""
 
-import functools
 import uuid
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -99,15 +98,13 @@ class Products:
         Args:
             meaning: what it means that a file is damaged, and what to do.
         """
-        found = []
-        for name in sorted(self._run.folder.list(folder)):
-            path = f"{folder}/{name}"
-            if not name.endswith(".parquet"):
-                continue
-            read = functools.partial(tables.read_table, self._run.folder, path, schema)
-            if (part := self._run.unless_damaged(path, read, None, meaning)) is not None:
-                found.append(part)
-        return tables.joined(found, schema)
+        of_run = self._run.folder
+
+        def read(path: str) -> Any:
+            return self._run.unless_damaged(path, lambda: tables.read_table(of_run, path, schema), None, meaning)
+
+        paths = [f"{folder}/{name}" for name in of_run.list(folder) if name.endswith(".parquet")]
+        return tables.joined([part for part in of_run.each(read, paths) if part is not None], schema)
 
     def _write_part(self, folder: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
         """Write rows to a new file of a folder."""

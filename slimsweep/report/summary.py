@@ -3,7 +3,7 @@
 `slimsweep list` and the service show it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -60,18 +60,21 @@ class Summary:
     time_left: str
 
 
-def run_folders(output: Folder, refused: Callable[[str, RefusedInput], None] | None = None) -> list[tuple[str, Folder]]:
+def run_folders(
+    output: Folder, refused: Callable[[str, RefusedInput], None] | None = None, known: Collection[str] = ()
+) -> list[tuple[str, Folder]]:
     """(name, folder) of all runs in an output folder, also those in the folder of a sweep over several models.
 
     Args:
         refused: is told of a folder that may not be read (`Folder.confined`).
+        known: names of folders that count as runs' without a look into them, for who looks into them anyway.
     """
 
     def looked(folder: Folder, name: str, shown: str) -> tuple[Folder | None, bool]:
         """(a folder inside, None where it may not be read; whether it is a run's)"""
         try:
             inner = folder / name
-            return inner, Run(inner).is_begun
+            return inner, shown in known or Run(inner).is_begun
         except RefusedInput as problem:
             if refused is None:
                 raise
@@ -80,17 +83,15 @@ def run_folders(output: Folder, refused: Callable[[str, RefusedInput], None] | N
 
     if Run(output).is_begun:
         return [(output.name, output)]
-    found: list[tuple[str, Folder]] = []
-    for name in output.list() if output.is_folder else []:
+
+    def runs_at(name: str) -> list[tuple[str, Folder]]:
         folder, is_run = looked(output, name, name)
-        if folder is not None and is_run:
-            found.append((name, folder))
-        elif folder is not None and folder.is_folder:
-            for model in folder.list():
-                inner, is_run = looked(folder, model, f"{name}/{model}")
-                if inner is not None and is_run:
-                    found.append((f"{name}/{model}", inner))
-    return found
+        if folder is None or is_run:
+            return [] if folder is None else [(name, folder)]
+        inside = [(f"{name}/{model}", *looked(folder, model, f"{name}/{model}")) for model in folder.list()]
+        return [(shown, inner) for shown, inner, is_run in inside if inner is not None and is_run]
+
+    return [found for runs in output.each(runs_at, output.list()) for found in runs]
 
 
 def runs_in(output: str) -> list[tuple[str, Run]]:

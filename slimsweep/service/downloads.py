@@ -26,7 +26,7 @@ from slimsweep.service.run_of_request import run_named
 AT_ONCE = 2
 WAITING = 8  # files that may wait to be made
 SECONDS = 900.0  # that making a file may take
-CHUNK = 1 << 20
+CHUNK = 8 << 20  # bytes of a file that are read at once, by two requests where it is in an object store
 
 router = APIRouter()
 Named = Annotated[str, Query(max_length=500)]

@@ -82,8 +82,10 @@ class Entry:
             return True
 
     def _read(self, listing: Listing, alive: bool) -> None:
-        if self.listing is None or self.problem or not listing.only_more_results(self.listing):
+        if self.listing is None or self.problem:
             self.run = Run(self.folder)
+        elif not listing.only_more_results(self.listing):
+            self.run = self.run.read_again()
         # Set first: what changes while it is read is read again at the next look.
         self.listing, self.alive = listing, alive
         self.version += 1
@@ -146,9 +148,14 @@ class Shelf:
         finally:
             self._looking.release()
 
+    def look_again(self) -> Document:
+        """As `look`, however recent the last look is."""
+        self._next_look = -math.inf
+        return self.look()
+
     def _look(self) -> Document:
         refused: dict[str, str] = {}
-        folders = run_folders(self.folder, lambda name, problem: refused.__setitem__(name, str(problem)))
+        folders = run_folders(self.folder, lambda name, problem: refused.__setitem__(name, str(problem)), self._entries.keys())
         for name, folder in folders:
             self._entries.setdefault(name, Entry(name, folder))
         for name in self._entries.keys() - {name for name, _ in folders}:
@@ -176,8 +183,7 @@ class Shelf:
     def _entry(self, name: str) -> Entry:
         self.look()
         if name not in self._entries:  # it may have begun since the last look
-            self._next_look = -math.inf
-            self.look()
+            self.look_again()
         found = self._entries.get(name)
         if found is None:
             raise NoSuchRun(name)

@@ -171,6 +171,11 @@ class Follower:
                 return
             began, spent = time.monotonic(), time.thread_time()
             try:
+                if self.sweep is None:
+                    try:
+                        self.sweep = self._connect()
+                    finally:  # loading its package takes seconds of CPU, which would mean a pause of many minutes
+                        spent = time.thread_time()
                 self._look(last)
                 self.failing = False
             except RunLost:  # the driver says so
@@ -230,8 +235,6 @@ class Follower:
         Args:
             last: whether the driver ends.
         """
-        if self.sweep is None:
-            self.sweep = self._connect()
         run = self.run.refresh()
         rows: dict[str, Any] = {row["point"]: row for row in run.rows.to_dict("records")}
         ended = {name: f"{row['status']} {row['created_at']}" for name, row in rows.items()}
@@ -247,8 +250,9 @@ class Follower:
             if name.startswith("pace-") or not (new_end or new_rows):
                 continue
             of_point = rows.get(name) or (vars(planned[name]) if name in planned else {})
+            changed = versions.get(name, (0, 0))[1] / 1e9 or time.time()  # some stores do not say when
             try:
-                self._bring(name, self._parameters(name, of_point), ended[name] if new_end else "", rows.get(name))
+                self._bring(name, self._parameters(name, of_point), ended[name] if new_end else "", rows.get(name), changed)
                 self.troubled.discard(name)
             except RunLost:
                 raise
@@ -275,18 +279,22 @@ class Follower:
         plain = {key: value for key, value in known.items() if is_number(value) or (isinstance(value, str) and value)}
         return {"stage": "retrain", **plain}
 
-    def _bring(self, name: str, parameters: Mapping[str, Any], ending: str, row: Mapping[str, Any] | None) -> None:
+    def _bring(
+        self, name: str, parameters: Mapping[str, Any], ending: str, row: Mapping[str, Any] | None, changed: float
+    ) -> None:
         """Tell the new epochs of a stage or point, and its end.
 
         Args:
             ending: stands for its end; empty while it goes on, or where the end was told.
             row: the row of a point that has ended.
+            changed: when its last epoch ended, in seconds of the epoch of Unix.
         """
         assert self.sweep is not None
         curve = self.run.curve(name)
         if name not in self.open:
+            began = changed - sum(one["seconds"] for one in curve if is_number(one.get("seconds")))
             with self._call():
-                self.open[name] = self.sweep.training(name, parameters)
+                self.open[name] = self.sweep.training(name, parameters, began)
             if (has := self.open[name].last_epoch) is not None:
                 self.told["epochs"][name] = has
             self._save()
@@ -300,7 +308,7 @@ class Follower:
             self._save()
         if not ending:
             return
-        result, folder = self._result(name, row, curve)
+        result, folder = self._result(name, row, curve, changed)
         with contextlib.ExitStack() as stack:
             model = stack.enter_context(folder.local()) if folder is not None else None
             with self._call(bytes_in(model)):
@@ -311,7 +319,9 @@ class Follower:
         self.told["ended"][name] = ending
         self._save()
 
-    def _result(self, name: str, row: Mapping[str, Any] | None, curve: list[dict[str, Any]]) -> tuple[Result, Folder | None]:
+    def _result(
+        self, name: str, row: Mapping[str, Any] | None, curve: list[dict[str, Any]], ended: float
+    ) -> tuple[Result, Folder | None]:
         """What became of a stage or point, and the folder of its model, where that is to be uploaded."""
         run = self.run
         known = {key for key in CURVE if any(one.get(key) is not None for one in curve)}  # the last epoch has these
@@ -327,6 +337,7 @@ class Follower:
         result = Result(
             state=state,
             epochs=int(curve[-1]["epoch"]) if curve else 0,
+            ended=ended,
             values=values,
             structure=str((row or {}).get("structure") or ""),
             error=without_secrets(str((row or {}).get("error") or "")),

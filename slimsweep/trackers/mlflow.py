@@ -27,11 +27,12 @@ OF_EXPERIMENT = {"mlflow.experimentKind": "custom_model_development"}  # its pag
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 METRICS_PER_CALL, PARAMETERS_PER_CALL = 900, 100  # the server takes at most 1,000 and 100
 LONGEST = 500  # characters of a parameter, which old servers refuse beyond that
-# Where nothing is set, MLflow waits two minutes for an answer, and tries seven more times.
-SHORTER_WAITS = {
+# Where nothing is set, MLflow waits two minutes for an answer, tries seven more times, and prints addresses.
+UNLESS_SET = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines at the end of each point, in the middle of the driver's own
 }
 
 
@@ -63,7 +64,7 @@ class MlflowSweep:
     """A sweep in MLflow (`slimsweep.trackers.protocol.TrackedSweep`)."""
 
     def __init__(self, sweep: Sweep, ids: Ids) -> None:
-        for name, value in SHORTER_WAITS.items():
+        for name, value in UNLESS_SET.items():
             os.environ.setdefault(name, value)
         for name in ("mlflow", "alembic"):  # what they say while they make a database is not for the driver's terminal
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -90,7 +91,7 @@ class MlflowSweep:
                 raise
             return str(found.experiment_id)
 
-    def run_of(self, training: str, name: str, tags: Mapping[str, str]) -> Any:
+    def run_of(self, training: str, name: str, tags: Mapping[str, str], began: float | None = None) -> Any:
         """The run of the sweep, a stage or a point; made where there is none, or where somebody has deleted it."""
         from mlflow.exceptions import MlflowException
 
@@ -106,14 +107,15 @@ class MlflowSweep:
             found = next(iter(self.client.search_runs([self.experiment], known, max_results=1)), None)
         if found is None:
             of_sweep = {OF_SWEEP: self.sweep.id, OF_TRAINING: training, "mlflow.source.name": "slimsweep", **tags}
-            found = self.client.create_run(self.experiment, tags=of_sweep, run_name=name)
+            start = int(1000 * (time.time() if began is None else began))
+            found = self.client.create_run(self.experiment, start_time=start, tags=of_sweep, run_name=name)
         elif found.info.status != "RUNNING":
             self.client.update_run(found.info.run_id, status="RUNNING")
         self.ids[training] = found.info.run_id
         return found
 
-    def training(self, name: str, parameters: Mapping[str, Any]) -> "MlflowTraining":
-        run = self.run_of(name, name, {"mlflow.parentRunId": self.id})
+    def training(self, name: str, parameters: Mapping[str, Any], began: float) -> "MlflowTraining":
+        run = self.run_of(name, name, {"mlflow.parentRunId": self.id}, began)
         log_parameters(self.client, run, parameters)
         return MlflowTraining(self.client, run)
 
@@ -130,6 +132,7 @@ class MlflowTraining:
     def __init__(self, client: "MlflowClient", run: Any) -> None:
         self.client, self.id = client, run.info.run_id
         self.last_epoch: int | None = int(run.data.metrics.get("epoch", -1))
+        self.ended: int | None = None  # ms, where it has
 
     def epochs(self, rows: Sequence[tuple[int, Values]]) -> None:
         from mlflow.entities import Metric
@@ -147,8 +150,8 @@ class MlflowTraining:
     def result(self, result: Result, model: Path | None) -> None:
         from mlflow.entities import Metric, RunTag
 
-        now = int(1000 * time.time())
-        metrics = [Metric(name, value, now, result.epochs) for name, value in result.values.items()]
+        self.ended = int(1000 * result.ended)
+        metrics = [Metric(name, value, self.ended, result.epochs) for name, value in result.values.items()]
         self.client.log_batch(self.id, metrics=metrics, tags=[RunTag("error", result.error)])
         if result.structure:
             self.client.log_text(self.id, result.structure, "structure.json")
@@ -156,7 +159,7 @@ class MlflowTraining:
             self.client.log_artifacts(self.id, str(model), "model")
 
     def end(self, state: State) -> None:
-        self.client.set_terminated(self.id, STATUS[state])
+        self.client.set_terminated(self.id, STATUS[state], end_time=self.ended)
 
 
 def log_parameters(client: "MlflowClient", run: Any, parameters: Mapping[str, Any]) -> None:

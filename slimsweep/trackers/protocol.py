@@ -46,6 +46,7 @@ class Result:
 
     state: State
     epochs: int
+    ended: float  # when, in seconds of Unix time
     values: Values  # numbers, by the columns of the results
     structure: str = ""  # JSON
     error: str = ""
@@ -79,11 +80,12 @@ class TrackedTraining(Protocol):
 class TrackedSweep(Protocol):
     """A run's sweep in a tracker. All methods are called by one thread; they may wait, and raise anything."""
 
-    def training(self, name: str, parameters: Mapping[str, Any]) -> TrackedTraining:
+    def training(self, name: str, parameters: Mapping[str, Any], began: float) -> TrackedTraining:
         """A stage or point, found again where an earlier start has made it.
 
         Args:
             parameters: what tells it from the others: method, budget, learning rate and so on.
+            began: when its first epoch began, in seconds of Unix time: it may have ended before the tracker is told of it.
         """
         ...
 

@@ -52,7 +52,7 @@ class TensorboardSweep:
                 events.add_text("configuration", "\n".join(f"    {line}" for line in sweep.config_yaml.splitlines()))
                 events.add_text("folder", sweep.folder)
 
-    def training(self, name: str, parameters: Mapping[str, Any]) -> "TensorboardTraining":
+    def training(self, name: str, parameters: Mapping[str, Any], began: float) -> "TensorboardTraining":
         return TensorboardTraining(self.folder / name, parameters)
 
     def page(self, page: Path) -> None:

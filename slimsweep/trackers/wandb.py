@@ -129,7 +129,7 @@ class WandbSweep:
         run.define_metric("*", step_metric="epoch")
         return run
 
-    def training(self, name: str, parameters: Mapping[str, Any]) -> "WandbTraining":
+    def training(self, name: str, parameters: Mapping[str, Any], began: float) -> "WandbTraining":
         run = self.run_of(name, name, {**parameters, "sweep": self.sweep.config})
         return WandbTraining(run, f"{self.sweep.group}-{name}")
 
