@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from slimsweep.config import ConfigError
-from slimsweep.errors import RefusedInput
+from slimsweep.errors import RefusedInput, reason_of
 from slimsweep.ledger.measures import Measure, images_of, measure_of
 from slimsweep.ledger.run import Run
 from slimsweep.ledger.status import Status, read_status
@@ -60,40 +60,36 @@ class Summary:
     time_left: str
 
 
-def run_folders(output: Folder, refused: Callable[[str, RefusedInput], None] | None = None) -> list[tuple[str, Folder]]:
+def run_folders(output: Folder, refused: Callable[[str, str], None]) -> list[tuple[str, Folder]]:
     """(name, folder) of all runs in an output folder, also those in the folder of a sweep over several models.
 
     Args:
-        refused: is told of a folder that may not be read (`Folder.confined`).
+        refused: is told of a folder that cannot be read, or may not be (`Folder.confined`): its name, and why.
     """
+    found: list[tuple[str, Folder]] = []
 
-    def looked(folder: Folder, name: str, shown: str) -> tuple[Folder | None, bool]:
-        """(a folder inside, None where it may not be read; whether it is a run's)"""
+    def look(parent: Folder, name: str, shown: str, deeper: bool) -> None:
         try:
-            inner = folder / name
-            return inner, Run(inner).is_begun
+            folder = parent / name
+            if Run(folder).is_begun:
+                found.append((shown, folder))
+                return
+            inside = folder.list() if deeper and folder.is_folder else []
         except RefusedInput as problem:
-            if refused is None:
-                raise
-            refused(shown, problem)
-            return None, False
+            return refused(shown, str(problem))
+        except OSError as problem:  # such as lost+found on a volume
+            return refused(shown, f"it cannot be read ({reason_of(problem)})")
+        for model in inside:
+            look(folder, model, f"{shown}/{model}", deeper=False)
 
     if Run(output).is_begun:
         return [(output.name, output)]
-    found: list[tuple[str, Folder]] = []
     for name in output.list() if output.is_folder else []:
-        folder, is_run = looked(output, name, name)
-        if folder is not None and is_run:
-            found.append((name, folder))
-        elif folder is not None and folder.is_folder:
-            for model in folder.list():
-                inner, is_run = looked(folder, model, f"{name}/{model}")
-                if inner is not None and is_run:
-                    found.append((f"{name}/{model}", inner))
+        look(output, name, name, deeper=True)
     return found
 
 
-def runs_in(output: str) -> list[tuple[str, Run]]:
+def runs_in(output: str, refused: Callable[[str, str], None]) -> list[tuple[str, Run]]:
     """(name, run) of all runs in an output folder, as `run_folders` finds them.
 
     Raises:
@@ -101,7 +97,7 @@ def runs_in(output: str) -> list[tuple[str, Run]]:
         RefusedInput: a URI of an unknown scheme.
     """
     folder = Folder(output)
-    found = [(name, Run(inner)) for name, inner in run_folders(folder)]
+    found = [(name, Run(inner)) for name, inner in run_folders(folder, refused)]
     if not found:
         raise ConfigError(f"{folder.uri} holds no run of slimsweep: give the folder that --output names, such as runs")
     return found
