@@ -38,6 +38,7 @@ import pyarrow as pa
 import yaml
 
 from slimsweep.config import Config, ConfigError, Fitted, Stage, with_earlier_ways
+from slimsweep.config.yaml_text import read_yaml
 from slimsweep.errors import DamagedFile
 from slimsweep.ledger import tables
 from slimsweep.ledger.holder import Holder, lost_to
@@ -275,7 +276,7 @@ class Run(Readable):
             raise DamagedFile(f"{where} is damaged (it is larger than {LARGEST_CONFIG:,} bytes): {STARTED_AGAIN}")
         try:
             text = content.decode()
-            said = yaml.safe_load(text)
+            said = read_yaml(text)
         except (yaml.YAMLError, UnicodeDecodeError) as problem:
             raise DamagedFile(f"{where} is damaged ({' '.join(str(problem).split())}): {STARTED_AGAIN}") from problem
         # A file that was cut at the end of a line is YAML too, but of fewer settings.

@@ -102,21 +102,25 @@ def sentences_of(refused: Exception | str) -> list[str]:
     return [" ".join(str(refused).split())]
 
 
-def refused_text(text: str) -> list[Problem]:
-    """What cannot be read of a YAML text, or is not read from strangers: one that is large, deep, or refers to itself."""
+def refused_text(text: str, name: str = CONFIG_FILE) -> list[Problem]:
+    """What cannot be read of a YAML text, or is not read from strangers: one that is large, deep, or refers to itself.
+
+    Args:
+        name: what sentences call it.
+    """
     if len(text) > LARGEST:
         return [Problem(sentence=f"the configuration has {len(text):,} characters: give at most {LARGEST:,}")]
     depth = 0
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
-                said = f"{CONFIG_FILE} refers to *{event.anchor}, and references are not read here: write the values out"
+                said = f"{name} refers to *{event.anchor}, and references are not read here: write the values out"
                 return [Problem(sentence=said, line=_line_of(event))]
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > DEEPEST:
-                said = f"{CONFIG_FILE} is nested more than {DEEPEST} levels deep: no field is"
+                said = f"{name} is nested more than {DEEPEST} levels deep: no field is"
                 return [Problem(sentence=said, line=_line_of(event))]
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         return []  # said with its place by who reads the configuration
     return []
 
@@ -129,12 +133,14 @@ def _refused_words(asked: AskedSweep) -> list[Problem]:
     problems = []
     if not asked.text.strip() and asked.preset not in presets():
         problems.append(Problem(sentence=f"{asked.preset!r} is no preset: name one of {', '.join(presets())}", field="preset"))
-    for name in asked.fields:
+    for name, value in asked.fields.items():
         if name == OUTPUT:
             said = "output cannot be set here: runs go to the folder that this service shows"
             problems.append(Problem(sentence=said, field=OUTPUT))
         elif name not in NAMES and not name.startswith("model.kwargs."):
             problems.append(Problem(sentence=f"unknown field {name}", field=name))
+        elif name not in NAMES:  # its text is read as YAML
+            problems += [Problem(sentence=one.sentence, field=name) for one in refused_text(value, name)]
     return problems
 
 
@@ -151,7 +157,7 @@ def line_of(text: str, name: str) -> int | None:
     """The line of a field in a YAML text, or of the section around it; None where the text has neither."""
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         return None
     line = None
     for key in name.split("."):
