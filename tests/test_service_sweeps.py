@@ -205,12 +205,21 @@ def test_a_group_and_a_run_in_it_are_not_started_together(service, cluster, tmp_
         ("name: !!bool abc", "this is no bool"),
         ("name: !!timestamp abc", "this is no timestamp"),
         (f"%YAML 1.{'9' * 5000}\n---\nname: a", "is not valid YAML"),
+        ("retrain:\n  seeds: 1000000000", "must be a number of seeds up to 1,000, or a list of them, such as [1000000000]"),
         (f"model: [{','.join(['{name: a}'] * 3000)}]", "model is a list of 3,000 models: give at most 100"),
     ],
 )
 def test_values_that_no_configuration_can_hold_are_problems(service, text, said):
     (problem,) = post(service, "/api/sweeps/check", {"text": text}).json()["problems"]
     assert said in problem["sentence"]
+
+
+@pytest.mark.timeout(60)
+def test_thousands_of_problems_are_said_in_part(service):
+    text = "\n".join(f"zzz{number}: 1" for number in range(1000))
+    problems = post(service, "/api/sweeps/check", {"text": text}).json()["problems"]
+    assert len(problems) == 101
+    assert problems[-1]["sentence"] == "900 more are wrong, which are said once these are right"
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,8 @@ def look(asked: AskedSweep, output: str) -> Looked:
             configs, _ = load_configs(words)
         except ConfigError as refused:
             sentences = [said.replace(str(path), CONFIG_FILE) for said in sentences_of(refused)]
-            return Looked(problems=[_problem(said, asked.text) for said in sentences])
+            tree = _tree(asked.text)
+            return Looked(problems=[_problem(said, tree) for said in sentences])
     grouped = len(configs) > 1 or configs[0].output != Config(output=output).output
     name = configs[0].output.rstrip("/").rpartition("/")[2] if grouped else configs[0].name
     return Looked(problems=[], run=name, configs=configs)
@@ -144,21 +145,26 @@ def _refused_words(asked: AskedSweep) -> list[Problem]:
     return problems
 
 
-def _problem(sentence: str, text: str) -> Problem:
+def _problem(sentence: str, tree: yaml.Node | None) -> Problem:
     if found := re.search(r" is not valid YAML at line (\d+)", sentence):
         return Problem(sentence=sentence, line=int(found[1]))
     found = re.match(r"(unknown field )?([A-Za-z_][\w.-]*)", sentence)
     if found is None or not (found[1] or found[2] in NAMES):
         return Problem(sentence=sentence)
-    return Problem(sentence=sentence, field=found[2], line=line_of(text, found[2]))
+    return Problem(sentence=sentence, field=found[2], line=line_of(tree, found[2]))
 
 
-def line_of(text: str, name: str) -> int | None:
-    """The line of a field in a YAML text, or of the section around it; None where the text has neither."""
+def _tree(text: str) -> yaml.Node | None:
+    """A YAML text with the places of its keys; None where it cannot be read."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        found: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
     except (yaml.YAMLError, ValueError):
         return None
+    return found
+
+
+def line_of(node: yaml.Node | None, name: str) -> int | None:
+    """The line of a field in a YAML text, or of the section around it; None where the text has neither."""
     line = None
     for key in name.split("."):
         if not isinstance(node, yaml.MappingNode):
