@@ -462,10 +462,11 @@ def status(chosen: argparse.Namespace, console: Console) -> None:
 def list_runs(chosen: argparse.Namespace, console: Console) -> None:
     from slimsweep.tools.list_runs import read_lines, runs_in, runs_table
 
-    lines, problems = read_lines(runs_in(chosen.output))
+    left_out: list[str] = []
+    lines, problems = read_lines(runs_in(chosen.output, lambda name, why: left_out.append(f"{name} is left out: {why}")))
     if lines:
         show_fitting(console, runs_table(lines, ""), drop=("last result", "stage"))
-    for sentence in problems:
+    for sentence in [*problems, *left_out]:
         say(plain_console(stderr=True), sentence, "yellow")
 
 

@@ -62,6 +62,11 @@ class OutOfTime(SlimsweepError):
     """resources.max_hours are over; the last checkpoint has all epochs that have ended."""
 
 
+def reason_of(problem: OSError) -> str:
+    """Why a file cannot be read or written, as the system says it, without what pyarrow adds."""
+    return os.strerror(problem.errno) if problem.errno else " ".join(str(problem).split()) or type(problem).__name__
+
+
 def causes(problem: BaseException) -> Iterator[BaseException]:
     """An exception and its causes, the outermost first: through Ray's wrappers and `raise ... from ...`."""
     seen: set[int] = set()

@@ -163,6 +163,7 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
         say(console, f"{config.timing.table} has other times than before: what budgets in ms leave is found anew", "dim")
     plan = plan_again()
     if run.search_done:
+        planning.go_on_with_stopped(run, list(plan.points))
         planning.forget_failed(run, list(plan.points))
         if again := set(damaged_models(run)) & {point.name for point in plan.points}:
             for name in again:
@@ -216,15 +217,20 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
             choose_structures(run)
             plan = plan_again()
             tried: set[str] = set()
+            waves = 0
             # Points that end can bring further points: the other seeds at the best learning rate, smaller budgets.
             while left := [p for p in planning.points_to_do(run, list(plan.points)) if p.name not in tried]:
                 left = planning.one_of_each(left)
                 time_points(run, left)
-                name = f"{attempt}-{len(tried)}" if tried else attempt
+                name = f"{attempt}-{waves}" if waves else attempt
+                waves += 1
                 with Progress(run, console, f"Sweep: {len(left)} points", sweep=True):
                     run_sweep(run, left, attempt, name, trials_at_once(config, cluster, len(left)), until)
                 tried.update(point.name for point in left)
                 plan = plan_again()
+                if again := planning.go_on_with_stopped(run, list(plan.points)):
+                    tried -= again
+                    plan = plan_again()
             if not planning.points_to_do(run, list(plan.points)):
                 run.forget_starts()
     plan = plan_again(over=True)

@@ -97,8 +97,8 @@ class Folder:
     def confined(self) -> "Folder":
         """The same folder, and all below it, where a symbolic link that leads out of it raises RefusedInput.
 
-        For who shows to others what others again may write. A link that is put in place between the look and the reading is
-        not seen. Object stores have no links.
+        For who shows to others what others again may write. Only files are read: a pipe, which never ends, is refused too. A
+        link that is put in place between the look and the reading is not seen. Object stores have neither.
         """
         other = copy.copy(self)
         other._confines = os.path.realpath(self._path) if self.is_local else None
@@ -174,7 +174,7 @@ class Folder:
 
     def _inside(self, full: str, recursive: bool = False) -> list[pafs.FileInfo]:
         selector = pafs.FileSelector(full, allow_not_found=True, recursive=recursive)
-        return self._ask(lambda: self._fs.get_file_info(selector))
+        return [info for info in self._ask(lambda: self._fs.get_file_info(selector)) if _has_a_name(info)]
 
     def _full(self, name: str) -> str:
         parts = name.split("/")
@@ -185,6 +185,13 @@ class Folder:
             real = os.path.realpath(full)
             if real != self._confines and not real.startswith(self._confines.rstrip("/") + "/"):
                 raise RefusedInput(f"{full} leads out of {self._confines} by a symbolic link, and is not read")
+        return full
+
+    def _file(self, name: str) -> str:
+        """The path of a file that is to be read."""
+        full = self._full(name)
+        if self._confines is not None and os.path.exists(full) and not os.path.isfile(full):
+            raise RefusedInput(f"{full} is no file, and is not read")
         return full
 
     def exists(self, name: str = "") -> bool:
@@ -225,7 +232,7 @@ class Folder:
         """
 
         def read() -> bytes:
-            with self._fs.open_input_file(self._full(name)) as stream:
+            with self._fs.open_input_file(self._file(name)) as stream:
                 return stream.read_at(count, start) if start < stream.size() else b""
 
         return self._ask(read)
@@ -249,7 +256,7 @@ class Folder:
         """
 
         def read() -> bytes:
-            with self._fs.open_input_stream(self._full(name)) as stream:
+            with self._fs.open_input_stream(self._file(name)) as stream:
                 return stream.read()
 
         return self._ask(read)
@@ -408,6 +415,14 @@ def _refuse_unless_utf8(path: str) -> None:
     if (encoding := sys.getfilesystemencoding()) != "utf-8":
         raise RefusedInput(f"the path {path!r} cannot be opened where names of files are {encoding}: set PYTHONUTF8=1")
     raise RefusedInput(f"the path {path!r} is not UTF-8: give a folder whose name is, or a symbolic link to it")
+
+
+def _has_a_name(info: pafs.FileInfo) -> bool:
+    """Whether the name of a file is UTF-8. One that is not is none of slimsweep's (`_refuse_unless_utf8`)."""
+    try:
+        return bool(info.path)
+    except UnicodeDecodeError:
+        return False
 
 
 def _encoded(line: str) -> bytes:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from slimsweep.cli import main
+from slimsweep.storage import Folder
 from slimsweep.tools.list_runs import read_lines, runs_in
 
 FINISHED = Path(__file__).parent / "data" / "finished-run"
@@ -29,7 +30,7 @@ def output(tmp_path: Path) -> Path:
 
 
 def test_each_run_has_a_line_with_what_is_done(output: Path) -> None:
-    lines, problems = read_lines(runs_in(str(output)))
+    lines, problems = read_lines(runs_in(str(output), lambda name, why: pytest.fail(f"{name}: {why}")))
     assert problems == []
     by_name = {line.name: line for line in lines}
     assert by_name.keys() == {"done", "stopped", "sizes/small", "sizes/base"}
@@ -49,6 +50,23 @@ def test_a_run_that_cannot_be_read_is_named_and_the_others_are_listed(output: Pa
     said = capsys.readouterr()
     assert "stopped is left out" in said.err
     assert "done " in said.out
+    assert "sizes/base" in said.out
+
+
+def test_a_folder_that_may_not_be_read_hides_no_run(
+    output: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list_of = Folder.list
+
+    def refusing(folder: Folder, name: str = "") -> list[str]:
+        if folder.name == "notes":
+            raise PermissionError(13, "Cannot list directory", folder.uri)
+        return list_of(folder, name)
+
+    monkeypatch.setattr(Folder, "list", refusing)
+    assert main(["list", str(output)]) == 0
+    said = capsys.readouterr()
+    assert "notes is left out: it cannot be read (Permission denied)" in said.err
     assert "sizes/base" in said.out
 
 

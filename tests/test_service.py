@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import runpy
 import statistics
 import subprocess
@@ -20,6 +21,7 @@ pytest.importorskip("httpx", reason="httpx is not installed, which starlette's t
 from fastapi import Request
 from service_runs import TOKEN, WHY, at_work, fail, make_run, make_shelf, stop_in_search
 from starlette.testclient import TestClient
+from test_report import data_of
 
 from slimsweep.cli import main
 from slimsweep.errors import RefusedInput
@@ -28,6 +30,8 @@ from slimsweep.ledger.run import Run
 from slimsweep.service.access import COOKIE, Actor
 from slimsweep.service.app import make_app
 from slimsweep.service.settings import Settings, found_token, settings_from
+from slimsweep.service.shelf import Shelf
+from slimsweep.storage import Folder
 
 LOAD = runpy.run_path(str(Path(__file__).parents[1] / "reports" / "service" / "measure.py"))
 BASE = "http://127.0.0.1:8266"
@@ -275,6 +279,118 @@ def test_no_symbolic_link_leads_out_of_the_folder(few: Path) -> None:
     assert outside.is_begun
 
 
+def test_what_is_no_run_and_cannot_be_read_hides_no_run(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (few / "lost+found").mkdir()  # as on a volume, where only root may look into it
+    os.mkdir(os.fsencode(few) + b"/not-utf-8-\xff")
+    list_of = Folder.list
+
+    def refusing(folder: Folder, name: str = "") -> list[str]:
+        if folder.name == "lost+found":
+            raise PermissionError(13, "Cannot list directory", folder.uri)
+        return list_of(folder, name)
+
+    monkeypatch.setattr(Folder, "list", refusing)
+    runs = shown(client(few))
+    assert runs["one"]["state"] == runs["two"]["state"] == "finished"
+    assert runs["lost+found"] == {
+        "name": "lost+found",
+        "state": "unreadable",
+        "why": "it cannot be read (Permission denied)",
+    }
+    assert runs.keys() == {"one", "two", "lost+found"}
+
+
+def test_a_run_that_cannot_be_read_for_a_moment_is_read_again(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = client(few)
+    with monkeypatch.context() as failing:
+
+        def fail_to_read(*_: Any) -> bytes:
+            raise OSError(5, "Input/output error")
+
+        failing.setattr(Folder, "read_bytes", fail_to_read)
+        failing.setattr(Folder, "read_range", fail_to_read)
+        runs = shown(reader)
+        assert {run["why"] for run in runs.values()} == {"it cannot be read (Input/output error)"}
+        assert reader.get("/runs/one").status_code == 409
+    # No file has changed since.
+    assert {run["state"] for run in shown(reader).values()} == {"finished"}
+    assert reader.get("/runs/one").status_code == 200
+
+
+def test_a_store_that_fails_is_said_in_a_sentence(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = client(few)
+    assert reader.get("/runs/one").status_code == 200
+
+    def failing(*_: Any, **__: Any) -> Any:
+        raise OSError(5, "AWS Error NETWORK_CONNECTION")
+
+    monkeypatch.setattr(Folder, "_inside", failing)
+    reader.app.state.shelf._next_look = 0.0  # type: ignore[attr-defined]
+    answer = reader.get("/api/shelf")
+    assert (answer.status_code, answer.json()["detail"]) == (
+        503,
+        "the files of this folder cannot be read just now (Input/output error): try again",
+    )
+    page = reader.get("/runs/one", headers={"Accept": "text/html"})
+    assert page.status_code == 503
+    assert "cannot be read just now" in page.text
+
+
+def test_tables_that_fit_no_page_are_said_in_a_sentence(few: Path) -> None:
+    run = Run(few / "two")
+    for row in run.rows.to_dict("records"):  # of another measure than the pace was chosen by
+        run.write_row({**run.row(row["point"]), "val_r2": 0.5, "test_r2": 0.5, "val_top1": None, "test_top1": None})
+    reader = client(few)
+    for address in ("/runs/two", "/compare?run=one&run=two", "/runs/two"):
+        answer = reader.get(address)
+        assert answer.status_code == 409
+        assert "two cannot be shown (" in answer.json()["detail"]
+    assert reader.get("/runs/one").status_code == 200
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["config.yaml", "splits.json", "dense/config.json", "holder.json"])
+def test_a_pipe_in_place_of_a_file_stops_nobody(few: Path, name: str) -> None:
+    file = few / "two" / name
+    file.unlink(missing_ok=True)
+    os.mkfifo(file)
+    runs = shown(client(few))
+    assert runs["one"]["state"] == "finished"
+    assert "two" not in runs or runs["two"]["state"] in ("finished", "stopped") or "is no file" in runs["two"]["why"]
+
+
+def test_passwords_in_addresses_are_not_shown(few: Path) -> None:
+    fail(Run(few / "one"), "searched-0.4")
+    next((few / "one" / "results").glob("uniform-*")).write_bytes(b"damaged")
+    (few / "two" / "config.yaml").write_text("name: [")
+    reader = client(few)
+    reader.app.state.shelf.folder.uri = "s3://KEY:SECRET@bucket/runs"  # type: ignore[attr-defined]
+    found = reader.get("/api/shelf")
+    assert found.json()["output"] == "s3://***@bucket/runs"
+    assert {run["state"] for run in found.json()["runs"]} == {"stopped", "unreadable"}
+    for run, status in (("one", 200), ("two", 409)):
+        answer = reader.get(f"/runs/{run}")
+        assert answer.status_code == status
+        page = json.dumps(data_of(answer.text)) if status == 200 else answer.text
+        assert "bucket/runs" in page
+        assert "SECRET" not in page
+
+
+def test_names_of_no_run_cost_no_look_each(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+    look = Shelf._look
+
+    def counted(shelf: Shelf) -> Any:
+        looks.append(1)
+        return look(shelf)
+
+    monkeypatch.setattr(Shelf, "_look", counted)
+    reader = client(few, look_every=600.0)
+    for _ in range(20):
+        assert reader.get("/runs/none").status_code == 404
+    assert len(looks) == 2  # the first, and one for a run that may have begun since
+
+
 def test_a_configuration_that_is_too_large_is_not_parsed(few: Path) -> None:
     (few / "two" / "config.yaml").write_text("name: two\n" + "# more\n" * 200_000)
     runs = shown(client(few))
@@ -362,6 +478,7 @@ def test_pages_of_other_sites_may_not_act(output: Path) -> None:
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
         {"Origin": "http://127.0.0.1:9999"},  # another service of the same machine
+        {"Origin": "http://[::1"},  # no address
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "same-site"},
     ):

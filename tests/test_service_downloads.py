@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import time
 import zipfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from zoo import difference
@@ -19,6 +22,7 @@ from fastapi.testclient import TestClient
 from slimsweep import load
 from slimsweep.cluster.commands import Ended
 from slimsweep.errors import RefusedInput
+from slimsweep.ledger import tables
 from slimsweep.ledger.run import Run
 from slimsweep.service import downloads, make_download
 from slimsweep.service.app import make_app
@@ -183,6 +187,39 @@ def test_a_link_that_leads_out_of_the_run_is_not_followed(output, here, tmp_path
     with pytest.raises(RefusedInput, match="leads out of"):
         make_download.make(run, POINT, "timm")
     assert not (output / "old" / "exports").exists()
+
+
+@pytest.mark.parametrize("point", ["../../secret", "a\r\nSet-Cookie: a=b", 'a"b', "\u2028", "", "/etc/passwd", "x" * 400])
+def test_a_row_of_another_point_leads_nowhere(output, here, point):
+    """Whoever may write to the run's folder chooses what its rows say."""
+    run = Run(output / "old")
+    planted = pa.Table.from_pylist([{**run.row(POINT), "point": point}], schema=tables.RESULTS)
+    pq.write_table(planted, output / "old" / "results" / "planted.parquet")
+    service = client(output)
+    asked = {"run": "old", "point": point, "format": "onnx"}
+    for answer in (
+        service.get("/downloads", params=asked),
+        service.get("/api/downloads", params=asked),
+        service.get("/api/downloads/file", params=asked),
+        service.post("/api/downloads", params=asked),
+    ):
+        assert answer.status_code == 404
+    assert here == []
+
+
+def test_links_in_a_run_are_refused_in_a_sentence(output, here, tmp_path):
+    (output / "old" / "exports").symlink_to(tmp_path.parent)
+    service = client(output)
+    for answer in (service.get(f"/api/downloads{OF}"), service.get(f"/api/downloads/file{OF}&format=onnx")):
+        assert answer.status_code == 409
+        assert "by a symbolic link" in answer.json()["detail"]
+    (output / "old" / "exports").unlink()
+    weights = output / "old" / "models" / POINT / "model.safetensors"
+    weights.unlink()
+    os.mkfifo(weights)  # no file, and never read to an end
+    refused = service.post(f"/api/downloads{OF}&format=timm")
+    assert (refused.status_code, here) == (413, [])
+    assert "has no model" in refused.json()["detail"]
 
 
 def test_one_worker_makes_a_file_however_many_ask(output, monkeypatch):

@@ -178,6 +178,65 @@ def test_stop_log_and_go_on_with_more_budgets(service, cluster, tmp_path):
     assert len(cluster.found) == 1
 
 
+def test_a_group_and_a_run_in_it_are_not_started_together(service, cluster, tmp_path):
+    shutil.copytree(FINISHED, tmp_path / "sizes" / "small")
+    (tmp_path / "sizes" / "small" / "config.yaml").write_text(
+        (FINISHED / "config.yaml").read_text().replace("name: ", "name: small # ", 1)
+    )
+    group = {"text": "name: sizes\nmodel: [{name: small}, {name: base}]"}
+    assert post(service, "/api/sweeps", group).json()["run"] == "sizes"
+    refused = post(service, "/api/sweeps/go-on?run=sizes/small", {})
+    assert refused.status_code == 409
+    assert "sizes is running already" in refused.json()["detail"]
+    cluster.stop(cluster.found[0])
+    assert post(service, "/api/sweeps/go-on?run=sizes/small", {}).status_code == 201
+    assert post(service, "/api/sweeps", group).status_code == 409
+    # A name that only begins alike is another run.
+    assert post(service, "/api/sweeps", {"fields": {"name": "sizes-2"}}).status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"budgets: [{'1' * 5000}]", "this is no int"),
+        ("dense:\n  epochs: 0x" + "f" * 5000, "a whole number has more than 64 bits"),
+        ("name: 2001-99-99", "this is no timestamp"),
+        ("name: !!int abc", "this is no int"),
+        ("name: !!bool abc", "this is no bool"),
+        ("name: !!timestamp abc", "this is no timestamp"),
+        (f"%YAML 1.{'9' * 5000}\n---\nname: a", "is not valid YAML"),
+        ("retrain:\n  seeds: 1000000000", "must be a number of seeds up to 1,000, or a list of them, such as [1000000000]"),
+        (f"model: [{','.join(['{name: a}'] * 3000)}]", "model is a list of 3,000 models: give at most 100"),
+    ],
+)
+def test_values_that_no_configuration_can_hold_are_problems(service, text, said):
+    (problem,) = post(service, "/api/sweeps/check", {"text": text}).json()["problems"]
+    assert said in problem["sentence"]
+
+
+@pytest.mark.timeout(60)
+def test_thousands_of_problems_are_said_in_part(service):
+    text = "\n".join(f"zzz{number}: 1" for number in range(1000))
+    problems = post(service, "/api/sweeps/check", {"text": text}).json()["problems"]
+    assert len(problems) == 101
+    assert problems[-1]["sentence"] == "900 more are wrong, which are said once these are right"
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"model.kwargs.a": "[" * 4000}, "model.kwargs.a is nested more than 32 levels deep"),
+        ({"model.kwargs.a": "[&a [x], *a]"}, "model.kwargs.a refers to *a"),
+        ({"model.kwargs.a": "2001-99-99"}, "this is no timestamp"),
+        ({"search": "[" * 4000}, "search is '[[[["),
+        ({"budgets": "[" * 4000}, "budgets is "),
+    ],
+)
+def test_single_fields_are_limited_as_the_text_is(service, fields, said):
+    problems = post(service, "/api/sweeps/check", {"fields": fields}).json()["problems"]
+    assert any(said in problem["sentence"] for problem in problems), problems
+
+
 def test_a_plan_is_what_the_command_prints(service, monkeypatch, tmp_path):
     ran = []
 

@@ -203,6 +203,31 @@ def test_a_stopped_point_is_not_trained_again_and_its_rate_is_not_chosen(stopped
     assert {(point.lr, point.seed) for point in points_to_do(run, plan_points(run))} == {(1e-2, 0)}
 
 
+def test_rates_that_were_stopped_go_on_where_all_that_were_ahead_failed(stopped_run: Any) -> None:
+    from slimsweep.cluster.retrain_job import scheduler_of, write_failed
+    from slimsweep.ledger.planning import go_on_with_stopped, make_plan, plan_points, points_to_do
+
+    run, points = stopped_run
+    planned = plan_points(run)
+    assert go_on_with_stopped(run, planned) == set()  # each has a rate that ended well
+    behind = next(point for point in points if point.lr == 1e-2 and point.method == "searched")
+    ahead = next(point for point in points if point.lr == 1e-3 and point.rate_group == behind.rate_group)
+    run.delete_row(ahead.name)
+    assert go_on_with_stopped(run.refresh(), planned) == set()  # it may still end well
+    write_failed(run, ahead, "the loss became NaN")
+    run.refresh()
+    run.write_plan(make_plan(run, "start"))
+    assert behind not in points_to_do(run, plan_points(run))
+    assert go_on_with_stopped(run, plan_points(run)) == {behind.name}
+    assert behind in points_to_do(run, plan_points(run))
+    # It is not compared with what failed.
+    scheduler = scheduler_of(run, [behind], lambda *_: pytest.fail("it was stopped again"))
+    assert scheduler is not None
+    trial = Trial.of(behind)
+    scheduler.on_trial_add(None, trial)
+    assert scheduler.on_trial_result(None, trial, {EPOCH: 1, QUALITY: 0.0}) == "CONTINUE"
+
+
 def test_a_stopped_point_has_a_row_that_says_so(stopped_run: Any) -> None:
     run, points = stopped_run
     point = next(point for point in points if point.lr == 1e-2)

@@ -121,7 +121,8 @@ def scheduler_of(run: Run, points: list[Point], stopped: Callable[[Point, int], 
         return None
     groups, training = {point.rate_group for point in points}, {point.name for point in points}
     plan = run.plan()
-    earlier = [p for p in (plan.points if plan is not None else ()) if p.rate_group in groups and p.name not in training]
+    others = training | set(run.rows.point[run.rows.status == "failed"])  # what has failed is ahead of nothing
+    earlier = [p for p in (plan.points if plan is not None else ()) if p.rate_group in groups and p.name not in others]
     curves = {
         point: {row["epoch"]: row[run.config.quality] for row in run.curve(point.name)}
         for point in earlier

@@ -36,7 +36,7 @@ class Section(BaseModel):
             if value.lstrip().startswith(("[", "{")):
                 try:
                     return json.loads(value)
-                except json.JSONDecodeError as problem:
+                except (ValueError, RecursionError) as problem:
                     raise ValueError(f"must be JSON, which this is not ({problem})") from problem
             if types_ & {list, tuple}:
                 return [part.strip() for part in value.split(",") if part.strip()]
@@ -107,7 +107,7 @@ def from_json(value: Any) -> Any:
     if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
         try:
             return json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # no JSON, or nested without an end
             return value
     return value
 

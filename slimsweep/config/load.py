@@ -24,10 +24,12 @@ from slimsweep.config.messages import ConfigError, did_you_mean, sentence
 from slimsweep.config.paths import with_absolute_paths
 from slimsweep.config.schema import Config, put
 from slimsweep.config.sections import ModelConfig
+from slimsweep.config.yaml_text import read_yaml
 from slimsweep.storage import joined
 
 ENV_PREFIX = "SLIMSWEEP_"
 FLAGS = ("smoke", "quick", "verbose")  # words of the command line without a value
+MOST_MODELS = 100  # of one sweep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +97,8 @@ def _bases(merged: dict[str, Any], ending: str) -> list[dict[str, Any]]:
         return [merged]
     if not models or not all(isinstance(model, Mapping) for model in models):
         raise ConfigError("model is a list, of which each entry must be a model, such as [{name: deit_small_patch16_224}]")
+    if len(models) > MOST_MODELS:
+        raise ConfigError(f"model is a list of {len(models):,} models: give at most {MOST_MODELS}, the others to another run")
     group = Config(**{key: merged[key] for key in ("name", "output") if key in merged})
     names: list[str] = []
     for model in models:
@@ -167,7 +171,7 @@ def _read_file(source: str) -> dict[str, Any]:
             reason = "is not there" if isinstance(problem, FileNotFoundError) else f"cannot be read ({problem})"
             raise ConfigError(f"the configuration {source!r} {reason}; {fix}") from None
     try:
-        content = yaml.safe_load(text)
+        content = read_yaml(text)
     except yaml.YAMLError as problem:
         mark = getattr(problem, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -271,7 +275,7 @@ def _free_value(name: str, value: Any) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return yaml.safe_load(value)
+        return read_yaml(value)
     except yaml.YAMLError as problem:
         reason = " ".join(str(getattr(problem, "problem", None) or problem).split())
         raise ConfigError(f"{name} is {value!r}, which is not YAML ({reason}): put text in quotes") from problem

@@ -82,6 +82,7 @@ TYPES = {
     "dict": 'must be a mapping, such as {"img_size": 160}',
     "model": "must be a mapping of its fields",
 }  # by the first word of pydantic's name of an error
+MOST_SAID = 100  # refusals in one message
 LIMITS = {
     "greater_than": ("gt", "must be more than"),
     "greater_than_equal": ("ge", "must be at least"),
@@ -101,12 +102,16 @@ def sentence(problem: ValidationError, root: type[BaseModel], layers: Mapping[st
     errors = problem.errors(include_url=False)
     # Of a field that takes a section or a list of them, pydantic says what is wrong with the value as either.
     told = [one for one in errors if not (one["type"] == "model_type" and isinstance(one["input"], list))]
-    for error in told or errors[:1]:
+    told = told or errors[:1]
+    for error in told[:MOST_SAID]:
         name, said = _sentence_of(error, root, layers)
         first = str(error["loc"][0]) if error["loc"] else ""
         either = first in root.model_fields and listed_section(root.model_fields[first].annotation) is not None
         found.setdefault(first if either else name, said)
-    return all_at_once(list(dict.fromkeys(line for said in found.values() for line in said.split("\n"))))
+    lines = list(dict.fromkeys(line for said in found.values() for line in said.split("\n")))
+    if len(told) > MOST_SAID:
+        lines.append(f"{len(told) - MOST_SAID:,} more are wrong, which are said once these are right")
+    return all_at_once(lines)
 
 
 def _sentence_of(error: Any, root: type[BaseModel], layers: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:

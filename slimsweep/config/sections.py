@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from slimsweep.config.fields import Section, once, rising
 
 Family = Literal["attention", "mlp", "token"]
+MOST_SEEDS = 1000  # that a number stands for
 
 
 def none_or_two(classes: int | None) -> int | None:
@@ -542,6 +543,8 @@ class Retrain(Recipe):
         if isinstance(value, int) and not isinstance(value, bool):
             if value < 1:
                 raise ValueError("must be at least one seed, such as 1 or [0]")
+            if value > MOST_SEEDS:  # a seed that is meant stands in brackets
+                raise ValueError(f"must be a number of seeds up to {MOST_SEEDS:,}, or a list of them, such as [{value}]")
             return list(range(value))
         return value
 

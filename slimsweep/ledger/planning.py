@@ -217,6 +217,27 @@ def stopped_points(run: Run) -> set[str]:
     return set(run.rows.point[run.rows.status == "stopped"]) if run.config.retrain.stopping is not None else set()
 
 
+def go_on_with_stopped(run: Run, points: list[Point]) -> set[str]:
+    """Forget that points were stopped where all rates that were ahead of them failed: else their budget would have no model.
+
+    Returns their names; they are trained again.
+
+    Args:
+        points: all that are planned.
+    """
+    status: dict[str, str] = dict(run.rows[["point", "status"]].itertuples(index=False))
+    of_groups: dict[Any, set[str]] = {}
+    for point in points:
+        of_groups.setdefault(point.rate_group, set()).add(point.name)
+    left = [names for names in of_groups.values() if {status.get(name) for name in names} == {"stopped", "failed"}]
+    again = {name for names in left for name in names if status[name] == "stopped"} & stopped_points(run)
+    for name in again:
+        run.delete_row(name)
+    if again:
+        run.refresh()
+    return again
+
+
 def points_to_do(run: Run, points: list[Point]) -> list[Point]:
     """The points that are to be trained: those without an ok row that were not stopped."""
     done = set(run.rows[run.rows.status == "ok"].point) | stopped_points(run)

@@ -17,6 +17,7 @@ import pandas as pd
 import yaml
 
 from slimsweep.config import Config, ConfigError, Fitted, Stage, with_earlier_ways
+from slimsweep.config.yaml_text import read_yaml
 from slimsweep.errors import DamagedFile
 from slimsweep.ledger import tables
 from slimsweep.ledger.files import (
@@ -274,7 +275,7 @@ class Run(Readable):
             raise DamagedFile(f"{where} is damaged (it is larger than {LARGEST_CONFIG:,} bytes): {STARTED_AGAIN}")
         try:
             text = content.decode()
-            said = yaml.safe_load(text)
+            said = read_yaml(text)
         except (yaml.YAMLError, UnicodeDecodeError) as problem:
             raise DamagedFile(f"{where} is damaged ({' '.join(str(problem).split())}): {STARTED_AGAIN}") from problem
         # A file that was cut at the end of a line is YAML too, but of fewer settings.

@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from slimsweep.config.messages import without_password
 from slimsweep.errors import DamagedFile, RefusedInput
 from slimsweep.ledger.measures import TOP1
 from slimsweep.ledger.run import Run
@@ -70,15 +71,16 @@ def read_run(run: Run, status: Status | None = None) -> RunTables:
     """
     written = run.rows["run"].dropna()
     timings = run.products.bench()
+    uri = without_password(run.uri)  # pages are given away
     return RunTables(
         name=status.name if status is not None else written.iloc[0] if len(written) else run.folder.name,
-        uri=run.uri,
+        uri=uri,
         results=run.rows,
         curves=run.curves(),
         gates=run.gates_table(),
         bench=last_timed(timings),
         quantized=run.products.quantized(),
-        not_trusted=not_trusted(timings, f"slimsweep bench {run.uri}"),
+        not_trusted=not_trusted(timings, f"slimsweep bench {uri}"),
         device_times=run.products.device_times(),
         status=status,
         pace=run.pace_choice() if run.is_begun else None,

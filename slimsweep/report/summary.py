@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from slimsweep.config import ConfigError
-from slimsweep.errors import RefusedInput
+from slimsweep.errors import RefusedInput, reason_of
 from slimsweep.ledger.measures import Measure, images_of, measure_of
 from slimsweep.ledger.run import Run
 from slimsweep.ledger.status import Status, read_status
@@ -60,41 +60,35 @@ class Summary:
     time_left: str
 
 
-def run_folders(
-    output: Folder, refused: Callable[[str, RefusedInput], None] | None = None, known: Collection[str] = ()
-) -> list[tuple[str, Folder]]:
+def run_folders(output: Folder, refused: Callable[[str, str], None], known: Collection[str] = ()) -> list[tuple[str, Folder]]:
     """(name, folder) of all runs in an output folder, also those in the folder of a sweep over several models.
 
     Args:
-        refused: is told of a folder that may not be read (`Folder.confined`).
+        refused: is told of a folder that cannot be read, or may not be (`Folder.confined`): its name, and why.
         known: names of folders that count as runs' without a look into them, for who looks into them anyway.
     """
 
-    def looked(folder: Folder, name: str, shown: str) -> tuple[Folder | None, bool]:
-        """(a folder inside, None where it may not be read; whether it is a run's)"""
+    def runs_at(parent: Folder, name: str, shown: str, deeper: bool) -> list[tuple[str, Folder]]:
         try:
-            inner = folder / name
-            return inner, shown in known or Run(inner).is_begun
+            folder = parent / name
+            if shown in known or Run(folder).is_begun:
+                return [(shown, folder)]
+            inside = folder.list() if deeper else []
         except RefusedInput as problem:
-            if refused is None:
-                raise
-            refused(shown, problem)
-            return None, False
+            refused(shown, str(problem))
+            return []
+        except OSError as problem:  # such as lost+found on a volume
+            refused(shown, f"it cannot be read ({reason_of(problem)})")
+            return []
+        return [found for model in inside for found in runs_at(folder, model, f"{shown}/{model}", deeper=False)]
 
     if Run(output).is_begun:
         return [(output.name, output)]
-
-    def runs_at(name: str) -> list[tuple[str, Folder]]:
-        folder, is_run = looked(output, name, name)
-        if folder is None or is_run:
-            return [] if folder is None else [(name, folder)]
-        inside = [(f"{name}/{model}", *looked(folder, model, f"{name}/{model}")) for model in folder.list()]
-        return [(shown, inner) for shown, inner, is_run in inside if inner is not None and is_run]
-
-    return [found for runs in output.each(runs_at, output.list()) for found in runs]
+    of_each = output.each(lambda name: runs_at(output, name, name, deeper=True), output.list())
+    return [found for runs in of_each for found in runs]
 
 
-def runs_in(output: str) -> list[tuple[str, Run]]:
+def runs_in(output: str, refused: Callable[[str, str], None]) -> list[tuple[str, Run]]:
     """(name, run) of all runs in an output folder, as `run_folders` finds them.
 
     Raises:
@@ -102,7 +96,7 @@ def runs_in(output: str) -> list[tuple[str, Run]]:
         RefusedInput: a URI of an unknown scheme.
     """
     folder = Folder(output)
-    found = [(name, Run(inner)) for name, inner in run_folders(folder)]
+    found = [(name, Run(inner)) for name, inner in run_folders(folder, refused)]
     if not found:
         raise ConfigError(f"{folder.uri} holds no run of slimsweep: give the folder that --output names, such as runs")
     return found

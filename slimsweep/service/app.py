@@ -10,6 +10,8 @@ from fastapi.exception_handlers import http_exception_handler
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from slimsweep.config.messages import without_password
+from slimsweep.errors import RefusedInput, reason_of
 from slimsweep.service import downloads, pages, sweeps
 from slimsweep.service.access import NotSignedIn
 from slimsweep.service.guard import Guard
@@ -32,6 +34,8 @@ def make_app(settings: Settings) -> FastAPI:
     app.add_middleware(Guard, settings=settings)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _of_another_form)
+    app.add_exception_handler(RefusedInput, _not_shown)
+    app.add_exception_handler(OSError, _not_readable)
     for routes in (pages, downloads, sweeps):
         app.include_router(routes.router)
     return app
@@ -59,6 +63,19 @@ async def _refused(request: Request, problem: Exception) -> Response:
     if isinstance(problem, NotSignedIn):
         return pages.sign_in_page(problem.status_code)
     return pages.message_page(request, problem.status_code, str(problem.detail))
+
+
+async def _not_shown(request: Request, problem: Exception) -> Response:
+    """What is wrong with files of a run."""
+    return await _refused(request, HTTPException(409, without_password(str(problem))))
+
+
+async def _not_readable(request: Request, problem: Exception) -> Response:
+    """A store that fails, a folder that was deleted while it was read, or a right that is missing."""
+    assert isinstance(problem, OSError)
+    log.warning("%s: %s", request.url.path, problem)
+    said = f"the files of this folder cannot be read just now ({reason_of(problem)}): try again"
+    return await _refused(request, HTTPException(503, said))
 
 
 async def _of_another_form(request: Request, problem: Exception) -> Response:

@@ -3,7 +3,7 @@
 import json
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from operator import attrgetter
@@ -89,7 +89,7 @@ def look(asked: AskedSweep, output: str) -> Looked:
             configs, _ = load_configs(words)
         except ConfigError as refused:
             sentences = [said.replace(str(path), CONFIG_FILE) for said in sentences_of(refused)]
-            return Looked(problems=[problem_of(said, asked.text) for said in sentences])
+            return Looked(problems=problems_of(sentences, asked.text))
     grouped = len(configs) > 1 or configs[0].output != Config(output=output).output
     name = configs[0].output.rstrip("/").rpartition("/")[2] if grouped else configs[0].name
     return Looked(problems=[], run=name, configs=configs)
@@ -105,21 +105,25 @@ def sentences_of(refused: Exception | str) -> list[str]:
     return [" ".join(str(refused).split())]
 
 
-def refused_text(text: str) -> list[Problem]:
-    """What cannot be read of a YAML text, or is not read from strangers: one that is large, deep, or refers to itself."""
+def refused_text(text: str, name: str = CONFIG_FILE) -> list[Problem]:
+    """What cannot be read of a YAML text, or is not read from strangers: one that is large, deep, or refers to itself.
+
+    Args:
+        name: what sentences call it.
+    """
     if len(text) > LARGEST:
         return [Problem(sentence=f"the configuration has {len(text):,} characters: give at most {LARGEST:,}")]
     depth = 0
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
-                said = f"{CONFIG_FILE} refers to *{event.anchor}, and references are not read here: write the values out"
+                said = f"{name} refers to *{event.anchor}, and references are not read here: write the values out"
                 return [Problem(sentence=said, line=_line_of(event))]
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > DEEPEST:
-                said = f"{CONFIG_FILE} is nested more than {DEEPEST} levels deep: no field is"
+                said = f"{name} is nested more than {DEEPEST} levels deep: no field is"
                 return [Problem(sentence=said, line=_line_of(event))]
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         return []  # said with its place by who reads the configuration
     return []
 
@@ -132,31 +136,43 @@ def _refused_words(asked: AskedSweep) -> list[Problem]:
     problems = []
     if not asked.text.strip() and asked.preset not in presets():
         problems.append(Problem(sentence=f"{asked.preset!r} is no preset: name one of {', '.join(presets())}", field="preset"))
-    for name in asked.fields:
+    for name, value in asked.fields.items():
         if name == OUTPUT:
             said = "output cannot be set here: runs go to the folder that this service shows"
             problems.append(Problem(sentence=said, field=OUTPUT))
         elif name not in NAMES and not name.startswith("model.kwargs."):
             problems.append(Problem(sentence=f"unknown field {name}", field=name))
+        elif name not in NAMES:  # its text is read as YAML
+            problems += [Problem(sentence=one.sentence, field=name) for one in refused_text(value, name)]
     return problems
 
 
-def problem_of(sentence: str, text: str) -> Problem:
-    """A sentence with the field that it begins with, and the field's line in a text."""
+def problems_of(sentences: Iterable[str], text: str) -> list[Problem]:
+    """Each sentence with the field that it begins with, and the field's line in a YAML text."""
+    tree = _tree(text)
+    return [_problem(sentence, tree) for sentence in sentences]
+
+
+def _problem(sentence: str, tree: yaml.Node | None) -> Problem:
     if found := re.search(r" is not valid YAML at line (\d+)", sentence):
         return Problem(sentence=sentence, line=int(found[1]))
     found = re.match(r"(unknown field )?([A-Za-z_][\w.-]*)", sentence)
     if found is None or not (found[1] or found[2] in NAMES):
         return Problem(sentence=sentence)
-    return Problem(sentence=sentence, field=found[2], line=line_of(text, found[2]))
+    return Problem(sentence=sentence, field=found[2], line=line_of(tree, found[2]))
 
 
-def line_of(text: str, name: str) -> int | None:
-    """The line of a field in a YAML text, or of the section around it; None where the text has neither."""
+def _tree(text: str) -> yaml.Node | None:
+    """A YAML text with the places of its keys; None where it cannot be read."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError:
+        found: yaml.Node | None = yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, ValueError):
         return None
+    return found
+
+
+def line_of(node: yaml.Node | None, name: str) -> int | None:
+    """The line of a field in a YAML text, or of the section around it; None where the text has neither."""
     line = None
     for key in name.split("."):
         if not isinstance(node, yaml.MappingNode):

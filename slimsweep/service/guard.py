@@ -70,7 +70,7 @@ class Guard:
         if method not in SAFE:
             origin = headers.get(b"origin", b"").decode("latin-1")
             site = headers.get(b"sec-fetch-site", b"same-origin").decode("latin-1")
-            if (origin and urlsplit(origin).netloc.lower() != host.lower()) or site not in ("same-origin", "none"):
+            if (origin and _place_in(origin) != host.lower()) or site not in ("same-origin", "none"):
                 return 403, "a page of another site may not act here"
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self.most:
@@ -121,6 +121,14 @@ class _Counted:
             added = [(n.encode(), v.encode()) for n, v in HEADERS.items() if n.encode() not in own]
             message = {**message, "headers": [*message["headers"], *added]}
         await self._send(message)
+
+
+def _place_in(origin: str) -> str:
+    """Host and port of an Origin header; empty where it names none."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def _too_large(most: int) -> str:

@@ -34,9 +34,11 @@ def refuse_too_large(run: Run, point: str) -> None:
         RefusedInput: it is, or there is no such model.
     """
     weights, config = (f"{run.model_path(point)}/{name}" for name in (MODEL_WEIGHTS, MODEL_CONFIG))
-    if not run.folder.exists(weights) or not run.folder.exists(config):
-        raise RefusedInput(f"{run.uri} has no model {point!r}: its folder was deleted, or it was never trained")
-    if (size := run.folder.size(weights)) > LARGEST:
+    try:
+        size, _ = run.folder.size(weights), run.folder.size(config)
+    except FileNotFoundError as missing:
+        raise RefusedInput(f"{run.uri} has no model {point!r}: its folder was deleted, or it was never trained") from missing
+    if size > LARGEST:
         raise RefusedInput(
             f"the weights of {point} are {size / 2**30:.1f} GiB, and downloads are limited to {LARGEST / 2**30:.0f} GiB: use "
             "`slimsweep export`"

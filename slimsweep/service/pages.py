@@ -7,7 +7,6 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from slimsweep.errors import RefusedInput
 from slimsweep.report.shelf_page import build_message_page, build_shelf_page, build_sign_in_page
 from slimsweep.service.access import COOKIE, Reader, check_token, reading_key, settings_of
 from slimsweep.service.shelf import Document, NoSuchRun, Shelf
@@ -109,8 +108,6 @@ def _report(request: Request, shelf: Shelf, names: list[str], shelf_at: str) -> 
         return answer(request, shelf.page(names, shelf_at), HTML)
     except NoSuchRun as missing:
         raise HTTPException(404, f"there is no run {str(missing)[:200]!r} in this folder") from missing
-    except RefusedInput as problem:
-        raise HTTPException(409, str(problem)) from problem
 
 
 @cache

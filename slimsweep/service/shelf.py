@@ -17,7 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
 
-from slimsweep.errors import RefusedInput
+from slimsweep.config.messages import without_password
+from slimsweep.errors import RefusedInput, reason_of
 from slimsweep.ledger.pulse import Pulse
 from slimsweep.ledger.run import Listing, Run
 from slimsweep.ledger.status import Status, read_status
@@ -74,11 +75,14 @@ class Entry:
                 alive = self.pulse.alive(self.run, listing.heartbeat)
                 if self.listing is None or listing.files != self.listing.files or alive != self.alive:
                     self._read(listing, alive)
-            except (RefusedInput, OSError) as problem:  # damaged, of a later version, or a store that fails
+            except RefusedInput as problem:  # damaged, or of a later version
                 self._cannot_be_read(str(problem))
+            except OSError as problem:  # a store that fails, or a right that is missing, perhaps for a moment
+                self._cannot_be_read(f"it cannot be read ({reason_of(problem)})", again=True)
             except Exception as problem:  # one run that nobody foresaw must not hide the others
-                log.exception("%s cannot be shown", self.folder.uri)
-                self._cannot_be_read(f"it cannot be read ({type(problem).__name__}: {problem})")
+                said = f"it cannot be read ({type(problem).__name__}: {problem})"
+                if self._cannot_be_read(said, again=True):
+                    log.exception("%s cannot be shown", self.folder.uri)
             return True
 
     def _read(self, listing: Listing, alive: bool) -> None:
@@ -93,10 +97,19 @@ class Entry:
         self.summary = summary_of(self.name, self.run, self.status)
         self.problem = ""
 
-    def _cannot_be_read(self, problem: str) -> None:
-        if problem != self.problem:
-            self.version += 1
-        self.problem, self.status, self.summary = " ".join(problem.split()), None, None
+    def _cannot_be_read(self, problem: str, again: bool = False) -> bool:
+        """Show why the run cannot be read; returns whether that is new.
+
+        Args:
+            again: whether the next look is to read it again, also where no file has changed.
+        """
+        said = without_password(" ".join(problem.split()))
+        is_new = said != self.problem
+        self.version += is_new
+        self.problem, self.status, self.summary = said, None, None
+        if again:
+            self.listing = None
+        return is_new
 
     def as_json(self) -> dict[str, Any]:
         """What the shelf's page shows of the run; `web/shelf.js` describes it."""
@@ -120,6 +133,7 @@ class Shelf:
         self.look_every = look_every
         self._looking = threading.Lock()
         self._next_look = -math.inf  # on the monotonic clock
+        self._next_search = -math.inf  # from when on a look is brought forward for a run that is not known
         self._entries: dict[str, Entry] = {}
         self._shown: Document | None = None
         self._pages: OrderedDict[tuple[Any, ...], Document] = OrderedDict()
@@ -155,7 +169,7 @@ class Shelf:
 
     def _look(self) -> Document:
         refused: dict[str, str] = {}
-        folders = run_folders(self.folder, lambda name, problem: refused.__setitem__(name, str(problem)), self._entries.keys())
+        folders = run_folders(self.folder, refused.__setitem__, self._entries.keys())
         for name, folder in folders:
             self._entries.setdefault(name, Entry(name, folder))
         for name in self._entries.keys() - {name for name, _ in folders}:
@@ -166,8 +180,9 @@ class Shelf:
                 if not is_run:
                     self._entries.pop(entry.name, None)
         runs = [entry.as_json() for _, entry in sorted(self._entries.items())]
-        runs += [{"name": name, "state": "unreadable", "why": why} for name, why in sorted(refused.items())]
-        body = json.dumps({"output": self.folder.uri, "runs": runs}, separators=(",", ":"), allow_nan=False).encode()
+        runs += [{"name": name, "state": "unreadable", "why": without_password(why)} for name, why in sorted(refused.items())]
+        shown = {"output": without_password(self.folder.uri), "runs": runs}
+        body = json.dumps(shown, separators=(",", ":"), allow_nan=False).encode()
         if self._shown is None or self._shown.body != body:
             self._shown = Document.of(body)
         return self._shown
@@ -182,8 +197,9 @@ class Shelf:
 
     def _entry(self, name: str) -> Entry:
         self.look()
-        if name not in self._entries:  # it may have begun since the last look
+        if name not in self._entries and time.monotonic() >= self._next_search:  # it may have begun since the last look
             self.look_again()
+            self._next_search = self._next_look  # names that nobody has cost one look more, and not one each
         found = self._entries.get(name)
         if found is None:
             raise NoSuchRun(name)
@@ -213,22 +229,36 @@ class Shelf:
             with self._pages_lock:
                 if (page := self._kept(key)) is not None:
                     return page
-            tables = []
-            for entry in entries:
-                with entry.lock:
-                    tables.append(read_run(entry.run, entry.status))
-            page = Document.of(build_page(tables, shelf_at=shelf_at).encode())
+            try:
+                page = _built(entries, shelf_at)
+            finally:
+                with self._pages_lock:
+                    self._building.pop(key, None)
             with self._pages_lock:
                 self._pages[key] = page
                 while len(self._pages) > PAGES_KEPT:
                     self._pages.popitem(last=False)
-                self._building.pop(key, None)
         return page
 
     def _kept(self, key: tuple[Any, ...]) -> Document | None:
         if key in self._pages:
             self._pages.move_to_end(key)
         return self._pages.get(key)
+
+
+def _built(entries: Sequence[Entry], shelf_at: str) -> Document:
+    tables = []
+    for entry in entries:
+        with entry.lock:
+            tables.append(read_run(entry.run, entry.status))
+    try:
+        return Document.of(build_page(tables, shelf_at=shelf_at).encode())
+    except RefusedInput:
+        raise
+    except Exception as problem:  # tables that nobody foresaw, such as of two measures in one run
+        names = ", ".join(entry.name for entry in entries)
+        log.exception("the page of %s cannot be made", names)
+        raise RefusedInput(f"{names} cannot be shown ({type(problem).__name__}: {problem})") from problem
 
 
 def _with_zone(local: datetime | None) -> str | None:

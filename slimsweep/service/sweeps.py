@@ -15,7 +15,7 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from slimsweep.errors import REFUSED, ClusterFailed, RefusedInput
+from slimsweep.errors import REFUSED, ClusterFailed
 from slimsweep.report.action_pages import build_sweeps_page
 from slimsweep.service.access import Actor, Reader, settings_of
 from slimsweep.service.asked_sweep import (
@@ -26,7 +26,7 @@ from slimsweep.service.asked_sweep import (
     form_fields,
     form_presets,
     look,
-    problem_of,
+    problems_of,
     sentences_of,
 )
 from slimsweep.service.pages import PAGE_POLICY
@@ -68,17 +68,18 @@ class Sweeps:
         return Jobs(self.output, self._address)
 
     def start(self, run: str, words: list[str], files: dict[str, str]) -> dict[str, Any]:
-        """Submit a sweep, unless a job of the same run is alive.
+        """Submit a sweep, unless a job of the same run is alive, or one of the group that it is in or of a run in that.
 
         Raises:
             HTTPException: 409, one is.
             ClusterFailed: the cluster does not take it.
         """
         with self._starting:
-            latest = self.jobs.latest(run)
-            if latest is not None and latest.is_alive:
-                raise HTTPException(409, f"{run} is {latest.state} already, as job {latest.id}: stop it first")
-            return _shown(self.jobs.submit(run, words, files))
+            jobs = self.jobs
+            alive = next((job for job in jobs.all() if job.is_alive and _share_a_run(job.run, run)), None)
+            if alive is not None:
+                raise HTTPException(409, f"{alive.run} is {alive.state} already, as job {alive.id}: stop it first")
+            return _shown(jobs.submit(run, words, files))
 
 
 def sweeps_of(request: Request) -> Sweeps:
@@ -128,7 +129,7 @@ def plan_sweep(_: Actor, asked: AskedSweep, sweeps: OfSweeps) -> dict[str, Any]:
     if ended.code:
         said = ended.output.strip().partition("slimsweep: ")[2] or ended.errors.strip() or f"it ended with code {ended.code}"
         if ended.code == REFUSED:
-            _refuse_problems(Looked(problems=[problem_of(one, asked.text) for one in sentences_of(said)]))
+            _refuse_problems(Looked(problems=problems_of(sentences_of(said), asked.text)))
         raise HTTPException(500, f"the plan could not be made: {' '.join(said.split())}")
     return {"run": looked.run, "text": ended.output, "command": _command(asked, sweeps)}
 
@@ -169,10 +170,7 @@ def stop_sweep(_: Actor, run: RunName, sweeps: OfSweeps) -> dict[str, Any]:
 def go_on(_: Actor, request: Request, run: RunName, more: Budgets, sweeps: OfSweeps) -> dict[str, Any]:
     """Go on with a run from the configuration in its folder, with more budgets where they are given."""
     found = run_named(request, run)
-    try:
-        text, config = found.config_text(), found.stored_config()
-    except RefusedInput as problem:
-        raise HTTPException(409, str(problem)) from problem
+    text, config = found.config_text(), found.stored_config()
     added = [budget for budget in more.budgets if budget.strip() not in map(str, config.budgets)]
     fields = {"name": parted(found.folder.uri)[1]}
     if added:
@@ -189,6 +187,11 @@ def _asked_of_cluster(ask: Any) -> Any:
         return ask()
     except ClusterFailed as problem:
         raise HTTPException(503, str(problem)) from problem
+
+
+def _share_a_run(one: str, other: str) -> bool:
+    """Whether two names are of the same run, or one is of a sweep over several models and the other of one of its runs."""
+    return one == other or one.startswith(f"{other}/") or other.startswith(f"{one}/")
 
 
 def _job(sweeps: Sweeps, run: str) -> Any:

@@ -1,0 +1,36 @@
+"""YAML as configurations are written in: values that one can hold, and one kind of error for all others."""
+
+from typing import Any
+
+import yaml
+
+WHOLE_NUMBERS = range(-(2**63), 2**63)  # that tables of results can hold
+
+
+def read_yaml(text: str) -> Any:
+    """What a YAML text says.
+
+    Raises:
+        yaml.YAMLError: it is not YAML, or a value is none of the kind that it looks like, such as the day 2026-99-99.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader
+    except RecursionError as problem:
+        raise yaml.YAMLError("it is nested too deeply") from problem
+    except ValueError as problem:  # of what stands before the values, such as the number of a version
+        raise yaml.YAMLError(" ".join(str(problem).split())) from problem
+
+
+class _Loader(yaml.SafeLoader):
+    """Names the place of a value that cannot be made, where PyYAML lets Python's own errors out."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep)
+        except (ValueError, KeyError, AttributeError, TypeError) as problem:
+            kind = str(node.tag).rpartition(":")[2]
+            raise yaml.constructor.ConstructorError(None, None, f"this is no {kind}", node.start_mark) from problem
+        if isinstance(value, int) and value not in WHOLE_NUMBERS:
+            said = "a whole number has more than 64 bits"
+            raise yaml.constructor.ConstructorError(None, None, said, node.start_mark)
+        return value
