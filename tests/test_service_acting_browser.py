@@ -84,7 +84,7 @@ def test_a_problem_stands_at_its_field_and_a_start_follows_its_plan(page, url, c
     page.click("#start")
     page.wait_for_selector(".job .running")
     assert [job.run for job in cluster.found] == ["mine"]
-    assert page.inner_text("#log-text") == "what mine prints"
+    page.locator("#log-text", has_text="what mine prints").wait_for()
     assert page.evaluate("document.activeElement.id") == "jobs"  # they are below the form, and are seen after a start
     page.locator("#log-text").scroll_into_view_if_needed()
     page.reload()  # keeps what is asked for, the token and the log that is shown

@@ -123,7 +123,7 @@ def accuracy_at_equal_ms(rows: pd.DataFrame) -> str:
     """Markdown: test top-1 of cuts to budgets in ms, and of cuts to budgets in MACs at the same ms.
 
     The latter is read off a line between the neighbouring cuts in MACs (and the dense model) of the same seed, and compared
-    seed by seed. LatencyFiles are divided by the dense model's in the same rounds.
+    seed by seed. Latencies are divided by the dense model's in the same rounds.
     """
     ok = best_rates(rows[(rows.status == "ok") & rows.method.isin(["searched", "dense"])])
     ok = ok.assign(share=ok.latency_ms / ok.latency_ms_dense)
