@@ -145,7 +145,7 @@ def best_rates(rows: pd.DataFrame) -> pd.DataFrame:
     Args:
         rows: of one run; returned unchanged if they have no column `lr`.
     """
-    if "lr" not in rows or rows.empty:
+    if "lr" not in rows or rows.loc[rows["status"] == "ok", "lr"].nunique(dropna=False) < 2:
         return rows
     numbered = rows.assign(place=range(len(rows)))  # tables that were put together may have an index twice
     ok = with_settings(with_units(numbered[numbered["status"] == "ok"]))

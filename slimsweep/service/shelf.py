@@ -13,7 +13,6 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
 
@@ -29,7 +28,6 @@ from slimsweep.storage import Folder
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 16  # runs that are listed at the same time
 PAGES_KEPT = 16  # of some megabytes each
 PAUSE = 5  # the time between two looks is at least so many times as long as a look takes
 
@@ -174,11 +172,10 @@ class Shelf:
             self._entries.setdefault(name, Entry(name, folder))
         for name in self._entries.keys() - {name for name, _ in folders}:
             del self._entries[name]
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            entries = list(self._entries.values())
-            for entry, is_run in zip(entries, pool.map(Entry.look, entries), strict=True):
-                if not is_run:
-                    self._entries.pop(entry.name, None)
+        entries = list(self._entries.values())
+        for entry, is_run in zip(entries, self.folder.each(Entry.look, entries), strict=True):
+            if not is_run:
+                self._entries.pop(entry.name, None)
         runs = [entry.as_json() for _, entry in sorted(self._entries.items())]
         runs += [{"name": name, "state": "unreadable", "why": without_password(why)} for name, why in sorted(refused.items())]
         shown = {"output": without_password(self.folder.uri), "runs": runs}
