@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import runpy
 import statistics
 import subprocess
@@ -27,6 +28,7 @@ from slimsweep.cli import main
 from slimsweep.errors import RefusedInput
 from slimsweep.ledger.pulse import Pulse
 from slimsweep.ledger.run import Run
+from slimsweep.report.page import figure_library
 from slimsweep.service.access import COOKIE, Actor
 from slimsweep.service.app import make_app
 from slimsweep.service.settings import Settings, found_token, settings_from
@@ -120,6 +122,31 @@ def test_a_page_is_the_report_with_a_way_back(output: Path) -> None:
     assert "cut-short cannot be shown" in reader.get("/runs/cut-short").json()["detail"]
     assert reader.get("/compare").status_code == 400
     assert reader.get("/compare?" + "&".join(f"run=r{i}" for i in range(13))).status_code == 400
+
+
+def test_pages_share_one_figure_library_that_browsers_keep(output: Path) -> None:
+    reader = client(output)
+    found = {}
+    for address in ("/runs/digits", "/runs/sizes/small", "/compare?run=digits&run=sizes/small"):
+        page = reader.get(address).text
+        assert len(page) < 700_000
+        found[address] = re.search(r'data-at="((?:\.\./)+|\./)(plotly-\w+\.js)"', page)[2]
+    (name,) = set(found.values())
+    library = reader.get(f"/{name}")
+    assert library.headers["cache-control"] == "public, max-age=31536000, immutable"
+    assert library.headers["content-encoding"] == "gzip"
+    assert library.text == figure_library().text
+    assert reader.get("/plotly-0.js").status_code == 404
+
+
+def test_a_page_can_be_saved_as_one_file(output: Path) -> None:
+    reader = client(output)
+    for address in ("/runs/digits?whole=true", "/compare?run=digits&run=sizes/small&whole=true"):
+        page = reader.get(address).text
+        assert len(page) > 1_500_000
+        assert "data-at=" not in page
+        assert "All runs</a>" not in page
+        assert "loads nothing from the network" in page
 
 
 def test_what_happens_in_the_folder_is_shown_at_the_next_look(few: Path) -> None:

@@ -121,6 +121,10 @@ def test_a_name_leads_to_its_report_and_back(service: str, opened: Opened) -> No
     page.locator("#front-title").wait_for()
     assert page.url == f"{service}/runs/sizes/small"
     assert page.locator("h1").inner_text() == "small"
+    page.locator("#front-figure .plot-container").wait_for()  # drawn by the library that lies beside the pages
+    with page.expect_download() as taken:
+        page.get_by_role("link", name="Save it as one file").click()
+    assert taken.value.path().stat().st_size > 1_500_000
     page.get_by_role("link", name="All runs").click()
     page.locator("table.runs").wait_for()
     assert page.url.rstrip("#") == f"{service}/"
@@ -141,6 +145,7 @@ def test_ticked_runs_are_compared_on_one_page(service: str, opened: Opened) -> N
     page.locator("html[data-ready=yes]").wait_for()
     assert page.locator("h1").inner_text() == "digits, base"
     assert "2 runs, 14 points" in page.locator("#subtitle").inner_text()
+    assert page.locator("#to-file").get_attribute("href") == "?run=digits&run=sizes%2Fbase&whole=true"
     assert "All settings of these runs are the same." in page.locator("#about").inner_text()
     assert page.get_by_role("link", name="All runs").is_visible()
 

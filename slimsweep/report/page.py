@@ -5,10 +5,11 @@ plotly.js, both compressed, and loads nothing from the network. Its script is jo
 `npm install && npm run check` lints and tests; only that needs node.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ def build_page(runs: Sequence[RunTables], *, written_at: datetime | None = None,
     Args:
         runs: at least one.
         written_at: shown in the page; now where not given.
-        shelf_at: the relative address of the page of all runs, where a service shows the page; else there is no link to it.
+        shelf_at: the relative address of the page of all runs, where a service shows the page: it has a link to that then, and
+            takes the figure library from the file beside it (`FigureLibrary.name`). Else the page is one file with all in it.
 
     Raises:
         RefusedInput: a ValueError: no run was given.
@@ -46,12 +48,12 @@ def build_page(runs: Sequence[RunTables], *, written_at: datetime | None = None,
     data["refresh_seconds"] = REFRESH_SECONDS if any(run.live for run in runs) else None
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     script = joined_script("main.js")
-    plotly, plotly_hash = _plotly()
+    library = figure_library()
     return (
         environment()
         .get_template("report.html.j2")
         .render(
-            policy=policy(source_of(script), plotly_hash),
+            policy=policy(source_of(script), source_of(library.text), connect=bool(shelf_at)),
             title=_title(data),
             subtitle=_subtitle(data),
             notices=[
@@ -66,7 +68,8 @@ def build_page(runs: Sequence[RunTables], *, written_at: datetime | None = None,
             style=markup(joined_styles(STYLES)),
             script=markup(script),
             data=markup(packed(text.encode(), level=6)),
-            plotly=markup(plotly),
+            plotly=markup("" if shelf_at else library.packed),
+            plotly_at=f"{shelf_at}{library.name}" if shelf_at else "",
         )
     )
 
@@ -121,8 +124,24 @@ def _changed_sizes(run: dict[str, Any]) -> str:
 # Parts of the page.
 
 
+class FigureLibrary:
+    """plotly.js of the installed plotly package."""
+
+    def __init__(self) -> None:
+        self.text = files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8")
+
+    @cached_property
+    def name(self) -> str:
+        """A file name that changes with the content, so that browsers may keep the file for good."""
+        return f"plotly-{hashlib.sha256(self.text.encode()).hexdigest()[:16]}.js"
+
+    @cached_property
+    def packed(self) -> str:
+        """As pages hold it (`page_parts.packed`)."""
+        return packed(self.text.encode(), level=9)
+
+
 @cache
-def _plotly() -> tuple[str, str]:
-    """plotly.js of the installed plotly package, compressed and in base64, and its hash for the page's policy."""
-    text = files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8")
-    return packed(text.encode(), level=9), source_of(text)
+def figure_library() -> FigureLibrary:
+    """It is read once."""
+    return FigureLibrary()

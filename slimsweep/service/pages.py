@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
+from slimsweep.report.page import figure_library
 from slimsweep.report.shelf_page import build_message_page, build_shelf_page, build_sign_in_page
 from slimsweep.service.access import COOKIE, Reader, check_token, reading_key, settings_of
 from slimsweep.service.shelf import Document, NoSuchRun, Shelf
@@ -44,26 +45,42 @@ async def shelf_data(request: Request, shelf: OfRequest, _: Reader) -> Response:
 
 
 @router.get("/runs/{name}")
-def run_page(request: Request, name: str, shelf: OfRequest, _: Reader) -> Response:
-    """The report of a run."""
-    return _report(request, shelf, [name], "../")
+def run_page(request: Request, name: str, shelf: OfRequest, _: Reader, whole: bool = False) -> Response:
+    """The report of a run; `whole` gives it as one file, with the figure library."""
+    return _report(request, shelf, [name], "" if whole else "../")
 
 
 @router.get("/runs/{group}/{name}")
-def grouped_run_page(request: Request, group: str, name: str, shelf: OfRequest, _: Reader) -> Response:
+def grouped_run_page(request: Request, group: str, name: str, shelf: OfRequest, _: Reader, whole: bool = False) -> Response:
     """The report of a run of a sweep over several models."""
-    return _report(request, shelf, [f"{group}/{name}"], "../../")
+    return _report(request, shelf, [f"{group}/{name}"], "" if whole else "../../")
 
 
 @router.get("/compare")
-def comparison(request: Request, shelf: OfRequest, _: Reader, run: Annotated[list[str] | None, Query()] = None) -> Response:
+def comparison(
+    request: Request, shelf: OfRequest, _: Reader, run: Annotated[list[str] | None, Query()] = None, whole: bool = False
+) -> Response:
     """One report of several runs."""
     names = list(dict.fromkeys(run or []))
     if not names:
         raise HTTPException(400, "no run is named: tick runs on the page of all runs, or open compare?run=NAME&run=NAME")
     if len(names) > MOST_COMPARED:
         raise HTTPException(400, f"{len(names)} runs are too many for one page: give at most {MOST_COMPARED}")
-    return _report(request, shelf, names, "./")
+    return _report(request, shelf, names, "" if whole else "./")
+
+
+@router.get("/plotly-{key}.js")
+def figures(request: Request, key: str) -> Response:
+    """The figure library of the reports: a public package, which browsers load once."""
+    library = figure_library()
+    if library.name != f"plotly-{key}.js":
+        raise HTTPException(404, "the figure library has another name since the service was updated: load the page again")
+    headers = {"cache-control": "public, max-age=31536000, immutable", "vary": "accept-encoding"}
+    body = library.text.encode()
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        body = _packed_figures()
+        headers["content-encoding"] = "gzip"
+    return Response(body, media_type="text/javascript", headers=headers)
 
 
 @router.post("/api/sign-in", status_code=204)
@@ -108,6 +125,11 @@ def _report(request: Request, shelf: Shelf, names: list[str], shelf_at: str) -> 
         return answer(request, shelf.page(names, shelf_at), HTML)
     except NoSuchRun as missing:
         raise HTTPException(404, f"there is no run {str(missing)[:200]!r} in this folder") from missing
+
+
+@cache
+def _packed_figures() -> bytes:
+    return gzip.compress(figure_library().text.encode(), 9)
 
 
 @cache

@@ -30,7 +30,7 @@ import { plotly } from "./plotly.js";
 import { drawPoint } from "./point.js";
 import { answerQuestion } from "./question.js";
 import { drawSearch } from "./search.js";
-import { linkSweeps } from "./served.js";
+import { linkService } from "./served.js";
 import { inData, readState, state, writeState } from "./state.js";
 import { darkMode } from "./styles.js";
 import { drawTable, markRow } from "./table.js";
@@ -260,7 +260,7 @@ async function main() {
   drawStopped(page);
   drawWritten();
   drawAbout(page);
-  linkSweeps();
+  linkService();
   refreshLater(page);
   update(); // tables and text at once, figures when their library is unpacked
   listen();

@@ -13,10 +13,14 @@ export function downloadsAt(run, point) {
   return shelf && name ? `${shelf}downloads?${new URLSearchParams({ run: name, point })}` : null;
 }
 
-/** Leads from the page of one run to where it is stopped and gone on with. */
-export function linkSweeps() {
-  const [shelf, link] = [shelfAt(), find("#to-sweeps")];
-  if (!shelf || !location.pathname.includes("/runs/")) return;
+/** Leads from a page to the same as one file, and from the page of one run to where it is stopped and gone on with. */
+export function linkService() {
+  const [shelf, link, file] = [shelfAt(), find("#to-sweeps"), find("#to-file")];
+  if (!shelf) return;
+  const asked = new URLSearchParams(location.search);
+  asked.set("whole", "true");
+  file.href = `?${asked}`;
+  if (!location.pathname.includes("/runs/")) return;
   link.href = `${shelf}sweeps#${new URLSearchParams({ run: nameOf(0) })}`;
   link.hidden = false;
 }

@@ -64,10 +64,18 @@ const at = (columns, i) => Object.fromEntries(Object.entries(columns).map(([name
  */
 const named = (columns, { numbers }) => Object.fromEntries(columns.map(({ name }, c) => [name, numbers[c]]));
 
-/** Runs the figure library that is packed into the page. */
+/** Runs the figure library that is packed into the page, or lies beside the pages of a service. */
 export async function unpackPlotly() {
+  const at = document.getElementById("packed-plotly")?.dataset.at;
   const script = document.createElement("script");
-  script.textContent = await unpack("packed-plotly"); // allowed by its hash in the page's policy
+  script.textContent = at ? await textAt(at) : await unpack("packed-plotly"); // allowed by its hash in the page's policy
   document.head.append(script);
-  if (!("Plotly" in window)) throw new Error("the browser refused to run the figure library that is packed into this page");
+  if (!("Plotly" in window)) throw new Error("the browser refused to run the figure library of this page");
+}
+
+/** @param {string} address */
+async function textAt(address) {
+  const answer = await fetch(address);
+  if (!answer.ok) throw new Error(`the figure library is not at ${address} (${answer.status}): load the page again`);
+  return answer.text();
 }
