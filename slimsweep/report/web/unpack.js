@@ -66,9 +66,9 @@ const named = (columns, { numbers }) => Object.fromEntries(columns.map(({ name }
 
 /** Runs the figure library that is packed into the page, or lies beside the pages of a service. */
 export async function unpackPlotly() {
-  const at = document.getElementById("packed-plotly")?.dataset.at;
+  const beside = document.getElementById("packed-plotly")?.dataset.at;
   const script = document.createElement("script");
-  script.textContent = at ? await textAt(at) : await unpack("packed-plotly"); // allowed by its hash in the page's policy
+  script.textContent = beside ? await textAt(beside) : await unpack("packed-plotly"); // allowed by its hash in the page's policy
   document.head.append(script);
   if (!("Plotly" in window)) throw new Error("the browser refused to run the figure library of this page");
 }
