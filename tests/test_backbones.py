@@ -346,7 +346,9 @@ def check_rows(run: Run, rows: pd.DataFrame, methods: set[str]) -> None:
     dense = rows[rows.method == "dense"].iloc[0]
     assert (dense.val_r2, dense.test_nearest, dense.epochs) == (pytest.approx(1, abs=1e-5), 100, 0)
     searched = rows[rows.method == "searched"]
-    assert searched.val_r2_cut.max() > 0.8  # of axes and repair alone; test_retraining_brings_... has what training adds
+    # Of axes and repair alone; test_retraining_brings_... has what training adds.
+    assert searched.val_r2_cut.min() > 0.5
+    assert rows[~rows.method.isin(["dense", "searched"])].val_r2_cut.max() < 0  # cuts without these
     assert searched.val_r2.max() > 0.9
     for row in searched.itertuples():
         small = load(run.models / row.point)

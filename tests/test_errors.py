@@ -156,7 +156,7 @@ def test_other_reasons_are_the_worker_s_own_words() -> None:
     assert explain(ValueError("one\n  two\nthree")) == "ValueError: one two three"
     assert explain(KeyError("lr")) == "KeyError: 'lr'"
     noted = KeyError("lr")
-    noted.logs.add_note("a note")
+    noted.add_note("a note")
     assert explain(noted) == "KeyError: 'lr'"
     assert explain(ZeroDivisionError()) == "ZeroDivisionError"
     assert explain(ray.exceptions.RayTaskError("f", "Traceback ...", KeyError("lr"))) == "KeyError: 'lr'"
