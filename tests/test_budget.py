@@ -208,7 +208,7 @@ def test_a_hundred_budgets_of_deit_base_take_no_time():
     gated = Gated()
     gated.shape, gated.gates = shape, gates
     fastest = min(timed(lambda: solve(gated, [0.2 + 0.008 * i for i in range(100)])) for _ in range(3))
-    assert fastest < 0.3, f"{fastest:.2f} s"
+    assert fastest < 1, f"{fastest:.2f} s"
 
 
 def timed(work) -> float:
