@@ -7,11 +7,15 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slimsweep.ledger import process
 from slimsweep.ledger.lock import held_here
 from slimsweep.ledger.run import Run
+from slimsweep.storage import Folder
+
+if TYPE_CHECKING:
+    import pytest
 
 FINISHED = Path(__file__).parent / "data" / "finished-run"
 TOKEN = "a-token-of-the-tests-0123456789"
@@ -98,3 +102,15 @@ def make_shelf(output: Path) -> Path:
     broken = make_run(output / "cut-short")
     (Path(broken.uri) / "config.yaml").write_text("name: [")
     return output
+
+
+def refuse_folder(monkeypatch: "pytest.MonkeyPatch", name: str) -> None:
+    """Let nobody look into folders of a name, as the system does where a right is missing; root has all rights."""
+    list_of = Folder.list
+
+    def refusing(folder: Folder, inside: str = "") -> list[str]:
+        if folder.name == name:
+            raise PermissionError(13, "Cannot list directory", folder.uri)
+        return list_of(folder, inside)
+
+    monkeypatch.setattr(Folder, "list", refusing)

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from service_runs import refuse_folder
 
 from slimsweep.cli import main
-from slimsweep.storage import Folder
 from slimsweep.tools.list_runs import read_lines, runs_in
 
 FINISHED = Path(__file__).parent / "data" / "finished-run"
@@ -56,14 +56,7 @@ def test_a_run_that_cannot_be_read_is_named_and_the_others_are_listed(output: Pa
 def test_a_folder_that_may_not_be_read_hides_no_run(
     output: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    list_of = Folder.list
-
-    def refusing(folder: Folder, name: str = "") -> list[str]:
-        if folder.name == "notes":
-            raise PermissionError(13, "Cannot list directory", folder.uri)
-        return list_of(folder, name)
-
-    monkeypatch.setattr(Folder, "list", refusing)
+    refuse_folder(monkeypatch, "notes")
     assert main(["list", str(output)]) == 0
     said = capsys.readouterr()
     assert "notes is left out: it cannot be read (Permission denied)" in said.err

@@ -20,7 +20,7 @@ pytest.importorskip("fastapi", reason="fastapi is not installed (pip install 'sl
 pytest.importorskip("httpx", reason="httpx is not installed, which starlette's test client needs")
 
 from fastapi import Request
-from service_runs import TOKEN, WHY, at_work, fail, make_run, make_shelf, stop_in_search
+from service_runs import TOKEN, WHY, at_work, fail, make_run, make_shelf, refuse_folder, stop_in_search
 from starlette.testclient import TestClient
 from test_report import data_of
 
@@ -309,14 +309,7 @@ def test_no_symbolic_link_leads_out_of_the_folder(few: Path) -> None:
 def test_what_is_no_run_and_cannot_be_read_hides_no_run(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (few / "lost+found").mkdir()  # as on a volume, where only root may look into it
     os.mkdir(os.fsencode(few) + b"/not-utf-8-\xff")
-    list_of = Folder.list
-
-    def refusing(folder: Folder, name: str = "") -> list[str]:
-        if folder.name == "lost+found":
-            raise PermissionError(13, "Cannot list directory", folder.uri)
-        return list_of(folder, name)
-
-    monkeypatch.setattr(Folder, "list", refusing)
+    refuse_folder(monkeypatch, "lost+found")
     runs = shown(client(few))
     assert runs["one"]["state"] == runs["two"]["state"] == "finished"
     assert runs["lost+found"] == {
