@@ -65,6 +65,13 @@ def test_pretrained_weights_are_fine_tuned_for_a_short_time_where_their_head_is_
     assert not [name for name in values(backbone, train=126) if name.startswith("dense.")]
 
 
+def test_a_repaired_backbone_is_retrained_at_a_low_rate() -> None:
+    backbone = Config(model={"pretrained": True}, data={"num_classes": 0})
+    assert values(backbone, train=4650)["retrain.lr"] == 1e-5
+    assert values(backbone.changed(**{"retrain.repair": False}), train=4650)["retrain.lr"] == 2e-4
+    assert "retrain.lr" not in values(backbone, train=IMAGENET)
+
+
 SIZES = st.one_of(st.integers(1, 300), st.integers(1, 2 * 10**6))
 
 

@@ -166,8 +166,8 @@ data:
 {_split_lines(seen)}  batch_size: {batch_size(seen)}  # images per step, out of {_training_images(seen)} training images
 
 # The parts of the model that add least on your images are removed first. With --quick the models are cut and repaired
-# without training, in minutes on a laptop. Retraining makes them better, and needs a GPU.
-retrain: {{epochs: 30, lr: 1.0e-4}}
+# without training, in minutes on a laptop. Retraining makes the smallest ones better, at low rates alone, and needs a GPU.
+retrain: {{epochs: 30, lr: 1.0e-5}}
 # resources: {{gpus_per_worker: 1, cpus_per_worker: 8}}
 
 # Labelled images, to measure how good the features are: a folder with train/ and validation/, each with a folder per class.
