@@ -111,7 +111,7 @@ def test_a_look_asks_once_per_run_however_many_files_it_has(team: str, store: St
     points = {one.rpartition("/")[2] for one in asked if one.startswith("GET") and POINT in one}
     assert points == {f"{POINT}-new.parquet"}
     # Other files of the run change: rows and curves still count as read.
-    run.write_notes(["something"])
+    run.logs.write_notes(["something"])
     run.write_waiting("waiting for 1 CPU")
     with store.requests() as asked:
         shown(reader)
