@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from slimsweep.config.yaml_text import read_yaml
 from slimsweep.report.run_tables import RunTables
 from slimsweep.slimming.structure import FAMILIES, Structure
 
@@ -39,7 +40,7 @@ def about(run: RunTables) -> dict[str, Any]:
 def read_settings(config: str | None) -> dict[str, Any]:
     """The sections of a configuration; empty where it is not known, or somebody else's that cannot be read."""
     try:
-        found = yaml.safe_load(config or "{}")
+        found = read_yaml(config or "{}")
     except yaml.YAMLError:  # of a table of somebody else's; the page shows the text as it is
         return {}
     return found if isinstance(found, dict) else {}

@@ -76,11 +76,9 @@ def figures(request: Request, key: str) -> Response:
     if library.name != f"plotly-{key}.js":
         raise HTTPException(404, "the figure library has another name since the service was updated: load the page again")
     headers = {"cache-control": "public, max-age=31536000, immutable", "vary": "accept-encoding"}
-    body = library.text.encode()
-    if "gzip" in request.headers.get("accept-encoding", ""):
-        body = _packed_figures()
-        headers["content-encoding"] = "gzip"
-    return Response(body, media_type="text/javascript", headers=headers)
+    if "gzip" not in request.headers.get("accept-encoding", ""):
+        return Response(library.text, media_type="text/javascript", headers=headers)
+    return Response(_packed_figures(), media_type="text/javascript", headers=headers | {"content-encoding": "gzip"})
 
 
 @router.post("/api/sign-in", status_code=204)
