@@ -17,6 +17,7 @@ import hypothesis
 import pytest
 
 if TYPE_CHECKING:
+    import pyarrow.fs as pafs
     import torch
 
     from slimsweep.ledger.run import Run
@@ -110,12 +111,24 @@ class Store:
         return re.findall(r"((?:GET|HEAD|PUT|POST|DELETE) /\S*) HTTP/", self.log.read_text())
 
 
+def files_of_store(port: int) -> "pafs.S3FileSystem":
+    """The files of a server on this machine that speaks S3."""
+    import pyarrow.fs as pafs
+
+    return pafs.S3FileSystem(
+        access_key="key",
+        secret_key="secret",
+        region="us-east-1",
+        scheme="http",
+        endpoint_override=f"127.0.0.1:{port}",
+        allow_bucket_creation=True,
+    )
+
+
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """moto's server on the loopback."""
     pytest.importorskip("moto", reason="moto, whose server speaks S3, is not installed")
-    import pyarrow.fs as pafs
-
     port, log = free_port(), tmp_path_factory.mktemp("store") / "log"
     command = [Path(sys.executable).with_name("moto_server"), "-H", "127.0.0.1", "-p", str(port)]
     with log.open("w") as said:
@@ -127,14 +140,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
             assert time.time() < deadline
             time.sleep(0.2)
         keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
-        pafs.S3FileSystem(
-            access_key="key",
-            secret_key="secret",
-            region="us-east-1",
-            scheme="http",
-            endpoint_override=f"127.0.0.1:{port}",
-            allow_bucket_creation=True,
-        ).create_dir("sweeps")
+        files_of_store(port).create_dir("sweeps")
         yield Store({**keys, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}, log)
     finally:
         server.terminate()

@@ -19,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.fs as pafs
 import pytest
-from conftest import free_port
+from conftest import files_of_store, free_port
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
@@ -216,14 +216,7 @@ def gate(tmp_path: Path) -> Iterator[Gate]:
 
 
 def files(gate: Gate) -> pafs.S3FileSystem:
-    return pafs.S3FileSystem(
-        access_key="key",
-        secret_key="secret",
-        region="us-east-1",
-        scheme="http",
-        endpoint_override=f"127.0.0.1:{gate.server_address[1]}",
-        allow_bucket_creation=True,
-    )
+    return files_of_store(gate.server_address[1])
 
 
 def keys(gate: Gate) -> dict[str, str]:
