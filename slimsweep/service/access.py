@@ -5,6 +5,8 @@ that `sign_in` gave it; the cookie does not contain the token, and is good for r
 
 `acting` always asks for the token, in the header `Authorization: Bearer TOKEN`. A browser adds no such header by itself, so
 another site that the same browser has open cannot act in its user's name.
+
+Both are coroutines, although they wait for nothing: FastAPI calls a plain function in another thread, which takes longer than they do.
 """
 
 import hashlib
@@ -29,7 +31,7 @@ def settings_of(request: Request) -> Settings:
     return found
 
 
-def reading(request: Request) -> None:
+async def reading(request: Request) -> None:
     """Let a request read, or refuse it.
 
     Raises:
@@ -44,7 +46,7 @@ def reading(request: Request) -> None:
         raise NotSignedIn(401, f"reading needs the token here: {HOW}", {"WWW-Authenticate": "Bearer"})
 
 
-def acting(request: Request) -> None:
+async def acting(request: Request) -> None:
     """Let a request act, or refuse it.
 
     Raises:

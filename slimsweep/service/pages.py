@@ -1,4 +1,7 @@
-"""What people read: the shelf of all runs, the page of a run, the page that compares several; and signing in to read them."""
+"""What people read: the shelf of all runs, the page of a run, the page that compares several; and signing in to read them.
+
+What is at hand is answered at once; only what has to be read or built first goes to another thread.
+"""
 
 import gzip
 from functools import cache
@@ -20,7 +23,7 @@ PAGE_POLICY = {"content-security-policy": "frame-ancestors 'none'"}
 router = APIRouter()
 
 
-def shelf_of(request: Request) -> Shelf:
+async def shelf_of(request: Request) -> Shelf:
     """The shelf of the service that answers a request."""
     found: Shelf = request.app.state.shelf
     return found
@@ -30,7 +33,7 @@ OfRequest = Annotated[Shelf, Depends(shelf_of)]
 
 
 @router.get("/")
-def shelf_page(request: Request, _: Reader) -> Response:
+async def shelf_page(request: Request, _: Reader) -> Response:
     """The page of all runs."""
     return answer(request, _shelf_page(), HTML)
 
@@ -45,19 +48,19 @@ async def shelf_data(request: Request, shelf: OfRequest, _: Reader) -> Response:
 
 
 @router.get("/runs/{name}")
-def run_page(request: Request, name: str, shelf: OfRequest, _: Reader, whole: bool = False) -> Response:
+async def run_page(request: Request, name: str, shelf: OfRequest, _: Reader, whole: bool = False) -> Response:
     """The report of a run; `whole` gives it as one file, with the figure library."""
-    return _report(request, shelf, [name], "" if whole else "../")
+    return await _report(request, shelf, [name], "" if whole else "../")
 
 
 @router.get("/runs/{group}/{name}")
-def grouped_run_page(request: Request, group: str, name: str, shelf: OfRequest, _: Reader, whole: bool = False) -> Response:
+async def grouped_run_page(request: Request, group: str, name: str, shelf: OfRequest, _: Reader, whole: bool = False) -> Response:
     """The report of a run of a sweep over several models."""
-    return _report(request, shelf, [f"{group}/{name}"], "" if whole else "../../")
+    return await _report(request, shelf, [f"{group}/{name}"], "" if whole else "../../")
 
 
 @router.get("/compare")
-def comparison(
+async def comparison(
     request: Request, shelf: OfRequest, _: Reader, run: Annotated[list[str] | None, Query()] = None, whole: bool = False
 ) -> Response:
     """One report of several runs."""
@@ -66,7 +69,7 @@ def comparison(
         raise HTTPException(400, "no run is named: tick runs on the page of all runs, or open compare?run=NAME&run=NAME")
     if len(names) > MOST_COMPARED:
         raise HTTPException(400, f"{len(names)} runs are too many for one page: give at most {MOST_COMPARED}")
-    return _report(request, shelf, names, "" if whole else "./")
+    return await _report(request, shelf, names, "" if whole else "./")
 
 
 @router.get("/plotly-{key}.js")
@@ -100,8 +103,8 @@ def answer(request: Request, document: Document, media_type: str) -> Response:
     if document.etag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     body = document.body
-    if media_type != HTML and "gzip" in request.headers.get("accept-encoding", ""):
-        body = gzip.compress(body, 5)
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        body = document.packed
         headers["content-encoding"] = "gzip"
     return Response(body, media_type=media_type, headers=headers)
 
@@ -118,9 +121,10 @@ def message_page(request: Request, status: int, sentence: str) -> Response:
     return Response(page, status_code=status, media_type=HTML, headers=PAGE_POLICY)
 
 
-def _report(request: Request, shelf: Shelf, names: list[str], shelf_at: str) -> Response:
+async def _report(request: Request, shelf: Shelf, names: list[str], shelf_at: str) -> Response:
     try:
-        return answer(request, shelf.page(names, shelf_at), HTML)
+        page = shelf.recent_page(names, shelf_at) or await run_in_threadpool(shelf.page, names, shelf_at)
+        return answer(request, page, HTML)
     except NoSuchRun as missing:
         raise HTTPException(404, f"there is no run {str(missing)[:200]!r} in this folder") from missing
 

@@ -5,6 +5,7 @@ only a run whose listing differs is read. While one reader's request looks, the 
 """
 
 import dataclasses
+import gzip
 import hashlib
 import json
 import logging
@@ -38,14 +39,16 @@ class NoSuchRun(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """The body of an answer, and what tells it from any other."""
+    """The body of an answer, as it is and compressed for browsers, and what tells it from any other."""
 
     body: bytes
+    packed: bytes
     etag: str
 
     @staticmethod
     def of(body: bytes) -> "Document":
-        return Document(body, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
+        """Compressed once here, for all readers."""
+        return Document(body, gzip.compress(body, 6), f'"{hashlib.sha256(body).hexdigest()[:32]}"')
 
 
 class Entry:
@@ -202,6 +205,15 @@ class Shelf:
             raise NoSuchRun(name)
         return found
 
+    def recent_page(self, names: Sequence[str], shelf_at: str) -> Document | None:
+        """As `page`, if nothing has to be looked at, read or built for it; else None."""
+        entries = [self._entries.get(name) for name in names]
+        known = [entry for entry in entries if entry is not None and not entry.problem]
+        if self.recent() is None or len(known) < len(names):
+            return None
+        with self._pages_lock:
+            return self._kept(_key(known, shelf_at))
+
     def page(self, names: Sequence[str], shelf_at: str) -> Document:
         """The page of one run, or of several; built again only where one of them has changed.
 
@@ -217,7 +229,7 @@ class Shelf:
         for entry in entries:
             if entry.problem:
                 raise RefusedInput(f"{entry.name} cannot be shown: {entry.problem}")
-        key = (shelf_at, *((entry.name, id(entry), entry.version) for entry in entries))
+        key = _key(entries, shelf_at)
         with self._pages_lock:
             if (page := self._kept(key)) is not None:
                 return page
@@ -241,6 +253,11 @@ class Shelf:
         if key in self._pages:
             self._pages.move_to_end(key)
         return self._pages.get(key)
+
+
+def _key(entries: Sequence[Entry], shelf_at: str) -> tuple[Any, ...]:
+    """What a page is made of: another key, another page."""
+    return (shelf_at, *((entry.name, id(entry), entry.version) for entry in entries))
 
 
 def _built(entries: Sequence[Entry], shelf_at: str) -> Document:
