@@ -12,7 +12,7 @@ from slimsweep.report.pareto import best_rates
 sys.path.append(str(Path(__file__).parents[1]))  # reports/, for the module that they share
 from markdown_tables import with_table, write_or_check
 
-TIMES, FASHION = "times.parquet", "fashion-mnist.parquet"
+TIMES, ANEW, ACCURACY = "times.parquet", "anew.parquet", "dinov2.parquet"
 IN_MS, IN_MS_FEW_TOKENS = "ms budget", "ms budget, few tokens lost"
 IN_MACS, TORCH_PRUNING = "MACs budget", "Torch-Pruning"
 OTHERS = (IN_MS_FEW_TOKENS, IN_MACS, TORCH_PRUNING)  # whose ms are compared with those of IN_MS
@@ -23,12 +23,14 @@ NOT_YET = "Not yet measured."
 def write_tables(folder: Path, check: bool = False) -> int:
     """Write the tables of a folder's README.md, or only compare; returns the exit code, 1 where they differ."""
     page = folder / "README.md"
-    rows = pd.read_parquet(folder / TIMES) if (folder / TIMES).exists() else None
-    of_run = pd.read_parquet(folder / FASHION) if (folder / FASHION).exists() else None
+    rows, chosen_anew, of_run = (
+        pd.read_parquet(folder / name) if (folder / name).exists() else None for name in (TIMES, ANEW, ACCURACY)
+    )
     tables = {
         "equal ms": NOT_YET if rows is None else f"{setup(rows)}\n\n{equal_ms(rows, chosen_busy(folder))}",
         "budgets met": NOT_YET if rows is None else met(rows),
-        "fashion-mnist": NOT_YET if of_run is None else accuracy_at_equal_ms(of_run),
+        "chosen anew": NOT_YET if chosen_anew is None else met_anew(chosen_anew),
+        "accuracy": NOT_YET if of_run is None else accuracy_at_equal_ms(of_run),
     }
     text = page.read_text()
     for name, table in tables.items():
@@ -112,10 +114,40 @@ def met(rows: pd.DataFrame) -> str:
                 one = trusted[(trusted.budget == budget) & (trusted.kind == kind)]
                 if one.empty:
                     continue
-                ratio = one.ms / one.ms_dense / (float(budget.split("%")[0]) / 100)
+                ratio = one.ms / one.ms_dense / _share_asked(budget)
                 numbers = " | ".join(f"{value:.3f}" for value in (ratio.median(), ratio.min(), ratio.max()))
                 above = f"{(ratio > 1).sum()} of {len(ratio)}"
                 lines.append(f"| {batch} | {runtime} | {budget} | {kind} | {numbers} | {above} | {machine} |")
+    return "\n".join(lines)
+
+
+def _share_asked(budget: str) -> float:
+    """0.5 for "50% ms"."""
+    return float(budget.partition("%")[0]) / 100
+
+
+def met_anew(rows: pd.DataFrame) -> str:
+    """Markdown: measured ms divided by the budget's, where each run chose a structure anew: as chosen, and in a later process."""
+    lines = [
+        "| batch | runtime | budget | MACs kept | ms / budget, as chosen | in a later process | least | most | machine |",
+        "| ---: | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for batch, runtime in SETTINGS:
+        of_setting = rows[(rows.batch_size == batch) & (rows.runtime == runtime)]
+        if of_setting.empty:
+            lines.append(f"| {batch} | {runtime} | not yet measured | | | | | | |")
+            continue
+        disturbed = of_setting.busy.where(of_setting.chosen_busy == "", of_setting.chosen_busy)
+        trusted, machine = quiet_runs(of_setting.assign(busy=disturbed))
+        for budget, one in sorted(trusted.groupby("budget"), reverse=True):
+            chosen = one.chosen_ms / one.chosen_ms_dense / _share_asked(str(budget))
+            later = one.ms / one.ms_dense / _share_asked(str(budget))
+            cells = [f"{100 * one.share_of_macs.min():.0f} to {100 * one.share_of_macs.max():.0f} %"]
+            cells += [
+                f"{chosen.min():.3f} to {chosen.max():.3f}",
+                *(f"{value:.3f}" for value in (later.median(), later.min(), later.max())),
+            ]
+            lines.append(f"| {batch} | {runtime} | {budget} | {' | '.join(cells)} | {machine} |")
     return "\n".join(lines)
 
 

@@ -3,10 +3,11 @@
     python reports/latency/measure.py prepare                               # times nothing: the machine may be busy
     python reports/latency/measure.py structures --runtime torch --batch 1  # chooses structures, writes torch-batch-1.json
     python reports/latency/measure.py times --runtime torch --batch 1       # times them in five processes, one after the other
-    python reports/latency/measure.py fashion --run runs/fashion-mnist-ms   # copies the rows of the sweep of fashion-mnist.yaml
+    python reports/latency/measure.py anew --runtime torch --batch 1        # chooses five times anew, and times each choice later
+    python reports/latency/measure.py accuracy --run runs/dinov2-ms         # copies the rows of the sweep of dinov2.yaml
     python reports/latency/measure.py tables --check                        # the tables are those of the files beside them
 
-Runtimes are torch and onnxruntime, batches 1 and 8. `structures` and `times` need a machine that does nothing else. `times`
+Runtimes are torch and onnxruntime, batches 1 and 8. `structures`, `times` and `anew` need a machine that does nothing else. `times`
 wants the file of structures committed, so that they stand before they are timed. `--rehearse FOLDER` does any step with a tiny
 model, short, and writes into that folder alone.
 """
@@ -34,7 +35,7 @@ from torch import nn
 from slimsweep import Structure, add_gates, slim
 from slimsweep.config import Search
 from slimsweep.latency.calls import WARM_UP_CALLS, about, check_device, prepared_calls, time_calls
-from slimsweep.latency.curve import DENSE, LatencyCurve, measure_curve, prefix_lengths, solve_ms
+from slimsweep.latency.curve import DENSE, LatencyCurve, TimedStructure, measure_curve, prefix_lengths, solve_ms
 from slimsweep.latency.device import torch_threads
 from slimsweep.latency.onnx_files import session, session_call, write_onnx
 from slimsweep.latency.quiet_timing import Measured
@@ -46,7 +47,7 @@ from slimsweep.slimming.removal_path import RemovalPath, size_multiple
 
 sys.path.append(str(Path(__file__).parent))  # for the modules that reports share
 sys.path.append(str(Path(__file__).parents[1] / "speed"))
-from latency_tables import FASHION, IN_MACS, IN_MS, IN_MS_FEW_TOKENS, TIMES, TORCH_PRUNING, write_tables
+from latency_tables import ACCURACY, ANEW, IN_MACS, IN_MS, IN_MS_FEW_TOKENS, TIMES, TORCH_PRUNING, write_tables
 from make_structures import draw_gates
 
 HERE = Path(__file__).parent
@@ -252,6 +253,20 @@ class Timer:
         return found
 
 
+def solve(study: Study, kind: str, timer: Timer) -> tuple[LatencyCurve, dict[Budget, tuple[Structure, TimedStructure]]]:
+    """The curve of a kind of budget in ms, and what each budget leaves that can be reached, with its latency in this process."""
+    path = study.path(kind)
+    curve = measure_curve(path, timer, study.prefixes)
+    print(f"{kind}: {len(curve.ms)} prefixes, dense {curve.ms[0]:.2f} ms, the last {curve.ms[-1]:.2f} ms", flush=True)
+    found: dict[Budget, tuple[Structure, TimedStructure]] = {}
+    for budget, solved in zip(BUDGETS, solve_ms(path, curve, BUDGETS, timer, TRIES, say=print), strict=True):
+        if solved.length is None:
+            print(f"{kind}: {solved.error}", flush=True)
+        else:
+            found[budget] = path.prefix(solved.length), solved.timed
+    return curve, found
+
+
 def structures(study: Study, runtime: str, batch: int) -> None:
     """Choose the structures of a setting: of budgets in ms, and of the other two kinds what takes as long."""
     setting = study.setting(runtime, batch)
@@ -262,16 +277,10 @@ def structures(study: Study, runtime: str, batch: int) -> None:
     curves: dict[str, LatencyCurve] = {}
     found: dict[tuple[Budget, str], tuple[Structure, float]] = {}
     for kind in (IN_MS, IN_MS_FEW_TOKENS):
-        path = study.path(kind)
-        curves[kind] = curve = measure_curve(path, timer, study.prefixes)
-        print(f"{kind}: {len(curve.ms)} prefixes, dense {curve.ms[0]:.2f} ms, the last {curve.ms[-1]:.2f} ms", flush=True)
-        for budget, solved in zip(BUDGETS, solve_ms(path, curve, BUDGETS, timer, TRIES, say=print), strict=True):
-            if solved.length is None:
-                print(f"{kind}: {solved.error}", flush=True)
-                continue
-            found[budget, kind] = path.prefix(solved.length), solved.timed.ms
-            chosen = {"ms": solved.timed.ms, "ms_dense": solved.timed.ms_dense}
-            models[f"{budget}, {kind}"] = _entry(budget, kind, path.prefix(solved.length), dense, chosen)
+        curves[kind], of_budgets = solve(study, kind, timer)
+        for budget, (structure, timed) in of_budgets.items():
+            found[budget, kind] = structure, timed.ms
+            models[f"{budget}, {kind}"] = _entry(budget, kind, structure, dense, _timed(timed))
     path, curve = study.path(IN_MACS), curves[IN_MS]
     ladders[IN_MACS] = Ladder(path.macs, path.prefix)
     of_curve = study.path(IN_MS)
@@ -310,6 +319,10 @@ def structures(study: Study, runtime: str, batch: int) -> None:
         print(f"machine busy while structures were chosen: {disturbed}")
 
 
+def _timed(timed: TimedStructure) -> dict[str, Any]:
+    return {"ms": timed.ms, "ms_dense": timed.ms_dense}
+
+
 def _entry(budget: Budget, kind: str, structure: Structure, dense: Structure, chosen: dict[str, Any]) -> dict[str, Any]:
     branches = sum((layer.dims > 0) + (layer.units > 0) for layer in structure.layer_sizes())
     return {
@@ -342,24 +355,67 @@ def times(study: Study, runtime: str, batch: int) -> None:
         sys.exit(f"{file} is not committed: commit it, so that the structures stand before they are timed")
     rows: list[dict[str, Any]] = []
     for number in range(1, study.runs + 1):
-        rehearse = ["--rehearse", str(study.folder)] if study.rehearsed else []
-        step = [sys.executable, __file__, "one-run", "--runtime", runtime, "--batch", str(batch), *rehearse]
-        answer = subprocess.run(step, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
-        rows += [{"runtime": runtime, "batch_size": batch, "run": number, **row} for row in json.loads(answer)]
-        print(f"run {number} of {study.runs}: {rows[-1]['busy'] or 'quiet'}", flush=True)
-    table = study.folder / TIMES
-    if table.exists():
-        earlier = pd.read_parquet(table)
-        others = earlier[(earlier.runtime != runtime) | (earlier.batch_size != batch)]
-        rows = others.to_dict("records") + rows
-    pd.DataFrame(rows).to_parquet(table, index=False)
+        rows += _rows_of_a_run(study, runtime, batch, number, file)
+    replace_rows(study.folder / TIMES, rows)
     write_tables(study.folder)
 
 
-def one_run(study: Study, runtime: str, batch: int) -> None:
-    """Time a setting's structures once, and print the rows as JSON: what `times` starts."""
+def _rows_of_a_run(study: Study, runtime: str, batch: int, number: int, structures: Path) -> list[dict[str, Any]]:
+    answer = json.loads(in_a_process(study, "one-run", runtime, batch, "--structures", str(structures)))
+    rows = [{"runtime": runtime, "batch_size": batch, "run": number, **row} for row in answer]
+    print(f"run {number} of {study.runs}: {rows[-1]['busy'] or 'quiet'}", flush=True)
+    return rows
+
+
+def in_a_process(study: Study, step: str, runtime: str, batch: int, *more: str) -> str:
+    """Do a step of this file in a process of its own; returns the last line that it prints."""
+    rehearse = ["--rehearse", str(study.folder)] if study.rehearsed else []
+    command = [sys.executable, __file__, step, "--runtime", runtime, "--batch", str(batch), *rehearse, *more]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+
+
+def replace_rows(table: Path, rows: list[dict[str, Any]]) -> None:
+    """Put the rows of one setting in the place of its earlier ones."""
+    new = pd.DataFrame(rows)
+    if table.exists():
+        earlier = pd.read_parquet(table)
+        of_setting = (earlier.runtime == new.runtime.iloc[0]) & (earlier.batch_size == new.batch_size.iloc[0])
+        new = pd.DataFrame(earlier[~of_setting].to_dict("records") + rows)
+    new.to_parquet(table, index=False)
+
+
+def anew(study: Study, runtime: str, batch: int) -> None:
+    """Choose the structures of budgets in ms several times anew, each time in a process, and time each choice in a later one."""
+    rows: list[dict[str, Any]] = []
+    for number in range(1, study.runs + 1):
+        chosen = json.loads(in_a_process(study, "one-choice", runtime, batch))
+        file = study.work / "chosen-anew.json"
+        file.write_text(json.dumps(chosen))
+        for row in _rows_of_a_run(study, runtime, batch, number, file):
+            timed = chosen["models"][row["budget"]]["chosen"]
+            busy = "; ".join(chosen["busy"])
+            rows.append({**row, "chosen_ms": timed["ms"], "chosen_ms_dense": timed["ms_dense"], "chosen_busy": busy})
+    replace_rows(study.folder / ANEW, rows)
+    write_tables(study.folder)
+
+
+def one_choice(study: Study, runtime: str, batch: int) -> None:
+    """Choose the structures of budgets in ms, and print them as JSON: what `anew` starts."""
     setting = study.setting(runtime, batch)
-    chosen = json.loads(structures_file(study, runtime, batch).read_text())
+    timer, dense = Timer(study, setting), study.gated.shape.full()
+    _, found = solve(study, IN_MS, timer)
+    models = {
+        str(budget): _entry(budget, IN_MS, structure, dense, _timed(timed)) for budget, (structure, timed) in found.items()
+    }
+    print(
+        json.dumps({"setting": about(setting), "reference": timer.reference, "busy": sorted(set(timer.busy)), "models": models})
+    )
+
+
+def one_run(study: Study, runtime: str, batch: int, structures: Path) -> None:
+    """Time the structures of a file once, and print the rows as JSON: what `times` and `anew` start."""
+    setting = study.setting(runtime, batch)
+    chosen = json.loads(structures.read_text())
     models = {name: Structure.from_json(model["structure"]) for name, model in chosen["models"].items()}
     setup = about(setting)
     known = chosen["reference"] if chosen["setting"]["hardware"] == setup["hardware"] else None
@@ -409,34 +465,40 @@ def prepare(study: Study, runtime: str | None) -> None:
 
 
 def copy_rows(study: Study, run: str) -> None:
-    """Copy the rows of a run of fashion-mnist.yaml."""
-    Run(run).rows.sort_values("point", ignore_index=True).to_parquet(study.folder / FASHION)
+    """Copy the rows of a run of dinov2.yaml."""
+    Run(run).rows.sort_values("point", ignore_index=True).to_parquet(study.folder / ACCURACY)
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("prepare", "structures", "times", "one-run", "fashion", "tables"))
+    of_setting = {"structures": structures, "times": times, "anew": anew, "one-choice": one_choice}
+    parser.add_argument("step", choices=("prepare", *of_setting, "one-run", "accuracy", "tables"))
     parser.add_argument("--runtime", choices=RUNTIMES)
     parser.add_argument("--batch", type=int, choices=BATCHES)
-    parser.add_argument("--run", help="fashion: the folder of the run whose rows are copied")
+    parser.add_argument("--structures", type=Path, help="one-run: the file of the structures that are timed")
+    parser.add_argument("--run", help="accuracy: the folder of the run whose rows are copied")
     parser.add_argument("--check", action="store_true", help="tables: write nothing; fail where the page has other tables")
     parser.add_argument("--rehearse", metavar="FOLDER", type=Path, help="a tiny model, short, into this folder")
     options = parser.parse_args(argv)
-    if options.step in ("structures", "times", "one-run") and None in (options.runtime, options.batch):
+    if options.step in (*of_setting, "one-run") and None in (options.runtime, options.batch):
         parser.error(f"{options.step} needs --runtime and --batch")
-    if options.step == "fashion" and options.run is None:
-        parser.error("fashion needs --run")
+    if options.step == "one-run" and options.structures is None:
+        parser.error("one-run needs --structures")
+    if options.step == "accuracy" and options.run is None:
+        parser.error("accuracy needs --run")
     study = rehearsal(options.rehearse.resolve()) if options.rehearse else Study()
     study.work.mkdir(parents=True, exist_ok=True)
     if options.step == "prepare":
         prepare(study, options.runtime)
-    elif options.step == "fashion":
+    elif options.step == "accuracy":
         copy_rows(study, options.run)
         write_tables(study.folder)
     elif options.step == "tables":
         return write_tables(study.folder, options.check)
+    elif options.step == "one-run":
+        one_run(study, options.runtime, options.batch, options.structures)
     else:
-        {"structures": structures, "times": times, "one-run": one_run}[options.step](study, options.runtime, options.batch)
+        of_setting[options.step](study, options.runtime, options.batch)
     return 0
 
 

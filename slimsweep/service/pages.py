@@ -54,7 +54,9 @@ async def run_page(request: Request, name: str, shelf: OfRequest, _: Reader, who
 
 
 @router.get("/runs/{group}/{name}")
-async def grouped_run_page(request: Request, group: str, name: str, shelf: OfRequest, _: Reader, whole: bool = False) -> Response:
+async def grouped_run_page(
+    request: Request, group: str, name: str, shelf: OfRequest, _: Reader, whole: bool = False
+) -> Response:
     """The report of a run of a sweep over several models."""
     return await _report(request, shelf, [f"{group}/{name}"], "" if whole else "../../")
 
