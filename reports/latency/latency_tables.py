@@ -127,7 +127,7 @@ def _share_asked(budget: str) -> float:
 
 
 def met_anew(rows: pd.DataFrame) -> str:
-    """Markdown: measured ms divided by the budget's, where each run chose a structure anew: as chosen, and in a later process."""
+    """Markdown: measured ms divided by the budget's, where each run chose its structures anew: then, and later."""
     lines = [
         "| batch | runtime | budget | MACs kept | ms / budget, as chosen | in a later process | least | most | machine |",
         "| ---: | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",

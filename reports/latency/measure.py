@@ -3,13 +3,13 @@
     python reports/latency/measure.py prepare                               # times nothing: the machine may be busy
     python reports/latency/measure.py structures --runtime torch --batch 1  # chooses structures, writes torch-batch-1.json
     python reports/latency/measure.py times --runtime torch --batch 1       # times them in five processes, one after the other
-    python reports/latency/measure.py anew --runtime torch --batch 1        # chooses five times anew, and times each choice later
+    python reports/latency/measure.py anew --runtime torch --batch 1        # chooses five times anew, times each choice later
     python reports/latency/measure.py accuracy --run runs/dinov2-ms         # copies the rows of the sweep of dinov2.yaml
     python reports/latency/measure.py tables --check                        # the tables are those of the files beside them
 
-Runtimes are torch and onnxruntime, batches 1 and 8. `structures`, `times` and `anew` need a machine that does nothing else. `times`
-wants the file of structures committed, so that they stand before they are timed. `--rehearse FOLDER` does any step with a tiny
-model, short, and writes into that folder alone.
+Runtimes are torch and onnxruntime, batches 1 and 8. `structures`, `times` and `anew` need a machine that does nothing else.
+`times` wants the file of structures committed, so that they stand before they are timed. `--rehearse FOLDER` does any step with a
+tiny model, short, and writes into that folder alone.
 """
 
 import argparse
@@ -254,7 +254,7 @@ class Timer:
 
 
 def solve(study: Study, kind: str, timer: Timer) -> tuple[LatencyCurve, dict[Budget, tuple[Structure, TimedStructure]]]:
-    """The curve of a kind of budget in ms, and what each budget leaves that can be reached, with its latency in this process."""
+    """The curve of a kind of budget in ms, and what each budget that can be reached leaves, with its latency here."""
     path = study.path(kind)
     curve = measure_curve(path, timer, study.prefixes)
     print(f"{kind}: {len(curve.ms)} prefixes, dense {curve.ms[0]:.2f} ms, the last {curve.ms[-1]:.2f} ms", flush=True)
@@ -385,7 +385,7 @@ def replace_rows(table: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def anew(study: Study, runtime: str, batch: int) -> None:
-    """Choose the structures of budgets in ms several times anew, each time in a process, and time each choice in a later one."""
+    """Choose the structures of budgets in ms several times anew, each time in a process, and time each in another."""
     rows: list[dict[str, Any]] = []
     for number in range(1, study.runs + 1):
         chosen = json.loads(in_a_process(study, "one-choice", runtime, batch))

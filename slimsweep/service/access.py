@@ -6,7 +6,8 @@ that `sign_in` gave it; the cookie does not contain the token, and is good for r
 `acting` always asks for the token, in the header `Authorization: Bearer TOKEN`. A browser adds no such header by itself, so
 another site that the same browser has open cannot act in its user's name.
 
-Both are coroutines, although they wait for nothing: FastAPI calls a plain function in another thread, which takes longer than they do.
+Both are coroutines, although they wait for nothing: FastAPI calls a plain function in another thread, which takes longer than
+they do.
 """
 
 import hashlib
