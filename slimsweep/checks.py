@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from slimsweep.cluster.cluster import check_placement, local_cluster
@@ -24,6 +25,7 @@ from slimsweep.slimming.structure import Shape
 from slimsweep.trackers import check_trackers
 from slimsweep.training.backbone import check_embedding, families_to_cut
 from slimsweep.training.dense_model import check_model, start_of
+from slimsweep.training.evaluate import computes_bf16
 from slimsweep.training.teachers import check_teachers
 
 
@@ -82,7 +84,7 @@ def check(config: Config, begun: bool = False) -> list[str]:
         with refusals.kept():
             notes += check_teachers(config, model, data)
     refusals.raise_all()
-    return [*notes, *filter(None, [config.without_effect(), config.nothing_to_stop()])]
+    return [*notes, *filter(None, [config.without_effect(), config.nothing_to_stop(), _no_bf16(config)])]
 
 
 def check_output(config: Config) -> None:
@@ -123,6 +125,15 @@ def _start(config: Config, data: Data) -> tuple[str, ...]:
             f"{start.new_head} of {title(config)}: set dense.epochs, such as 30, to train the dense model on them"
         )
     return start.notes
+
+
+def _no_bf16(config: Config) -> str:
+    """What is said where workers like this machine cannot compute in bf16; empty where they can, or need not."""
+    if config.resources.gpus_per_worker or not config.wants_bf16() or computes_bf16(torch.device("cpu")):
+        return ""
+    return (
+        "amp is bf16, for which this processor has no instructions (AVX-512): on such workers float32 is used, which is faster"
+    )
 
 
 def _probe(config: Config, model: nn.Module) -> list[str]:

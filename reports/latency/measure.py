@@ -8,8 +8,8 @@
     python reports/latency/measure.py tables --check                        # the tables are those of the files beside them
 
 Runtimes are torch and onnxruntime, batches 1 and 8. `structures`, `times` and `anew` need a machine that does nothing else.
-`times` wants the file of structures committed, so that they stand before they are timed. `--rehearse FOLDER` does any step with a
-tiny model, short, and writes into that folder alone.
+`times` wants the file of structures committed, so that they stand before they are timed. `--rehearse FOLDER` does any step with
+a tiny model, short, and writes into that folder alone.
 """
 
 import argparse

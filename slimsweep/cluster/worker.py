@@ -28,6 +28,7 @@ from slimsweep.ledger.run import Run
 from slimsweep.slimming.hub import save
 from slimsweep.slimming.structure import image_size
 from slimsweep.training.dense_model import check_model
+from slimsweep.training.evaluate import computes_bf16
 from slimsweep.training.ranks import ranks
 
 prepared: dict[str, Data] = {}  # the data that this process prepared last; the key holds all settings that it depends on
@@ -204,7 +205,7 @@ def choose_attention(config: Config) -> None:
     if "TIMM_FUSED_ATTN" in os.environ:
         return
     on_cpu = not config.resources.gpus_per_worker
-    bf16 = any(recipe.amp == "bf16" for recipe in (config.dense, config.search, config.retrain))
+    bf16 = config.wants_bf16() and computes_bf16(torch.device("cpu"))
     timm.layers.set_fused_attn(not (on_cpu and bf16))
 
 

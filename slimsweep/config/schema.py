@@ -411,6 +411,10 @@ class Config(Section):
             "search.epochs, such as 50, to train them"
         )
 
+    def wants_bf16(self) -> bool:
+        """Whether any stage asks for mixed precision."""
+        return any(recipe.amp == "bf16" for recipe in (self.dense, self.search, self.retrain))
+
     def nothing_to_stop(self) -> str:
         """One sentence where `retrain.stopping` has nothing to compare; empty elsewhere."""
         retrain = self.retrain

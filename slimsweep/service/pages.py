@@ -125,7 +125,9 @@ def message_page(request: Request, status: int, sentence: str) -> Response:
 
 async def _report(request: Request, shelf: Shelf, names: list[str], shelf_at: str) -> Response:
     try:
-        page = shelf.recent_page(names, shelf_at) or await run_in_threadpool(shelf.page, names, shelf_at)
+        page = shelf.recent_page(names, shelf_at)
+        if page is None:
+            page = await run_in_threadpool(shelf.page, names, shelf_at)
         return answer(request, page, HTML)
     except NoSuchRun as missing:
         raise HTTPException(404, f"there is no run {str(missing)[:200]!r} in this folder") from missing

@@ -1,6 +1,7 @@
 """How good a model is on a data set, over all ranks: top-1, top-5, loss; of a backbone, how near it is to the dense model."""
 
 import math
+import platform
 from contextlib import suppress
 from typing import Any, Literal, NamedTuple
 
@@ -164,5 +165,16 @@ def as_evaluated(data: Data, split: Split) -> ImageSet | ImageStream:
 
 
 def autocast(recipe: Recipe | None, device: torch.device) -> Any:
-    """Mixed precision where the recipe asks for it."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=recipe is not None and recipe.amp == "bf16")
+    """Mixed precision where the recipe asks for it and the device computes it (`computes_bf16`)."""
+    wanted = recipe is not None and recipe.amp == "bf16" and computes_bf16(device)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted)
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 matrices by itself: all but x86 processors without AVX-512.
+
+    There a training step of DINOv2-S takes 40 s in bf16 and 1.7 s in float32 (2 threads, 64 images of 70 pixels).
+    """
+    if device.type != "cpu" or platform.machine().lower() not in ("x86_64", "amd64"):
+        return True
+    return torch.backends.cpu.get_cpu_capability().startswith("AVX512")
