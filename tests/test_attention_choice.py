@@ -50,7 +50,7 @@ def test_the_persons_own_choice_wins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_processor_without_bf16_computes_in_float32_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """In bf16 each product would take many times as long there."""
-    config, cpu = load_config(["--preset", "digits", "--retrain.amp", "bf16"])[0], torch.device("cpu")
+    config, cpu = load_config(["--config", "digits", "--retrain.amp", "bf16"])[0], torch.device("cpu")
     matrix = torch.ones(2, 2)
     with autocast(Recipe(epochs=1, amp="bf16"), cpu):
         assert (matrix @ matrix).dtype == torch.bfloat16
