@@ -1,5 +1,6 @@
 """`slimsweep plan`: what a configuration will cost, without a cluster."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,17 @@ def test_times_are_said_to_be_computed_where_none_were_taken(digits: Config, cap
     ):
         show(plan(digits, images=Images(train=100, val=10, test=10), tflops=tflops), Console(width=200), None)
         assert wanted in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_short")
+def test_gpus_that_would_wait_for_images_are_named_with_the_cores_that_feed_them(digits: Config) -> None:
+    gpus, cluster = {"resources": {"gpus_per_worker": 1}}, Cluster([{"CPU": 4.0, "GPU": 2.0}])
+    config = Config.model_validate(digits.model_dump(exclude_unset=True) | gpus)
+    for tflops, waits in ((1000.0, True), (0.0001, False)):
+        said = [note for note in plan(config, tflops=tflops, cluster=cluster).notes if "wait for images" in note]
+        assert bool(said) == waits
+        assert not said or int(re.search(r"(\d+) loading processes", said[0]).group(1)) > 1  # type: ignore[union-attr]
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 import math
 import re
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -269,3 +271,23 @@ def test_the_reference_waits_until_a_call_has_let_go_of_its_cores(monkeypatch: p
     monkeypatch.setattr("slimsweep.latency.quiet_timing.time.sleep", waited.append)
     time_rounds({"a": lambda: None, "b": lambda: None}, lambda: None, rounds=3, min_seconds=0.0, settle=0.1)
     assert waited == [0.1] * 6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's memory is kept on Linux only")
+def test_a_process_that_times_models_keeps_its_memory() -> None:
+    """Else the time that the system takes for new pages would depend on what the process did before."""
+    code = """
+import resource, timm, torch
+from slimsweep.latency.calls import prepared_calls
+from slimsweep.latency.setting import LatencySetting
+
+model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1)
+with prepared_calls({"dense": model}, LatencySetting(device="cpu", batch_size=1, threads=1)):
+    pages = []
+    for _ in range(5):
+        torch.ones(2**24)  # 64 MiB: 16,384 pages where they are new
+        pages.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(pages[-1] - pages[-2])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1000

@@ -11,7 +11,6 @@ import http.client
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,9 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 import ray
-import torch
 
-from slimsweep.latency.device import hardware
 from slimsweep.ledger.run import Run
 from slimsweep.service.shelf import Shelf
 from slimsweep.storage import Folder
@@ -31,7 +28,7 @@ from slimsweep.storage import Folder
 sys.path.append(str(Path(__file__).parents[1]))  # reports/, for the module that they share
 sys.path.append(str(Path(__file__).parents[2] / "tests"))  # for their finished run
 from conftest import free_port
-from markdown_tables import with_table
+from measured_parts import measure_parts
 from service_runs import fail, make_run
 
 HERE = Path(__file__).parent
@@ -42,7 +39,6 @@ PAGES = {  # title: address
     "a run": "/runs/run-007",
     "two runs compared": "/compare?run=run-007&run=run-008",
 }
-BUSY = 0.5  # load of the machine, before the measurement, beyond which the table says that it was not quiet
 
 
 class Read(NamedTuple):
@@ -216,18 +212,5 @@ def reading(folder: Path) -> str:
 PARTS: dict[str, Callable[[Path], str]] = {"readers": readers, "reading": reading}
 
 
-def main() -> None:
-    readme = HERE / "README.md"
-    for part in sys.argv[1:] or PARTS:
-        load = os.getloadavg()[0]
-        with tempfile.TemporaryDirectory() as folder:
-            table = PARTS[part](Path(folder))
-        about = f"{hardware(torch.device('cpu'))}, {os.cpu_count()} threads, ray {ray.__version__}, {time.strftime('%Y-%m-%d')}"
-        beside = f"; not quiet, the load was {load:.1f} before" if load > BUSY else ""
-        marks = f"<!-- {part} -->", f"<!-- end of {part} -->"
-        readme.write_text(with_table(readme.read_text(), f"{about}{beside}:\n\n{table}", *marks))
-        print(table, flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(measure_parts(PARTS, sys.argv[1:], HERE / "README.md", f"ray {ray.__version__}"))

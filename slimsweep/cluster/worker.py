@@ -1,6 +1,5 @@
 """What every worker process does around the training loop: it gets its run, data and threads, and saves a model."""
 
-import ctypes
 import json
 import os
 import re
@@ -21,6 +20,7 @@ from slimsweep import methods
 from slimsweep.config import Config, ConfigError
 from slimsweep.data import Data, ImageStream, check_classes, difference, load_data, title
 from slimsweep.errors import StageFailed
+from slimsweep.latency.device import keep_memory
 from slimsweep.ledger.files import HOLDER, MODEL_CARD, MODEL_CONFIG
 from slimsweep.ledger.holder import Holder
 from slimsweep.ledger.model_card import model_card, origin
@@ -34,8 +34,6 @@ from slimsweep.training.ranks import ranks
 prepared: dict[str, Data] = {}  # the data that this process prepared last; the key holds all settings that it depends on
 prepared_probes: dict[str, Data] = {}  # the same of the probe's images
 OF_DATA = r"\bdata\.(?=(name|root|train_split|val_split|test_split|num_classes|image_key|label_key|limit)\b)"
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # constants of glibc's malloc.h
 
 
 def job_arguments(run: Run, **more: Any) -> dict[str, Any]:
@@ -207,18 +205,6 @@ def choose_attention(config: Config) -> None:
     on_cpu = not config.resources.gpus_per_worker
     bf16 = config.wants_bf16() and computes_bf16(torch.device("cpu"))
     timm.layers.set_fused_attn(not (on_cpu and bf16))
-
-
-def keep_memory() -> None:
-    """Let glibc keep freed memory in this process; does nothing with another C library.
-
-    By default each large tensor is a new mapping whose pages the system clears first, which takes 8 % of a training step on
-    CPUs (reports/training).
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 2**30)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def check_shared(run: Run) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 
 from slimsweep.errors import RefusedInput
 from slimsweep.latency.curve import DENSE
-from slimsweep.latency.device import hardware, reference, room_for_graphs, seconds_without_pause, torch_threads
+from slimsweep.latency.device import hardware, keep_memory, reference, room_for_graphs, seconds_without_pause, torch_threads
 from slimsweep.latency.onnx_files import PROVIDERS, refuse_missing, session, session_call, write_onnx
 from slimsweep.latency.quiet_timing import ONNXRUNTIME_SETTLE, REFERENCE_CALLS, Call, Machine, Measured, time_rounds
 from slimsweep.latency.setting import LatencySetting
@@ -41,7 +41,7 @@ def prepared_calls(
 ) -> Iterator[dict[str, Call]]:
     """One call of each model on random images, warmed up, while the block runs.
 
-    Copies are called, so the models are left as they are.
+    Copies are called, so the models are left as they are. On a CPU this process keeps its memory from then on.
 
     Args:
         models: by name.
@@ -52,6 +52,8 @@ def prepared_calls(
         RefusedInput: onnxruntime is missing, or has no provider for the device.
         ExportError: torch cannot export a model.
     """
+    if setting.device == "cpu":
+        keep_memory()
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
         if setting.compile:

@@ -41,6 +41,7 @@ class Training:
     workers: int  # per trial
     trials: int
     worker_bytes: int  # memory of one worker
+    loaders: float  # loading processes per worker that would load as fast as it trains; 0 where loading is not timed
 
     @property
     def worker_seconds(self) -> float:

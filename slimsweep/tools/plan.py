@@ -7,6 +7,7 @@ arithmetic. Where no search has been done, structures are those of equal gates.
 import functools
 import heapq
 import itertools
+import math
 import subprocess
 import sys
 import time
@@ -113,6 +114,7 @@ def plan(
     retrained = trainer.retrained(gated, groups, searched, notes)
     if loading.first and config.data.workers == 0:
         notes.append(f"loading takes {loading.in_words()}, in the training process (data.workers is 0)")
+    notes += _waiting_gpus(config, [*stages, *tries, *retrained]) if known or tflops is not None else []
 
     at_once = trials_at_once(config, cluster, len(points))
     side_by_side = min(config.resources.max_concurrent_trials or paces, cluster.workers(config))  # one worker tries a pace
@@ -242,6 +244,7 @@ class _Trainer:
             workers=workers,
             trials=trials,
             worker_bytes=cost.weight_bytes + cost.image_bytes * share // recipe.accumulate,
+            loaders=loading / computing,
         )
 
     def axes_seconds(self, source: ImageCost) -> float:
@@ -521,6 +524,18 @@ def _checked(config: Config, images: Images | None, cluster: Cluster, notes: lis
             found.append(_data(config, images, notes))
     refusals.raise_all()
     return found[0]
+
+
+def _waiting_gpus(config: Config, trainings: Sequence[Training]) -> list[str]:
+    """What is said where GPUs train faster than their workers load images; empty elsewhere."""
+    slowest = max((t for t in trainings if t.epochs), key=lambda t: t.loaders, default=None)
+    if not config.resources.gpus_per_worker or slowest is None or slowest.loaders <= config.data.workers:
+        return []
+    per_worker = math.ceil(slowest.loaders)
+    return [
+        f"GPUs wait for images: as fast as {slowest.name} trains, {per_worker} loading processes per worker load images, on as "
+        f"many CPU cores like this machine's (data.workers is {config.data.workers})"
+    ]
 
 
 def _data(config: Config, images: Images | None, notes: list[str]) -> tuple[int, Images, LoadingTime]:
