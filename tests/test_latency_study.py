@@ -78,3 +78,32 @@ def test_accuracy_at_equal_ms_is_read_off_the_line_of_the_same_seed(tables: dict
     table = tables["accuracy_at_equal_ms"](pd.DataFrame(rows))
     assert "| 50 % ms | 0.500 | 0.500 | 85.00 ± 1.00 | 83.50 ± 0.50 | +1.50 ± 0.50 | 2 of 2 | quiet |" in table
     assert "| 25 % ms | 0.250 | 0.500 | 70.50 ± 0.50 | outside their range |  | 0 of 2 | quiet |" in table
+
+
+def test_structures_that_are_chosen_anew_are_judged_by_a_later_process(tables: dict[str, Any]) -> None:
+    rows = timed({2: "other processes used 2 of 2 cores"})
+    rows = rows[rows.kind == "ms budget"].assign(chosen_ms=40.0, chosen_ms_dense=[80.0, 90.0, 100.0], chosen_busy=["", "", ""])
+    table = tables["met_anew"](rows)
+    assert "| 1 | torch | 50% ms | 40 to 40 % | 0.800 to 1.000 | 1.000 | 0.980 | 1.020 | quiet in 2 of 3 runs |" in table
+    busy_then = rows.assign(chosen_busy=["other processes used 2 of 2 cores", "", ""])
+    assert "| 0.800 to 0.800 | 1.020 | 1.020 | 1.020 | quiet in 1 of 3 runs |" in tables["met_anew"](busy_then)
+
+
+def test_methods_stand_beside_each_other_at_each_budget(tables: dict[str, Any]) -> None:
+    rows = [
+        {
+            **{"status": "ok", "method": method, "terms": "retraining", "unit": "macs", "budget": budget, "shares": ""},
+            **{"seed": seed, "lr": 1e-3, "epochs": 3, "val_top1_cut": 10.0, "val_top1": top1, "test_top1": top1 + seed},
+        }
+        for seed in (0, 2)
+        for method, budget, top1 in (
+            ("dense", 1.0, 90.0),
+            ("searched", 0.5, 86.0),
+            ("searched", 0.25, 80.0),
+            ("uniform", 0.5, 70.0),
+        )
+    ]
+    table = tables["accuracy_of_methods"](pd.DataFrame(rows))
+    assert "| 50 % MACs | 10.00 ± 0.00 | 87.00 ± 1.00 | 10.00 ± 0.00 | 71.00 ± 1.00 |" in table
+    assert "| 25 % MACs | 10.00 ± 0.00 | 81.00 ± 1.00 | not reached | not reached |" in table
+    assert "91.00 ± 1.00 on test, 90.00 ± 0.00 on validation" in table

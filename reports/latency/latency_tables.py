@@ -31,6 +31,7 @@ def write_tables(folder: Path, check: bool = False) -> int:
         "budgets met": NOT_YET if rows is None else met(rows),
         "chosen anew": NOT_YET if chosen_anew is None else met_anew(chosen_anew),
         "accuracy": NOT_YET if of_run is None else accuracy_at_equal_ms(of_run),
+        "methods": NOT_YET if of_run is None else accuracy_of_methods(of_run),
     }
     text = page.read_text()
     for name, table in tables.items():
@@ -184,6 +185,24 @@ def accuracy_at_equal_ms(rows: pd.DataFrame) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     failed = rows[(rows.status == "failed") & (rows.unit == "ms")]
     lines += [f"\n{one.error}" for one in failed.drop_duplicates("error").itertuples()]
+    return "\n".join(lines)
+
+
+def accuracy_of_methods(rows: pd.DataFrame) -> str:
+    """Markdown: test top-1 of each method at the same budgets, and of the models as they were cut, on validation."""
+    ok = best_rates(rows[rows.status == "ok"])
+    methods = ["searched", *sorted(set(ok.method) - {"searched", "dense"})]
+    cells = [f"{name}: {what}" for name in methods for what in ("cut alone, validation", "test")]
+    lines = [f"| budget | {' | '.join(cells)} |", f"| --- |{' ---: |' * len(cells)}"]
+    for (unit, budget), of_budget in sorted(ok[ok.method != "dense"].groupby(["unit", "budget"]), reverse=True):
+        found = {name: of_budget[of_budget.method == name] for name in methods}
+        columns = [(one, column) for one in found.values() for column in ("val_top1_cut", "test_top1")]
+        shown = [_mean(one[column]) if len(one) else "not reached" for one, column in columns]
+        lines.append(f"| {100 * budget:g} % {'ms' if unit == 'ms' else 'MACs'} | {' | '.join(shown)} |")
+    dense = ok[ok.method == "dense"]
+    lines.append(
+        f"\nThe dense model, trained as long: {_mean(dense.test_top1)} on test, {_mean(dense.val_top1)} on validation."
+    )
     return "\n".join(lines)
 
 
