@@ -1,5 +1,6 @@
 """The service over a folder of runs: what it shows, how little it reads for that, and whom it refuses."""
 
+import gzip
 import itertools
 import json
 import os
@@ -243,6 +244,20 @@ def test_a_browser_that_has_the_answer_gets_none(output: Path) -> None:
         tag = reader.get(address).headers["etag"]
         again = reader.get(address, headers={"If-None-Match": tag})
         assert (again.status_code, again.content) == (304, b"")
+
+
+def test_a_page_is_compressed_once_for_all_readers(few: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compressed: list[bytes] = []
+    pack = gzip.compress
+    monkeypatch.setattr(gzip, "compress", lambda body, level: compressed.append(body) or pack(body, level))
+    reader = client(few)
+    for address in ("/runs/one", "/compare?run=one&run=two"):
+        packed = [reader.get(address, headers={"Accept-Encoding": "gzip"}) for _ in range(3)]
+        plain = reader.get(address, headers={"Accept-Encoding": "identity"})
+        assert "content-encoding" not in plain.headers
+        assert {answer.headers["content-encoding"] for answer in packed} == {"gzip"}
+        assert {answer.content for answer in packed} == {plain.content}
+    assert len([body for body in compressed if body.lower().startswith(b"<!doctype html")]) == 2
 
 
 def test_many_readers_at_once_cost_one_look(few: Path, reads: list[tuple[str, int]]) -> None:

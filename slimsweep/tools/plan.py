@@ -528,12 +528,12 @@ def _checked(config: Config, images: Images | None, cluster: Cluster, notes: lis
 
 def _waiting_gpus(config: Config, trainings: Sequence[Training]) -> list[str]:
     """What is said where GPUs train faster than their workers load images; empty elsewhere."""
-    slowest = max((t for t in trainings if t.epochs), key=lambda t: t.loaders, default=None)
-    if not config.resources.gpus_per_worker or slowest is None or slowest.loaders <= config.data.workers:
+    fastest = max((t for t in trainings if t.epochs), key=lambda t: t.loaders, default=None)
+    if not config.resources.gpus_per_worker or fastest is None or fastest.loaders <= config.data.workers:
         return []
-    per_worker = math.ceil(slowest.loaders)
+    per_worker = math.ceil(fastest.loaders)
     return [
-        f"GPUs wait for images: as fast as {slowest.name} trains, {per_worker} loading processes per worker load images, on as "
+        f"GPUs wait for images: as fast as {fastest.name} trains, {per_worker} loading processes per worker load images, on as "
         f"many CPU cores like this machine's (data.workers is {config.data.workers})"
     ]
 
