@@ -223,6 +223,8 @@ def test_a_ray_that_does_not_start_in_time_is_said_with_the_way_out(monkeypatch:
         raise Exception("The current node timed out during startup. This could happen because the GCS has become overloaded.")
 
     monkeypatch.setattr("ray.init", slow)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # a Ray of other tests may run in this process: it is left alone
+    monkeypatch.setattr("ray.shutdown", lambda: None)
     monkeypatch.setenv("RAY_ADDRESS", "local")
     said = r"Ray did not start on this machine \(The current node timed out .*\): .* start the same command again"
     with pytest.raises(ClusterFailed, match=said), connected():
