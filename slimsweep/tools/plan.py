@@ -48,6 +48,7 @@ from slimsweep.training.teachers import forward_macs, weightless
 FLOAT = 4  # bytes of a weight
 USUAL_TRIES = 3  # sessions in which the structure of a budget in ms is found, where the machine is quiet
 TIMED_SECONDS = 1.0  # for which each model's training steps are timed, at least two steps
+WAIT = 0.1  # share of a step's computing that loading may take in the training process before it is said
 LONGEST_STEP = 6.0  # seconds; where a step would take longer, a smaller batch is timed
 # Seconds outside training, measured with the default job on 2 cores: of Ray's start, and of the start of the driver, the search
 # and the first trials, apart from the imports of their processes.
@@ -529,12 +530,14 @@ def _checked(config: Config, images: Images | None, cluster: Cluster, notes: lis
 def _waiting_gpus(config: Config, trainings: Sequence[Training]) -> list[str]:
     """What is said where GPUs train faster than their workers load images; empty elsewhere."""
     fastest = max((t for t in trainings if t.epochs), key=lambda t: t.loaders, default=None)
-    if not config.resources.gpus_per_worker or fastest is None or fastest.loaders <= config.data.workers:
+    # Without loading processes the training process loads too, and each step waits.
+    if not config.resources.gpus_per_worker or fastest is None or fastest.loaders <= max(config.data.workers, WAIT):
         return []
-    per_worker = math.ceil(fastest.loaders)
+    count = math.ceil(fastest.loaders)
+    processes = f"{count} loading process{'es' * (count > 1)} per worker"
     return [
-        f"GPUs wait for images: as fast as {fastest.name} trains, {per_worker} loading processes per worker load images, on as "
-        f"many CPU cores like this machine's (data.workers is {config.data.workers})"
+        f"GPUs wait for images: to load as fast as {fastest.name} trains takes {processes}, on as many CPU cores like this "
+        f"machine's (data.workers is {config.data.workers})"
     ]
 
 
