@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -63,11 +64,7 @@ def equal_ms(rows: pd.DataFrame, chosen_busy: set[tuple[int, str]]) -> str:
         "| batch | runtime | budget | dense, ms | " + " | ".join((IN_MS, *OTHERS)) + " | machine |",
         "| ---: | --- | --- | ---: |" + " ---: |" * (1 + len(OTHERS)) + " --- |",
     ]
-    for batch, runtime in SETTINGS:
-        of_setting = rows[(rows.batch_size == batch) & (rows.runtime == runtime)]
-        if of_setting.empty:
-            lines.append(f"| {batch} | {runtime} | not yet measured |" + " |" * (3 + len(OTHERS)))
-            continue
+    for batch, runtime, of_setting in _settings(rows, lines):
         trusted, machine = quiet_runs(of_setting)
         if (batch, runtime) in chosen_busy:
             machine += "; busy while structures were chosen"
@@ -77,6 +74,17 @@ def equal_ms(rows: pd.DataFrame, chosen_busy: set[tuple[int, str]]) -> str:
             dense = f"{at.ms_dense.groupby('run').first().median():.2f}"
             lines.append(f"| {batch} | {runtime} | {budget} | {dense} | {' | '.join(cells)} | {machine} |")
     return "\n".join(lines)
+
+
+def _settings(rows: pd.DataFrame, lines: list[str]) -> Iterator[tuple[int, str, pd.DataFrame]]:
+    """(batch size, runtime, its rows) of each setting; for one without rows a line of the table says so instead."""
+    columns = lines[1].count("|") - 1
+    for batch, runtime in SETTINGS:
+        of_setting = rows[(rows.batch_size == batch) & (rows.runtime == runtime)]
+        if of_setting.empty:
+            lines.append(f"| {batch} | {runtime} | not yet measured |" + " |" * (columns - 3))
+        else:
+            yield batch, runtime, of_setting
 
 
 def _share(at: pd.DataFrame, kind: str) -> str:
@@ -104,11 +112,7 @@ def met(rows: pd.DataFrame) -> str:
         "| batch | runtime | budget | kind | ms / budget: median | least | most | above the budget | machine |",
         "| ---: | --- | --- | --- | ---: | ---: | ---: | ---: | --- |",
     ]
-    for batch, runtime in SETTINGS:
-        of_setting = rows[(rows.batch_size == batch) & (rows.runtime == runtime)]
-        if of_setting.empty:
-            lines.append(f"| {batch} | {runtime} | not yet measured | | | | | | |")
-            continue
+    for batch, runtime, of_setting in _settings(rows, lines):
         trusted, machine = quiet_runs(of_setting)
         for budget in sorted(of_setting.budget.unique(), reverse=True):
             for kind in (IN_MS, IN_MS_FEW_TOKENS):
@@ -133,11 +137,7 @@ def met_anew(rows: pd.DataFrame) -> str:
         "| batch | runtime | budget | MACs kept | ms / budget, as chosen | in a later process | least | most | machine |",
         "| ---: | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
-    for batch, runtime in SETTINGS:
-        of_setting = rows[(rows.batch_size == batch) & (rows.runtime == runtime)]
-        if of_setting.empty:
-            lines.append(f"| {batch} | {runtime} | not yet measured | | | | | | |")
-            continue
+    for batch, runtime, of_setting in _settings(rows, lines):
         disturbed = of_setting.busy.where(of_setting.chosen_busy == "", of_setting.chosen_busy)
         trusted, machine = quiet_runs(of_setting.assign(busy=disturbed))
         for budget, one in sorted(trusted.groupby("budget"), reverse=True):

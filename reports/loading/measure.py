@@ -28,7 +28,7 @@ from torchvision.transforms import v2
 
 from slimsweep.cluster.worker import data_for
 from slimsweep.config import Config
-from slimsweep.data import Data, train_loader
+from slimsweep.data import train_loader
 
 sys.path.append(str(Path(__file__).parents[1]))  # reports/, for the module that they share
 from measured_parts import measure_parts
@@ -51,16 +51,12 @@ def make_images(folder: Path) -> Path:
     return folder
 
 
-def data_of(folder: Path, workers: int) -> Data:
-    """The images as a sweep of DeiT-S loads them: random crop and flip."""
+def in_slimsweep(folder: Path, workers: int) -> Iterable[Any]:
+    """Batches as a sweep of DeiT-S loads them: random crop and flip."""
     augment = {"scale": (0.08, 1.0), "hflip": 0.5}
     settings = {"name": "folder", "root": str(folder), "batch_size": BATCH, "workers": workers, "augment": augment}
-    return data_for(Config(model={"name": "deit_small_patch16_224"}, data=settings))
-
-
-def in_slimsweep(folder: Path, workers: int) -> Iterable[Any]:
-    data = data_of(folder, workers)
-    return train_loader(data.train, data.settings.model_copy(update={"workers": workers}))
+    data = data_for(Config(model={"name": "deit_small_patch16_224"}, data=settings))
+    return train_loader(data.train, data.settings)
 
 
 def in_timm(folder: Path, workers: int) -> Iterable[Any]:
