@@ -132,7 +132,11 @@ def test_a_driver_elsewhere_costs_the_same_few_requests_per_look(team: str, stor
     assert len(asked) <= LOOK + 2 * PER_RUN + 6  # its heartbeat
 
 
-def test_a_model_is_made_once_and_kept_in_the_bucket(team: str, store: Store, tmp_path: Path) -> None:
+def test_a_model_is_made_once_and_kept_in_the_bucket(
+    team: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The Ray of other tests may run in this process, and its workers were started without the keys of this store.
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
     with client(team) as service:  # made by a real process
         content, state = fetched(service, "timm")
     exports = Folder(f"{team}/old/exports")

@@ -11,10 +11,12 @@ import pytest
 
 REPORTS = Path(__file__).parents[1] / "reports"
 STUDY = REPORTS / "fashion-mnist"
+COMPARED = ["fashion-mnist", "dinov2"]  # the studies that compare methods
 
 
-def test_the_study_s_tables_are_those_of_its_rows() -> None:
-    assert runpy.run_path(str(STUDY / "make_table.py"))["main"](["--check"]) == 0
+@pytest.mark.parametrize("study", COMPARED)
+def test_a_study_s_tables_are_those_of_its_rows(study: str) -> None:
+    assert runpy.run_path(str(REPORTS / study / "make_table.py"))["main"](["--check"]) == 0
 
 
 def test_the_table_before_any_retraining_is_that_of_its_rows() -> None:
@@ -26,15 +28,16 @@ def test_the_table_before_any_retraining_is_that_of_its_rows() -> None:
     assert dense - best[0.25] <= 5
 
 
-@pytest.mark.parametrize("study", sorted(path.parent.name for path in REPORTS.glob("*/results.parquet")))
+@pytest.mark.parametrize("study", sorted(str(path.parent.relative_to(REPORTS)) for path in REPORTS.rglob("results.parquet")))
 def test_a_study_has_its_page_beside_its_rows(study: str) -> None:
     page = REPORTS / study / "report.html"
     assert 1_000_000 < page.stat().st_size < 3_000_000  # plotly is in it
     assert "<title>" in page.read_text()[:20_000]
 
 
-def test_the_study_has_every_point_or_says_why_not() -> None:
-    rows = pd.read_parquet(STUDY / "results.parquet")
+@pytest.mark.parametrize("study", COMPARED)
+def test_a_study_has_every_point_or_says_why_not(study: str) -> None:
+    rows = pd.read_parquet(REPORTS / study / "results.parquet")
     had = rows[rows["status"] == "ok"].groupby(["method", "terms", "budget"])["seed"].nunique()
     assert (had == 3).all()
     missing = rows[rows["status"] == "failed"]
@@ -48,12 +51,13 @@ def test_the_study_has_every_point_or_says_why_not() -> None:
     not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
     reason="no chromium, chromium-browser or google-chrome on PATH (apt-get install chromium)",
 )
-def test_the_study_s_picture_is_made_from_its_rows(tmp_path: Path) -> None:
+@pytest.mark.parametrize("study", COMPARED)
+def test_a_study_s_picture_is_made_from_its_rows(study: str, tmp_path: Path) -> None:
     pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install 'slimsweep[test]')")
     # In a process of its own: another test may hold this one's Playwright.
-    script = [sys.executable, str(STUDY / "make_table.py"), "--picture", str(tmp_path / "report.png")]
+    script = [sys.executable, str(REPORTS / study / "make_table.py"), "--picture", str(tmp_path / "report.png")]
     subprocess.run(script, check=True, timeout=120)
-    made, kept = ((folder / "report.png").read_bytes() for folder in (tmp_path, STUDY))
+    made, kept = ((folder / "report.png").read_bytes() for folder in (tmp_path, REPORTS / study))
     assert made[:8] == kept[:8] == b"\x89PNG\r\n\x1a\n"
     assert made[16:24] == kept[16:24]  # width and height
     assert 50_000 < len(made) < 500_000

@@ -1,8 +1,9 @@
-"""Writes the label-free study's table into the README.md of this folder: `python reports/dinov2/make_table.py`.
+"""Writes the studies' tables into the README.md of this folder: `python reports/dinov2/make_table.py`.
 
-The table comes from label-free/. `--run FOLDER` first copies the rows of a run of label-free.yaml there, with its curves and
-gates, from which `slimsweep report reports/dinov2/label-free` makes a page; `--models FILE` copies what saved_models.py
-measured of its models. `--check` only compares the table with README.md.
+With labels: the tables come from results.parquet, and `--supervised FOLDER` first copies the rows of a run of sweep.yaml to it,
+with its curves and gates, from which `slimsweep report reports/dinov2` makes a page. Without labels: they come from
+label-free/, and `--label-free FOLDER` copies a run of label-free.yaml there alike; `--models FILE` copies what saved_models.py
+measured of its models. `--check` only compares the tables with README.md. `--picture` makes report.png in place of the tables.
 """
 
 import argparse
@@ -15,17 +16,23 @@ from slimsweep.ledger.run import Run
 from slimsweep.report.comparison import with_error
 from slimsweep.report.pareto import best_rates
 
-sys.path.append(str(Path(__file__).parents[1]))  # reports/, for the module that they share
+sys.path.append(str(Path(__file__).parents[1]))  # reports/, for the modules that they share
+from kept_tables import keep_tables, make_picture
 from markdown_tables import with_table, write_or_check
+from methods_tables import dense_line, tables
 
 HERE = Path(__file__).parent
-PAGE, TABLES = HERE / "README.md", HERE / "label-free"
-ROWS, MODELS = TABLES / "results.parquet", TABLES / "saved-models.parquet"
-START, END = "<!-- label-free, written by make_table.py -->", "<!-- end of label-free -->"
+PAGE, PICTURE = HERE / "README.md", HERE / "report.png"
+ROWS = HERE / "results.parquet"
+START, END = "<!-- with labels, written by make_table.py -->", "<!-- end of with labels -->"
+TERMS = {"retraining": "Equal retraining: every model is trained for one epoch after the cut. Test top-1 in percent:"}
+LABEL_FREE = HERE / "label-free"
+MODELS = LABEL_FREE / "saved-models.parquet"
+LABEL_FREE_START, LABEL_FREE_END = "<!-- label-free, written by make_table.py -->", "<!-- end of label-free -->"
 UNTOUCHED = "untouched"  # saved_models.py's name of the model before the study
 
 
-def table(rows: pd.DataFrame, models: pd.DataFrame) -> str:
+def label_free_table(rows: pd.DataFrame, models: pd.DataFrame) -> str:
     """Markdown: a line per budget, means over seeds with standard errors.
 
     Args:
@@ -55,20 +62,24 @@ def table(rows: pd.DataFrame, models: pd.DataFrame) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", help="the folder of a run of label-free.yaml, whose rows are copied first")
+    parser.add_argument("--supervised", help="the folder of a run of sweep.yaml, whose rows are copied first")
+    parser.add_argument("--label-free", help="the folder of a run of label-free.yaml, whose rows are copied first")
     parser.add_argument("--models", type=Path, help="a file that saved_models.py wrote by --rows, which is copied first")
-    parser.add_argument("--check", action="store_true", help="write nothing; fail where the page has another table")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where the page has other tables")
+    parser.add_argument("--picture", nargs="?", const=PICTURE, help="make report.png, or this file, in place of the tables")
     options = parser.parse_args(argv)
-    if options.run:
-        TABLES.mkdir(exist_ok=True)
-        run = Run(options.run)
-        run.rows.sort_values("point", ignore_index=True).to_parquet(ROWS)
-        run.curves().to_parquet(TABLES / "curves.parquet")
-        run.gates_table().to_parquet(TABLES / "gates.parquet")
+    if options.picture:
+        make_picture(pd.read_parquet(ROWS), "dinov2-emoji", Path(options.picture))
+        return 0
+    for folder, kept in ((options.supervised, HERE), (options.label_free, LABEL_FREE)):
+        if folder:
+            keep_tables(Run(folder), kept)
     if options.models:
         pd.read_parquet(options.models).to_parquet(MODELS, index=False)
-    text = table(pd.read_parquet(ROWS), pd.read_parquet(MODELS))
-    return write_or_check(PAGE, with_table(PAGE.read_text(), text, START, END), options.check)
+    rows = pd.read_parquet(ROWS)
+    text = with_table(PAGE.read_text(), "\n\n".join([dense_line(rows), *tables(rows, TERMS)]), START, END)
+    label_free = label_free_table(pd.read_parquet(LABEL_FREE / "results.parquet"), pd.read_parquet(MODELS))
+    return write_or_check(PAGE, with_table(text, label_free, LABEL_FREE_START, LABEL_FREE_END), options.check)
 
 
 if __name__ == "__main__":

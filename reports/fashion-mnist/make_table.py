@@ -9,27 +9,23 @@ rows, as Chromium shows it.
 """
 
 import argparse
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
 from slimsweep.ledger.run import Run
-from slimsweep.report.comparison import compare_methods, with_error
-from slimsweep.report.page import build_page
 from slimsweep.report.pareto import best_rates, pareto_front, summarize
-from slimsweep.report.run_tables import RunTables
 
-sys.path.append(str(Path(__file__).parents[1]))  # reports/, for the module that they share
+sys.path.append(str(Path(__file__).parents[1]))  # reports/, for the modules that they share
+from kept_tables import keep_tables, make_picture
 from markdown_tables import with_table, write_or_check
+from methods_tables import ahead_at_budgets, ahead_cell, dense_line, mean_cell, tables
 
 HERE = Path(__file__).parent
 PAGE, ROWS, SIZES = HERE / "README.md", HERE / "results.parquet", HERE / "two-sizes.parquet"
 VARIANTS = HERE / "variants.parquet"
-PICTURE, PICTURED = HERE / "report.png", ["dense", "searched", "taylor", "uniform"]
+PICTURE = HERE / "report.png"
 START, END = "<!-- written by make_table.py -->", "<!-- end -->"
 LEARNED, LEARNED_START = "fashion-mnist-learned", "<!-- learned gates, written by make_table.py -->"
 LONGER, LONGER_START = "fashion-mnist-longer", "<!-- longer retraining, written by make_table.py -->"
@@ -38,55 +34,6 @@ TERMS = {
     "retraining": "Equal retraining: every model is trained on the same number of images after the cut.",
     "compute": "Equal compute: the other methods are retrained longer, by the compute of the tries of paces, over all budgets.",
 }
-
-
-def tables(rows: pd.DataFrame) -> Iterator[str]:
-    """Markdown, one table per kind of terms: test top-1 of methods x budgets, and the search compared with each method."""
-    ok = best_rates(rows[rows["status"] == "ok"])
-    searched = ok[ok["method"] == "searched"]
-    for terms, says in TERMS.items():
-        others = ok[(ok["terms"] == terms) & ~ok["method"].isin(["searched", "dense"])]
-        if others.empty:
-            continue
-        both = pd.concat([searched, others])
-        yield table(both, says)
-
-
-def table(rows: pd.DataFrame, says: str) -> str:
-    budgets = sorted(rows["budget"].unique(), reverse=True)
-    means = summarize(rows, metrics=["test_top1"]).set_index(["method", "budget"])
-    ahead = ahead_at_budgets(rows)
-    equal = compare_methods(rows).set_index("method")
-    percent = [f"{100 * b:g} %" for b in budgets]
-    headings = [*percent, *(f"ahead at {p}" for p in percent), "ahead at equal MACs", "MACs for the same accuracy"]
-    lines = [says, "", f"| method | {' | '.join(headings)} |", f"| --- |{' ---: |' * len(headings)}"]
-    for method in ["searched", *equal.sort_values("difference").index]:
-        cells = [_cell(means.loc[(method, b)], "test_top1_mean", "test_top1_se", 2) if (method, b) in means.index else ""
-                 for b in budgets]  # fmt: skip
-        cells += [_ahead(ahead.loc[(method, b)]) if (method, b) in ahead.index else "" for b in budgets]
-        if method in equal.index:
-            found = equal.loc[method]
-            cells.append(with_error(found["difference"], found["difference_se"], 2, sign=True))
-            cells.append(with_error(found["ratio"], found["ratio_se"], 2, "x"))
-        else:
-            cells += ["", ""]
-        lines.append(f"| {method} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def dense_line(rows: pd.DataFrame) -> str:
-    """What the dense model has on test, retrained as the points are, and before that."""
-    dense = best_rates(rows[rows["method"] == "dense"])
-    mean = summarize(dense, metrics=["test_top1"]).iloc[0]
-    untouched = dense["test_top1_untouched"].iloc[0]
-    return f"Dense, retrained alike: {_cell(mean, 'test_top1_mean', 'test_top1_se', 2)} % (before that {untouched:.2f} %)."
-
-
-def ahead_at_budgets(rows: pd.DataFrame) -> pd.DataFrame:
-    """By (method, budget), how far the search is ahead in points of test top-1: `mean` and `se`, paired by seed."""
-    top1 = rows.pivot_table(index=["budget", "seed"], columns="method", values="test_top1")
-    ahead = top1.drop(columns="searched").rsub(top1["searched"], axis=0).stack().dropna().groupby(["method", "budget"])
-    return pd.DataFrame({"mean": ahead.mean(), "se": ahead.sem()})
 
 
 def learned_table(rows: pd.DataFrame, learned: pd.DataFrame) -> str:
@@ -101,8 +48,8 @@ def learned_table(rows: pd.DataFrame, learned: pd.DataFrame) -> str:
         "| ---: | ---: | ---: | ---: |",
     ]
     for budget in sorted(both["budget"].unique(), reverse=True):
-        cells = [_cell(means.loc[(name, budget)], "test_top1_mean", "test_top1_se", 2) for name in ("searched", "learned")]
-        lines.append(f"| {100 * budget:g} % | {' | '.join(cells)} | {_ahead(ahead.loc[('learned', budget)])} |")
+        cells = [mean_cell(means.loc[(name, budget)]) for name in ("searched", "learned")]
+        lines.append(f"| {100 * budget:g} % | {' | '.join(cells)} | {ahead_cell(ahead.loc[('learned', budget)])} |")
     return "\n".join(lines)
 
 
@@ -116,17 +63,9 @@ def longer_table(rows: pd.DataFrame) -> str:
         (rate,) = best[best["method"] == method]["lr"].unique()
         ahead = (top1["searched"] - top1[method]).agg(["mean", "sem"]).set_axis(["mean", "se"])
         share = "" if method == "dense" else f", {100 * best[best['method'] == method]['budget'].iloc[0]:g} % of the MACs"
-        last = "" if method == "searched" else _ahead(ahead)
-        lines.append(
-            f"| {method}{share} | {rate:g} | {_cell(means.loc[method], 'test_top1_mean', 'test_top1_se', 2)} | {last} |"
-        )
+        last = "" if method == "searched" else ahead_cell(ahead)
+        lines.append(f"| {method}{share} | {rate:g} | {mean_cell(means.loc[method])} | {last} |")
     return "\n".join(lines)
-
-
-def _ahead(difference: pd.Series) -> str:
-    """In bold where it is more than two standard errors from 0."""
-    mark = "**" if abs(difference["mean"]) > 2 * difference["se"] else ""
-    return f"{mark}{difference['mean']:+.2f} ± {difference['se']:.2f}{mark}"
 
 
 def sizes_table(rows: pd.DataFrame) -> str:
@@ -136,7 +75,7 @@ def sizes_table(rows: pd.DataFrame) -> str:
     means = summarize(ok, by=("macs_dense", "budget"))
     front = set(pareto_front(means, x="macs_mean", y="test_top1_mean").index)
     bold = ["**" if place in front else "" for place in means.index]
-    tops = [_cell(row, "test_top1_mean", "test_top1_se", 2) for _, row in means.iterrows()]
+    tops = [mean_cell(row) for _, row in means.iterrows()]
     means["cell"] = [f"{mark}{top}{mark}" for mark, top in zip(bold, tops, strict=True)]
     sizes = sorted(means["macs_dense"].unique(), reverse=True)
     head = " | ".join(f"MMACs | from {size / 1e6:.1f} MMACs: test %" for size in sizes)
@@ -150,30 +89,6 @@ def sizes_table(rows: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _cell(row: pd.Series, mean: str, se: str, digits: int) -> str:
-    spread = "" if pd.isna(row[se]) else f" ± {row[se]:.{digits}f}"
-    return f"{row[mean]:.{digits}f}{spread}"
-
-
-def make_picture(rows: pd.DataFrame, picture: Path) -> None:
-    """Write a picture by Chromium: the top of the page of the finished points of PICTURED (needs `slimsweep[test]`)."""
-    from playwright.sync_api import sync_playwright
-
-    shown = rows[(rows["status"] == "ok") & rows["method"].isin(PICTURED)].assign(unit="macs")
-    run = RunTables(name="fashion-mnist", uri="runs/fashion-mnist", results=shown.reset_index(drop=True))
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        file = Path(folder) / "report.html"
-        file.write_text(build_page([run]), encoding="utf-8")
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1280, "height": 960}, device_scale_factor=2, color_scheme="light")
-        page.goto(file.as_uri())
-        page.wait_for_selector(".main-svg")
-        page.wait_for_timeout(500)  # until the figure has drawn its labels
-        page.screenshot(path=picture)
-        browser.close()
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail where the page has other tables")
@@ -183,13 +98,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--picture", nargs="?", const=PICTURE, help="make report.png, or this file, in place of the tables")
     options = parser.parse_args(argv)
     if options.picture:
-        make_picture(pd.read_parquet(ROWS), Path(options.picture))
+        make_picture(pd.read_parquet(ROWS), "fashion-mnist", Path(options.picture))
         return 0
     if options.run:
-        run = Run(options.run)
-        run.rows.sort_values("point", ignore_index=True).to_parquet(ROWS)
-        run.curves().to_parquet(HERE / "curves.parquet")
-        run.gates_table().to_parquet(HERE / "gates.parquet")
+        keep_tables(Run(options.run), HERE)
     if options.variants:
         both = pd.concat([Run(folder).rows for folder in options.variants])
         both.sort_values(["run", "point"], ignore_index=True).to_parquet(VARIANTS)
@@ -198,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
         both = both[both["method"].isin(["dense", "searched"])]  # baselines are in results.parquet
         both.sort_values(["macs_dense", "point"], ignore_index=True).to_parquet(SIZES)
     rows = pd.read_parquet(ROWS)
-    methods = "\n\n".join([dense_line(rows), *tables(rows)])
+    methods = "\n\n".join([dense_line(rows), *tables(rows, TERMS)])
     text = with_table(PAGE.read_text(), f"\n{methods}\n", START, END)
     variants = pd.read_parquet(VARIANTS)
     learned, longer = (variants[variants["run"] == name] for name in (LEARNED, LONGER))
