@@ -1,5 +1,6 @@
 """Ray is started once for the whole suite, and one small sweep is run through it that many tests look at."""
 
+import atexit
 import os
 import re
 import shutil
@@ -22,9 +23,14 @@ if TYPE_CHECKING:
 
     from slimsweep.ledger.run import Run
 
-# Side by side (`-n 2`), every process of the tests has one core; set before torch is imported, and for what tests start.
-if "PYTEST_XDIST_WORKER" in os.environ:
+# Side by side (`-n 2`), every process of the tests has one core; set before torch is imported, and for what tests start. Each also
+# has its own place for Ray's files: a driver without an address joins the cluster whose address lies there.
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    place = Path("/tmp", f"slim-{os.getpid()}-{worker}")  # paths of sockets are short
+    place.mkdir()
+    os.environ["RAY_TMPDIR"] = str(place)
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
 
 # The device of the tests that are marked gpu; they can be rehearsed on a CPU. Read here, before tests forget such variables.
 GPU_TEST_DEVICE = os.environ.get("SLIMSWEEP_TEST_DEVICE", "cuda")

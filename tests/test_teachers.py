@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from zoo import small_vit
 
-from slimsweep import save
+from slimsweep import load, save
 from slimsweep.checks import check
 from slimsweep.cluster.worker import data_for
 from slimsweep.config import Config, ConfigError, Distill, load_config
@@ -36,7 +36,7 @@ from slimsweep.tools.estimate import Images
 from slimsweep.tools.plan import plan
 from slimsweep.training import Criterion, MemoryRecorder, Teacher, build_dense, check_model, train
 from slimsweep.training.criterion import student_of
-from slimsweep.training.teachers import Teachers, TeacherView, check_teachers, teacher_model
+from slimsweep.training.teachers import Teachers, TeacherView, check_teachers, features_of, teacher_model
 
 CPU = torch.device("cpu")
 QUICK = ["--data.limit", "128", "--data.batch_size", "32", "--dense.epochs", "1", "--dense.warmup_epochs", "0"]
@@ -310,6 +310,38 @@ def test_features_of_another_width_are_refused_with_both_widths(tmp_path: Path):
     assert "leave small out" in refused(
         config.changed(**{"teacher.checkpoint": str(same), "baselines": ["small"], "search.round_to": 1})
     )
+
+
+@pytest.mark.parametrize("classes", [0, 7])
+def test_where_features_are_learned_the_teacher_s_head_does_not_count(tmp_path: Path, classes: int):
+    width = check_model(config_of()).embed_dim
+    folder = folder_of(tmp_path, classes, embed_dim=width, num_heads=1)
+    kwargs = json.dumps({"img_size": 16, "in_chans": 1, **SIZES, "embed_dim": width, "num_heads": 1})
+    weights = str(folder / "model.safetensors")
+    features = [*TAUGHT, "--retrain.distill.answers", "features"]
+    for words in (
+        ["--teacher.checkpoint", str(folder)],
+        ["--teacher.name", "vit_tiny_patch16_224", "--teacher.kwargs", kwargs, "--teacher.checkpoint", weights],
+    ):
+        config = config_of(*words, *features)
+        check(config)
+        data = data_for(config)
+        dense = build_dense(config, data.num_classes)
+        teacher = Teacher.for_stage(config, "retrain", dense, data)
+        assert teacher is not None
+        images, labels = (
+            torch.stack([torch.as_tensor(x) for x in xs]) for xs in zip(*(data.val[i] for i in range(4)), strict=True)
+        )
+        assert loss_of(dense, teacher, images, labels).isfinite()
+        seen, own = teacher.model.view(images), load(folder).eval()
+        aim = own.forward_head(own.forward_features(seen), pre_logits=True)
+        torch.testing.assert_close(features_of(teacher.model, images), aim, rtol=0, atol=1e-5)
+        # A stage that learns answers asks for the data's classes.
+        for said in (
+            refused(config_of(*words, *TAUGHT)),
+            refused(config_of(*words, *features, "--search.epochs", "1", "--search.distill.alpha", "0.5")),
+        ):
+            assert "learn from its features" in said
 
 
 def test_a_saved_folder_teaches_with_its_rows_in_the_order_of_the_data(tmp_path: Path):

@@ -126,7 +126,7 @@ def own_statistics(model: nn.Module) -> tuple[list[float], list[float]]:
 def teacher_model(config: Config, stage: Stage, dense: nn.Module, data: Data) -> nn.Module | None:
     """The model that teaches a stage: the dense model, or what `config.teacher` names, with weights, on the CPU.
 
-    None where the stage learns from labels alone. A backbone learns from features, and its teachers' heads do not count.
+    None where the stage learns from labels alone. Where it learns from features, the teachers' heads do not count.
 
     Raises:
         ConfigError: as `check_teachers`; weights that cannot be read or downloaded.
@@ -136,14 +136,15 @@ def teacher_model(config: Config, stage: Stage, dense: nn.Module, data: Data) ->
     if not config.teachers:
         return dense
     members = []
+    classes = classes_asked(config, [stage], data.num_classes)
     for one in config.teachers:
         if one.name is None:
             model = _loaded(one)
-            rows = _of_folder(one, model, data.num_classes, data.class_names)[0] if data.num_classes else None
+            rows = _of_folder(one, model, classes, data.class_names)[0] if classes else None
         else:
-            _check_classes(config, one, data)  # no fresh head in place of one for other classes
+            _check_classes(config, one, classes, data.class_names)  # no fresh head in place of one for other classes
             try:
-                model, rows = build_dense(_as_dense(config, one), data.num_classes, data.class_names), None
+                model, rows = build_dense(_as_dense(config, one), classes, data.class_names), None
             except ConfigError as problem:
                 raise _of_teacher(problem) from problem
         members.append(_view(model, data, rows))
@@ -156,6 +157,11 @@ def _together(config: Config, members: Sequence[nn.Module]) -> nn.Module:
 
 def _view(model: nn.Module, data: Data, rows: Sequence[int] | None = None) -> TeacherView:
     return TeacherView(model, data.preprocessing, normalized=data.settings.normalized, rows=rows)
+
+
+def classes_asked(config: Config, stages: Sequence[Stage], num_classes: int) -> int:
+    """The classes that teachers of some stages must have a head for: the data's; 0 where all stages learn from features."""
+    return 0 if {config.distills(stage).answers for stage in stages} == {"features"} else num_classes
 
 
 def check_teachers(config: Config, dense: nn.Module | None, data: Data | None) -> list[str]:
@@ -178,7 +184,7 @@ def check_teachers(config: Config, dense: nn.Module | None, data: Data | None) -
     of_features = [stage for stage in stages if config.distills(stage).answers == "features"]
     for one in config.teachers:
         with refusals.kept():
-            notes += _check_teacher(config, one, dense, data, of_features)
+            notes += _check_teacher(config, one, dense, data, stages)
     if dense is not None and of_features and not config.teachers and not config.backbone:  # else `check_embedding` looks
         with refusals.kept():
             feature_dims(dense, f"model {config.model.name}")
@@ -193,23 +199,25 @@ def check_teachers(config: Config, dense: nn.Module | None, data: Data | None) -
 
 
 def _check_teacher(
-    config: Config, one: TeacherModel, dense: nn.Module | None, data: Data | None, of_features: Sequence[Stage]
+    config: Config, one: TeacherModel, dense: nn.Module | None, data: Data | None, stages: Sequence[Stage]
 ) -> list[str]:
     """Check one teacher, as `check_teachers` does.
 
     Args:
-        of_features: the stages that learn from features.
+        stages: those that have a teacher.
     """
     notes: list[str] = []
+    of_features = [stage for stage in stages if config.distills(stage).answers == "features"]
+    classes = 0 if config.backbone else None
     if data is not None:
-        notes = _check_classes(config, one, data)
+        classes = classes_asked(config, stages, data.num_classes)
+        notes = _check_classes(config, one, classes, data.class_names)
     elif one.name is not None:
         try:
             check_model(_as_dense(config, one))
         except ConfigError as problem:
             raise _of_teacher(problem) from problem
-    classes = 0 if config.backbone else None
-    model = weightless(config, one, classes if data is None else data.num_classes)
+    model = weightless(config, one, classes)
     if dense is not None:
         _check_channels(model, one, image_size(dense)[0])
         if of_features:
@@ -370,17 +378,22 @@ def _of_teacher(problem: ConfigError) -> ConfigError:
     return ConfigError(said.replace(way_out, "leave teacher.name out"))
 
 
-def _check_classes(config: Config, one: TeacherModel, data: Data) -> list[str]:
+def _check_classes(config: Config, one: TeacherModel, classes: int, class_names: Sequence[str] | None) -> list[str]:
+    """Refuse a teacher whose head is not for the data's classes; where `classes` is 0, heads do not count.
+
+    Returns:
+        What is done to its weights.
+    """
     if one.name is None:
         model = weightless(config, one)
-        return _of_folder(one, model, data.num_classes, data.class_names)[1] if data.num_classes else []
+        return _of_folder(one, model, classes, class_names)[1] if classes else []
     try:
-        check_model(_as_dense(config, one), data.num_classes)
-        start = start_of(_as_dense(config, one), data.num_classes, data.class_names)
+        check_model(_as_dense(config, one), classes)
+        start = start_of(_as_dense(config, one), classes, class_names)
     except ConfigError as problem:
         raise _of_teacher(problem) from problem
     if start.new_head:
-        raise _other_classes(one, start.new_head, data.num_classes)
+        raise _other_classes(one, start.new_head, classes)
     return [re.sub(r"\bmodel\.checkpoint\b", "teacher.checkpoint", note) for note in start.notes]
 
 
@@ -392,7 +405,7 @@ def _other_classes(one: TeacherModel, reason: str, num_classes: int) -> ConfigEr
     """
     return ConfigError(
         f"teacher is {one.label}, but its weights {reason} of the data, so it cannot teach them: fine-tune it on these "
-        f"{num_classes} classes and give the result as teacher.checkpoint"
+        f"{num_classes} classes and give the result as teacher.checkpoint, or learn from its features (distill.answers: features)"
     )
 
 
