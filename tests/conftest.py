@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from slimsweep.ledger.run import Run
 
-# Side by side (`-n 2`), every process of the tests has one core; set before torch is imported, and for what tests start. Each also
-# has its own place for Ray's files: a driver without an address joins the cluster whose address lies there.
+# Side by side (`-n 2`), every process of the tests has one core; set before torch is imported, and for what tests start. Each
+# also has its own place for Ray's files: a driver without an address joins the cluster whose address lies there.
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     place = Path("/tmp", f"slim-{os.getpid()}-{worker}")  # paths of sockets are short
