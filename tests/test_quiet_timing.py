@@ -291,3 +291,33 @@ print(pages[-1] - pages[-2])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 1000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's memory is kept on Linux only")
+def test_a_process_that_trains_models_in_one_thread_after_the_other_keeps_the_memory_of_none() -> None:
+    """Beside threads that stay, which take over what ended threads freed."""
+    code = """
+import threading, torch
+from pathlib import Path
+from slimsweep.latency.device import give_memory_back, keep_memory
+
+def resident():
+    pages = Path("/proc/self/statm").read_text().split()[1]
+    return int(pages) * 4096 / 2**20
+
+def work():
+    [torch.ones(2**20) for _ in range(50)]  # 200 MiB
+
+keep_memory()
+torch.set_num_threads(1)
+end, before = threading.Event(), resident()
+for _ in range(6):
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    give_memory_back()
+    threading.Thread(target=lambda: (bytearray(100), end.wait()), daemon=True).start()
+print(resident() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 150

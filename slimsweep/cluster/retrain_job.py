@@ -41,6 +41,7 @@ from slimsweep.cluster.worker import (
 from slimsweep.config import Recipe
 from slimsweep.data import Data, data_name, images_seen
 from slimsweep.errors import OutOfTime, RunLost
+from slimsweep.latency.device import give_memory_back
 from slimsweep.ledger.points import Point
 from slimsweep.ledger.recorder import recorder_of
 from slimsweep.ledger.run import Run
@@ -183,6 +184,8 @@ def trial(parameters: dict[str, Any], arguments: dict[str, Any]) -> dict[str, st
         except OSError as unwritten:  # perhaps a full disk; the driver tries again when the sweep ends
             log.warning("%s: its row could not be written (%s)", point.name, unwritten)
         return {"error": error}
+    finally:
+        give_memory_back()  # this process trains the next point in another thread
     return {"error": ""}
 
 

@@ -405,7 +405,8 @@ def _other_classes(one: TeacherModel, reason: str, num_classes: int) -> ConfigEr
     """
     return ConfigError(
         f"teacher is {one.label}, but its weights {reason} of the data, so it cannot teach them: fine-tune it on these "
-        f"{num_classes} classes and give the result as teacher.checkpoint, or learn from its features (distill.answers: features)"
+        f"{num_classes} classes and give the result as teacher.checkpoint, or learn from its features alone "
+        "(distill.answers: features)"
     )
 
 
