@@ -1,5 +1,7 @@
 """Models without a head (num_classes 0) are slimmed on images without labels, and compared with the dense model by features."""
 
+import copy
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +114,17 @@ def test_split_folders_are_used_where_they_exist(
     assert (len(data.train), len(data.val), len(data.test)) == sizes
 
 
+@pytest.mark.parametrize("preset", ["dinov2-small", "dinov3-small", "siglip-base"])
+def test_a_preset_takes_images_of_one_s_own_as_its_first_lines_say(images: Path, preset: str) -> None:
+    asked = ["--config", preset, "--data.root", str(images), "--data.batch_size", "16"]
+    with pytest.raises(ConfigError, match=r"data\.test_split is 'validation', but .* has no such folder: set it to null"):
+        load_data(load_config(asked)[0], (3, 28, 28))
+    more = ["--data.test_split", "null", "--data.val_share", "0.1"]
+    assert " ".join(more) in (files("slimsweep.config") / "presets" / f"{preset}.yaml").read_text()
+    data = load_data(load_config([*asked, *more])[0], (3, 28, 28))
+    assert (len(data.train), len(data.val), len(data.test)) == (76, 10, 10)
+
+
 def test_labels_of_a_labelled_set_are_not_looked_at(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = (
         "import torch\nfrom torch.utils.data import TensorDataset\nimages = torch.rand(60, 3, 28, 28)\n"
@@ -182,6 +195,10 @@ def test_only_patches_that_stay_are_compared() -> None:
     made = tiny()
     made.__class__ = Made
     assert float(loss_of(cut, made, batch).detach()) == pytest.approx(0, abs=1e-5)
+    # So is a cut model as the teacher, by a student with the same patches and by one with all.
+    assert float(loss_of(cut, copy.deepcopy(cut), batch).detach()) == pytest.approx(0, abs=1e-5)
+    whole = loss_of(dense, cut, batch)
+    assert 0 < float(whole.detach()) < 0.1
     # During a search, a patch whose gate is 0 counts as little.
     gated.set_gates({"token": [torch.ones(16), kept.float()]})
     assert torch.equal(tokens_of(gated, batch).patch_weights, kept.float())

@@ -13,12 +13,13 @@ import timm.data
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from zoo import small_vit
 
 from slimsweep import load, save
 from slimsweep.checks import check
-from slimsweep.cluster.worker import data_for
+from slimsweep.cluster.worker import data_for, teacher_of
 from slimsweep.config import Config, ConfigError, Distill, load_config
 from slimsweep.config.identity import checkpoint_token
 from slimsweep.earlier_start import start_or_continue
@@ -300,11 +301,46 @@ def test_settings_of_a_teacher_that_cannot_work_are_refused_at_once(arguments: l
     assert said in str(problem.value)
 
 
+def spoil(file: Path, how: str) -> None:
+    state = load_file(file)
+    if how == "missing":
+        file.unlink()
+    elif how == "cut off":
+        file.write_bytes(file.read_bytes()[:1000])
+    else:
+        name = "blocks.0.mlp.fc1.bias"
+        save_file({**state, name: state[name][:-1] if how == "of another model" else state[name] * math.nan}, file)
+
+
+@pytest.mark.parametrize("how", ["missing", "cut off", "of another model", "not finite"])
+def test_a_folder_whose_weights_cannot_teach_is_refused_before_any_training(tmp_path: Path, how: str):
+    folder = folder_of(tmp_path)
+    config = config_of("--teacher.checkpoint", str(folder), *TAUGHT)
+    assert check(config) == []
+    spoil(folder / "model.safetensors", how)
+    said = refused(config)
+    assert said.startswith("teacher.checkpoint")
+    assert str(folder) in said
+
+
+def test_a_teacher_that_gives_more_than_one_value_per_class_is_refused(tmp_path: Path):
+    kwargs = {"img_size": 16, "in_chans": 1, **SIZES, "global_pool": ""}
+    file = folder_of(tmp_path) / "model.safetensors"
+    named = ["--teacher.name", "vit_tiny_patch16_224", "--teacher.kwargs", json.dumps(kwargs), "--teacher.checkpoint"]
+    assert "answers an image with values of shape (5, 10), not with one per class" in refused(
+        config_of(*named, str(file), *TAUGHT)
+    )
+    with pytest.raises(ConfigError, match=r"must not set features_only"):
+        config_of("--teacher", json.dumps({"name": "resnet18", "pretrained": True, "kwargs": {"features_only": True}}), *TAUGHT)
+
+
 def test_features_of_another_width_are_refused_with_both_widths(tmp_path: Path):
     config = config_of("--teacher.checkpoint", str(folder_of(tmp_path)), *TAUGHT, "--retrain.distill.answers", "features")
     width = check_model(config).embed_dim
     said = refused(config)
     assert f"features of 32 dims and the model of {width}" in said
+    with pytest.raises(ConfigError, match=f"features of 32 dims and the model of {width}"):
+        plan(config, images=Images(train=1000, val=100, test=100), tflops=1.0)
     same = folder_of(tmp_path, embed_dim=width, num_heads=1)
     check(config.changed(**{"teacher.checkpoint": str(same)}))
     assert "leave small out" in refused(
@@ -502,6 +538,20 @@ def test_a_run_goes_on_with_a_moved_teacher_and_not_with_a_changed_one(tmp_path:
     save(differing(1)[0], moved)
     with pytest.raises(ConfigError, match=r"teacher\.checkpoint changed since .* was begun"):
         begin(tmp_path / "run", config.changed(**{"teacher.checkpoint": str(moved)}))
+
+
+def test_a_worker_learns_from_no_other_weights_than_those_that_the_run_was_begun_with(tmp_path: Path):
+    folder = folder_of(tmp_path)
+    config = config_of("--teacher.checkpoint", str(folder), *TAUGHT)
+    begin(tmp_path / "run", config)
+    run = Run(tmp_path / "run", config)  # as a worker finds it
+    data = data_for(config)
+    assert teacher_of(run, "retrain", nn.Identity(), data) is not None
+    state = load_file(folder / "model.safetensors")
+    save_file({name: tensor * 2 for name, tensor in state.items()}, folder / "model.safetensors")
+    with pytest.raises(ConfigError, match=r"teacher\.checkpoint is .*, whose weights were changed after .* was begun"):
+        teacher_of(run, "retrain", nn.Identity(), data)
+    assert teacher_of(run, "search", nn.Identity(), data) is None  # which learns from nobody
 
 
 @pytest.mark.slow

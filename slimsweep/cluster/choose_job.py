@@ -11,7 +11,7 @@ from slimsweep.cluster.failures import explained
 from slimsweep.cluster.latency_job import BudgetsOfMethods, cut_of_try, paces_in_ms, timer_of, timing_resources
 from slimsweep.cluster.starting_model import cut_and_repaired
 from slimsweep.cluster.waiting import run_tasks
-from slimsweep.cluster.worker import data_of, device_of, job_arguments, run_of, set_threads, worker_resources
+from slimsweep.cluster.worker import data_of, device_of, job_arguments, run_of, set_threads, teacher_of, worker_resources
 from slimsweep.data import calibration_images, training_images
 from slimsweep.errors import OutOfTime, StageFailed, TrainingDiverged
 from slimsweep.ledger.checkpoints import Checkpoints
@@ -28,7 +28,6 @@ from slimsweep.slimming.gates import add_gates
 from slimsweep.slimming.removal_path import size_multiple
 from slimsweep.slimming.structure import Structure
 from slimsweep.training.backbone import families_to_cut
-from slimsweep.training.criterion import Teacher
 from slimsweep.training.evaluate import Reference, evaluate_split
 from slimsweep.training.loop import train
 
@@ -114,7 +113,7 @@ def try_pace(arguments: dict[str, Any]) -> dict[str, Any] | None:
         return result
     start = cut_and_repaired(run, gated.to(device), structure, data).model
     recorder = recorder_of(run, "retrain", name)
-    teacher = Teacher.for_stage(config, "retrain", dense, data) if recipe.epochs else None
+    teacher = teacher_of(run, "retrain", dense, data) if recipe.epochs else None
     reference = Reference(dense, data) if config.backbone else None
     how: dict[str, Any] = {"teacher": teacher, "reference": reference, "until": arguments["until"]}
     try:

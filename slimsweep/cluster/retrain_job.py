@@ -36,6 +36,7 @@ from slimsweep.cluster.worker import (
     run_of,
     save_model,
     set_threads,
+    teacher_of,
     worker_resources,
 )
 from slimsweep.config import Recipe
@@ -49,7 +50,6 @@ from slimsweep.saved_models import load
 from slimsweep.slimming.budget import Budget, BudgetError
 from slimsweep.slimming.cost import COSTS
 from slimsweep.slimming.structure import Structure, macs, params
-from slimsweep.training.criterion import Teacher
 from slimsweep.training.evaluate import Reference, Split, evaluate_split, probed
 from slimsweep.training.loop import curve_row, train
 from slimsweep.training.recorder import Recorders
@@ -222,7 +222,7 @@ def retrain(run: Run, point: Point, device: torch.device, rank: int, until: floa
     recorder = recorder_of(run, "retrain", point.name)
     if config.retrain.stopping is not None and point.one_of_rates:
         recorder = Recorders(recorder, EpochReports(config.quality))
-    teacher = Teacher.for_stage(config, "retrain", dense, data) if recipe.epochs else None
+    teacher = teacher_of(run, "retrain", dense, data) if recipe.epochs else None
     reference = Reference(dense, data) if config.backbone else None
     evaluated: dict[str, float] = {}  # by the last epoch; empty where none was trained here
     how: dict[str, Any] = {"teacher": teacher, "reference": reference, "until": until, "evaluated": evaluated}

@@ -22,6 +22,7 @@ from slimsweep.cluster.worker import (
     run_of,
     save_model,
     set_threads,
+    teacher_of,
     wait_for_all_ranks,
     worker_resources,
 )
@@ -38,7 +39,6 @@ from slimsweep.slimming.axes import principal_axes
 from slimsweep.slimming.gates import GatedModel, add_gates
 from slimsweep.slimming.scores_from_images import activation_scores
 from slimsweep.training.backbone import families_to_cut
-from slimsweep.training.criterion import Teacher
 from slimsweep.training.dense_model import build_dense
 from slimsweep.training.evaluate import Reference, evaluate_split
 from slimsweep.training.loop import train
@@ -174,7 +174,7 @@ def search(run: Run, device: torch.device, rank: int, until: float | None = None
         start = principal_axes(dense.to(device), calibration_images(data, config.seed, dense))
     seconds = time.perf_counter() - began if settings.axes else 0.0
     gated = add_gates(start, settings.granularity, families_to_cut(config, dense), settings.token_gate)
-    teacher = Teacher.for_stage(config, "search", dense, data) if settings.epochs else None
+    teacher = teacher_of(run, "search", dense, data) if settings.epochs else None
     how: dict[str, Any] = {"teacher": teacher, "reference": Reference(dense, data) if config.backbone else None, "until": until}
     gated = cast(GatedModel, train(gated, data, settings, recorder, seed=config.seed, device=device, **how))
     if rank == 0:

@@ -17,7 +17,8 @@ from ray import cloudpickle
 from torch import nn
 
 from slimsweep import methods
-from slimsweep.config import Config, ConfigError
+from slimsweep.config import Config, ConfigError, Stage
+from slimsweep.config.identity import checkpoint_token
 from slimsweep.data import Data, ImageStream, check_classes, difference, load_data, title
 from slimsweep.errors import StageFailed
 from slimsweep.latency.device import keep_memory
@@ -27,6 +28,7 @@ from slimsweep.ledger.model_card import model_card, origin
 from slimsweep.ledger.run import Run
 from slimsweep.slimming.hub import save
 from slimsweep.slimming.structure import image_size
+from slimsweep.training.criterion import Teacher
 from slimsweep.training.dense_model import check_model
 from slimsweep.training.evaluate import computes_bf16
 from slimsweep.training.ranks import ranks
@@ -172,6 +174,23 @@ def data_of(run: Run, model: nn.Module | None = None) -> Data:
             f"{drawn_once(run.config)}; set the data back, or take another --name"
         )
     return data
+
+
+def teacher_of(run: Run, stage: Stage, dense: nn.Module, data: Data) -> Teacher | None:
+    """`Teacher.for_stage` of a run, from the files that the run was begun with.
+
+    Raises:
+        ConfigError: a file of teacher.checkpoint has other content now, so that points of one name would have two teachers.
+    """
+    for one in run.config.teachers if run.config.distills(stage).alpha else []:
+        path = str(one.checkpoint)
+        known = run.known_teachers.get(path)
+        if known is not None and checkpoint_token(path, "teacher.checkpoint") != known:
+            raise ConfigError(
+                f"teacher.checkpoint is {path!r}, whose weights were changed after {run.uri} was begun with them, so results "
+                "would not compare: set them back, or take another --name"
+            )
+    return Teacher.for_stage(run.config, stage, dense, data)
 
 
 def drawn_once(config: Config) -> str:

@@ -261,6 +261,7 @@ class TeacherModel(Section):
             "pretrained": "say it in teacher.pretrained",
             "num_classes": "a teacher has the classes of the data",
             "checkpoint_path": "say it in teacher.checkpoint",
+            "features_only": "say it in distill.answers, features",
         }
         for key in value:
             if key in taken:

@@ -271,8 +271,8 @@ def _unlabelled_folders(config: Config, mode: str) -> dict[str, FolderImages]:
         for field in ("val_split", "test_split"):
             if getattr(settings, field) is not None and not _has_split(config, getattr(settings, field)):
                 raise ConfigError(
-                    f"data.{field} is {getattr(settings, field)!r}, but data.root {str(root)!r} has no such folder: leave it "
-                    "out, and a share of all images is taken (data.val_share)"
+                    f"data.{field} is {getattr(settings, field)!r}, but data.root {str(root)!r} has no such folder: set "
+                    "it to null, and a share of all images is taken (data.val_share)"
                 )
         if settings.val_split is None and settings.test_split is None:
             return {"train": _unlabelled(config, root, "train", mode)}

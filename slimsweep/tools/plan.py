@@ -43,7 +43,7 @@ from slimsweep.training.criterion import Criterion, Teacher, student_of
 from slimsweep.training.dense_model import build_dense, check_model
 from slimsweep.training.evaluate import autocast
 from slimsweep.training.loop import State, as_network, backward, set_drop_path
-from slimsweep.training.teachers import forward_macs, weightless
+from slimsweep.training.teachers import check_answers, forward_macs, weightless
 
 FLOAT = 4  # bytes of a weight
 USUAL_TRIES = 3  # sessions in which the structure of a budget in ms is found, where the machine is quiet
@@ -514,7 +514,9 @@ def _checked(config: Config, images: Images | None, cluster: Cluster, notes: lis
         model = check_model(_without_weights(config))
     for one in config.teachers:
         with refusals.kept():
-            weightless(config, one)
+            teacher = weightless(config, one)
+            if model is not None:
+                check_answers(config, one, teacher, model)
     if model is not None:
         with refusals.kept():
             check_cuts(config, model)

@@ -96,16 +96,20 @@ def families_to_cut(config: Config, model: nn.Module) -> list[str] | None:
 
 
 @torch.no_grad()
+def shape_of_answer(model: nn.Module) -> tuple[int, ...] | str:
+    """The shape of what a model gives per image, (dims,) for a vector; the name of its type where it is no tensor."""
+    found = model.eval()(torch.zeros(2, *image_size(model), device=next(model.parameters()).device))
+    return tuple(found.shape[1:]) if isinstance(found, Tensor) else type(found).__name__
+
+
 def check_embedding(config: Config, model: nn.Module) -> None:
     """Refuse a backbone that gives more than one vector per image; its weights are not looked at.
 
     Raises:
         ConfigError: says which shape it gives, and what to do.
     """
-    image = torch.zeros(2, *image_size(model), device=next(model.parameters()).device)
-    found = model.eval()(image)
-    if not isinstance(found, Tensor) or found.ndim != 2:
-        shape = tuple(found.shape[1:]) if isinstance(found, Tensor) else type(found).__name__
+    shape = shape_of_answer(model)
+    if isinstance(shape, str) or len(shape) != 1:
         raise ConfigError(
             f"model {config.model.name} gives features of shape {shape} per image, not one vector, by which it is compared "
             "with the dense model: set model.kwargs.global_pool to token or avg"

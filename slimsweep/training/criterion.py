@@ -200,7 +200,7 @@ def tokens_loss(student: Tokens, images: Tensor, teacher: Teacher) -> Tensor:
 
     Of each kind that both have: the smooth L1 distance plus 1 - the cosine, on average over images and tokens. Both vectors are
     standardised by the mean and deviation of the teacher's, so that their size is learned too: an embedding takes the dense
-    model's place as it is. Patches that the student lost do not count, and its token gates weigh the others.
+    model's place as it is. Patches that one of both lost do not count, and the student's token gates weigh the others.
 
     Args:
         images: as the student saw them.
@@ -220,13 +220,20 @@ def tokens_loss(student: Tokens, images: Tensor, teacher: Teacher) -> Tensor:
         if student.class_token.numel() and target.class_token.numel():
             kinds.append(_standard_distance(student.class_token, target.class_token).mean())
         if student.patches.shape[1] and len(student.patch_weights) == len(target.patch_weights):
-            patches, weights = target.patches, student.patch_weights
-            if student.patches.shape[1] < patches.shape[1]:  # some are gone
-                patches, weights = patches[:, weights > 0], weights[weights > 0]
-            distances = _standard_distance(student.patches, patches).mean(0)
+            own, patches, weights = student.patches, target.patches, student.patch_weights
+            if not own.shape[1] == patches.shape[1] == len(weights):  # some are gone
+                both = (weights > 0) & (target.patch_weights > 0)
+                own, patches, weights = _patches_at(both, student), _patches_at(both, target), weights[both]
+            distances = _standard_distance(own, patches).mean(0)
             kinds.append((distances * weights).sum() / weights.sum().clamp(min=1e-6))
         loss = loss + share * torch.stack(kinds).mean()
     return loss
+
+
+def _patches_at(places: Tensor, tokens: Tokens) -> Tensor:
+    """The patches (B, chosen, dims) at some places of the dense model's, (patches,) bool, of a model that has them all."""
+    has_all = tokens.patches.shape[1] == len(places)
+    return tokens.patches[:, places if has_all else places[tokens.patch_weights > 0]]
 
 
 def _standard_distance(student: Tensor, target: Tensor) -> Tensor:

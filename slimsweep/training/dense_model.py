@@ -59,7 +59,7 @@ def build_dense(config: Config, num_classes: int, class_names: Sequence[str] | N
     else:
         stored = read_checkpoint(path, "cpu")
         fitted = fit(model, stored, path)
-        check_finite(fitted, path)
+        check_finite(fitted.state, path)
         start = _start_of_checkpoint(model, stored, fitted, path, class_names)
         drawn = {name: tensor.clone() for name, tensor in model.state_dict().items() if _of_head(name, model)}
         model.load_state_dict({**model.state_dict(), **fitted.state})
@@ -211,16 +211,19 @@ def _of_head(name: str, model: nn.Module) -> bool:
     return any(name.startswith(f"{head}.") for head in heads_of(model))
 
 
-def check_finite(fitted: Fitted, path: Path) -> None:
+def check_finite(state: Mapping[str, torch.Tensor], path: Path, field: str = "model.checkpoint") -> None:
     """Refuse weights that are NaN or infinite: nothing could be trained from them.
+
+    Args:
+        field: what names the path, for messages.
 
     Raises:
         ConfigError: names the first such tensor.
     """
-    broken = next((k for k, v in fitted.state.items() if v.is_floating_point() and not bool(torch.isfinite(v).all())), None)
+    broken = next((k for k, v in state.items() if v.is_floating_point() and not bool(torch.isfinite(v).all())), None)
     if broken is not None:
         raise ConfigError(
-            f"model.checkpoint {str(path)!r} has values in {broken} that are not finite: the training that made it went wrong, "
+            f"{field} {str(path)!r} has values in {broken} that are not finite: the training that made it went wrong, "
             "give an earlier checkpoint"
         )
 

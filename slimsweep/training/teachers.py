@@ -17,8 +17,9 @@ from slimsweep.config import Config, ConfigError, ModelConfig, Refusals, Stage, 
 from slimsweep.data import Data
 from slimsweep.saved_models import load
 from slimsweep.slimming.structure import image_size, macs
+from slimsweep.training.backbone import shape_of_answer
 from slimsweep.training.checkpoint_file import names_in_order
-from slimsweep.training.dense_model import build_dense, check_model, order_of_rows, start_of
+from slimsweep.training.dense_model import build_dense, check_finite, check_model, order_of_rows, start_of
 
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in grey: ITU-R BT.601, as Pillow's convert("L")
 USUAL = 0.5  # mean and std where nothing is said, as for the dense model
@@ -159,13 +160,20 @@ def _view(model: nn.Module, data: Data, rows: Sequence[int] | None = None) -> Te
     return TeacherView(model, data.preprocessing, normalized=data.settings.normalized, rows=rows)
 
 
+def taught_stages(config: Config) -> list[Stage]:
+    """The stages that learn from a teacher."""
+    return [stage for stage in ("search", "retrain") if config.distills(stage).alpha]
+
+
 def classes_asked(config: Config, stages: Sequence[Stage], num_classes: int) -> int:
     """The classes that teachers of some stages must have a head for: the data's; 0 where all stages learn from features."""
     return 0 if {config.distills(stage).answers for stage in stages} == {"features"} else num_classes
 
 
 def check_teachers(config: Config, dense: nn.Module | None, data: Data | None) -> list[str]:
-    """Refuse teachers that cannot teach: other classes, channels or features; only names and shapes of weights are read.
+    """Refuse teachers that cannot teach: other classes, channels or features.
+
+    Of a file of weights only names and shapes are read; a folder is loaded, as each worker will.
 
     Args:
         dense: the dense model, whose images the teachers are shown; it may be on the meta device. None where it was refused:
@@ -180,11 +188,10 @@ def check_teachers(config: Config, dense: nn.Module | None, data: Data | None) -
     """
     notes: list[str] = []
     refusals = Refusals()
-    stages: list[Stage] = [stage for stage in ("search", "retrain") if config.distills(stage).alpha]
-    of_features = [stage for stage in stages if config.distills(stage).answers == "features"]
+    of_features = [stage for stage in taught_stages(config) if config.distills(stage).answers == "features"]
     for one in config.teachers:
         with refusals.kept():
-            notes += _check_teacher(config, one, dense, data, stages)
+            notes += _check_teacher(config, one, dense, data)
     if dense is not None and of_features and not config.teachers and not config.backbone:  # else `check_embedding` looks
         with refusals.kept():
             feature_dims(dense, f"model {config.model.name}")
@@ -198,19 +205,12 @@ def check_teachers(config: Config, dense: nn.Module | None, data: Data | None) -
     return list(dict.fromkeys(notes))
 
 
-def _check_teacher(
-    config: Config, one: TeacherModel, dense: nn.Module | None, data: Data | None, stages: Sequence[Stage]
-) -> list[str]:
-    """Check one teacher, as `check_teachers` does.
-
-    Args:
-        stages: those that have a teacher.
-    """
+def _check_teacher(config: Config, one: TeacherModel, dense: nn.Module | None, data: Data | None) -> list[str]:
+    """Check one teacher, as `check_teachers` does."""
     notes: list[str] = []
-    of_features = [stage for stage in stages if config.distills(stage).answers == "features"]
     classes = 0 if config.backbone else None
     if data is not None:
-        classes = classes_asked(config, stages, data.num_classes)
+        classes = classes_asked(config, taught_stages(config), data.num_classes)
         notes = _check_classes(config, one, classes, data.class_names)
     elif one.name is not None:
         try:
@@ -218,16 +218,33 @@ def _check_teacher(
         except ConfigError as problem:
             raise _of_teacher(problem) from problem
     model = weightless(config, one, classes)
+    if one.name is None:
+        _loaded(one)  # as each worker does, after hours of training perhaps
     if dense is not None:
-        _check_channels(model, one, image_size(dense)[0])
-        if of_features:
-            check_dims(
-                feature_dims(dense, f"model {config.model.name}"),
-                feature_dims(model, f"teacher {one.label}"),
-                one,
-                of_features[0],
-            )
+        check_answers(config, one, model, dense)
     return notes
+
+
+def check_answers(config: Config, one: TeacherModel, model: nn.Module, dense: nn.Module) -> None:
+    """Refuse a teacher that takes images of other channels than the dense model, or answers with what cannot be compared.
+
+    Args:
+        one: how the teacher is named.
+        model: the teacher; only its sizes are used.
+
+    Raises:
+        ConfigError: says what it takes or gives, and what to do.
+    """
+    _check_channels(model, one, image_size(dense)[0])
+    for stage in taught_stages(config):
+        if config.distills(stage).answers == "features":
+            of_dense = feature_dims(dense, f"model {config.model.name}")
+            check_dims(of_dense, feature_dims(model, f"teacher {one.label}"), one, stage)
+        elif isinstance(shape := shape_of_answer(model), str) or len(shape) != 1:
+            raise ConfigError(
+                f"teacher {one.label} answers an image with values of shape {shape}, not with one per class: leave "
+                "arguments such as global_pool out of teacher.kwargs, or give another teacher"
+            )
 
 
 def _check_channels(model: nn.Module, one: TeacherModel, seen: int) -> None:
@@ -424,9 +441,11 @@ def _folder(one: TeacherModel) -> Path:
 def _loaded(one: TeacherModel) -> nn.Module:
     folder = _folder(one)
     try:
-        return load(folder).float()  # its weights may be stored in half precision
+        model = load(folder).float()  # its weights may be stored in half precision
     except ValueError as problem:
         raise ConfigError(f"teacher.checkpoint: {problem}") from problem
+    check_finite(model.state_dict(), folder, "teacher.checkpoint")
+    return model
 
 
 def _of_folder(
