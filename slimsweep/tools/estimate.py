@@ -98,7 +98,7 @@ def show(found: Estimate, console: Console, price: float | None = None) -> None:
     how = f"{'Timed on' if found.timed else 'Computed for'} {found.device}"
     lines = [f"{how}. GiB: memory of one worker; each: time of one trial; hours: of all trials and workers."]
     if any(t.name == "paces" for t in found.trainings):
-        lines.append("paces: short trials that compare how fast attention dims, MLP units and patch tokens are removed.")
+        lines.append("paces: short trials that compare how fast each family of gates is removed.")
     lines += [f"Note: {note}." for note in found.notes]
     if found.timing:
         lines.append(f"Latency: about {_time(found.timing_seconds)}, while nothing else of the run is at work: {found.timing}.")
