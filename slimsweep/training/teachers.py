@@ -219,7 +219,7 @@ def _check_teacher(config: Config, one: TeacherModel, dense: nn.Module | None, d
             raise _of_teacher(problem) from problem
     model = weightless(config, one, classes)
     if one.name is None:
-        _loaded(one)  # as each worker does, after hours of training perhaps
+        _loaded(one)  # weights that cannot be read are refused here, not by a worker after hours of training
     if dense is not None:
         check_answers(config, one, model, dense)
     return notes
