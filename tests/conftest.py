@@ -45,6 +45,7 @@ QUICK = [
 ]
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Side by side, one process runs all tests that need Ray, so that the suite starts it once."""
     for item in items:

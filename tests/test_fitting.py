@@ -65,11 +65,13 @@ def test_pretrained_weights_are_fine_tuned_for_a_short_time_where_their_head_is_
     assert not [name for name in values(backbone, train=126) if name.startswith("dense.")]
 
 
-def test_a_repaired_backbone_is_retrained_at_a_low_rate() -> None:
-    backbone = Config(model={"pretrained": True}, data={"num_classes": 0})
-    assert values(backbone, train=4650)["retrain.lr"] == 1e-5
-    assert values(backbone.changed(**{"retrain.repair": False}), train=4650)["retrain.lr"] == 2e-4
-    assert "retrain.lr" not in values(backbone, train=IMAGENET)
+@pytest.mark.parametrize(("data", "rate"), [({}, 2e-5), ({"num_classes": 0}, 1e-5)])
+def test_a_repaired_cut_of_pretrained_weights_is_retrained_at_a_low_rate(data: dict[str, Any], rate: float) -> None:
+    config = Config(model={"pretrained": True}, data=data)
+    assert values(config, train=4650)["retrain.lr"] == rate
+    assert values(config.changed(**{"retrain.repair": False}), train=4650)["retrain.lr"] == 2e-4
+    assert "retrain.lr" not in values(config, train=IMAGENET)
+    assert values(Config(data=data), train=4650).get("retrain.lr") is None
 
 
 SIZES = st.one_of(st.integers(1, 300), st.integers(1, 2 * 10**6))
@@ -254,7 +256,7 @@ def test_weights_of_other_classes_are_fine_tuned_and_not_refused(
     assert main(words) == 0
     assert "dense.epochs 30 (pretrained weights have a head for other classes)" in capsys.readouterr().out
     config = Run(tmp_path / "runs" / "pets").stored_config()
-    assert (config.dense.lr, config.retrain.lr) == (1e-4, 2e-4)
+    assert (config.dense.lr, config.retrain.lr) == (1e-4, 2e-5)
 
 
 def test_what_is_refused_is_still_said_with_all_else(sweep: list[str], capsys: pytest.CaptureFixture[str]) -> None:

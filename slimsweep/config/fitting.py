@@ -20,8 +20,8 @@ STEPS = {"dense": (1000, 2), "retrain": (500, 4)}
 FINE_TUNING_STEPS, FINE_TUNING_EPOCHS = (300, 8), 30  # of pretrained weights on other classes; epochs at most
 USUAL_EPOCHS = {"dense": Dense().epochs, "retrain": Retrain().epochs}
 FINE_TUNING_LR = {"dense": 1e-4, "search": 1e-4, "retrain": 2e-4}
-# A repaired backbone is so near the dense one that higher rates take it away from there: reports/dinov2.
-BACKBONE_LR = 1e-5
+# A repaired cut is so near the dense model that higher rates take it away from there: reports/dinov2.
+REPAIRED_LR, REPAIRED_BACKBONE_LR = 2e-5, 1e-5
 WARMUP_PART, MOST_WARMUP = 20, 5  # one epoch of warm-up per so many epochs; epochs at most
 GENTLE_CROP = (0.5, 1.0)
 CROP_IMAGES, CROP_SIDE = 2_000, 64  # below so many training images, or pixels, a crop of 8 % of the area shows too little
@@ -93,9 +93,9 @@ def fitting_defaults(
     if few:
         for stage in ("retrain",) if weights else ("dense", "retrain"):
             fit(f"{stage}.epochs", epochs(stage, STEPS[stage], USUAL_EPOCHS[stage]), steps_said)
-    repaired = weights and few and config.backbone and config.retrain.repair
-    if repaired and config.retrain.min_lr <= BACKBONE_LR:
-        fit("retrain.lr", BACKBONE_LR, "a repaired backbone is close to the dense one")
+    repaired, lowest = weights and few and config.retrain.repair, REPAIRED_BACKBONE_LR if config.backbone else REPAIRED_LR
+    if repaired and config.retrain.min_lr <= lowest:
+        fit("retrain.lr", lowest, "a repaired cut of pretrained weights is close to the dense model")
     if weights:
         for stage in ("dense", "search") if repaired else ("dense", "search", "retrain"):
             # On many images the search and the retraining are long enough for the usual rate.
