@@ -3,8 +3,7 @@
 With labels: the tables come from results.parquet, and `--supervised FOLDER` first copies the rows of a run of sweep.yaml to it,
 with its curves and gates, from which `slimsweep report reports/dinov2` makes a page. Without labels: they come from
 label-free/, and `--label-free FOLDER` copies a run of label-free.yaml there alike; `--models FILE` copies what saved_models.py
-measured of its models. Teachers: from teachers.parquet, which teachers.py writes. `--check` only compares the tables with
-README.md. `--picture` makes report.png in place of the tables.
+measured of its models. `--check` only compares the tables with README.md. `--picture` makes report.png in place of the tables.
 """
 
 import argparse
@@ -20,15 +19,13 @@ from slimsweep.report.pareto import best_rates
 sys.path.append(str(Path(__file__).parents[1]))  # reports/, for the modules that they share
 from kept_tables import keep_tables, make_picture
 from markdown_tables import with_table, write_or_check
-from methods_tables import ahead_cell, dense_line, tables
+from methods_tables import dense_line, tables
 
 HERE = Path(__file__).parent
 PAGE, PICTURE = HERE / "README.md", HERE / "report.png"
 ROWS = HERE / "results.parquet"
 START, END = "<!-- with labels, written by make_table.py -->", "<!-- end of with labels -->"
 TERMS = {"retraining": "Equal retraining: every model is trained for one epoch after the cut. Test top-1 in percent:"}
-TEACHERS = HERE / "teachers.parquet"
-TEACHERS_START, TEACHERS_END = "<!-- teachers, written by make_table.py -->", "<!-- end of teachers -->"
 LABEL_FREE = HERE / "label-free"
 MODELS = LABEL_FREE / "saved-models.parquet"
 LABEL_FREE_START, LABEL_FREE_END = "<!-- label-free, written by make_table.py -->", "<!-- end of label-free -->"
@@ -63,18 +60,6 @@ def label_free_table(rows: pd.DataFrame, models: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def teachers_table(rows: pd.DataFrame) -> str:
-    """Markdown: a line per teacher, and how far its points are ahead of those without one, paired by seed."""
-    lines = ["| teacher | seeds | validation % | test % | ahead of none on test |", "| --- | ---: | ---: | ---: | ---: |"]
-    alone = rows[rows["teacher"] == "none"].set_index("seed")["test_top1"]
-    for teacher, points in rows.groupby("teacher", sort=False):
-        tops = [with_error(points[column].mean(), points[column].sem(), 2) for column in ("val_top1", "test_top1")]
-        ahead = (points.set_index("seed")["test_top1"] - alone).agg(["mean", "sem"]).set_axis(["mean", "se"])
-        last = "" if teacher == "none" else ahead_cell(ahead)
-        lines.append(f"| {teacher} | {len(points)} | {' | '.join(tops)} | {last} |")
-    return "\n".join(lines)
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--supervised", help="the folder of a run of sweep.yaml, whose rows are copied first")
@@ -93,7 +78,6 @@ def main(argv: list[str] | None = None) -> int:
         pd.read_parquet(options.models).to_parquet(MODELS, index=False)
     rows = pd.read_parquet(ROWS)
     text = with_table(PAGE.read_text(), "\n\n".join([dense_line(rows), *tables(rows, TERMS)]), START, END)
-    text = with_table(text, teachers_table(pd.read_parquet(TEACHERS)), TEACHERS_START, TEACHERS_END)
     label_free = label_free_table(pd.read_parquet(LABEL_FREE / "results.parquet"), pd.read_parquet(MODELS))
     return write_or_check(PAGE, with_table(text, label_free, LABEL_FREE_START, LABEL_FREE_END), options.check)
 
