@@ -71,7 +71,7 @@ def test_a_repaired_cut_of_pretrained_weights_is_retrained_at_a_low_rate(data: d
     assert values(config, train=4650)["retrain.lr"] == rate
     assert values(config.changed(**{"retrain.repair": False}), train=4650)["retrain.lr"] == 2e-4
     assert "retrain.lr" not in values(config, train=IMAGENET)
-    assert values(Config(data=data), train=4650).get("retrain.lr") is None
+    assert "retrain.lr" not in values(Config(), train=4650)
 
 
 SIZES = st.one_of(st.integers(1, 300), st.integers(1, 2 * 10**6))
