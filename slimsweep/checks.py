@@ -24,7 +24,7 @@ from slimsweep.slimming.removal_path import RemovalPath, equal_gates, size_multi
 from slimsweep.slimming.structure import Shape
 from slimsweep.trackers import check_trackers
 from slimsweep.training.backbone import check_embedding, families_to_cut
-from slimsweep.training.dense_model import check_model, start_of
+from slimsweep.training.dense_model import check_model, check_values, start_of
 from slimsweep.training.evaluate import computes_bf16
 from slimsweep.training.teachers import check_teachers
 
@@ -63,6 +63,7 @@ def check(config: Config, begun: bool = False) -> list[str]:
     if "model.checkpoint" not in lost:
         with refusals.kept():
             model = check_model(config)
+            check_values(config)
     if "data.root" not in lost:
         with refusals.kept():
             data = _data(config, model, begun)

@@ -20,7 +20,7 @@ from timm.layers import resample_abs_pos_embed
 
 from slimsweep import add_gates, save, slim, solve
 from slimsweep.config import ConfigError, checkpoint_token, load_config
-from slimsweep.training.dense_model import build_dense, check_model, start_of
+from slimsweep.training.dense_model import build_dense, check_model, check_values, start_of
 
 ARGUMENTS = {"patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": 32}
 
@@ -288,8 +288,9 @@ def test_weights_that_cannot_be_what_the_model_needs_are_refused(config, trained
         assert wanted in refused(config, tmp_path / f"{name}.pth")
     state = {**state, "norm.weight": torch.full((32,), torch.nan)}
     torch.save(state, tmp_path / "broken.pth")
-    with pytest.raises(ConfigError, match=r"norm\.weight that are not finite"):
-        build_dense(config.changed(**{"model.checkpoint": str(tmp_path / "broken.pth")}), 10)
+    for refuse in (check_values, lambda broken: build_dense(broken, 10)):  # before a run, and by a worker
+        with pytest.raises(ConfigError, match=r"norm\.weight that are not finite"):
+            refuse(config.changed(**{"model.checkpoint": str(tmp_path / "broken.pth")}))
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -323,6 +323,20 @@ def test_a_folder_whose_weights_cannot_teach_is_refused_before_any_training(tmp_
     assert str(folder) in said
 
 
+@pytest.mark.parametrize("how", ["missing", "cut off", "of another model", "not finite"])
+def test_a_file_of_weights_that_cannot_teach_is_refused_before_any_training(tmp_path: Path, how: str):
+    file = folder_of(tmp_path) / "model.safetensors"
+    kwargs = json.dumps({"img_size": 16, "in_chans": 1, **SIZES})
+    config = config_of(
+        *("--teacher.name", "vit_tiny_patch16_224", "--teacher.kwargs", kwargs, "--teacher.checkpoint", str(file), *TAUGHT)
+    )
+    assert check(config) == []
+    spoil(file, how)
+    said = refused(config)
+    assert "teacher.checkpoint" in said
+    assert str(file) in said
+
+
 def test_a_teacher_that_gives_more_than_one_value_per_class_is_refused(tmp_path: Path):
     kwargs = {"img_size": 16, "in_chans": 1, **SIZES, "global_pool": ""}
     file = folder_of(tmp_path) / "model.safetensors"

@@ -35,10 +35,12 @@ def teachers(run: Run, data: Path) -> dict[str, dict[str, Any]]:
     several = [of_first_seed["dense", 1.0], of_first_seed["searched", 0.5]]
     paths = [run.dense.uri, *((run.folder / path).uri for path in several)]
     soft, features = {"alpha": ALPHA}, {"alpha": ALPHA, "answers": "features"}
+    model = run.config.model  # named, since the folder by itself is a model for images of 518 pixels
+    untouched = {"name": model.name, "kwargs": model.kwargs, "checkpoint": str(data / "backbone")}
     return {
         "none": {},
         "the dense model, soft answers": {"retrain.distill": soft},
-        "the untouched backbone, features": {"teacher": {"checkpoint": str(data / "backbone")}, "retrain.distill": features},
+        "the untouched backbone, features": {"teacher": untouched, "retrain.distill": features},
         "three models, soft answers": {
             "teacher": [{"checkpoint": path} for path in paths],
             "retrain.distill": soft,

@@ -103,6 +103,20 @@ def check_model(config: Config, num_classes: int | None = None) -> nn.Module:
     return model
 
 
+def check_values(config: Config, num_classes: int | None = None) -> None:
+    """Refuse a checkpoint whose weights are NaN or infinite; the whole file is read. Arguments are those of `check_model`.
+
+    Raises:
+        ConfigError: names the first such tensor; or as `check_model`.
+    """
+    if (path := _path(config)) is None:
+        return
+    with torch.device("meta"):
+        asked = config.data.num_classes if num_classes is None else num_classes
+        model = _create(config, 10 if asked is None else asked, pretrained=False)
+    check_finite(fit(model, read_checkpoint(path, "cpu"), path).state, path)
+
+
 def start_of(config: Config, num_classes: int, class_names: Sequence[str] | None = None) -> Start:
     """How the weights to start from fit the data's classes; arguments are those of `build_dense`.
 

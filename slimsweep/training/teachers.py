@@ -19,7 +19,7 @@ from slimsweep.saved_models import load
 from slimsweep.slimming.structure import image_size, macs
 from slimsweep.training.backbone import shape_of_answer
 from slimsweep.training.checkpoint_file import names_in_order
-from slimsweep.training.dense_model import build_dense, check_finite, check_model, order_of_rows, start_of
+from slimsweep.training.dense_model import build_dense, check_finite, check_model, check_values, order_of_rows, start_of
 
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in grey: ITU-R BT.601, as Pillow's convert("L")
 USUAL = 0.5  # mean and std where nothing is said, as for the dense model
@@ -173,7 +173,7 @@ def classes_asked(config: Config, stages: Sequence[Stage], num_classes: int) -> 
 def check_teachers(config: Config, dense: nn.Module | None, data: Data | None) -> list[str]:
     """Refuse teachers that cannot teach: other classes, channels or features.
 
-    Of a file of weights only names and shapes are read; a folder is loaded, as each worker will.
+    Files and folders are read whole, as each worker will read them.
 
     Args:
         dense: the dense model, whose images the teachers are shown; it may be on the meta device. None where it was refused:
@@ -218,8 +218,13 @@ def _check_teacher(config: Config, one: TeacherModel, dense: nn.Module | None, d
         except ConfigError as problem:
             raise _of_teacher(problem) from problem
     model = weightless(config, one, classes)
-    if one.name is None:
-        _loaded(one)  # weights that cannot be read are refused here, not by a worker after hours of training
+    if one.name is None:  # weights that cannot teach are refused here, not by a worker after hours of training
+        _loaded(one)
+    else:
+        try:
+            check_values(_as_dense(config, one), classes)
+        except ConfigError as problem:
+            raise _of_teacher(problem) from problem
     if dense is not None:
         check_answers(config, one, model, dense)
     return notes
