@@ -3,7 +3,8 @@
 With labels: the tables come from results.parquet, and `--supervised FOLDER` first copies the rows of a run of sweep.yaml to it,
 with its curves and gates, from which `slimsweep report reports/dinov2` makes a page. Without labels: they come from
 label-free/, and `--label-free FOLDER` copies a run of label-free.yaml there alike; `--models FILE` copies what saved_models.py
-measured of its models. `--check` only compares the tables with README.md. `--picture` makes report.png in place of the tables.
+measured of its models. Teachers and equal time: from teachers.parquet and equal-time.parquet, which teachers.py and
+equal_time.py write. `--check` only compares the tables with README.md. `--picture` makes report.png in place of the tables.
 """
 
 import argparse
@@ -19,13 +20,17 @@ from slimsweep.report.pareto import best_rates
 sys.path.append(str(Path(__file__).parents[1]))  # reports/, for the modules that they share
 from kept_tables import keep_tables, make_picture
 from markdown_tables import with_table, write_or_check
-from methods_tables import dense_line, tables
+from methods_tables import ahead_cell, dense_line, tables
 
 HERE = Path(__file__).parent
 PAGE, PICTURE = HERE / "README.md", HERE / "report.png"
 ROWS = HERE / "results.parquet"
 START, END = "<!-- with labels, written by make_table.py -->", "<!-- end of with labels -->"
 TERMS = {"retraining": "Equal retraining: every model is trained for one epoch after the cut. Test top-1 in percent:"}
+TEACHERS = HERE / "teachers.parquet"
+TEACHERS_START, TEACHERS_END = "<!-- teachers, written by make_table.py -->", "<!-- end of teachers -->"
+EQUAL_TIME = HERE / "equal-time.parquet"
+EQUAL_TIME_START, EQUAL_TIME_END = "<!-- equal time, written by make_table.py -->", "<!-- end of equal time -->"
 LABEL_FREE = HERE / "label-free"
 MODELS = LABEL_FREE / "saved-models.parquet"
 LABEL_FREE_START, LABEL_FREE_END = "<!-- label-free, written by make_table.py -->", "<!-- end of label-free -->"
@@ -60,6 +65,38 @@ def label_free_table(rows: pd.DataFrame, models: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def teachers_table(rows: pd.DataFrame) -> str:
+    """Markdown: a line per teacher, and how far its points are ahead of those without one, paired by seed."""
+    lines = ["| teacher | seeds | validation % | test % | ahead of none on test |", "| --- | ---: | ---: | ---: | ---: |"]
+    alone = rows[rows["teacher"] == "none"].set_index("seed")["test_top1"]
+    for teacher, points in rows.groupby("teacher", sort=False):
+        tops = [with_error(points[column].mean(), points[column].sem(), 2) for column in ("val_top1", "test_top1")]
+        ahead = (points.set_index("seed")["test_top1"] - alone).agg(["mean", "sem"]).set_axis(["mean", "se"])
+        last = "" if teacher == "none" else ahead_cell(ahead)
+        lines.append(f"| {teacher} | {len(points)} | {' | '.join(tops)} | {last} |")
+    return "\n".join(lines)
+
+
+def equal_time_table(longer: pd.DataFrame, rows: pd.DataFrame) -> str:
+    """Markdown: a line per budget, and how far the search is ahead of taylor that was trained for as long, paired by seed.
+
+    Args:
+        longer: of equal_time.py; of each budget the learning rate counts that is best on validation with the first seed.
+        rows: of the run.
+    """
+    run = best_rates(rows[rows["status"] == "ok"]).set_index(["method", "budget", "seed"])["test_top1"]
+    lines = ["| MACs | epochs of taylor | taylor % | searched, one epoch % | ahead |", "| ---: | ---: | ---: | ---: | ---: |"]
+    for budget, points in sorted(longer.groupby("budget"), reverse=True):
+        rate = points.loc[points[points["seed"] == points["seed"].min()]["val_top1"].idxmax(), "lr"]
+        taylor = points[points["lr"] == rate].set_index("seed")["test_top1"]
+        searched = run["searched", budget].reindex(taylor.index)
+        ahead = (searched - taylor).agg(["mean", "sem"]).set_axis(["mean", "se"])
+        tops = [with_error(top.mean(), top.sem(), 2) for top in (taylor, searched)]
+        (epochs,) = points["epochs"].unique()
+        lines.append(f"| {100 * budget:g} % | {epochs} | {' | '.join(tops)} | {ahead_cell(ahead)} |")
+    return "\n".join(lines)
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--supervised", help="the folder of a run of sweep.yaml, whose rows are copied first")
@@ -78,6 +115,8 @@ def main(argv: list[str] | None = None) -> int:
         pd.read_parquet(options.models).to_parquet(MODELS, index=False)
     rows = pd.read_parquet(ROWS)
     text = with_table(PAGE.read_text(), "\n\n".join([dense_line(rows), *tables(rows, TERMS)]), START, END)
+    text = with_table(text, teachers_table(pd.read_parquet(TEACHERS)), TEACHERS_START, TEACHERS_END)
+    text = with_table(text, equal_time_table(pd.read_parquet(EQUAL_TIME), rows), EQUAL_TIME_START, EQUAL_TIME_END)
     label_free = label_free_table(pd.read_parquet(LABEL_FREE / "results.parquet"), pd.read_parquet(MODELS))
     return write_or_check(PAGE, with_table(text, label_free, LABEL_FREE_START, LABEL_FREE_END), options.check)
 

@@ -7,25 +7,20 @@ on where it was stopped. Test is evaluated once per training.
 
 import argparse
 import sys
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import torch
+from trained_otherwise import rows_of, trained
 
-from slimsweep import load
-from slimsweep.cluster.starting_model import starting_model
-from slimsweep.cluster.worker import data_of
 from slimsweep.ledger.planning import plan_points
-from slimsweep.ledger.points import Point
 from slimsweep.ledger.run import Run
 from slimsweep.report.pareto import best_rates
-from slimsweep.training import MemoryRecorder, Teacher, evaluate_split, train
 
 ROWS = Path(__file__).parent / "teachers.parquet"
 ALPHA = 0.5  # the share of the teacher's answers in the loss
 BUDGET = 0.25
+SEEDS = range(3)
 
 
 def teachers(run: Run, data: Path) -> dict[str, dict[str, Any]]:
@@ -48,35 +43,26 @@ def teachers(run: Run, data: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def taught(run: Run, point: Point, settings: Mapping[str, Any], device: torch.device) -> dict[str, float]:
-    """val_top1 and test_top1 of a point that is trained with other settings than its run's."""
-    config, dense = run.config.changed(**settings), load(run.dense)
-    data, recipe = data_of(run, dense), config.retrain.at(point.lr, point.epochs)
-    start = starting_model(run, point, dense, data, device)
-    teacher, evaluated = Teacher.for_stage(config, "retrain", dense, data), dict[str, float]()
-    how: dict[str, Any] = {"seed": point.seed, "device": device, "teacher": teacher, "evaluated": evaluated}
-    small = train(start.model, data, recipe, MemoryRecorder("retrain", point.name), **how)
-    return {**evaluated, "test_top1": evaluate_split(small, data, "test", device, recipe).top1}
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True, help="the folder of a finished run of sweep.yaml")
     parser.add_argument("--data", type=Path, required=True, help="the folder that make_data.py made")
     options = parser.parse_args(argv)
-    run, device = Run(options.run), torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    run = Run(options.run)
     best = best_rates(run.rows[(run.rows["status"] == "ok") & (run.rows["method"] == "searched")])
-    wanted = set(best[best["budget"] == BUDGET]["point"])
+    wanted = set(best[(best["budget"] == BUDGET) & best["seed"].isin(SEEDS)]["point"])
     points = [point for point in plan_points(run) if point.name in wanted]
-    rows = pd.read_parquet(ROWS).to_dict("records") if ROWS.exists() else []
-    for name, settings in teachers(run, options.data).items():
-        for point in points:
-            of_row = {"teacher": name, "budget": point.budget, "lr": point.lr, "epochs": point.epochs, "seed": point.seed}
-            if any(of_row.items() <= row.items() for row in rows):
-                continue
-            rows.append({**of_row, **taught(run, point, settings, device)})
-            pd.DataFrame(rows).to_parquet(ROWS, index=False)
-            print(rows[-1], flush=True)
+    rows_of(
+        ROWS,
+        (
+            (
+                {"teacher": name, "budget": point.budget, "lr": point.lr, "epochs": point.epochs, "seed": point.seed},
+                partial(trained, run, point, settings),
+            )
+            for name, settings in teachers(run, options.data).items()
+            for point in points
+        ),
+    )
     return 0
 
 
