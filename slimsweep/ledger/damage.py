@@ -49,8 +49,10 @@ def look_over(run: Run) -> list[str]:
             run.damaged.pop(CONFIG, None)
     run.refresh()
     run.plan()
-    for name, size in run.curve_sizes().items():
-        if run.folder.is_local or not size:  # reading thousands from an object store takes long
+    if run.folder.is_local:  # reading thousands from an object store takes long
+        run.read_curves()
+    else:
+        for name in (name for name, size in run.curve_sizes().items() if not size):
             run.curve(name)
     run.products.bench()
     run.products.device_times()

@@ -8,6 +8,7 @@ holder.json, driver.json           which driver holds the run, and its heartbeat
 dense/, search/, baselines/        the models that points are cut from, and what each method keeps
 latency/                           what was timed for budgets in ms, and what they leave
 results/, curves/, models/         one row, one curve and one model per point
+collected/                         rows and curves once more, many in one file, for who reads thousands
 checkpoints/, epochs.log, ray/     what is needed to resume
 starts/                            cut and repaired models that points are trained from, until all are done
 notes.log, damaged.log             what was said at the start, images that could not be read and were skipped
@@ -32,6 +33,7 @@ PLAN, BEGUN, WAITING = "plan.json", "begun", "waiting.json"
 HOLDER, DRIVER = "holder.json", "driver.json"
 DENSE, SEARCH, CHOICES = "dense", "search", "baselines"
 RESULTS, CURVES, MODELS, BENCH = "results", "curves", "models", "bench"
+COLLECTED_RESULTS, COLLECTED_CURVES = "collected/results.parquet", "collected/curves.parquet"
 CHECKPOINTS, STARTS, RAY = "checkpoints", "starts", "ray"
 LATENCY, BRANCH_COST = "latency", "latency/branch-cost.json"
 EXPORTS, LATENCY_EXPORTS = "exports", "exports/latency"

@@ -20,11 +20,14 @@ from slimsweep.config import Config, ConfigError, Fitted, Stage, with_earlier_wa
 from slimsweep.config.yaml_text import read_yaml
 from slimsweep.errors import DamagedFile
 from slimsweep.ledger import tables
+from slimsweep.ledger.collected import read_collected, write_collected
 from slimsweep.ledger.files import (
     BEGUN,
     CHECKPOINT_NAME,
     CHECKPOINTS,
     CHOICES,
+    COLLECTED_CURVES,
+    COLLECTED_RESULTS,
     CONFIG,
     CONFIG_END,
     CURVES,
@@ -75,6 +78,7 @@ if TYPE_CHECKING:  # torch and the solver are imported only by the functions tha
     from slimsweep.slimming.structure import Shape
 
 SETTLED = 60 * 10**9  # ns: stores count whole seconds, by clocks of their own; a newer file may change and look the same
+MANY_FILES = 200  # from so many rows on, reading them from one file is worth writing it
 MOMENT_SECONDS = 2.0  # in which a file that cannot be read for a moment can be read again
 
 
@@ -135,6 +139,7 @@ class Run(Readable):
         self._rows: dict[str, tuple[tuple[int, int], Any]] = {}  # per file: (bytes, mtime), and its table; None: damaged
         self._curves: dict[str, tuple[tuple[int, int], Any]] = {}  # likewise, of curves that no longer change
         self._snapshot: pd.DataFrame | None = None
+        self._in_collected: dict[str, set[tuple[str, tuple[int, int]]]] = {}  # per collected file: the versions that it has
         self._cut_keys: dict[str, str] = {}  # per token of the checkpoint
         self._choices: dict[str, str | None] = {}  # structures that were read, as text, per file; None: not there yet
 
@@ -639,7 +644,8 @@ class Run(Readable):
         # A budget that a method could not meet is tried again, so that only what it found stays.
         self._choices = {path: text for path, text in self._choices.items() if text}
         files = {name: state for name, state in self.folder.files(RESULTS).items() if name.endswith(".parquet")}
-        known = {name: table for name, table in self._rows.items() if files.get(name) == table[0]}
+        held = self._rows or self._collected(COLLECTED_RESULTS, files, tables.RESULTS)
+        known = {name: table for name, table in held.items() if files.get(name) == table[0]}
         if self._snapshot is not None and len(known) == len(files) == len(self._rows):
             return self
 
@@ -656,6 +662,29 @@ class Run(Readable):
         self._rows = known
         self._snapshot = tables.results_of([table for _, (_, table) in sorted(known.items()) if table is not None])
         return self
+
+    def _collected(self, path: str, files: Mapping[str, Any], schema: Any) -> dict[str, tuple[tuple[int, int], Any]]:
+        return read_collected(self.folder, path, schema) if len(files) >= MANY_FILES else {}
+
+    def collect(self) -> None:
+        """Write the rows and curves that were read into one file each, where many have come since that was done last.
+
+        Readers of thousands of points then read two files. Files that may still change without a trace are left out.
+        """
+        now = time.time_ns()
+        for path, found, schema in (
+            (COLLECTED_RESULTS, self._rows, tables.RESULTS),
+            (COLLECTED_CURVES, self._curves, tables.CURVES),
+        ):
+            still = {
+                name: (version, table)
+                for name, (version, table) in found.items()
+                if table is not None and table.num_rows and now - version[1] > SETTLED
+            }
+            new = {(name, version) for name, (version, _) in still.items()} - self._in_collected.get(path, set())
+            if len(new) >= MANY_FILES:
+                write_collected(self.folder, path, still, schema)
+                self._in_collected[path] = {(name, version) for name, (version, _) in still.items()}
 
     def _row(self, point: str) -> Any:
         """The row of a point as a table; None where the file is damaged.
@@ -737,8 +766,14 @@ class Run(Readable):
 
     def curves(self) -> pd.DataFrame:
         """All epochs of all stages and points (`tables.CURVES`) whose curve can be read."""
+        found = self.read_curves()
+        return tables.joined([found[name] for name in sorted(found)], tables.CURVES)
+
+    def read_curves(self) -> dict[str, Any]:
+        """The curve of each stage and point as a table, empty where it cannot be read."""
         now, versions = time.time_ns(), self.curve_versions()
-        found = {name: table for name, (version, table) in self._curves.items() if versions.get(name) == version}
+        held = self._curves or self._collected(COLLECTED_CURVES, versions, tables.CURVES)
+        found = {name: table for name, (version, table) in held.items() if versions.get(name) == version}
         new = sorted(versions.keys() - found.keys())
         found |= dict(zip(new, self.folder.each(self._curve, new), strict=True))
         self._curves = {
@@ -746,7 +781,7 @@ class Run(Readable):
             for name, version in versions.items()
             if now - version[1] > SETTLED and f"{CURVES}/{name}.parquet" not in self.damaged
         }
-        return tables.joined([found[name] for name in sorted(found)], tables.CURVES)
+        return found
 
     def curve_names(self) -> set[str]:
         """The stages and points that have a curve."""

@@ -385,12 +385,17 @@ def read_table(folder: Folder, path: str, schema: pa.Schema) -> pa.Table:
 
 def write_table(folder: Folder, path: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
     """Write rows to one file, whole or not at all."""
+    write_arrow(folder, path, pa.Table.from_pylist(rows, schema=schema))
+
+
+def write_arrow(folder: Folder, path: str, rows: pa.Table) -> None:
+    """Write a table to one file, whole or not at all."""
     sink = pa.BufferOutputStream()
     # Of a few rows, a zstd decoder per column and page takes most of the time to read, and dictionaries most of the rest.
     few = len(rows) <= FEW_ROWS
     small: dict[str, Any] = {"compression": "snappy", "use_dictionary": False, "write_statistics": False}
     how = small if few else {"compression": "zstd"}
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), sink, write_page_checksum=True, **how)
+    pq.write_table(rows, sink, write_page_checksum=True, **how)
     folder.write_bytes(path, sink.getvalue().to_pybytes())
 
 

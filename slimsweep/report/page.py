@@ -77,11 +77,14 @@ def build_page(runs: Sequence[RunTables], *, written_at: datetime | None = None,
 def write_report(run: Run, status: Status) -> str | None:
     """Write report.html to the run's folder; if no driver works on the run any more, also report.svg and report.png.
 
+    What was read for it is collected for later readers (`Run.collect`).
+
     Returns:
         One sentence that says why pictures could not be written; None where they were, or while a driver works on the run.
     """
     tables = read_run(run, status)
     run.write_report("html", build_page([tables]).encode())
+    run.collect()
     return None if tables.live else write_picture(run, tables)
 
 
