@@ -240,23 +240,20 @@ def lose_node_of(cluster: Any, pid: int) -> None:
     cluster.add_node(num_cpus=1)
 
 
-def test_nodes_are_lost_in_the_search_and_in_the_sweep(tmp_path: Path) -> None:
-    run = tmp_path / "killed"
-    with cluster_of(2) as cluster:
-        process = start(tmp_path, address=cluster.address)
-        for reached in (in_search(run, 5), in_sweep(run, begun=1)):
-            wait_until(process, reached)
-            before, kept = len(log(run)), registered(run)
-            lose_node_of(cluster, entries(run)[-1]["pid"])
-            wait_until(process, lambda before=before: len(log(run)) > before + 3)  # type: ignore[misc]
-            check_went_on(run, before + 1, kept)
-        check_each_once(run, finish(process, run), faults=2)
-
-
 def test_chaos_changes_no_figure(tmp_path: Path) -> None:
-    """Driver, worker, node, trial and driver again are killed through one sweep: its rows are those of an undisturbed one."""
+    """Driver, worker, node, trial, node and driver again are lost in one sweep: its rows are those of an undisturbed one.
+
+    What a checkpoint held when a node was lost is not trained again.
+    """
     calm = finish(start(tmp_path / "calm"), tmp_path / "calm" / "killed")
     run = tmp_path / "chaos" / "killed"
+
+    def lose_a_node() -> None:
+        before, kept = len(log(run)), registered(run)
+        lose_node_of(cluster, entries(run)[-1]["pid"])
+        wait_until(process, lambda: len(log(run)) > before + 3)
+        check_went_on(run, before + 1, kept)  # an epoch may have been under way
+
     with cluster_of(2) as cluster:
         process = start(run.parent, address=cluster.address)
         wait_until(process, lambda: ("dense", "", 2) in log(run))
@@ -265,13 +262,15 @@ def test_chaos_changes_no_figure(tmp_path: Path) -> None:
         wait_until(process, in_search(run, 5))
         os.kill(entries(run)[-1]["pid"], signal.SIGKILL)
         wait_until(process, in_search(run, 15))
-        lose_node_of(cluster, entries(run)[-1]["pid"])
+        lose_a_node()
         wait_until(process, in_sweep(run, begun=1))
         os.kill(entries(run)[-1]["pid"], signal.SIGKILL)
+        wait_until(process, in_sweep(run, begun=2))
+        lose_a_node()
         wait_until(process, in_sweep(run, begun=3))
         kill(process)
         rows = finish(start(run.parent, address=cluster.address), run)
-    check_each_once(run, rows, faults=5)
+    check_each_once(run, rows, faults=6)
     same = [c for c in calm.columns if c not in TIMES]
     pd.testing.assert_frame_equal(
         calm.sort_values("point")[same].reset_index(drop=True), rows.sort_values("point")[same].reset_index(drop=True)
@@ -317,11 +316,11 @@ def test_a_full_disk_loses_no_finished_point(small_disk: Path) -> None:
 
 
 def test_trials_of_two_workers_never_deadlock(tmp_path: Path) -> None:
-    """Three budgets and the dense point, each a Ray Train job of two workers, on two CPUs."""
+    """Two budgets and the dense point, each a Ray Train job of two workers, on two CPUs."""
     run = tmp_path / "killed"
-    quick = ("--search.epochs", "1", "--retrain.epochs", "1", "--dense.epochs", "1", "--budgets", "0.7,0.5,0.3")
+    quick = ("--search.epochs", "1", "--retrain.epochs", "1", "--dense.epochs", "1", "--budgets", "0.7,0.5")
     rows = finish(start(tmp_path, *quick, "--retrain.workers_per_trial", "2", "--resources.search_workers", "2"), run)
-    assert len(rows) == 4
+    assert len(rows) == 3
     assert (rows.status == "ok").all()
 
 

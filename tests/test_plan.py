@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 
 from slimsweep.cli import main
-from slimsweep.cluster.cluster import Cluster
+from slimsweep.cluster.cluster import Cluster, check_placement
 from slimsweep.config import Config, ConfigError, load_config
 from slimsweep.data import load_data
 from slimsweep.ledger.run import Run
@@ -49,6 +49,20 @@ def test_it_refuses_what_a_run_would(digits: Config) -> None:
         with pytest.raises(ConfigError) as caught:
             plan(digits.changed(**changes), images=images, cluster=Cluster([{"CPU": 8.0}]))
         assert wanted in str(caught.value)
+
+
+@pytest.mark.parametrize("nodes", [[{"CPU": 2.0}], [{"CPU": 4.0, "GPU": 1.0}], [{"CPU": 2.0}, {"CPU": 6.0, "GPU": 2.0}]])
+def test_a_preset_for_many_gpus_is_refused_with_options_that_fit_here(nodes: list[dict[str, float]]) -> None:
+    """All of them at once, so that the command with them is not refused for the next field."""
+    for preset in ("dinov2-small", "deit-small-imagenet-best"):
+        config, cluster = load_config(["--config", preset])[0], Cluster(nodes)
+        with pytest.raises(ConfigError) as caught:
+            check_placement(config, cluster)
+        options = str(caught.value).split(", such as ")[1].split(";")[0].split()
+        fits, _ = load_config(["--config", preset, *options])
+        check_placement(fits, cluster)
+        assert fits.resources.search_workers == cluster.workers(fits) > 0
+        assert bool(fits.resources.gpus_per_worker) == any("GPU" in node for node in nodes)
 
 
 @pytest.mark.usefixtures("in_short")

@@ -146,9 +146,33 @@ def check_placement(config: Config, cluster: Cluster) -> None:
             lower = [*([field] if fit else []), *others]
             raise ConfigError(
                 f"{field} is {wanted}, but this cluster of {len(cluster.nodes)} nodes holds at most {fit} workers "
-                f"of {each} each: lower {' or '.join(lower)}; where the cluster autoscales, say in "
-                "resources.max_workers how many workers it may grow to"
+                f"of {each} each: lower {' or '.join(lower)}{_that_fits(config, cluster)}; where the cluster autoscales, "
+                "say in resources.max_workers how many workers it may grow to"
             )
+
+
+def _that_fits(config: Config, cluster: Cluster) -> str:
+    """For the refusal: options with which the configuration fits on the cluster, all at once; empty for one without CPUs."""
+    cpus = max((int(node.get("CPU", 0)) for node in cluster.nodes), default=0)
+    if not cpus:
+        return ""
+    resources = config.resources
+    options: dict[str, float] = {"resources.cpus_per_worker": min(resources.cpus_per_worker, cpus)}
+    if resources.gpus_per_worker:
+        most = max(int(node.get("GPU", 0)) for node in cluster.nodes)
+        options["resources.gpus_per_worker"] = min(resources.gpus_per_worker, most)
+    fit = cluster.workers(config.changed(**options))
+    if not fit:  # the GPUs are on nodes of few CPUs
+        options["resources.cpus_per_worker"] = 1
+        fit = cluster.workers(config.changed(**options))
+    options |= {
+        "resources.search_workers": min(resources.search_workers, fit),
+        "retrain.workers_per_trial": min(config.retrain.workers_per_trial, fit),
+    }
+    if not fit:
+        return ""
+    now = {name: getattr(getattr(config, name.split(".")[0]), name.split(".")[1]) for name in options}
+    return ", such as " + " ".join(f"--{name} {value:g}" for name, value in options.items() if value != now[name])
 
 
 def check_storage(run: Run) -> None:
