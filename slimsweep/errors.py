@@ -14,6 +14,7 @@ Every module may import this one: it loads neither torch nor Ray.
 import os
 import re
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 REFUSED = 2  # the exit code of refused input
 LOST = 3  # the exit code of a driver whose run another driver took over
+STOPPED = 130  # the exit code of a run that was stopped
+
+stop_asked = threading.Event()  # a signal has told this process to stop: what fails from then on may fail because of it
 
 
 class SlimsweepError(Exception):

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from slimsweep import __version__
 from slimsweep.config import ConfigError, Refusals, load_configs
-from slimsweep.errors import LOST, REFUSED, exit_code
+from slimsweep.errors import LOST, REFUSED, STOPPED, exit_code, stop_asked
 from slimsweep.terminal import outlive_output, plain_console, say
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         that cannot be written changes nothing.
     """
     outlive_output(work_goes_on=True)
+    stop_asked.clear()
     console = plain_console()
     interrupt = _interrupt(console)
     signal.signal(signal.SIGTERM, interrupt)
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exit_code(lambda: run_all(words, console), console, verbose="--verbose" in words)
     except KeyboardInterrupt:
         say(console, "slimsweep: stopped; what is done is kept, and the same command goes on from the last epoch", "yellow")
-        return 130
+        return STOPPED
     finally:
         if signal.getsignal(signal.SIGINT) == interrupt:
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -245,6 +246,7 @@ def _interrupt(console: Console) -> Callable[[int, Any], None]:
 
     def interrupt(number: int, frame: Any) -> None:
         nonlocal said
+        stop_asked.set()
         if number == getattr(signal, "SIGHUP", None):
             # A shell that ends sends it once more, which must not interrupt the clean end that the first one has begun.
             signal.signal(number, signal.SIG_IGN)

@@ -14,8 +14,10 @@ import pytest
 import torch
 from conftest import QUICK
 
+from slimsweep.cluster.alive import RAYLET_GONE, Watch
 from slimsweep.cluster.retrain_job import trial
 from slimsweep.cluster.worker import job_arguments
+from slimsweep.errors import ClusterFailed, StageFailed, stop_asked
 from slimsweep.ledger.files import DRIVER
 from slimsweep.ledger.planning import plan_points
 from slimsweep.ledger.run import Run
@@ -319,3 +321,21 @@ def test_several_models_are_runs_of_their_own_on_one_page(
     worse = {**model, "kwargs": {**model["kwargs"], "num_heads": 3}}
     assert main([*several[:-1], json.dumps([model, worse])]) == 2
     assert [epochs(group / name) for name in names] == before
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("problem", [KeyboardInterrupt(), ClusterFailed("Ray failed"), StageFailed("a worker is gone")])
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_cluster_that_dies_of_the_signal_that_stops_the_driver_is_no_failure(problem: BaseException, asked: bool):
+    """The signal of a closed terminal ends Ray too; which of the two is seen first is chance."""
+    watch = Watch()
+    if asked:
+        stop_asked.set()
+    try:
+        with pytest.raises(KeyboardInterrupt if asked else ClusterFailed) as raised, watch:
+            watch.gone = RAYLET_GONE
+            raise problem
+        assert asked or str(raised.value) == RAYLET_GONE
+    finally:
+        stop_asked.clear()
+        watch.end()

@@ -23,7 +23,7 @@ from ray.util.client import ray as client
 from slimsweep.cluster import GCS_SECONDS
 from slimsweep.cluster.failures import AGAIN
 from slimsweep.cluster.joining import check_alive
-from slimsweep.errors import ClusterFailed, StageFailed
+from slimsweep.errors import STOPPED, ClusterFailed, StageFailed, stop_asked
 
 LOOK_SECONDS = 2.0  # between two looks at the GCS
 ANSWER_SECONDS = 5.0  # for which one look waits
@@ -72,8 +72,9 @@ RAYLET_GONE = (
 class Watch:
     """Looks in a thread whether the cluster of this process is there, and interrupts the main thread when it is gone.
 
-    As a context manager it turns that interrupt, and what Ray raises on a cluster that is gone, into ClusterFailed. `end` is
-    called when the process has left the cluster: until then a driver that does not end by itself is ended.
+    As a context manager it turns that interrupt, and what Ray raises on a cluster that is gone, into ClusterFailed; where the
+    process was told to stop, into KeyboardInterrupt, since the same signal may have ended Ray. `end` is called when the process
+    has left the cluster: until then a driver that does not end by itself is ended.
     """
 
     def __init__(self) -> None:
@@ -100,6 +101,10 @@ class Watch:
         self.left.set()
         if self.interrupts:
             signal.signal(WAKE, self.handler_before or signal.SIG_DFL)
+        if stop_asked.is_set() and isinstance(problem, KeyboardInterrupt | ClusterFailed | StageFailed):
+            self.gone = self.gone or self._look()
+            self.failed = self.gone is not None
+            raise KeyboardInterrupt from problem
         if isinstance(problem, ClusterFailed | StageFailed):  # Ray names what it met first
             self.gone = self.gone or self._look()
         if self.gone is not None and problem is not None:
@@ -121,7 +126,11 @@ class Watch:
         if node is not None:
             node.kill_all_processes(check_alive=False, allow_graceful=False)
         if self.failed:
-            atexit.register(end_process)
+            atexit.register(end_process, self._code())
+
+    def _code(self) -> int:
+        """The exit code of a process whose cluster is gone."""
+        return STOPPED if stop_asked.is_set() else 1
 
     def _look(self) -> str | None:
         if self.raylet is not None:
@@ -143,7 +152,7 @@ class Watch:
                 try:
                     print(f"slimsweep: {self.gone}", file=sys.stderr, flush=True)
                 finally:  # also where standard error is closed
-                    os._exit(1)
+                    os._exit(self._code())
 
     def _watch_gcs(self) -> None:
         silent_since: float | None = None
@@ -175,12 +184,12 @@ class Watch:
             self.handler_before(number, frame)
 
 
-def end_process() -> None:
-    """End with exit code 1, and what was printed."""
+def end_process(code: int) -> None:
+    """End with an exit code, and what was printed."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # a pipe that nobody reads, or a stream that is closed
             stream.flush()
-    os._exit(1)
+    os._exit(code)
 
 
 def reached(path: str) -> socket.socket | None:
