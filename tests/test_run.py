@@ -329,12 +329,16 @@ def test_several_models_are_runs_of_their_own_on_one_page(
 def test_a_cluster_that_dies_of_the_signal_that_stops_the_driver_is_no_failure(problem: BaseException, asked: bool):
     """The signal of a closed terminal ends Ray too; which of the two is seen first is chance."""
     watch = Watch()
+
+    def lose_the_cluster() -> None:
+        watch.gone = RAYLET_GONE
+        raise problem
+
     if asked:
         stop_asked.set()
     try:
         with pytest.raises(KeyboardInterrupt if asked else ClusterFailed) as raised, watch:
-            watch.gone = RAYLET_GONE
-            raise problem
+            lose_the_cluster()
         assert asked or str(raised.value) == RAYLET_GONE
     finally:
         stop_asked.clear()
