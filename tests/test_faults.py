@@ -205,10 +205,23 @@ def test_a_worker_and_a_trial_are_killed(tmp_path: Path) -> None:
     check_each_once(run, finish(process, run), faults=2)
 
 
+def commands_beside(process: subprocess.Popen) -> list[str]:
+    """The command lines of the processes in a driver's group, Ray's among them."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has just ended
+            if os.getpgid(int(folder.name)) == process.pid:
+                found.append((folder / "cmdline").read_text().replace("\0", " "))
+    return found
+
+
 def test_sigterm_ends_cleanly_and_says_how_to_go_on(tmp_path: Path) -> None:
     run = tmp_path / "killed"
     process = start(tmp_path)
     wait_until(process, in_search(run, 3))
+    beside = commands_beside(process)
+    assert any("raylet" in command for command in beside)
+    assert not any("ray-dashboard" in command for command in beside)  # nobody would look at it
     said = kill(process, signal.SIGTERM)
     assert process.returncode == 130, said
     assert "the same command goes on" in " ".join(said.split())

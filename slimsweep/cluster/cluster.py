@@ -76,7 +76,9 @@ def connected(
         address = wait_for_answer(say)
         try:
             with as_sentences(log):
-                ray.init(address, log_to_driver=verbose, logging_level=logging.INFO if verbose else logging.ERROR)
+                # The dashboard's nine processes would take time from a training on a few CPUs.
+                own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+                ray.init(address, log_to_driver=verbose, logging_level=logging.INFO if verbose else logging.ERROR, **own)
         except BaseException as problem:
             ray.shutdown()  # what had begun
             if isinstance(problem, ConnectionError):
