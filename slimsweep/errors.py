@@ -37,6 +37,8 @@ class SlimsweepError(Exception):
 class RefusedInput(SlimsweepError, ValueError):
     """Input that cannot work; the text names the field, its value and the way out. Commands exit with 2."""
 
+    has_lines = False  # whether the text has a line for each of several refusals
+
 
 class DamagedFile(RefusedInput):
     """A file of a run that was cut short or overwritten; the text names it, and says what is wrong with it."""
@@ -90,7 +92,7 @@ def wrapped(problem: BaseException) -> BaseException | None:
 
 
 def explain(problem: BaseException | str, stage: str | None = None) -> str:
-    """Why something failed, in one line: the worker's own error, without Ray's tracebacks.
+    """Why something failed, in one line: the worker's own error, without Ray's tracebacks. Several refusals have a line each.
 
     What slimsweep or Ray says is a sentence of its own; any other error begins with its type, such as `KeyError: 'lr'`.
 
@@ -106,6 +108,8 @@ def explain(problem: BaseException | str, stage: str | None = None) -> str:
     if type(problem).__module__.partition(".")[0] == "ray":
         lines = str(problem).strip().splitlines() or [type(problem).__name__]
         return lines[0] if len(lines) == 1 else f"{lines[0]} ... {lines[-1]}"
+    if isinstance(problem, RefusedInput) and problem.has_lines:
+        return "\n".join(" ".join(line.split()) for line in str(problem).splitlines())
     said = " ".join(str(problem).split())
     return said if isinstance(problem, SlimsweepError) and said else f"{type(problem).__name__}: {said}".removesuffix(": ")
 

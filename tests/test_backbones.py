@@ -14,6 +14,7 @@ from PIL import Image
 from zoo import randomised
 
 from slimsweep import add_gates, load, save, slim, solve
+from slimsweep.checks import check
 from slimsweep.config import Config, ConfigError, load_config
 from slimsweep.data import load_data
 from slimsweep.ledger.planning import distinct_paces, make_plan, plan_points
@@ -22,7 +23,7 @@ from slimsweep.ledger.status import read_status
 from slimsweep.methods.taylor import taylor_of_gates
 from slimsweep.slimming.structure import image_size
 from slimsweep.tools.display import final_table
-from slimsweep.training import MemoryRecorder, build_dense, train
+from slimsweep.training import MemoryRecorder, build_dense, check_model, train
 from slimsweep.training.backbone import families_to_cut, tokens_of
 from slimsweep.training.criterion import Criterion, Teacher, student_of
 from slimsweep.training.evaluate import Reference, probed
@@ -325,6 +326,19 @@ def test_a_probe_and_the_way_to_ask_for_no_head_do_not_change_names(images: Path
 def test_what_needs_labels_is_refused(images: Path, checkpoint: Path, more: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=f"^({said})"):
         config_of(images, checkpoint, **more)
+
+
+def test_a_teacher_of_another_width_is_refused_with_what_helps_a_backbone(
+    images: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    """Soft and hard answers would be refused next: a model without a head gives none."""
+    save(timm.create_model("vit_tiny_patch16_224", **{**TINY, "embed_dim": 16, "num_heads": 2}), tmp_path / "narrow")
+    config = config_of(images, checkpoint, teacher={"checkpoint": str(tmp_path / "narrow")})
+    with pytest.raises(ConfigError) as caught:
+        check(config)
+    wide = check_model(config).num_features
+    assert str(caught.value).endswith(f"dims and the model of {wide}: take a teacher of the same width")
+    assert "distill" not in str(caught.value)
 
 
 def test_a_backbone_without_weights_and_a_probe_of_a_head_are_refused() -> None:

@@ -13,8 +13,10 @@ from rich.console import Console
 
 from slimsweep import cli, run
 from slimsweep.config import Config, ConfigError
+from slimsweep.config.messages import SeveralRefused
 from slimsweep.data.damaged import DamagedImage, TooManyDamaged
 from slimsweep.errors import (
+    REFUSED,
     ExportError,
     OutOfTime,
     RefusedInput,
@@ -50,6 +52,16 @@ def ended(problem: BaseException, **options) -> tuple[int, str]:
     text = io.StringIO()
     code = exit_code(action, Console(file=text, width=300, highlight=False), **options)
     return code, text.getvalue()
+
+
+def test_several_refusals_are_printed_in_a_numbered_line_each() -> None:
+    code, said = ended(SeveralRefused(["dense.lr is 0: set it  above 0", "budgets is empty: name one"]))
+    assert code == REFUSED
+    assert said.splitlines() == [
+        "slimsweep: 2 settings cannot work:",
+        "1. dense.lr is 0: set it above 0",
+        "2. budgets is empty: name one",
+    ]
 
 
 def test_an_action_s_own_exit_code_is_kept() -> None:

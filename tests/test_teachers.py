@@ -253,6 +253,12 @@ def refused(config: Config) -> str:
     return str(problem.value)
 
 
+def test_a_path_without_a_teacher_is_told_from_a_folder_of_something_else(tmp_path: Path):
+    gone = tmp_path / "gone"
+    assert refused(config_of("--teacher.checkpoint", str(gone), *TAUGHT)).endswith("there is nothing there: fix the path")
+    assert "not a folder that slimsweep or timm saved" in refused(config_of("--teacher.checkpoint", str(tmp_path), *TAUGHT))
+
+
 def test_teachers_of_other_classes_are_refused_with_the_way_out(tmp_path: Path):
     said = refused(config_of("--teacher.name", "regnety_160.deit_in1k", "--teacher.pretrained", *TAUGHT))
     assert "regnety_160.deit_in1k" in said

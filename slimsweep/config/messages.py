@@ -23,6 +23,8 @@ class SeveralRefused(ConfigError):
         problems: a sentence each.
     """
 
+    has_lines = True
+
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__(all_at_once(problems))
         self.problems = list(problems)

@@ -244,7 +244,8 @@ def check_answers(config: Config, one: TeacherModel, model: nn.Module, dense: nn
     for stage in taught_stages(config):
         if config.distills(stage).answers == "features":
             of_dense = feature_dims(dense, f"model {config.model.name}")
-            check_dims(of_dense, feature_dims(model, f"teacher {one.label}"), one, stage)
+            of_teacher = feature_dims(model, f"teacher {one.label}", other_way_out(config))
+            check_dims(of_dense, of_teacher, one, "" if config.backbone else f"{stage}.distill.answers is 'features', but ")
         elif isinstance(shape := shape_of_answer(model), str) or len(shape) != 1:
             raise ConfigError(
                 f"teacher {one.label} answers an image with values of shape {shape}, not with one per class: leave "
@@ -261,11 +262,20 @@ def _check_channels(model: nn.Module, one: TeacherModel, seen: int) -> None:
         )
 
 
-def feature_dims(model: nn.Module, said: str) -> int:
+OTHER_ANSWERS = "take soft or hard answers"
+
+
+def other_way_out(config: Config) -> str:
+    """What to do where a teacher's features will not do: a model without a head learns from nothing else."""
+    return "give another teacher" if config.backbone else OTHER_ANSWERS
+
+
+def feature_dims(model: nn.Module, said: str, way_out: str = OTHER_ANSWERS) -> int:
     """The number of features of a model before its head, found without its weights.
 
     Args:
         said: what a message calls it.
+        way_out: what a message says to do.
 
     Raises:
         ConfigError: its features are not one vector per image.
@@ -275,18 +285,17 @@ def feature_dims(model: nn.Module, said: str) -> int:
         with torch.no_grad():
             features = features_of(model.eval(), image)
     except (AttributeError, TypeError) as problem:  # of timm's few models without this method or argument
-        raise ConfigError(
-            f"{said} does not give its features before the head ({problem}): take soft or hard answers"
-        ) from problem
+        raise ConfigError(f"{said} does not give its features before the head ({problem}): {way_out}") from problem
     if features.ndim != 2:
-        raise ConfigError(
-            f"{said} gives features of shape {tuple(features.shape[1:])} per image, not one vector: take soft or hard answers"
-        )
+        raise ConfigError(f"{said} gives features of shape {tuple(features.shape[1:])} per image, not one vector: {way_out}")
     return features.shape[1]
 
 
-def check_dims(student: int, teacher: int, one: TeacherModel | None = None, stage: Stage = "retrain") -> None:
+def check_dims(student: int, teacher: int, one: TeacherModel | None = None, asked: str = "") -> None:
     """Refuse features of different numbers of dims.
+
+    Args:
+        asked: how the sentence begins where features are one of several kinds of answers; empty for a model without a head.
 
     Raises:
         ConfigError: names both.
@@ -294,8 +303,8 @@ def check_dims(student: int, teacher: int, one: TeacherModel | None = None, stag
     if student != teacher:
         who = "the teacher" if one is None else f"teacher {one.label}"
         raise ConfigError(
-            f"{stage}.distill.answers is 'features', but {who} has features of {teacher} dims and the model of {student}: "
-            "take a teacher of the same width, or soft or hard answers"
+            f"{asked}{who} has features of {teacher} dims and the model of {student}: take a teacher of the same width"
+            f"{', or soft or hard answers' if asked else ''}"
         )
 
 
@@ -435,6 +444,8 @@ def _other_classes(one: TeacherModel, reason: str, num_classes: int) -> ConfigEr
 def _folder(one: TeacherModel) -> Path:
     folder = Path(str(one.checkpoint)).expanduser()
     if not (folder / "config.json").is_file():
+        if not folder.exists():
+            raise ConfigError(f"teacher.checkpoint is {one.checkpoint!r}, and there is nothing there: fix the path")
         way_out = "give teacher.name too" if folder.is_file() else "fix the path"
         raise ConfigError(
             f"teacher.checkpoint is {one.checkpoint!r}, which is not a folder that slimsweep or timm saved, so its model is "
