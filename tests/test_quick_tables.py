@@ -77,7 +77,7 @@ def test_rows_and_curves_that_stand_still_are_read_from_one_file_each(tmp_path: 
     same = rows["point"].iloc[2:]
     pd.testing.assert_frame_equal(now.loc[same], rows.set_index("point").loc[same])
     pd.testing.assert_frame_equal(later.curves(), curves)
-    assert set(seen) == {"collected/results.parquet", "collected/curves.parquet", changed, new}
+    assert set(seen) == {"collected/rows.parquet", "collected/epochs.parquet", changed, new}
 
 
 @pytest.mark.parametrize("spoiled", [b"", b"no table", None])
@@ -88,7 +88,7 @@ def test_a_collected_file_that_is_damaged_or_of_another_version_changes_nothing(
     run = run_of_many_points(tmp_path / "many", 40)
     settle(run)
     write_report(run, read_status(run))
-    file = tmp_path / "many" / "collected" / "results.parquet"
+    file = tmp_path / "many" / "collected" / "rows.parquet"
     if spoiled is None:
         pq.write_table(pq.read_table(file).drop_columns(["test_top1"]), file)
     else:
