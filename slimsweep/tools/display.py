@@ -42,6 +42,8 @@ from slimsweep.tools.status import status_table
 log = logging.getLogger(__name__)
 
 UPDATE_SECONDS = 1.0  # between two updates of the display, at least
+# Of a backbone whose features were probed on labelled images: title and column of the last table.
+PROBED = (("k-NN %", "test_knn_top1"), ("probe %", "test_probe_top1"))
 UPDATE_SHARE = 0.05  # of the time may be spent on updates, which slow down training on the driver's machine
 
 
@@ -281,7 +283,7 @@ def show_end(run: Run, plan: Plan, failed: Collection[Point], console: Console, 
     measure, images = measure_of(rows), images_of(ok, run.known_data)
     val_decimals, test_decimals = measure_decimals(measure, images)
     before = f"{ok[untouched].iloc[0]:.{test_decimals}f}" if untouched and len(ok) else ""
-    say(console, f"\nThe dense model before the sweep: {before} % on test." if before else "\n")
+    say(console, f"\nThe dense model before the sweep: {before} % on test." if before else "")
     for sentence in cautions(read_run(run)):
         say(console, sentence, "yellow")
     took = ok.repair_seconds[ok.repair_seconds > 0]
@@ -365,6 +367,7 @@ def final_table(run: Run, rows: pd.DataFrame, seconds: float) -> Table:
     within = False
     rates = len(config.retrain.rates) > 1
     timed = "latency_ms" in ok and bool(ok.latency_ms.notna().any())
+    probed = [(title, column) for title, column in PROBED if column in ok and bool(ok[column].notna().any())]
     figures = (
         "budget",
         "MMACs",
@@ -374,6 +377,7 @@ def final_table(run: Run, rows: pd.DataFrame, seconds: float) -> Table:
         *(("lr",) if rates else ()),
         f"test {measure.title} {measure.unit}".rstrip(),
         "vs dense",
+        *(title for title, _ in probed),
     )
     table = plain_table(f"{config.name} in {seconds:.0f} s", [("method", "left"), *((name, "right") for name in figures)])
     for row in ok.to_dict("records"):
@@ -396,6 +400,7 @@ def final_table(run: Run, rows: pd.DataFrame, seconds: float) -> Table:
             f"{row[measure.test]:.{decimals}f}",
             # Brackets too, since a log has no colours; the space keeps the digits below each other.
             Text(f"{gap:+.{decimals}f} ") if told else Text(f"({gap:+.{decimals}f})", style="dim"),
+            *("-" if pd.isna(row[column]) else f"{row[column]:.1f}" for _, column in probed),
         )
     if counted:
         unsure = "; in brackets: no clear difference" if within else ""
