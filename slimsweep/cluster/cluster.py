@@ -167,12 +167,12 @@ def _that_fits(config: Config, cluster: Cluster) -> str:
     if not fit:  # the GPUs are on nodes of few CPUs
         options["resources.cpus_per_worker"] = 1
         fit = cluster.workers(config.changed(**options))
+    if not fit:
+        return ""
     options |= {
         "resources.search_workers": min(resources.search_workers, fit),
         "retrain.workers_per_trial": min(config.retrain.workers_per_trial, fit),
     }
-    if not fit:
-        return ""
     now = {name: getattr(getattr(config, name.split(".")[0]), name.split(".")[1]) for name in options}
     return ", such as " + " ".join(f"--{name} {value:g}" for name, value in options.items() if value != now[name])
 

@@ -681,10 +681,10 @@ class Run(Readable):
                 for name, (version, table) in found.items()
                 if table is not None and table.num_rows and now - version[1] > SETTLED
             }
-            new = {(name, version) for name, (version, _) in still.items()} - self._in_collected.get(path, set())
-            if len(new) >= MANY_FILES:
+            versions = {(name, version) for name, (version, _) in still.items()}
+            if len(versions - self._in_collected.get(path, set())) >= MANY_FILES:
                 write_collected(self.folder, path, still, schema)
-                self._in_collected[path] = {(name, version) for name, (version, _) in still.items()}
+                self._in_collected[path] = versions
 
     def _row(self, point: str) -> Any:
         """The row of a point as a table; None where the file is damaged.

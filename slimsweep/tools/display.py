@@ -42,9 +42,9 @@ from slimsweep.tools.status import status_table
 log = logging.getLogger(__name__)
 
 UPDATE_SECONDS = 1.0  # between two updates of the display, at least
+UPDATE_SHARE = 0.05  # of the time may be spent on updates, which slow down training on the driver's machine
 # Of a backbone whose features were probed on labelled images: title and column of the last table.
 PROBED = (("k-NN %", "test_knn_top1"), ("probe %", "test_probe_top1"))
-UPDATE_SHARE = 0.05  # of the time may be spent on updates, which slow down training on the driver's machine
 
 
 class Progress:

@@ -90,9 +90,7 @@ def check_model(config: Config, num_classes: int | None = None) -> nn.Module:
     """
     for stage in ("dense", "search", "retrain"):
         check_optimizer(getattr(config, stage), stage)
-    with torch.device("meta"):
-        asked = config.data.num_classes if num_classes is None else num_classes
-        model = _create(config, 10 if asked is None else asked, pretrained=False)
+    model = _on_meta(config, num_classes)
     if config.model.pretrained and not any(_standard(model).get(k) for k in ("url", "file", "hf_hub_id", "state_dict")):
         raise ConfigError(
             f"model.pretrained is set, but timm has no weights for {config.model.name}: leave it out, or give model.checkpoint"
@@ -103,6 +101,13 @@ def check_model(config: Config, num_classes: int | None = None) -> nn.Module:
     return model
 
 
+def _on_meta(config: Config, num_classes: int | None) -> nn.Module:
+    """The model without its weights, for checks."""
+    with torch.device("meta"):
+        asked = config.data.num_classes if num_classes is None else num_classes
+        return _create(config, 10 if asked is None else asked, pretrained=False)
+
+
 def check_values(config: Config, num_classes: int | None = None) -> None:
     """Refuse a checkpoint whose weights are NaN or infinite; the whole file is read. Arguments are those of `check_model`.
 
@@ -111,10 +116,7 @@ def check_values(config: Config, num_classes: int | None = None) -> None:
     """
     if (path := _path(config)) is None:
         return
-    with torch.device("meta"):
-        asked = config.data.num_classes if num_classes is None else num_classes
-        model = _create(config, 10 if asked is None else asked, pretrained=False)
-    check_finite(fit(model, read_checkpoint(path, "cpu"), path).state, path)
+    check_finite(fit(_on_meta(config, num_classes), read_checkpoint(path, "cpu"), path).state, path)
 
 
 def start_of(config: Config, num_classes: int, class_names: Sequence[str] | None = None) -> Start:
