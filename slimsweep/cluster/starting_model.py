@@ -12,7 +12,7 @@ from slimsweep.ledger.points import Point
 from slimsweep.ledger.run import Run
 from slimsweep.ledger.searched_model import load_searched
 from slimsweep.saved_models import load
-from slimsweep.slimming.axes import principal_axes
+from slimsweep.slimming.axes import principal_axes, strongest_kept
 from slimsweep.slimming.gates import GatedModel, fold_gates
 from slimsweep.slimming.reconstruction import repair
 from slimsweep.slimming.structure import Structure
@@ -62,7 +62,8 @@ def starting_model(run: Run, point: Point, dense: nn.Module, data: Data, device:
 def cut_and_repaired(run: Run, source: nn.Module, structure: Structure, data: Data) -> StartingModel:
     """Cut a model to a structure on the principal axes of its own weights (search.axes), and repair it (retrain.repair).
 
-    Heads are turned right before the cut, for training moves their axes: the strongest lie at the dims that stay.
+    Heads are turned right before the cut, for training moves their axes: the strongest lie at the dims that stay. The axes
+    that the search began with are taken where it trained nothing since.
 
     Args:
         source: the dense, the gated, or a larger point's model, on the device to compute on; left as it is.
@@ -70,10 +71,11 @@ def cut_and_repaired(run: Run, source: nn.Module, structure: Structure, data: Da
     config, began = run.config, time.perf_counter()
     if not (config.search.axes or config.retrain.repair):
         return StartingModel(methods.starting_model("searched", source, structure, config.seed), 0.0)
-    images = calibration_images(data, config.seed, source)
     turned = fold_gates(source) if isinstance(source, GatedModel) else source
+    images = calibration_images(data, config.seed, source)
     if config.search.axes:
-        turned = principal_axes(turned, images, structure)
+        untrained = isinstance(source, GatedModel) and not config.search.epochs
+        turned = strongest_kept(turned, structure) if untrained else principal_axes(turned, images, structure)
     small = methods.starting_model("searched", turned, structure, config.seed)
     if config.retrain.repair:
         small = repair(small, source, images, target=config.retrain.repair_target)

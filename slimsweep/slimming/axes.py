@@ -55,24 +55,75 @@ def principal_axes(model: Timm, images: Tensor | Iterable[Tensor], structure: St
     model = unwrapped(model)
     if isinstance(model, GatedModel):
         raise RefusedInput("this model has gates, which would be turned along: take the axes first, then add gates")
-    architecture = architecture_of(model)
     check_layers(model)
     check_weights(model, "to take the axes of")
     kept = None if structure is None else kept_dims(model, structure)
     turned: Timm = copy.deepcopy(model)
-    attentions = {index: block.attn for index, block in enumerate(architecture.blocks(turned)) if hasattr(block.attn, "proj")}
+    heads = turnable_heads(turned)
     with full_precision():
-        found = moments_of(turned, list(attentions.values()), images)
-        for (index, attention), moments in zip(attentions.items(), found, strict=True):
-            if not architecture.whole_heads and is_plain(attention, "q_norm", "k_norm"):
-                turn_queries_and_keys(attention, moments)
-                if kept is not None:
-                    put_first(kept[index], Rows(attention, 0), Rows(attention, 1))
-            if is_plain(attention, "norm", "gate") and getattr(attention, "num_kv_groups", 1) == 1:
-                turn_values(attention, moments)
-                if kept is not None:
-                    put_first(kept[index], Rows(attention, 2), columns=attention.proj.weight)
+        found = moments_of(turned, [one.attention for one in heads], images)
+        for one, moments in zip(heads, found, strict=True):
+            if one.queries_and_keys:
+                turn_queries_and_keys(one.attention, moments)
+            if one.values:
+                turn_values(one.attention, moments)
+        if kept is not None:
+            put_strongest(heads, kept)
     return turned
+
+
+def strongest_kept(model: Timm, structure: Structure) -> nn.Module:
+    """A copy of a model whose heads `principal_axes` has turned, with each head's strongest axes at the dims that are kept.
+
+    Args:
+        model: as `principal_axes` returned it without a structure, so that the strongest axes come first; left alone.
+        structure: what a cut is going to keep.
+
+    Raises:
+        RefusedInput: a ValueError: the structure is of another model, or keeps what is gone.
+    """
+    kept = kept_dims(model, structure)
+    ordered: Timm = copy.deepcopy(model)
+    with torch.no_grad():
+        put_strongest(turnable_heads(ordered), kept)
+    return ordered
+
+
+class Turnable(NamedTuple):
+    """An attention, and which of its spaces can be turned."""
+
+    block: int
+    attention: Timm
+    queries_and_keys: bool
+    values: bool
+
+
+def turnable_heads(model: Timm) -> list[Turnable]:
+    """The attentions of a model, and what of their heads can be turned."""
+    architecture = architecture_of(model)
+    return [
+        Turnable(
+            block=index,
+            attention=attention,
+            queries_and_keys=not architecture.whole_heads and is_plain(attention, "q_norm", "k_norm"),
+            values=is_plain(attention, "norm", "gate") and getattr(attention, "num_kv_groups", 1) == 1,
+        )
+        for index, attention in ((index, block.attn) for index, block in enumerate(architecture.blocks(model)))
+        if hasattr(attention, "proj")
+    ]
+
+
+def put_strongest(heads: list[Turnable], kept: list[Tensor]) -> None:
+    """Reorder the turned dims of each head in place, so that its first ones lie where `kept` is True.
+
+    Args:
+        kept: for each block of the model, (heads, head_dim).
+    """
+    for one in heads:
+        if one.queries_and_keys:
+            put_first(kept[one.block], Rows(one.attention, 0), Rows(one.attention, 1))
+        if one.values:
+            put_first(kept[one.block], Rows(one.attention, 2), columns=one.attention.proj.weight)
 
 
 def kept_dims(model: Timm, structure: Structure) -> list[Tensor]:
@@ -205,10 +256,11 @@ def moments_of(model: Timm, attentions: list[Timm], images: Tensor | Iterable[Te
         def at_input(module: nn.Module, args: tuple[Tensor, ...]) -> None:
             x = args[0].double()  # (batch, tokens, embed_dim)
             x = torch.cat([x, x.new_ones(*x.shape[:-1], 1)], -1)
-            centred = (x - x.mean(1, keepdim=True)).flatten(0, 1)
+            means, each = x.mean(1), x.shape[1]  # over the tokens that attend to each other
             x = x.flatten(0, 1)
             tokens[place] += len(x)
-            add(place, 0, [x.T @ x, centred.T @ centred])
+            second = x.T @ x
+            add(place, 0, [second, second - each * means.T @ means])
 
         def at_projection(module: nn.Module, args: tuple[Tensor, ...]) -> None:
             z = args[0].double().flatten(0, -2).unflatten(1, (attention.num_heads, -1))

@@ -11,7 +11,7 @@ import copy
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 RIDGE = 1e-3
 Target = Literal["stream", "branch"]
 SHARES = (1.0, 0.5, 0.25, 0.125)  # of the change of weights, the first of which that brings the outputs nearer is taken
+COMPARED_IMAGES = 256  # whose outputs tell that, at least; a pass over a whole model costs as much as all else for its images
 
 
 def repair(
@@ -41,11 +42,11 @@ def repair(
     linear layer can make them.
 
     Memory: what goes into one layer, for all images and of both models (images x tokens x embed_dim x 4 bytes each), and what
-    one batch needs. Time: about five forward passes of the cut model and two of the other one.
+    one batch needs. Time: about two forward passes of the cut model and one of the other one.
 
     Layers that are nearer one by one can be farther off together, where images are few. The change is halved then, until the
-    outputs for these images are nearer to those before the cut than they were; where no part of it brings them nearer, the
-    copy is as `small` was, with a warning in the log.
+    outputs for these images (the first 256 of many) are nearer to those before the cut than they were; where no part of it
+    brings them nearer, the copy is as `small` was, with a warning in the log.
 
     Args:
         small: what `slim` returned; left alone. Where nothing was cut, nothing changes.
@@ -103,7 +104,7 @@ def repair(
             for branch, wanted in zip(branches, targets, strict=True):
                 fit = LeastSquares(branch.last)
                 for x, call, after in zip(streams, calls, wanted, strict=True):
-                    with watched([branch]) as seen:
+                    with watched([branch], only=True) as seen:
                         block(x, **call[index])
                     fit.add(seen[0].inputs, seen[0].output, branch.output_for(after, seen[0]))
                 fit.solve(ridge)
@@ -116,6 +117,7 @@ def take_what_helps(repaired: Timm, small: Timm, given: list[Tensor], outputs: l
     """Keep the largest of SHARES of the change, in place, that brings the outputs nearer to those wanted; else none of it."""
     if any(old.shape != new.shape for old, new in zip(outputs, wanted, strict=True)):
         return  # of models with other heads only the branches can be compared
+    compared = given[: len(wanted)]
     farthest = squares(outputs, wanted)
     if not math.isfinite(farthest):
         raise RefusedInput(NOT_FINITE)
@@ -125,13 +127,13 @@ def take_what_helps(repaired: Timm, small: Timm, given: list[Tensor], outputs: l
         if share < 1:
             for name, value in repaired.named_parameters():
                 value.copy_(old[name] + share * change[name] if share else old[name])
-        if not share or squares([repaired(as_the_weights(batch, repaired)) for batch in given], wanted) <= farthest:
+        if not share or squares([repaired(as_the_weights(batch, repaired)) for batch in compared], wanted) <= farthest:
             break
     if not share:
         log.warning(
             "repair brought the outputs for these %d images no nearer to those before the cut, so nothing was changed: "
             "give more images",
-            sum(map(len, given)),
+            sum(map(len, compared)),
         )
 
 
@@ -230,48 +232,71 @@ def kept_tokens(structure: Structure, whole: Structure, layer: int) -> Tensor | 
 
 
 class Begun(NamedTuple):
-    """A forward pass over all batches."""
+    """What forward passes over batches give to the blocks."""
 
     streams: list[Tensor]  # what the first block got from each batch
     calls: list[list[Mapping[str, Any]]]  # what each block got besides, for each batch: of other sizes, other embeddings
-    outputs: list[Tensor]  # of the model, for each batch
+    outputs: list[Tensor]  # of the model, for each of the first batches, of COMPARED_IMAGES together
+
+
+class Enough(Exception):
+    """Raised by a hook: the forward pass has come as far as is wanted."""
 
 
 def before_the_blocks(model: Timm, blocks: list[Timm], batches: list[Tensor]) -> Begun:
-    """What the first block gets from each batch, and what each block gets besides (rotary embeddings)."""
-    streams: list[Tensor] = []
-    calls: list[list[Mapping[str, Any]]] = []
+    """What the first block gets from each batch, and what each block gets besides (rotary embeddings).
+
+    Passes whose outputs are not wanted end at the first block, where blocks get nothing besides.
+    """
+    begun = Begun([], [], [])
 
     def watch(place: int, block: Timm) -> torch.utils.hooks.RemovableHandle:
         def at_block(module: nn.Module, args: tuple[Tensor, ...], others: Mapping[str, Any]) -> None:
             if place == 0:
-                streams.append(args[0])
-                calls.append([])
-            calls[-1].append(others)
+                begun.streams.append(args[0])
+                if compared >= COMPARED_IMAGES and all(value is None for call in begun.calls[0] for value in call.values()):
+                    begun.calls.append(begun.calls[0])
+                    raise Enough
+                begun.calls.append([])
+            begun.calls[-1].append(others)
 
         return block.register_forward_pre_hook(at_block, with_kwargs=True)
 
     hooks = [watch(place, block) for place, block in enumerate(blocks)]
+    compared = 0
     try:
-        outputs = [model(as_the_weights(batch, model)) for batch in batches]
+        for batch in batches:
+            with suppress(Enough):
+                output = model(as_the_weights(batch, model))
+                if compared < COMPARED_IMAGES:
+                    begun.outputs.append(output)
+                compared += len(batch)
     finally:
         for hook in hooks:
             hook.remove()
-    return Begun(streams, calls, outputs)
+    return begun
 
 
 @contextmanager
-def watched(branches: list[Branch]) -> Iterator[list[Passed]]:
-    """What passes through branches in the forward pass inside the block, in their order."""
+def watched(branches: list[Branch], only: bool = False) -> Iterator[list[Passed]]:
+    """What passes through branches in the forward pass inside the block, in their order.
+
+    Args:
+        only: the forward pass ends behind them.
+    """
     streams: list[Tensor] = []
     seen: list[Passed] = []
+
+    def after_last(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        seen.append(Passed(streams[len(seen)], args[0], output))
+        if only and len(seen) == len(branches):
+            raise Enough
+
     hooks = [branch.norm.register_forward_pre_hook(lambda module, args: streams.append(args[0])) for branch in branches]
-    hooks += [
-        branch.last.register_forward_hook(lambda module, args, output: seen.append(Passed(streams[len(seen)], args[0], output)))
-        for branch in branches
-    ]
+    hooks += [branch.last.register_forward_hook(after_last) for branch in branches]
     try:
-        yield seen
+        with suppress(Enough):
+            yield seen
     finally:
         for hook in hooks:
             hook.remove()
