@@ -45,12 +45,17 @@ QUICK = [
 ]
 
 
+# Fixtures that are slow to start: side by side, one process runs all tests that need one, so that the suite starts it once.
+GROUPS = {"ray_cluster": "ray", "browser": "browser"}
+
+
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Side by side, one process runs all tests that need Ray, so that the suite starts it once."""
+    """Put each test into the group of the first of GROUPS that it needs."""
     for item in items:
-        if "ray_cluster" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("ray"))
+        needed = getattr(item, "fixturenames", ())
+        if (group := next((group for fixture, group in GROUPS.items() if fixture in needed), None)) is not None:
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(autouse=True)

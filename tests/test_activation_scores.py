@@ -9,6 +9,7 @@ from zoo import MODELS, build, difference, random_gates, small_vit
 
 from slimsweep import add_gates, principal_axes, repair, slim, solve
 from slimsweep.errors import RefusedInput
+from slimsweep.slimming.axes import strongest_kept
 from slimsweep.slimming.scores_from_images import activation_scores
 
 
@@ -88,6 +89,10 @@ def test_axes_for_a_cut_change_nothing_and_serve_it_better(kind):
     assert difference(dense, turned) < 1e-5
     if gated.granularity == "dim":
         assert distance(dense, slim(turned, structure)) < distance(dense, slim(dense, structure))
+    # Axes that were taken before, when nothing was known of a cut, serve it alike once they lie at the dims that it keeps.
+    ordered = strongest_kept(principal_axes(dense, x), structure)
+    assert difference(dense, ordered) < 1e-5
+    assert difference(slim(turned, structure), slim(ordered, structure)) < 1e-4
 
 
 def test_axes_are_taken_of_a_model_that_was_cut_for_its_next_cut():

@@ -9,6 +9,7 @@ from zoo import MODELS, build, difference, small_vit
 
 from slimsweep import add_gates, principal_axes, repair, slim, solve
 from slimsweep.errors import RefusedInput
+from slimsweep.slimming import reconstruction
 
 TOLERANCE = 1e-5
 
@@ -93,6 +94,24 @@ def test_repair_brings_a_cut_model_nearer_and_leaves_an_uncut_one_as_it_is(kind)
     assert all(torch.equal(small.state_dict()[name], value) for name, value in before.items()), "the given model was changed"
     assert repaired.structure == small.structure
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in (*repaired.modules(), *dense.modules()))
+
+
+@pytest.mark.parametrize("kind", ["class token", "eva02", "dinov3", "swin"])
+def test_the_outputs_of_the_first_images_are_enough(kind, monkeypatch):
+    """Passes over the other images end early, and the result is the same; rotary embeddings and windows are not lost."""
+    dense = build(kind)
+    gated = add_gates(dense)
+    small, batches = slim(gated, solve(gated, 0.6)), calibration(dense).split(16)
+    whole = repair(small, dense, batches)
+    passes = []
+    monkeypatch.setattr(reconstruction, "COMPARED_IMAGES", 16)
+    head = dense.get_classifier()
+    counted = head.register_forward_hook(lambda module, args, output: passes.append(len(output)))
+    short = repair(small, dense, batches)
+    counted.remove()
+    assert difference(whole, short) < TOLERANCE
+    rotary = kind in ("eva02", "dinov3")
+    assert passes == ([16, 16, 16] if rotary else [16])
 
 
 def test_axes_and_repair_together_beat_each_alone():

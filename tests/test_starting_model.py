@@ -1,13 +1,14 @@
 """What a point's retraining starts from: cut on principal axes and repaired, where its method and the settings ask for it."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from zoo import difference
 
-from slimsweep import slim
+from slimsweep import principal_axes, slim
 from slimsweep.cluster.starting_model import starting_model
 from slimsweep.cluster.worker import data_for
 from slimsweep.data import Data, training_images
@@ -37,7 +38,7 @@ def points(run: Run, method: str) -> list[Point]:
     return [point for point in plan_points(run) if point.method == method]
 
 
-def with_settings(run: Run, **settings: bool) -> Run:
+def with_settings(run: Run, **settings: bool | int) -> Run:
     return Run(run.folder, run.config.changed(**{name.replace("__", "."): value for name, value in settings.items()}))
 
 
@@ -60,6 +61,21 @@ def test_without_axes_and_repair_it_starts_from_the_plain_cut(finished: Run, dat
     start = starting_model(off, point, dense, data, CPU)
     assert start.repair_seconds == 0
     assert difference(start.model, slim(gated, Structure.from_json(point.structure))) == 0
+
+
+@pytest.mark.parametrize(("epochs", "times"), [(2, 1), (0, 0)])
+def test_axes_are_taken_again_only_where_the_search_has_trained_since(
+    finished: Run, data: Data, monkeypatch: pytest.MonkeyPatch, epochs: int, times: int
+) -> None:
+    dense, taken = load(finished.dense), []
+
+    def counted(*args: Any) -> nn.Module:
+        taken.append(args)
+        return principal_axes(*args)
+
+    monkeypatch.setattr("slimsweep.cluster.starting_model.principal_axes", counted)
+    starting_model(with_settings(finished, search__epochs=epochs), points(finished, "searched")[0], dense, data, CPU)
+    assert len(taken) == times
 
 
 def test_a_cut_of_a_larger_point_is_repaired_towards_that_point(finished: Run, data: Data) -> None:

@@ -76,25 +76,26 @@ def teachers_table(rows: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def equal_time_table(longer: pd.DataFrame, rows: pd.DataFrame) -> str:
+def equal_time_table(longer: pd.DataFrame) -> str:
     """Markdown: a line per budget, and how far the search is ahead of taylor in equal time and in equal epochs, paired by seed.
 
     Args:
-        longer: of equal_time.py; of each method and budget the learning rate counts that is best on validation with the first
-            seed.
-        rows: of the run.
+        longer: of equal_time.py; of each training the learning rate counts that is best on validation with the first seed.
     """
-    run = best_rates(rows[rows["status"] == "ok"]).set_index(["method", "budget", "seed"])["test_top1"]
     lines = [
-        "| MACs | epochs | taylor % | searched, one epoch % | ahead in equal time | searched % | ahead in equal epochs |",
-        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| MACs | taylor: epochs | % | searched: epochs in equal time | % | ahead | searched in equal epochs, % | ahead |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for budget, points in sorted(longer.groupby("budget"), reverse=True):
-        taylor, searched = (_of_best_rate(points[points["method"] == method]) for method in ("taylor", "searched"))
-        once = run["searched", budget].reindex(taylor.index)
-        cells = [_mean(taylor), _mean(once), _ahead(once - taylor), _mean(searched), _ahead(searched - taylor)]
-        (epochs,) = points["epochs"].unique()
-        lines.append(f"| {100 * budget:g} % | {epochs} | {' | '.join(cells)} |")
+    groups = longer.groupby(["budget", "taylor_epochs"])
+    for (budget, epochs), points in sorted(groups, key=lambda group: (-group[0][0], group[0][1])):
+        taylor = _of_best_rate(points[points["method"] == "taylor"])
+        searched = points[points["method"] == "searched"]
+        cells = [str(epochs), _mean(taylor)]
+        beside = searched[searched["epochs"] < epochs]
+        cells += [str(*beside["epochs"].unique())] if len(beside) else ["-"]
+        for some in (beside, searched[searched["epochs"] == epochs]):
+            cells += [_mean(_of_best_rate(some)), _ahead(_of_best_rate(some) - taylor)] if len(some) else ["-", "-"]
+        lines.append(f"| {100 * budget:g} % | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -132,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
     rows = pd.read_parquet(ROWS)
     text = with_table(PAGE.read_text(), "\n\n".join([dense_line(rows), *tables(rows, TERMS)]), START, END)
     text = with_table(text, teachers_table(pd.read_parquet(TEACHERS)), TEACHERS_START, TEACHERS_END)
-    text = with_table(text, equal_time_table(pd.read_parquet(EQUAL_TIME), rows), EQUAL_TIME_START, EQUAL_TIME_END)
+    text = with_table(text, equal_time_table(pd.read_parquet(EQUAL_TIME)), EQUAL_TIME_START, EQUAL_TIME_END)
     label_free = label_free_table(pd.read_parquet(LABEL_FREE / "results.parquet"), pd.read_parquet(MODELS))
     return write_or_check(PAGE, with_table(text, label_free, LABEL_FREE_START, LABEL_FREE_END), options.check)
 

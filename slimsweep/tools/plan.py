@@ -54,10 +54,10 @@ LONGEST_STEP = 6.0  # seconds; where a step would take longer, a smaller batch i
 # and the first trials, apart from the imports of their processes.
 RAY_SECONDS, STAGE_SECONDS = 8.0, 3.0
 # What principal axes and repair take, in forward passes over their images. Axes: one pass, and second moments of each layer's
-# inputs, which are about as many products. Repair: of the model before the cut one pass and its blocks again; of the small one
-# a pass, its blocks three times (for attention, for the MLP, for what the next block gets), a pass that compares the outputs,
-# and for the least squares of two layers per block at most two passes' products.
-AXES_PASSES, SOURCE_PASSES, SMALL_PASSES = 2, 2, 7
+# inputs, a quarter of its products. Repair: of the model before the cut its blocks once, of the small one a third for attention,
+# and twice for the MLP and for what the next block gets; passes of some images that compare the outputs; and for the least
+# squares of two layers per block as many products as the small model has.
+AXES_PASSES, SOURCE_PASSES, SMALL_PASSES = 1.25, 1.25, 4
 
 
 def plan(
@@ -184,7 +184,7 @@ class _Trainer:
         path = RemovalPath(gated.shape, gates, settings.floors.model_dump(), settings.round_to, of_gated, settings.depth)
         small = slim(gated, path.solve(smallest))
         cost = self.cost(small, recipe, 1, "retrain")
-        return [self.training("paces", small, recipe, cost, 1, paces, before=self.cut_seconds(searched, cost))]
+        return [self.training("paces", small, recipe, cost, 1, paces, before=self.cut_seconds(searched, cost, True))]
 
     def retrained(
         self, gated: GatedModel, groups: Mapping[tuple[str, str, int], list[Point]], searched: ImageCost, notes: list[str]
@@ -198,7 +198,8 @@ class _Trainer:
             if structure not in costs:
                 costs[structure] = self.cost(small, recipe, workers, "retrain")
             cost = costs[structure]
-            before = self.cut_seconds(searched, cost) if METHODS[members[0].method].repaired else 0.0
+            method = METHODS[members[0].method]
+            before = self.cut_seconds(searched, cost, method.from_searched) if method.repaired else 0.0
             found.append(self.training(label, small, recipe, cost, workers, len(members), before=before))
         if some := next((cost for cost in costs.values() if cost.scaled), None):
             notes.append(f"steps were timed with {some.batch} images and scaled to a worker's batch")
@@ -254,14 +255,16 @@ class _Trainer:
             return 0.0
         return self.calibration * (self.loading.first + AXES_PASSES * source.eval_seconds)
 
-    def cut_seconds(self, source: ImageCost, small: ImageCost) -> float:
+    def cut_seconds(self, source: ImageCost, small: ImageCost, from_searched: bool) -> float:
         """Seconds of axes and repair of one cut (search.axes, retrain.repair), their images' loading included.
 
         Args:
             source: the model before the cut.
             small: the model after it.
+            from_searched: the cut is one of the searched model, whose axes are known where the search trains nothing.
         """
-        axes, repair = self.config.search.axes, self.config.retrain.repair
+        known = from_searched and not self.config.search.epochs
+        axes, repair = self.config.search.axes and not known, self.config.retrain.repair
         if not axes and not repair:
             return 0.0
         per_image = (AXES_PASSES * axes + SOURCE_PASSES * repair) * source.eval_seconds
