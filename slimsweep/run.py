@@ -221,7 +221,7 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
             waves = 0
             # Points that end can bring further points: the other seeds at the best learning rate, smaller budgets.
             while left := [p for p in planning.points_to_do(run, list(plan.points)) if p.name not in tried]:
-                left = planning.one_of_each(left)
+                left = planning.cuts_apart(planning.one_of_each(left))
                 time_points(run, left)
                 name = f"{attempt}-{waves}" if waves else attempt
                 waves += 1

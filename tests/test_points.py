@@ -18,6 +18,7 @@ from slimsweep.earlier_start import refuse_incomparable, start_or_continue
 from slimsweep.ledger.lock import hold
 from slimsweep.ledger.planning import (
     baseline_targets,
+    cuts_apart,
     exact_fraction,
     expected_points,
     forget_failed,
@@ -55,6 +56,14 @@ def status_of(run: Run) -> Status:
     """The status after a driver has written its plan."""
     run.write_plan(make_plan(run.refresh(), "start"))
     return read_status(run)
+
+
+def test_points_of_one_cut_are_apart_and_each_cut_s_first_one_comes_first(finished: Run) -> None:
+    """So that the first one has repaired the cut when the others begin."""
+    rates = changed(finished, **{"retrain.lr": [1e-3, 1e-4], "budgets": [0.7, 0.5]})
+    planned = [point for point in plan_points(rates) if point.method == "searched"]
+    assert [(point.budget, point.lr) for point in planned] == [(0.7, 1e-3), (0.7, 1e-4), (0.5, 1e-3), (0.5, 1e-4)]
+    assert [(point.budget, point.lr) for point in cuts_apart(planned)] == [(0.7, 1e-3), (0.5, 1e-3), (0.7, 1e-4), (0.5, 1e-4)]
 
 
 def keep(run: Run, method: str) -> None:

@@ -249,6 +249,19 @@ def one_of_each(points: list[Point]) -> list[Point]:
     return list({point.training: point for point in reversed(points)}.values())[::-1]
 
 
+def cuts_apart(points: list[Point]) -> list[Point]:
+    """The points in an order in which those of one cut are apart: the first of them repairs it, and the others find it done.
+
+    The first point of each cut comes first, then the second of each, and so on, each time in the order given.
+    """
+    seen: Counter[tuple[str, str]] = Counter()
+    places = []
+    for point in points:
+        places.append(seen[point.method, point.structure])
+        seen[point.method, point.structure] += 1
+    return [point for _, point in sorted(zip(places, points, strict=True), key=lambda pair: pair[0])]
+
+
 def take_equal_results(run: Run, points: list[Point]) -> int:
     """Write the rows of points that are trained just as one that is done: where the search cost less than an epoch, on equal
     compute as on equal retraining. Returns how many were written; each has the model and the curve of the done one.

@@ -54,9 +54,9 @@ LONGEST_STEP = 6.0  # seconds; where a step would take longer, a smaller batch i
 # and the first trials, apart from the imports of their processes.
 RAY_SECONDS, STAGE_SECONDS = 8.0, 3.0
 # What principal axes and repair take, in forward passes over their images. Axes: one pass, and second moments of each layer's
-# inputs, a quarter of its products. Repair: of the model before the cut its blocks once, of the small one a third for attention,
-# and twice for the MLP and for what the next block gets; passes of some images that compare the outputs; and for the least
-# squares of two layers per block as many products as the small model has.
+# inputs, a quarter of its products. Repair: of the model before the cut its blocks once; of the small one a third for
+# attention, twice for the MLP and for what the next block gets, and as many products for the least squares of two layers per
+# block; and passes of some images that compare the outputs.
 AXES_PASSES, SOURCE_PASSES, SMALL_PASSES = 1.25, 1.25, 4
 
 
