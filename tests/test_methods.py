@@ -224,8 +224,8 @@ def test_scratch_has_the_searched_sizes_and_fresh_weights(kind: str):
     assert not any(torch.equal(a, b) or torch.equal(a, c) for a, b, c in drawn if a.numel() > 1)
     # Query weights are as wide as timm draws them, though the heads are narrower.
     for mine, whole in zip(_queries(first), _queries(dense), strict=True):
-        # The width of n draws has an error of 1/sqrt(2n): a layer may keep few queries.
-        assert mine.std().item() == pytest.approx(whole.std().item(), rel=max(0.1, 5 / mine.numel() ** 0.5))
+        # By the median, for of millions of timm's draws one can lie at their bound, a hundred widths away.
+        assert mine.abs().median().item() == pytest.approx(whole.abs().median().item(), rel=0.1)
 
 
 def _named(kind: str) -> tuple[str, bool]:
