@@ -222,6 +222,8 @@ def test_sigterm_ends_cleanly_and_says_how_to_go_on(tmp_path: Path) -> None:
     beside = commands_beside(process)
     assert any("raylet" in command for command in beside)
     assert not any("ray-dashboard" in command for command in beside)  # nobody would look at it
+    assert not any("PreemptionWatcher" in command for command in beside)  # nobody takes this node away
+    assert not any("DatasetManager" in command for command in beside)  # Ray loads no images
     said = kill(process, signal.SIGTERM)
     assert process.returncode == 130, said
     assert "the same command goes on" in " ".join(said.split())

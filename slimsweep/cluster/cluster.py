@@ -3,7 +3,7 @@
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,9 @@ from slimsweep.ledger.run import Run
 
 # Tune logs a traceback for each trial that dies: the point's row, the table at the end and the exit code report it already.
 QUIET = {name: logging.ERROR for name in ("ray", "ray.train", "ray.data", "ray._private")} | {"ray.tune": logging.CRITICAL}
+
+# Of a cluster that a run starts on this machine: no provider takes its node away, so nothing has to watch for that.
+OF_OWN_CLUSTER = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ def connected(
         for name, level in QUIET.items():
             logging.getLogger(name).setLevel(level)
     already = ray.is_initialized()
+    set_here: list[str] = []
     if not already:
         # Ray's SIGTERM handler ends the process at once; slimsweep's lets it say how to go on.
         on_sigterm = signal.getsignal(signal.SIGTERM)
@@ -78,9 +82,13 @@ def connected(
             with as_sentences(log):
                 # The dashboard's nine processes would take time from a training on a few CPUs.
                 own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+                if own:
+                    set_here += [name for name in OF_OWN_CLUSTER if name not in os.environ]
+                    os.environ.update({name: OF_OWN_CLUSTER[name] for name in set_here})
                 ray.init(address, log_to_driver=verbose, logging_level=logging.INFO if verbose else logging.ERROR, **own)
         except BaseException as problem:
             ray.shutdown()  # what had begun
+            forget(set_here)
             if isinstance(problem, ConnectionError):
                 raise ConfigError(
                     f"{str(problem).splitlines()[0]} ({explain(problem.__cause__ or problem)}): see that RAY_ADDRESS is right, "
@@ -106,6 +114,13 @@ def connected(
         if not already:
             watch.leave() if watch.gone else ray.shutdown()
         watch.end()
+        forget(set_here)
+
+
+def forget(names: Iterable[str]) -> None:
+    """Take variables out of this process's environment."""
+    for name in names:
+        os.environ.pop(name, None)
 
 
 def set_messages_aside(log: Callable[[str], str] | None) -> None:

@@ -69,7 +69,15 @@ def run_search(run: Run, attempt: str, until: float | None = None) -> None:
 
 
 class Trainer(TorchTrainer):
-    """Ray Train's trainer, whose handler of Ctrl+C waits for Ray without a word: here the driver's handler speaks first."""
+    """Ray Train's trainer, with a handler of Ctrl+C by which the driver's speaks first, and without Ray's data sets.
+
+    Ray's own handler waits for Ray without a word. Images are not loaded by Ray, whose process that shares out its data sets
+    takes seconds to start.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]  # Ray has no types for it
+        return [callback for callback in callbacks if type(callback).__name__ != "DatasetsCallback"]
 
     def _register_sigint_handler(self, controller: Any) -> None:
         drivers = signal.getsignal(signal.SIGINT)
