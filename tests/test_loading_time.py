@@ -9,6 +9,7 @@ from torch import Tensor
 
 from slimsweep.config import Config, DataConfig, load_config
 from slimsweep.data import ImageSet, View, calibration_count
+from slimsweep.slimming.reconstruction import COMPARED_IMAGES
 from slimsweep.slimming.structure import macs
 from slimsweep.tools.estimate import Images
 from slimsweep.tools.loading_time import LoadingTime, time_loading
@@ -125,7 +126,9 @@ def test_axes_and_repair_are_counted_where_they_are_asked_for(digits: Config, mo
     forward = 2 * calibration_count(model) / (speed * 1e12)  # seconds per MAC, of one pass over all images
     dense = macs(model)
     assert both["search"] - neither["search"] == pytest.approx(1.25 * forward * dense)  # axes
-    repair = forward * (1.25 * dense + 4 * 0.5 * dense)
+    compared = COMPARED_IMAGES / calibration_count(model)
+    assert 0 < compared < 1
+    repair = forward * ((1 + compared) * dense + (3.5 + 2 * compared) * 0.5 * dense)
     wanted = repair + 1.25 * forward * dense  # axes once more, as the search has trained
     assert both["searched 0.5000"] - neither["searched 0.5000"] == pytest.approx(wanted, rel=0.02)
     assert both["dense 1.0000"] == neither["dense 1.0000"]  # it is not cut
@@ -133,3 +136,13 @@ def test_axes_and_repair_are_counted_where_they_are_asked_for(digits: Config, mo
     untrained = {"search.epochs": 0}  # the axes are those that gates were put on
     both, neither = seconds(digits.changed(**untrained)), seconds(digits.changed(**untrained, **without))
     assert both["searched 0.5000"] - neither["searched 0.5000"] == pytest.approx(repair, rel=0.02)
+    few = Images(train=200, val=10, test=10)  # all of them are compared
+    found = {t.name: t.seconds for t in plan(digits.changed(**untrained), images=few, tflops=speed).trainings}
+    plain = {t.name: t.seconds for t in plan(digits.changed(**untrained, **without), images=few, tflops=speed).trainings}
+    wanted = 200 * forward / calibration_count(model) * (2 * dense + 5.5 * 0.5 * dense)
+    assert found["searched 0.5000"] - plain["searched 0.5000"] == pytest.approx(wanted, rel=0.02)
+    # A cut of a larger point's model is one of trained weights.
+    larger = {"retrain.start": "larger", "budgets": [0.7, 0.5]}
+    chained = seconds(digits.changed(**untrained, **larger))["searched 0.5000"]
+    alone = seconds(digits.changed(**untrained, budgets=[0.7, 0.5]))["searched 0.5000"]
+    assert chained - alone == pytest.approx(1.25 * forward * dense, rel=0.02)

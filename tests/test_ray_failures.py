@@ -1,6 +1,7 @@
 """What Ray's own failures are called: one sentence each, with what to do; what a worker raised keeps its own words."""
 
 import inspect
+import os
 import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from ray.tune.error import TuneError
 
 from slimsweep.cluster import GCS_SECONDS
 from slimsweep.cluster.alive import gcs_answers, give_up_seconds
-from slimsweep.cluster.cluster import connected
+from slimsweep.cluster.cluster import connected, in_environment
 from slimsweep.cluster.failures import as_sentences, explained, sentence
 from slimsweep.cluster.retrain_job import process_died
 from slimsweep.config import ConfigError
@@ -229,3 +230,12 @@ def test_a_ray_that_does_not_start_in_time_is_said_with_the_way_out(monkeypatch:
     said = r"Ray did not start on this machine \(The current node timed out .*\): .* start the same command again"
     with pytest.raises(ClusterFailed, match=said), connected():
         raise AssertionError("it did not start")
+
+
+def test_what_a_run_sets_for_its_own_cluster_ends_with_it_and_yields_to_what_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLIMSWEEP_TEST_SET", "theirs")
+    monkeypatch.delenv("SLIMSWEEP_TEST_UNSET", raising=False)
+    with in_environment({"SLIMSWEEP_TEST_SET": "ours", "SLIMSWEEP_TEST_UNSET": "ours"}):
+        assert (os.environ["SLIMSWEEP_TEST_SET"], os.environ["SLIMSWEEP_TEST_UNSET"]) == ("theirs", "ours")
+    assert os.environ["SLIMSWEEP_TEST_SET"] == "theirs"
+    assert "SLIMSWEEP_TEST_UNSET" not in os.environ

@@ -40,7 +40,7 @@ def epochs_beside_repair(rows: pd.DataFrame, budget: float, epochs: int) -> int:
 
 
 def trainings(
-    run: Run, method: str, budget: float, epochs: int, taylor_epochs: int
+    run: Run, method: str, budget: float, epochs: int, taylor_epochs: int, terms: str
 ) -> Iterator[tuple[dict[str, Any], Callable[[], dict[str, float]]]]:
     """The first seed's points, and then those of the rate that is best on validation with the other seeds.
 
@@ -48,8 +48,9 @@ def trainings(
 
     Args:
         taylor_epochs: of the training of taylor's cut that these are compared with.
+        terms: "time" or "epochs": what is equal in the two.
     """
-    key = {"method": method, "budget": budget, "taylor_epochs": taylor_epochs, "epochs": epochs}
+    key = {"method": method, "budget": budget, "taylor_epochs": taylor_epochs, "terms": terms, "epochs": epochs}
     points = [p for p in plan_points(run) if (p.method, p.budget, p.seed) == (method, budget, SEEDS[0])]
     points = [replace(point, epochs=epochs) for point in points]
     yield from (one(run, point, key) for point in points)
@@ -74,9 +75,10 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     run = Run(options.run)
     for budget in options.budgets:
-        beside = epochs_beside_repair(run.rows, budget, options.epochs)
-        for method, epochs in [("taylor", options.epochs), ("searched", options.epochs if options.equal_epochs else beside)]:
-            rows_of(ROWS, trainings(run, method, budget, epochs, options.epochs))
+        rows_of(ROWS, trainings(run, "taylor", budget, options.epochs, options.epochs, "epochs"))
+        epochs = options.epochs if options.equal_epochs else epochs_beside_repair(run.rows, budget, options.epochs)
+        terms = "epochs" if options.equal_epochs else "time"
+        rows_of(ROWS, trainings(run, "searched", budget, epochs, options.epochs, terms))
     return 0
 
 

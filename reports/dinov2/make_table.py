@@ -89,12 +89,11 @@ def equal_time_table(longer: pd.DataFrame) -> str:
     groups = longer.groupby(["budget", "taylor_epochs"])
     for (budget, epochs), points in sorted(groups, key=lambda group: (-group[0][0], group[0][1])):
         taylor = _of_best_rate(points[points["method"] == "taylor"])
-        searched = points[points["method"] == "searched"]
-        cells = [str(epochs), _mean(taylor)]
-        beside = searched[searched["epochs"] < epochs]
-        cells += [str(*beside["epochs"].unique())] if len(beside) else ["-"]
-        for some in (beside, searched[searched["epochs"] == epochs]):
-            cells += [_mean(_of_best_rate(some)), _ahead(_of_best_rate(some) - taylor)] if len(some) else ["-", "-"]
+        searched = {terms: some for terms, some in points[points["method"] == "searched"].groupby("terms")}
+        cells = [str(epochs), _mean(taylor), str(searched["time"]["epochs"].max()) if "time" in searched else "-"]
+        for terms in ("time", "epochs"):
+            found = _of_best_rate(searched[terms]) if terms in searched else None
+            cells += ["-", "-"] if found is None else [_mean(found), _ahead(found - taylor)]
         lines.append(f"| {100 * budget:g} % | {' | '.join(cells)} |")
     return "\n".join(lines)
 

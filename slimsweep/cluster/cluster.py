@@ -3,7 +3,7 @@
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -73,54 +73,64 @@ def connected(
         for name, level in QUIET.items():
             logging.getLogger(name).setLevel(level)
     already = ray.is_initialized()
-    set_here: list[str] = []
-    if not already:
-        # Ray's SIGTERM handler ends the process at once; slimsweep's lets it say how to go on.
-        on_sigterm = signal.getsignal(signal.SIGTERM)
-        address = wait_for_answer(say)
-        try:
-            with as_sentences(log):
-                # The dashboard's nine processes would take time from a training on a few CPUs.
-                own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
-                if own:
-                    set_here += [name for name in OF_OWN_CLUSTER if name not in os.environ]
-                    os.environ.update({name: OF_OWN_CLUSTER[name] for name in set_here})
-                ray.init(address, log_to_driver=verbose, logging_level=logging.INFO if verbose else logging.ERROR, **own)
-        except BaseException as problem:
-            ray.shutdown()  # what had begun
-            forget(set_here)
-            if isinstance(problem, ConnectionError):
-                raise ConfigError(
-                    f"{str(problem).splitlines()[0]} ({explain(problem.__cause__ or problem)}): see that RAY_ADDRESS is right, "
-                    "and that this machine is a node of that cluster; where it asks for a token, set RAY_AUTH_MODE=token and "
-                    "RAY_AUTH_TOKEN_PATH if the token is not in ~/.ray/auth_token"
-                ) from problem
-            if type(problem) is Exception:  # as Ray says that its processes did not start in time
-                said = str(problem).splitlines()[0].rstrip(".")
-                raise ClusterFailed(
-                    f"Ray did not start on this machine ({said}): it may be too busy, or short of memory; start the same "
-                    "command again when it is not"
-                ) from problem
-            raise
-        finally:
-            signal.signal(signal.SIGTERM, on_sigterm)
-    watch = alive.Watch()
-    if not verbose:
-        set_messages_aside(log)
-    try:
-        with watch, as_sentences(log):
-            yield Cluster([node["Resources"] for node in ray.nodes() if node["Alive"]])
-    finally:
+    address = None if already else wait_for_answer(say)
+    with in_environment(OF_OWN_CLUSTER if address == "local" else {}):
         if not already:
-            watch.leave() if watch.gone else ray.shutdown()
-        watch.end()
-        forget(set_here)
+            join_or_start(address, verbose, log)
+        watch = alive.Watch()
+        if not verbose:
+            set_messages_aside(log)
+        try:
+            with watch, as_sentences(log):
+                yield Cluster([node["Resources"] for node in ray.nodes() if node["Alive"]])
+        finally:
+            if not already:
+                watch.leave() if watch.gone else ray.shutdown()
+            watch.end()
 
 
-def forget(names: Iterable[str]) -> None:
-    """Take variables out of this process's environment."""
-    for name in names:
-        os.environ.pop(name, None)
+def join_or_start(address: str | None, verbose: bool, log: Callable[[str], str] | None) -> None:
+    """Connect this process to a cluster, or to one that is started here ("local"); errors are those of `connected`.
+
+    Args:
+        address: as `joining.wait_for_answer` returns it.
+    """
+    # Ray's SIGTERM handler ends the process at once; slimsweep's lets it say how to go on.
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        with as_sentences(log):
+            # The dashboard's nine processes would take time from a training on a few CPUs.
+            own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+            ray.init(address, log_to_driver=verbose, logging_level=logging.INFO if verbose else logging.ERROR, **own)
+    except BaseException as problem:
+        ray.shutdown()  # what had begun
+        if isinstance(problem, ConnectionError):
+            raise ConfigError(
+                f"{str(problem).splitlines()[0]} ({explain(problem.__cause__ or problem)}): see that RAY_ADDRESS is right, "
+                "and that this machine is a node of that cluster; where it asks for a token, set RAY_AUTH_MODE=token and "
+                "RAY_AUTH_TOKEN_PATH if the token is not in ~/.ray/auth_token"
+            ) from problem
+        if type(problem) is Exception:  # as Ray says that its processes did not start in time
+            said = str(problem).splitlines()[0].rstrip(".")
+            raise ClusterFailed(
+                f"Ray did not start on this machine ({said}): it may be too busy, or short of memory; start the same "
+                "command again when it is not"
+            ) from problem
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, on_sigterm)
+
+
+@contextmanager
+def in_environment(defaults: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables while the block runs; those that are set already keep their values."""
+    names = [name for name in defaults if name not in os.environ]
+    os.environ.update({name: defaults[name] for name in names})
+    try:
+        yield
+    finally:
+        for name in names:
+            os.environ.pop(name, None)
 
 
 def set_messages_aside(log: Callable[[str], str] | None) -> None:

@@ -69,10 +69,9 @@ def run_search(run: Run, attempt: str, until: float | None = None) -> None:
 
 
 class Trainer(TorchTrainer):
-    """Ray Train's trainer, with a handler of Ctrl+C by which the driver's speaks first, and without Ray's data sets.
+    """Ray Train's trainer, except that the driver's handler of Ctrl+C runs before Ray's, and that images are not Ray's.
 
-    Ray's own handler waits for Ray without a word. Images are not loaded by Ray, whose process that shares out its data sets
-    takes seconds to start.
+    Ray's handler waits for Ray without a word. Its process that shares out Ray's own data sets would take seconds to start.
     """
 
     def _create_default_callbacks(self) -> list[Any]:

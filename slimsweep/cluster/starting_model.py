@@ -72,10 +72,11 @@ def cut_and_repaired(run: Run, source: nn.Module, structure: Structure, data: Da
     if not (config.search.axes or config.retrain.repair):
         return StartingModel(methods.starting_model("searched", source, structure, config.seed), 0.0)
     turned = fold_gates(source) if isinstance(source, GatedModel) else source
-    images = calibration_images(data, config.seed, source)
+    on_axes = isinstance(source, GatedModel) and not config.search.epochs
+    if config.retrain.repair or not on_axes:
+        images = calibration_images(data, config.seed, source)
     if config.search.axes:
-        untrained = isinstance(source, GatedModel) and not config.search.epochs
-        turned = strongest_kept(turned, structure) if untrained else principal_axes(turned, images, structure)
+        turned = strongest_kept(turned, structure) if on_axes else principal_axes(turned, images, structure)
     small = methods.starting_model("searched", turned, structure, config.seed)
     if config.retrain.repair:
         small = repair(small, source, images, target=config.retrain.repair_target)

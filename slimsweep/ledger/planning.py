@@ -250,7 +250,7 @@ def one_of_each(points: list[Point]) -> list[Point]:
 
 
 def cuts_apart(points: list[Point]) -> list[Point]:
-    """The points in an order in which those of one cut are apart: the first of them repairs it, and the others find it done.
+    """The points in an order in which those of one method's cut are apart: the first repairs it, and the others find it done.
 
     The first point of each cut comes first, then the second of each, and so on, each time in the order given.
     """

@@ -52,9 +52,7 @@ def principal_axes(model: Timm, images: Tensor | Iterable[Tensor], structure: St
         RefusedInput: a ValueError: the model has gates, or is of a kind that cannot be cut; the structure is of another model,
             or keeps what is gone; there are no images, or they are not such as the model takes.
     """
-    model = unwrapped(model)
-    if isinstance(model, GatedModel):
-        raise RefusedInput("this model has gates, which would be turned along: take the axes first, then add gates")
+    model = without_gates(model)
     check_layers(model)
     check_weights(model, "to take the axes of")
     kept = None if structure is None else kept_dims(model, structure)
@@ -80,13 +78,22 @@ def strongest_kept(model: Timm, structure: Structure) -> nn.Module:
         structure: what a cut is going to keep.
 
     Raises:
-        RefusedInput: a ValueError: the structure is of another model, or keeps what is gone.
+        RefusedInput: a ValueError: the model has gates; the structure is of another model, or keeps what is gone.
     """
+    model = without_gates(model)
     kept = kept_dims(model, structure)
     ordered: Timm = copy.deepcopy(model)
     with torch.no_grad():
         put_strongest(turnable_heads(ordered), kept)
     return ordered
+
+
+def without_gates(model: Timm) -> Timm:
+    """The model itself, wrappers taken off; raises RefusedInput, a ValueError, where it has gates."""
+    model = unwrapped(model)
+    if isinstance(model, GatedModel):
+        raise RefusedInput("this model has gates, which would be turned along: take the axes first, then add gates")
+    return model
 
 
 class Turnable(NamedTuple):

@@ -42,7 +42,8 @@ def repair(
     linear layer can make them.
 
     Memory: what goes into one layer, for all images and of both models (images x tokens x embed_dim x 4 bytes each), and what
-    one batch needs. Time: about two forward passes of the cut model and one of the other one.
+    one batch needs. Time, where there are many images: about two forward passes of the cut model and one of the other one, and
+    the products of the least squares. The first 256 images, and all with rotary embeddings, take two or three passes more.
 
     Layers that are nearer one by one can be farther off together, where images are few. The change is halved then, until the
     outputs for these images (the first 256 of many) are nearer to those before the cut than they were; where no part of it
@@ -131,9 +132,10 @@ def take_what_helps(repaired: Timm, small: Timm, given: list[Tensor], outputs: l
             break
     if not share:
         log.warning(
-            "repair brought the outputs for these %d images no nearer to those before the cut, so nothing was changed: "
+            "repair brought the outputs for %d of these %d images no nearer to those before the cut, so nothing was changed: "
             "give more images",
             sum(map(len, compared)),
+            sum(map(len, given)),
         )
 
 
@@ -239,14 +241,14 @@ class Begun(NamedTuple):
     outputs: list[Tensor]  # of the model, for each of the first batches, of COMPARED_IMAGES together
 
 
-class Enough(Exception):
-    """Raised by a hook: the forward pass has come as far as is wanted."""
+class Enough(BaseException):
+    """Raised by a hook: the forward pass has come as far as is wanted. No `except Exception` of a model's own code stops it."""
 
 
 def before_the_blocks(model: Timm, blocks: list[Timm], batches: list[Tensor]) -> Begun:
     """What the first block gets from each batch, and what each block gets besides (rotary embeddings).
 
-    Passes whose outputs are not wanted end at the first block, where blocks get nothing besides.
+    Passes whose outputs are not wanted end at the first block, where blocks get nothing besides (None or False).
     """
     begun = Begun([], [], [])
 
@@ -254,7 +256,8 @@ def before_the_blocks(model: Timm, blocks: list[Timm], batches: list[Tensor]) ->
         def at_block(module: nn.Module, args: tuple[Tensor, ...], others: Mapping[str, Any]) -> None:
             if place == 0:
                 begun.streams.append(args[0])
-                if compared >= COMPARED_IMAGES and all(value is None for call in begun.calls[0] for value in call.values()):
+                besides = [value for call in (*begun.calls[:1], [others]) for one in call for value in one.values()]
+                if compared >= COMPARED_IMAGES and all(value is None or value is False for value in besides):
                     begun.calls.append(begun.calls[0])
                     raise Enough
                 begun.calls.append([])

@@ -33,6 +33,7 @@ from slimsweep.slimming.budget import Budget
 from slimsweep.slimming.cost import LATENCY
 from slimsweep.slimming.cut import slim
 from slimsweep.slimming.gates import GatedModel, add_gates
+from slimsweep.slimming.reconstruction import COMPARED_IMAGES
 from slimsweep.slimming.removal_path import RemovalPath, Scores
 from slimsweep.slimming.structure import Structure, image_size, macs, params
 from slimsweep.terminal import counted
@@ -54,10 +55,10 @@ LONGEST_STEP = 6.0  # seconds; where a step would take longer, a smaller batch i
 # and the first trials, apart from the imports of their processes.
 RAY_SECONDS, STAGE_SECONDS = 8.0, 3.0
 # What principal axes and repair take, in forward passes over their images. Axes: one pass, and second moments of each layer's
-# inputs, a quarter of its products. Repair: of the model before the cut its blocks once; of the small one a third for
-# attention, twice for the MLP and for what the next block gets, and as many products for the least squares of two layers per
-# block; and passes of some images that compare the outputs.
-AXES_PASSES, SOURCE_PASSES, SMALL_PASSES = 1.25, 1.25, 4
+# inputs, a quarter of its products. Repair: of the model before the cut its blocks once; of the small one a third for attention
+# and twice for the MLP and what the next block gets, and as many products for the least squares of two layers per block. Images
+# whose outputs are compared take a pass of the one and two of the other more.
+AXES_PASSES, SOURCE_PASSES, SMALL_PASSES = 1.25, 1.0, 3.5
 
 
 def plan(
@@ -199,7 +200,7 @@ class _Trainer:
                 costs[structure] = self.cost(small, recipe, workers, "retrain")
             cost = costs[structure]
             method = METHODS[members[0].method]
-            before = self.cut_seconds(searched, cost, method.from_searched) if method.repaired else 0.0
+            before = self.cut_seconds(searched, cost, method.from_searched and not members[0].start) if method.repaired else 0.0
             found.append(self.training(label, small, recipe, cost, workers, len(members), before=before))
         if some := next((cost for cost in costs.values() if cost.scaled), None):
             notes.append(f"steps were timed with {some.batch} images and scaled to a worker's batch")
@@ -267,8 +268,9 @@ class _Trainer:
         axes, repair = self.config.search.axes and not known, self.config.retrain.repair
         if not axes and not repair:
             return 0.0
-        per_image = (AXES_PASSES * axes + SOURCE_PASSES * repair) * source.eval_seconds
-        per_image += SMALL_PASSES * repair * small.eval_seconds
+        compared = min(1.0, COMPARED_IMAGES / self.calibration)
+        per_image = (AXES_PASSES * axes + (SOURCE_PASSES + compared) * repair) * source.eval_seconds
+        per_image += (SMALL_PASSES + 2 * compared) * repair * small.eval_seconds
         return self.calibration * (self.loading.first + per_image)
 
 
