@@ -69,9 +69,10 @@ def run_search(run: Run, attempt: str, until: float | None = None) -> None:
 
 
 class Trainer(TorchTrainer):
-    """Ray Train's trainer, except that the driver's handler of Ctrl+C runs before Ray's, and that images are not Ray's.
+    """Ray Train's trainer, except that the driver's handler of Ctrl+C runs before Ray's, and that Ray's data sets are left out.
 
-    Ray's handler waits for Ray without a word. Its process that shares out Ray's own data sets would take seconds to start.
+    Ray's handler waits for Ray without a word. The process that shares out its data sets would take seconds to start, for
+    nothing: slimsweep loads images itself.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
