@@ -117,8 +117,8 @@ def test_axes_and_repair_are_counted_where_they_are_asked_for(digits: Config, mo
     monkeypatch.setattr("slimsweep.tools.plan.import_seconds", lambda: 0.0)
     sizes, speed = Images(train=5000, val=10, test=10), 1e-3
 
-    def seconds(config: Config) -> dict[str, float]:
-        return {t.name: t.seconds for t in plan(config, images=sizes, tflops=speed).trainings}
+    def seconds(config: Config, images: Images = sizes) -> dict[str, float]:
+        return {t.name: t.seconds for t in plan(config, images=images, tflops=speed).trainings}
 
     without = {"retrain.repair": False, "search.axes": False}
     both, neither = seconds(digits), seconds(digits.changed(**without))
@@ -137,10 +137,9 @@ def test_axes_and_repair_are_counted_where_they_are_asked_for(digits: Config, mo
     both, neither = seconds(digits.changed(**untrained)), seconds(digits.changed(**untrained, **without))
     assert both["searched 0.5000"] - neither["searched 0.5000"] == pytest.approx(repair, rel=0.02)
     few = Images(train=200, val=10, test=10)  # all of them are compared
-    found = {t.name: t.seconds for t in plan(digits.changed(**untrained), images=few, tflops=speed).trainings}
-    plain = {t.name: t.seconds for t in plan(digits.changed(**untrained, **without), images=few, tflops=speed).trainings}
+    both, neither = seconds(digits.changed(**untrained), few), seconds(digits.changed(**untrained, **without), few)
     wanted = 200 * forward / calibration_count(model) * (2 * dense + 5.5 * 0.5 * dense)
-    assert found["searched 0.5000"] - plain["searched 0.5000"] == pytest.approx(wanted, rel=0.02)
+    assert both["searched 0.5000"] - neither["searched 0.5000"] == pytest.approx(wanted, rel=0.02)
     # A cut of a larger point's model is one of trained weights.
     larger = {"retrain.start": "larger", "budgets": [0.7, 0.5]}
     chained = seconds(digits.changed(**untrained, **larger))["searched 0.5000"]

@@ -250,7 +250,7 @@ def before_the_blocks(model: Timm, blocks: list[Timm], batches: list[Tensor]) ->
 
     Passes whose outputs are not wanted end at the first block, where blocks get nothing besides (None or False).
     """
-    begun = Begun([], [], [])
+    begun, compared = Begun([], [], []), 0
 
     def watch(place: int, block: Timm) -> torch.utils.hooks.RemovableHandle:
         def at_block(module: nn.Module, args: tuple[Tensor, ...], others: Mapping[str, Any]) -> None:
@@ -266,7 +266,6 @@ def before_the_blocks(model: Timm, blocks: list[Timm], batches: list[Tensor]) ->
         return block.register_forward_pre_hook(at_block, with_kwargs=True)
 
     hooks = [watch(place, block) for place, block in enumerate(blocks)]
-    compared = 0
     try:
         for batch in batches:
             with suppress(Enough):
