@@ -93,6 +93,25 @@ def test_lists_and_mappings_from_the_command_line_and_the_environment(monkeypatc
     assert (config.search.l1.mlp, config.search.l1.attention) == (0.2, 0.05)
 
 
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ("teacher", "{name: regnety_160.deit_in1k, pretrained: true}"),
+        ("teacher", "[{checkpoint: /a}, {checkpoint: /b, weight: 0.2}]"),
+        ("baselines", "[taylor, uniform]"),
+        ("shares", "{mlp: 0.5}"),
+        ("budgets", "[0.5, 2.3G]"),
+        ("search", "{paces: [{mlp: 1.4}], betas: [0.8, 0.9]}"),
+        ("model", "{name: deit_tiny_patch16_224, kwargs: {img_size: 70}}"),
+    ],
+)
+def test_text_in_brackets_means_on_the_command_line_what_it_means_in_a_file(write, field, text):
+    learns = ["--retrain.distill.alpha", "0.5"]  # from the teacher, where there is one
+    from_file, _ = load_config(["--config", write(f"{field}: {text}"), *learns])
+    from_command_line, _ = load_config(["--config", write(""), f"--{field}", text, *learns])
+    assert from_command_line == from_file
+
+
 def test_shares_are_a_list_of_points_or_one_of_them(write, monkeypatch):
     both = {"attention": 0.7, "mlp": 0.7}
     assert load_config(["--shares", '[{"attention":0.7,"mlp":0.7}]'])[0].shares == [both]
@@ -204,7 +223,8 @@ def test_help_lists_every_field(capsys):
         (["--search.betas", "0.9"], ["search.betas", "2 numbers"]),
         (["--data.augment.scale", "1,0.5"], ["data.augment.scale", "smaller one first"]),
         (["--data.augment.auto_augment", "magic"], ["auto_augment", "magic", "rand-m9"]),
-        (["--model.kwargs", "{x"], ["model.kwargs", "JSON"]),
+        (["--model.kwargs", "{x"], ["model.kwargs", "'{x'", "YAML or JSON", "expected ','"]),
+        (["--search.paces", "[{mpl: 1.4}]"], ["search.paces", "'mpl'", "did you mean mlp?"]),
         (["--model.kwargs.num_classes", "3"], ["num_classes", "data.num_classes"]),
         (["--model.kwargs.drop_path_rate", "0.1"], ["drop_path_rate", "retrain.drop_path"]),
         (["--retrain.seeds", "0"], ["retrain.seeds"]),

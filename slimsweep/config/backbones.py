@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from slimsweep.config.fields import from_json
+from slimsweep.config.fields import from_brackets
 
 if TYPE_CHECKING:
     from slimsweep.config.schema import Config
@@ -23,11 +23,11 @@ def with_no_classes(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     found = dict(values)
     model = _as_mapping(found.get("model"))
-    kwargs = from_json(model.get("kwargs")) if model is not None else None
+    kwargs = from_brackets(model.get("kwargs")) if model is not None else None
     if model is None or not isinstance(kwargs, Mapping) or not _is_zero(kwargs.get("num_classes")):
         return found
     data = found.get("data")
-    data = {} if data is None else _as_mapping(from_json(data))
+    data = {} if data is None else _as_mapping(from_brackets(data))
     if data is None:
         return found  # refused where data is read
     asked = data.get("num_classes")

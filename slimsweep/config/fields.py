@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
+import yaml
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError, core_schema
+
+from slimsweep.config.yaml_text import in_one_line, read_yaml
 
 T = TypeVar("T")
 
@@ -21,7 +24,7 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _from_text(cls, value: Any, info: ValidationInfo) -> Any:
-        """Environment and command line give text: 'null' is None, lists and mappings may be JSON, lists also commas."""
+        """Environment and command line give text: 'null' is None, lists and mappings may be in brackets, lists also by commas."""
         annotation = cls.model_fields[str(info.field_name)].annotation
         types_ = kinds(annotation)
         if value is False and "off" in choices(annotation):
@@ -35,9 +38,9 @@ class Section(BaseModel):
         if types_ & {list, tuple, dict} or section_of(annotation):
             if value.lstrip().startswith(("[", "{")):
                 try:
-                    return json.loads(value)
-                except (ValueError, RecursionError) as problem:
-                    raise ValueError(f"must be JSON, which this is not ({problem})") from problem
+                    return in_brackets(value)
+                except yaml.YAMLError as problem:
+                    raise ValueError(f"must be YAML or JSON, which this is not ({in_one_line(problem)})") from problem
             if types_ & {list, tuple}:
                 return [part.strip() for part in value.split(",") if part.strip()]
         return value
@@ -102,12 +105,24 @@ def all_fields(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str
 # Values.
 
 
-def from_json(value: Any) -> Any:
-    """A mapping or list given as JSON text; anything else as it is, for the field's own check to refuse."""
+def in_brackets(text: str) -> Any:
+    """What a text in brackets says: JSON, or YAML as in a file, such as {name: vit_small_patch16_224}.
+
+    Raises:
+        yaml.YAMLError: it is neither.
+    """
+    try:
+        return json.loads(text)  # first: 1e-3 is a number there, and text in YAML
+    except (ValueError, RecursionError):
+        return read_yaml(text)
+
+
+def from_brackets(value: Any) -> Any:
+    """A mapping or list given as text in brackets; anything else as it is, for the field's own check to refuse."""
     if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
         try:
-            return json.loads(value)
-        except (ValueError, RecursionError):  # no JSON, or nested without an end
+            return in_brackets(value)
+        except yaml.YAMLError:
             return value
     return value
 

@@ -18,13 +18,13 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
-from slimsweep.config.fields import all_fields, branches, choices, from_json, kinds, section_of
+from slimsweep.config.fields import all_fields, branches, choices, from_brackets, kinds, section_of
 from slimsweep.config.fitting import FITTING
 from slimsweep.config.messages import ConfigError, did_you_mean, sentence
 from slimsweep.config.paths import with_absolute_paths
 from slimsweep.config.schema import Config, put
 from slimsweep.config.sections import ModelConfig
-from slimsweep.config.yaml_text import read_yaml
+from slimsweep.config.yaml_text import in_one_line, read_yaml
 from slimsweep.storage import joined
 
 ENV_PREFIX = "SLIMSWEEP_"
@@ -110,7 +110,7 @@ def _bases(merged: dict[str, Any], ending: str) -> list[dict[str, Any]]:
 
 
 def _is_set(merged: Mapping[str, Any], name: str) -> bool:
-    """Whether the merged layers have a value for a field, also null; sections that came as JSON text are mappings there."""
+    """Whether the merged layers have a value for a field, also null; sections that came as text in brackets are mappings there."""
     section: Any = merged
     for key in name.split("."):
         if not isinstance(section, Mapping) or key not in section:
@@ -248,7 +248,7 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any], section: type[Bas
         annotation = section.model_fields[key].annotation if key in section.model_fields else None
         inner, old = section_of(annotation), merged.get(key)
         if inner:
-            new = from_json(value)
+            new = from_brackets(value)
             if isinstance(old, list) and isinstance(new, Mapping):
                 said = ", ".join(f"{key}.{k}" for k in new)
                 raise ConfigError(f"{key} is a list, and {said} does not say of which entry: write it in the list")
@@ -277,8 +277,7 @@ def _free_value(name: str, value: Any) -> Any:
     try:
         return read_yaml(value)
     except yaml.YAMLError as problem:
-        reason = " ".join(str(getattr(problem, "problem", None) or problem).split())
-        raise ConfigError(f"{name} is {value!r}, which is not YAML ({reason}): put text in quotes") from problem
+        raise ConfigError(f"{name} is {value!r}, which is not YAML ({in_one_line(problem)}): put text in quotes") from problem
 
 
 # Help.
@@ -297,7 +296,7 @@ def _type_in_words(annotation: Any) -> str:
         elif get_origin(kind) is tuple:
             parts.append("X,Y" if len(get_args(kind)) == 2 and Ellipsis not in get_args(kind) else "X,...")
         elif get_origin(kind) is dict or section_of(kind):
-            parts.append("JSON")
+            parts.append("MAPPING")
         else:
             names = {int: "N", float: "X", str: "TEXT", bool: "true|false", type(None): "null"}
             parts.append(names.get(kind, "VALUE"))
@@ -339,7 +338,7 @@ def _help(prog: str) -> str:
             groups[name] = parser.add_argument_group(name, text)
             if type(None) not in kinds(field.annotation):
                 continue
-            groups[name].add_argument(f"--{name}", metavar="JSON|null", help="all of it at once, or null for off")
+            groups[name].add_argument(f"--{name}", metavar="MAPPING|null", help="all of it at once, as {FIELD: VALUE, ...}, or null for off")
             continue
         if not field.is_required():
             default = field.get_default(call_default_factory=True)

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from slimsweep.config import identity
 from slimsweep.config.backbones import check_backbone, with_no_classes
-from slimsweep.config.fields import OneOf, Section, from_json, once
+from slimsweep.config.fields import OneOf, Section, from_brackets, once
 from slimsweep.config.identity import Stage
 from slimsweep.config.latency import BRANCH_COST, Latency
 from slimsweep.config.messages import ConfigError, sentence
@@ -135,7 +135,7 @@ class Config(Section):
     @field_validator("shares", mode="before")
     @classmethod
     def _one_point(cls, value: Any) -> Any:
-        points = from_json(value)
+        points = from_brackets(value)
         points = [points] if isinstance(points, Mapping) else points
         if not isinstance(points, list) or not all(isinstance(point, Mapping) for point in points):
             raise ValueError('must be points with the share that each family keeps, such as [{"attention": 0.7, "mlp": 0.7}]')

@@ -21,6 +21,11 @@ def read_yaml(text: str) -> Any:
         raise yaml.YAMLError(" ".join(str(problem).split())) from problem
 
 
+def in_one_line(problem: yaml.YAMLError) -> str:
+    """What is wrong with a text of one line, without the place."""
+    return " ".join(str(getattr(problem, "problem", None) or problem).split())
+
+
 class _Loader(yaml.SafeLoader):
     """Names the place of a value that cannot be made, where PyYAML lets Python's own errors out."""
 
