@@ -23,6 +23,7 @@ from slimsweep.ledger.status import read_status
 from slimsweep.methods.taylor import taylor_of_gates
 from slimsweep.slimming.structure import image_size
 from slimsweep.tools.display import final_table
+from slimsweep.tools.plan import plan
 from slimsweep.training import MemoryRecorder, build_dense, check_model, train
 from slimsweep.training.backbone import families_to_cut, tokens_of
 from slimsweep.training.criterion import Criterion, Teacher, student_of
@@ -290,6 +291,20 @@ def test_a_probe_tells_what_embeddings_are_worth(images: Path, checkpoint: Path,
     assert min(found.values()) > 90
     with pytest.raises(ConfigError, match=r"^probe: probe\.root is .*, which is no folder here"):
         probe_for(config.changed(**{"probe.root": str(tmp_path / "nowhere")}), dense)
+
+
+def test_a_plan_counts_the_probe_s_images(images: Path, checkpoint: Path, tmp_path: Path) -> None:
+    write_classes(tmp_path / "labelled")
+    plain = config_of(images, checkpoint)
+    probing = plain.changed(probe={"root": str(tmp_path / "labelled")})
+    (*_, without), (*_, with_probe) = (plan(config, tflops=1e-6).trainings for config in (plain, probing))
+    seen = 56  # that write_classes writes, each once through the cut model
+    forward = (
+        2 * with_probe.macs / 1e6
+    )  # seconds on a device so slow that loading, which is timed here, takes no time beside it
+    assert with_probe.macs == without.macs
+    assert with_probe.seconds - without.seconds == pytest.approx(seen * forward, rel=0.01)
+    assert any("56 labelled images of the probe" in note for note in plan(probing, tflops=1e-6).notes)
 
 
 def test_a_probe_and_the_way_to_ask_for_no_head_do_not_change_names(images: Path, checkpoint: Path) -> None:

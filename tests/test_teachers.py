@@ -534,7 +534,7 @@ def test_who_taught_stands_in_words():
             "retrain.distill.temperature": 2,
         }
     )
-    assert several.teacher_in_words("retrain") == "2 x a.b + 1 x models/y, soft, alpha 0.5, temperature 2"
+    assert several.teacher_in_words("retrain") == "2 x a.b + 1 x x/models/y, soft, alpha 0.5, temperature 2"
 
 
 def begin(folder: Path, config: Config) -> Run:

@@ -110,7 +110,7 @@ def _bases(merged: dict[str, Any], ending: str) -> list[dict[str, Any]]:
 
 
 def _is_set(merged: Mapping[str, Any], name: str) -> bool:
-    """Whether the merged layers have a value for a field, also null; sections that came as text in brackets are mappings there."""
+    """Whether the merged layers have a value for a field, also null; sections given as text are mappings there."""
     section: Any = merged
     for key in name.split("."):
         if not isinstance(section, Mapping) or key not in section:
@@ -338,7 +338,9 @@ def _help(prog: str) -> str:
             groups[name] = parser.add_argument_group(name, text)
             if type(None) not in kinds(field.annotation):
                 continue
-            groups[name].add_argument(f"--{name}", metavar="MAPPING|null", help="all of it at once, as {FIELD: VALUE, ...}, or null for off")
+            groups[name].add_argument(
+                f"--{name}", metavar="MAPPING|null", help="all of it, as {FIELD: VALUE, ...}; null for off"
+            )
             continue
         if not field.is_required():
             default = field.get_default(call_default_factory=True)

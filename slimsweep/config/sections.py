@@ -291,10 +291,11 @@ class TeacherModel(Section):
 
     @property
     def label(self) -> str:
-        """The model in a few words: timm's name, or the end of the folder's path."""
+        """The model in a few words: timm's name, or the end of the folder's path, of a point with the name of its run."""
         if self.name is not None:
             return self.name
-        return "/".join(str(self.checkpoint).rstrip("/").split("/")[-2:])
+        parts = str(self.checkpoint).rstrip("/").split("/")
+        return "/".join(parts[-3:] if parts[-2:-1] == ["models"] else parts[-2:])
 
 
 class Recipe(Section):

@@ -88,7 +88,7 @@ def plan(
     notes: list[str] = []
     cluster = cluster or _cluster(config, notes)
     set_threads(config)  # times are taken with as many threads as a worker has
-    num_classes, sizes, loading = _checked(config, images, cluster, notes)
+    num_classes, sizes, loading, probed = _checked(config, images, cluster, notes)
     dense = build_dense(_without_weights(config), num_classes)
     settings = config.search
     gated = add_gates(dense, settings.granularity, families_to_cut(config, dense), settings.token_gate)
@@ -110,6 +110,7 @@ def plan(
         device=device,
         tflops=tflops,
         calibration=min(calibration_count(dense), sizes.train),
+        probed=probed,
     )
     stages, searched = trainer.stages(dense, gated)
     tries = trainer.tries(gated, gates, pace, paces, smallest, searched)
@@ -156,6 +157,7 @@ class _Trainer:
     device: torch.device
     tflops: float | None
     calibration: int  # images that principal axes and repair look at
+    probed: int  # labelled images of `config.probe`, all splits together
 
     def stages(self, dense: nn.Module, gated: GatedModel) -> tuple[list[Training], ImageCost]:
         """The trainings before the sweep, and what the gated model costs per image."""
@@ -201,6 +203,7 @@ class _Trainer:
             cost = costs[structure]
             method = METHODS[members[0].method]
             before = self.cut_seconds(searched, cost, method.from_searched and not members[0].start) if method.repaired else 0.0
+            before += self.judging_seconds(searched, cost, workers)
             found.append(self.training(label, small, recipe, cost, workers, len(members), before=before))
         if some := next((cost for cost in costs.values() if cost.scaled), None):
             notes.append(f"steps were timed with {some.batch} images and scaled to a worker's batch")
@@ -226,7 +229,7 @@ class _Trainer:
         """One training.
 
         Args:
-            before: seconds of each trial before its first epoch.
+            before: seconds of each trial that are neither its epochs nor evaluations on validation and test.
         """
         data = self.config.data
         share = data.batch_size // workers
@@ -272,6 +275,13 @@ class _Trainer:
         per_image = (AXES_PASSES * axes + (SOURCE_PASSES + compared) * repair) * source.eval_seconds
         per_image += (SMALL_PASSES + 2 * compared) * repair * small.eval_seconds
         return self.calibration * (self.loading.first + per_image)
+
+    def judging_seconds(self, dense: ImageCost, small: ImageCost, workers: int) -> float:
+        """Seconds of what a backbone's point takes besides its own evaluations: the dense model's features, and the probe."""
+        if not self.config.backbone:
+            return 0.0
+        splits = self.sizes.val + self.sizes.test
+        return (splits * dense.eval_seconds + self.probed * small.eval_seconds) / workers
 
 
 def _timing(config: Config, dense: nn.Module, notes: list[str]) -> TimingCost | None:
@@ -504,14 +514,17 @@ def _saved_bytes(step: Callable[[], object], model: nn.Module) -> int:
     return sum(kept.values())
 
 
-def _checked(config: Config, images: Images | None, cluster: Cluster, notes: list[str]) -> tuple[int, Images, LoadingTime]:
-    """What `_data` returns, where nothing is refused; weights are not read, as they cost the same.
+def _checked(config: Config, images: Images | None, cluster: Cluster, notes: list[str]) -> tuple[int, Images, LoadingTime, int]:
+    """What `_data` returns, and the number of the probe's images, where nothing is refused.
+
+    Weights are not read, as they cost the same.
 
     Raises:
         RefusedInput: what cannot work, all of it at once.
     """
     refusals = Refusals()
     found: list[tuple[int, Images, LoadingTime]] = []
+    probed = 0
     model: nn.Module | None = None
     with refusals.kept():
         check_placement(config, cluster)
@@ -525,13 +538,25 @@ def _checked(config: Config, images: Images | None, cluster: Cluster, notes: lis
     if model is not None:
         with refusals.kept():
             check_cuts(config, model)
-        if config.backbone and images is None:
+        if images is None:
             with refusals.kept():
-                probe_for(config, model)
+                probed = _probe(config, model, notes)
+        elif config.probe is not None:
+            notes.append("the probe is not counted, as its images are not looked for where --images says how many there are")
         with refusals.kept():
             found.append(_data(config, images, notes))
     refusals.raise_all()
-    return found[0]
+    return *found[0], probed
+
+
+def _probe(config: Config, model: nn.Module, notes: list[str]) -> int:
+    """The number of images of `config.probe`, all splits together; 0 where there is none."""
+    probe = probe_for(config, model)
+    if probe is None:
+        return 0
+    count = len(probe.train) + len(probe.val) + len(probe.test)
+    notes.append(f"each point's time includes the features of the {counted(count, 'labelled image')} of the probe")
+    return count
 
 
 def _waiting_gpus(config: Config, trainings: Sequence[Training]) -> list[str]:
