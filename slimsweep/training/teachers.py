@@ -4,7 +4,8 @@ import functools
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -144,10 +145,8 @@ def teacher_model(config: Config, stage: Stage, dense: nn.Module, data: Data) ->
             rows = _of_folder(one, model, classes, data.class_names)[0] if classes else None
         else:
             _check_classes(config, one, classes, data.class_names)  # no fresh head in place of one for other classes
-            try:
+            with _said_of_teacher():
                 model, rows = build_dense(_as_dense(config, one), classes, data.class_names), None
-            except ConfigError as problem:
-                raise _of_teacher(problem) from problem
         members.append(_view(model, data, rows))
     return _together(config, members)
 
@@ -213,18 +212,14 @@ def _check_teacher(config: Config, one: TeacherModel, dense: nn.Module | None, d
         classes = classes_asked(config, taught_stages(config), data.num_classes)
         notes = _check_classes(config, one, classes, data.class_names)
     elif one.name is not None:
-        try:
+        with _said_of_teacher():
             check_model(_as_dense(config, one))
-        except ConfigError as problem:
-            raise _of_teacher(problem) from problem
     model = weightless(config, one, classes)
     if one.name is None:  # weights that cannot teach are refused here, not by a worker after hours of training
         _loaded(one)
     else:
-        try:
+        with _said_of_teacher():
             check_values(_as_dense(config, one), classes)
-        except ConfigError as problem:
-            raise _of_teacher(problem) from problem
     if dense is not None:
         check_answers(config, one, model, dense)
     return notes
@@ -328,10 +323,8 @@ def weightless(config: Config, one: TeacherModel, num_classes: int | None = None
                 "folder that slimsweep or timm saved, or teacher.name too"
             ) from problem
     bare = ModelConfig(name=one.name, kwargs=dict(one.kwargs))
-    try:
+    with _said_of_teacher():
         return check_model(_as_dense(config, one).model_copy(update={"model": bare}), num_classes)
-    except ConfigError as problem:
-        raise _of_teacher(problem) from problem
 
 
 def teacher_alike(config: Config, stage: Stage, dense: nn.Module, num_classes: int) -> nn.Module | None:
@@ -402,11 +395,15 @@ def _as_dense(config: Config, one: TeacherModel) -> Config:
     return config.model_copy(update={"model": model, "data": config.data.model_copy(update={"image_size": None})})
 
 
-def _of_teacher(problem: ConfigError) -> ConfigError:
-    """What was refused of a dense model, said of a teacher."""
-    said = re.sub(r"\bmodel\.(name|pretrained|checkpoint|kwargs)\b", r"teacher.\1", str(problem))
-    way_out = "give the dense model of its run"
-    return ConfigError(said.replace(way_out, "leave teacher.name out"))
+@contextmanager
+def _said_of_teacher() -> Iterator[None]:
+    """What the block refuses of a dense model is said of a teacher."""
+    try:
+        yield
+    except ConfigError as problem:
+        said = re.sub(r"\bmodel\.(name|pretrained|checkpoint|kwargs)\b", r"teacher.\1", str(problem))
+        way_out = "give the dense model of its run"
+        raise ConfigError(said.replace(way_out, "leave teacher.name out")) from problem
 
 
 def _check_classes(config: Config, one: TeacherModel, classes: int, class_names: Sequence[str] | None) -> list[str]:
@@ -418,11 +415,9 @@ def _check_classes(config: Config, one: TeacherModel, classes: int, class_names:
     if one.name is None:
         model = weightless(config, one)
         return _of_folder(one, model, classes, class_names)[1] if classes else []
-    try:
+    with _said_of_teacher():
         check_model(_as_dense(config, one), classes)
         start = start_of(_as_dense(config, one), classes, class_names)
-    except ConfigError as problem:
-        raise _of_teacher(problem) from problem
     if start.new_head:
         raise _other_classes(one, start.new_head, classes)
     return [re.sub(r"\bmodel\.checkpoint\b", "teacher.checkpoint", note) for note in start.notes]
