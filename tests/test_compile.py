@@ -1,11 +1,13 @@
 """torch.compile takes gated and cut models as one graph, forward and backward."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
-from zoo import build, images, random_gates, slow
+from zoo import build, images, random_gates, slow, small_vit
 
-from slimsweep import add_gates, slim, solve
+from slimsweep import activation_scores, add_gates, principal_axes, repair, slim, solve
 
 KINDS = ["class token", *slow("average pooling, registers", "eva02", "dinov3", "swin")]
 
@@ -36,3 +38,27 @@ def test_a_training_step_is_one_graph_with_the_same_gradients(gated: nn.Module, 
         assert torch.allclose(found[name], value, rtol=1e-4, atol=1e-5 * float(value.abs().max())), name
     if kind == "gated":
         assert all(float(value.abs().max()) > 0 for name, value in found.items() if name.endswith("_gate"))
+
+
+def test_axes_scores_and_repair_look_into_compiled_blocks_without_compiling_them() -> None:
+    """`block.compile()` keeps the block's class, as training scripts have it, and would hide its layers from hooks."""
+
+    def with_blocks(model: Any, compiled: bool) -> Any:
+        for block in model.blocks if compiled else ():
+            block.compile(backend=refuse)
+        return model
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a block was compiled")
+
+    def repaired(compiled: bool) -> dict[str, torch.Tensor]:
+        dense = with_blocks(small_vit(), compiled)
+        gated = with_blocks(add_gates(principal_axes(dense, images(dense, 32))), compiled)
+        scores = activation_scores(gated, images(dense, 32))
+        small = with_blocks(slim(gated, solve(gated, 0.5, scores=scores)), compiled)
+        return repair(small, dense, images(dense, 32)).state_dict()
+
+    plain, of_compiled = repaired(False), repaired(True)
+    assert plain.keys() == of_compiled.keys()
+    for name, weight in plain.items():
+        assert torch.equal(weight, of_compiled[name]), name

@@ -13,7 +13,7 @@ from slimsweep.errors import RefusedInput
 from slimsweep.slimming.architectures import Timm, model_name
 from slimsweep.slimming.structure import image_size
 from slimsweep.slimming.timm_arguments import arguments_of, has_arguments
-from slimsweep.slimming.wrapped_models import is_compiled, plain_name
+from slimsweep.slimming.wrapped_models import is_compiled, plain_name, uncompiled
 
 WAY_OUT = (
     "a saved model is built again from timm's name and arguments, so make such changes through timm "
@@ -161,7 +161,7 @@ def _other_output(model: Timm, again: nn.Module) -> str:
 
 
 def _output(model: nn.Module, image: Tensor) -> Tensor:
-    with in_eval_mode(model), _uncompiled(model), torch.autocast(image.device.type, enabled=False):
+    with in_eval_mode(model), uncompiled(model), torch.autocast(image.device.type, enabled=False):
         return model(image)
 
 
@@ -175,13 +175,3 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
-
-
-@contextmanager
-def _uncompiled(model: nn.Module) -> Iterator[None]:
-    """Compiled parts run as plain ones: to compile them for one image would take minutes."""
-    if any(is_compiled(m) or getattr(m, "_compiled_call_impl", None) is not None for m in model.modules()):
-        with torch.compiler.set_stance("force_eager"):
-            yield
-    else:
-        yield

@@ -25,7 +25,7 @@ from slimsweep.slimming.gates import GatedModel, fold_gates
 from slimsweep.slimming.plain_layers import check_layers
 from slimsweep.slimming.read_back import in_eval_mode
 from slimsweep.slimming.structure import Structure
-from slimsweep.slimming.wrapped_models import unwrapped
+from slimsweep.slimming.wrapped_models import uncompiled, unwrapped
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def repair(
     given = list(batches_of(batches_of(images, before), small))
     if not given:
         raise RefusedInput("there are no images to repair the model with: give some hundred")
-    with full_precision(), in_eval_mode(repaired), in_eval_mode(before):
+    with full_precision(), uncompiled(repaired, before), in_eval_mode(repaired), in_eval_mode(before):
         streams, calls, outputs = before_the_blocks(repaired, architecture.blocks(repaired), given)
         aims, aim_calls, wanted_outputs = before_the_blocks(before, architecture.blocks(before), given)
         for index, (block, aim) in enumerate(zip(architecture.blocks(repaired), architecture.blocks(before), strict=True)):

@@ -14,7 +14,7 @@ from slimsweep.slimming.architectures import Timm, architecture_of
 from slimsweep.slimming.axes import NOT_FINITE, as_the_weights, batches_of, check_weights, full_precision, no_autocast
 from slimsweep.slimming.gates import GatedModel
 from slimsweep.slimming.read_back import in_eval_mode
-from slimsweep.slimming.wrapped_models import unwrapped
+from slimsweep.slimming.wrapped_models import uncompiled, unwrapped
 
 BATCH = 16  # images whose gradients are kept at once
 DRAWS = 8  # normal vectors per batch: with B batches, a token's score has a standard error of sqrt(2 / (8 B)) of itself
@@ -43,7 +43,7 @@ def activation_scores(gated: Timm, images: Tensor | Iterable[Tensor], seed: int 
     given = [part for batch in batches_of(images, gated) for part in batch.split(BATCH)]
     if not given:
         raise RefusedInput("there are no images to score gates by: give some hundred")
-    with in_eval_mode(gated):
+    with in_eval_mode(gated), uncompiled(gated):
         with full_precision():
             found = branch_energies(gated, given)
         if "token" in gated.shape.gate_shapes:

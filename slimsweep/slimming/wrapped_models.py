@@ -1,5 +1,7 @@
 """Models as training scripts hold them: what is around timm's model is taken off where that is exact, and refused where not."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -48,6 +50,17 @@ def inner_model(model: nn.Module) -> Any:
 def is_compiled(module: nn.Module) -> bool:
     """Whether torch.compile wraps this module, a whole model or a part of one."""
     return COMPILED in getattr(module, "_modules", {})
+
+
+@contextmanager
+def uncompiled(*models: nn.Module) -> Iterator[None]:
+    """Compiled parts run as plain ones in the block: compiling them for few images takes minutes, and hides them from hooks."""
+    parts = (part for model in models for part in model.modules())
+    if any(is_compiled(part) or getattr(part, "_compiled_call_impl", None) is not None for part in parts):
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    else:
+        yield
 
 
 def plain_name(name: str) -> str:
