@@ -180,6 +180,16 @@ def test_a_missing_point_does_not_look_like_spread():
     assert found["difference_low"] == pytest.approx(2e5)  # at both seeds
 
 
+def test_more_seeds_at_one_budget_leave_the_comparison_of_all_budgets_as_it_was():
+    """Such as where three seeds could not tell two methods apart at one budget."""
+    at_all = [
+        (m, b, s, 70 + 30 * b + (m == "searched")) for m in ("searched", "taylor") for b in (0.1, 0.2, 0.5) for s in (0, 1)
+    ]
+    more = [(m, 0.5, s, 60 + 9 * s) for m in ("searched", "taylor") for s in range(2, 9)]
+    few, many = (compare_methods(results(entries)).iloc[0] for entries in (at_all, at_all + more))
+    pd.testing.assert_series_equal(few, many)
+
+
 def test_methods_without_a_seed_or_a_range_in_common_say_so():
     rows = results([("searched", b, 0, 90 + b) for b in (0.1, 0.5)] + [("uniform", b, 1, 80 + b) for b in (0.1, 0.5)])
     assert compare_methods(rows).empty
@@ -283,6 +293,9 @@ def test_the_page_computes_the_same_from_the_same_rows(tmp_path: Path):
     rows["unit"], rows["shares"] = "macs", ""
     of_params = rows[rows["method"].isin(["searched", "random"])].assign(unit="params", point=lambda r: r["point"] + "-params")
     of_params["test_top1"] -= 0.4
+    one_budget = rows[(rows["budget"] == 0.25) & (rows["seed"] == 0)]
+    more = [one_budget.assign(seed=seed, point=lambda r, s=seed: r["point"] + f"-s{s}") for seed in range(3, 9)]
+    rows = pd.concat([rows, *more], ignore_index=True)
     asked = rows[rows["method"] == "searched"].assign(shares='{"mlp":0.5}', point=lambda r: r["point"] + "-mlp")
     asked["test_top1"] -= 9
     rows = pd.concat([rows, of_params, asked], ignore_index=True)

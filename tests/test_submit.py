@@ -16,7 +16,8 @@ import pandas as pd
 import pytest
 from conftest import free_port
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
+# Side by side, one process runs all of them, so that the cluster starts once.
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600), pytest.mark.xdist_group("submitted")]
 
 PROJECT = Path(__file__).parents[1]
 RAY = Path(sys.executable).with_name("ray")
@@ -87,11 +88,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
             time.sleep(1)
         yield found
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGKILL)  # asked to end, `ray start --block` would wait half a minute for its processes
+        process.wait(30)
 
 
 @pytest.mark.parametrize("output", [[], ["--output", "results"]], ids=["without --output", "relative"])

@@ -70,9 +70,9 @@ export function compareMethods(page, ours, theirs, cost) {
       cost,
     ),
   );
-  const seeds = [...new Set(both[0].map((p) => p.seed))].filter((seed) => known(seed) && both[1].some((p) => p.seed === seed));
+  const seeds = seedsToCompare(both);
   if (!seeds.length) return null;
-  const [a, b] = both.map((points) => curves(points, /** @type {number[]} */ (seeds), cost, test));
+  const [a, b] = both.map((points) => curves(points, seeds, cost, test));
   return {
     difference: overSeeds(a.map((curve, i) => accuracyDifference(curve, b[i]))),
     ratio: overSeeds(
@@ -99,6 +99,35 @@ function ofOneKind(points, cost) {
   const rows = ofBudgets.length ? ofBudgets : points;
   const inUnit = rows.filter((p) => p.unit === cost.key);
   return new Set(inUnit.map(askedKey)).size > 1 ? inUnit : rows;
+}
+
+/**
+ * Of the seeds that two methods share, those with which most points take part; all of them where that makes no curves.
+ * @param {Point[][]} both
+ * @returns {number[]}
+ */
+function seedsToCompare(both) {
+  const ofMethod = both.map((points) => new Set(points.map((p) => p.seed)));
+  const seeds = [...ofMethod[0]].filter((seed) => seed !== null && ofMethod[1].has(seed)).map(Number);
+  seeds.sort((a, b) => a - b);
+  const asked = new Map(
+    seeds.map((seed) => [seed, both.map((points) => new Set(points.filter((p) => p.seed === seed).map(askedKey)))]),
+  );
+  const of = (/** @type {number} */ seed) => /** @type {Set<string>[]} */ (asked.get(seed));
+  const holds = (/** @type {Set<string>} */ all, /** @type {Set<string>} */ some) => [...some].every((key) => all.has(key));
+  // All, and for each seed those that have at least its points.
+  const candidates = [
+    seeds,
+    ...seeds.map((one) => seeds.filter((seed) => of(seed).every((keys, i) => holds(keys, of(one)[i])))),
+  ];
+  let most = 0;
+  let best = seeds;
+  for (const some of seeds.length ? candidates : []) {
+    const shared = both.map((_, i) => [...of(some[0])[i]].filter((key) => some.every((seed) => of(seed)[i].has(key))).length);
+    const points = Math.min(...shared) > 1 ? some.length * (shared[0] + shared[1]) : 0;
+    if (points > most) [most, best] = [points, some];
+  }
+  return best;
 }
 
 /**
