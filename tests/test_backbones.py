@@ -23,6 +23,7 @@ from slimsweep.ledger.status import read_status
 from slimsweep.methods.taylor import taylor_of_gates
 from slimsweep.slimming.structure import image_size
 from slimsweep.tools.display import final_table
+from slimsweep.tools.estimate import Images, Training
 from slimsweep.tools.plan import plan
 from slimsweep.training import MemoryRecorder, build_dense, check_model, train
 from slimsweep.training.backbone import families_to_cut, tokens_of
@@ -293,18 +294,27 @@ def test_a_probe_tells_what_embeddings_are_worth(images: Path, checkpoint: Path,
         probe_for(config.changed(**{"probe.root": str(tmp_path / "nowhere")}), dense)
 
 
-def test_a_plan_counts_the_probe_s_images(images: Path, checkpoint: Path, tmp_path: Path) -> None:
+def test_a_plan_counts_what_a_backbone_is_judged_by(images: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """The dense model's features of each image, and the features of the probe's images."""
     write_classes(tmp_path / "labelled")
     plain = config_of(images, checkpoint)
     probing = plain.changed(probe={"root": str(tmp_path / "labelled")})
-    (*_, without), (*_, with_probe) = (plan(config, tflops=1e-6).trainings for config in (plain, probing))
-    seen = 56  # that write_classes writes, each once through the cut model
-    forward = (
-        2 * with_probe.macs / 1e6
-    )  # seconds on a device so slow that loading, which is timed here, takes no time beside it
-    assert with_probe.macs == without.macs
-    assert with_probe.seconds - without.seconds == pytest.approx(seen * forward, rel=0.01)
-    assert any("56 labelled images of the probe" in note for note in plan(probing, tflops=1e-6).notes)
+    slow = {"tflops": 1e-6}  # a device that is so slow that loading, which is timed here, takes no time beside it
+
+    def forward(training: Training) -> float:
+        return 2 * training.macs / 1e6
+
+    (*_, point), (*_, probed_point) = (plan(config, **slow).trainings for config in (plain, probing))
+    assert probed_point.seconds - point.seconds == pytest.approx(
+        56 * forward(point), rel=0.01
+    )  # as many as write_classes writes
+    assert any("56 labelled images of the probe" in note for note in plan(probing, **slow).notes)
+    few, many = (plan(plain, images=Images(train=64, val=16, test=test), **slow).trainings for test in (16, 26))
+    assert few[0].name == "search"  # of the whole model
+    assert many[-1].seconds - few[-1].seconds == pytest.approx(10 * (forward(point) + forward(few[0])))
+    without_images = plan(probing, images=Images(train=64, val=16, test=16), **slow)
+    assert any("the probe is not counted" in note for note in without_images.notes)
+    assert without_images.trainings[-1].seconds == pytest.approx(few[-1].seconds)
 
 
 def test_a_probe_and_the_way_to_ask_for_no_head_do_not_change_names(images: Path, checkpoint: Path) -> None:

@@ -17,7 +17,7 @@ from test_report import make_run
 
 from slimsweep.report.comparison import accuracy_difference, compare_methods, cost_ratio, usual_cost, with_error
 from slimsweep.report.page_data import page_data
-from slimsweep.report.pareto import by_series, hypervolume_gains
+from slimsweep.report.pareto import by_series, hypervolume_by_method, hypervolume_gains, seeds_to_compare
 from slimsweep.tools.display import comparison_table
 
 WEB = Path(__file__).parents[1] / "slimsweep/report/web"
@@ -186,8 +186,31 @@ def test_more_seeds_at_one_budget_leave_the_comparison_of_all_budgets_as_it_was(
         (m, b, s, 70 + 30 * b + (m == "searched")) for m in ("searched", "taylor") for b in (0.1, 0.2, 0.5) for s in (0, 1)
     ]
     more = [(m, 0.5, s, 60 + 9 * s) for m in ("searched", "taylor") for s in range(2, 9)]
-    few, many = (compare_methods(results(entries)).iloc[0] for entries in (at_all, at_all + more))
-    pd.testing.assert_series_equal(few, many)
+    few, many = (results(entries) for entries in (at_all, at_all + more))
+    pd.testing.assert_frame_equal(compare_methods(few), compare_methods(many))
+    areas = [hypervolume_by_method(rows, (1e6, 0.0)) for rows in (few, many)]
+    pd.testing.assert_frame_equal(*areas)
+    gains = [hypervolume_gains(rows, (1e6, 0.0)) for rows in (few, many)]
+    pd.testing.assert_frame_equal(*gains)
+
+
+@pytest.mark.parametrize(
+    ("budgets_of_seeds", "expected"),
+    [
+        ([12, 3, 3], [0, 1, 2]),  # a run at work: one seed alone would have no standard error
+        ([4, 4, 1, 1, 1], [0, 1]),
+        ([4, 4, 3], [0, 1, 2]),
+        ([[0, 1, 2], [1, 2, 3], [0, 1, 2, 3]], [0, 1, 2]),  # each has failed at another budget: what they share takes part
+        ([[0], [1]], [0, 1]),  # nothing in common, which is said of both
+        ([2], [0]),
+    ],
+)
+def test_the_seeds_are_those_with_which_most_points_take_part(budgets_of_seeds, expected):
+    lists = [budgets if isinstance(budgets, list) else range(budgets) for budgets in budgets_of_seeds]
+    rows = pd.DataFrame(
+        [(seed, f"macs {budget}") for seed, some in enumerate(lists) for budget in some], columns=["seed", "asked"]
+    )
+    assert seeds_to_compare([rows, rows]) == expected
 
 
 def test_methods_without_a_seed_or_a_range_in_common_say_so():

@@ -40,12 +40,12 @@ def test_a_training_step_is_one_graph_with_the_same_gradients(gated: nn.Module, 
         assert all(float(value.abs().max()) > 0 for name, value in found.items() if name.endswith("_gate"))
 
 
-def test_axes_scores_and_repair_look_into_compiled_blocks_without_compiling_them() -> None:
+def test_scores_and_repair_look_into_compiled_parts_without_compiling_them() -> None:
     """`block.compile()` keeps the block's class, as training scripts have it, and would hide its layers from hooks."""
 
     def with_blocks(model: Any, compiled: bool) -> Any:
-        for block in model.blocks if compiled else ():
-            block.compile(backend=refuse)
+        for part in (model.patch_embed, *model.blocks) if compiled else ():
+            part.compile(backend=refuse)
         return model
 
     def refuse(*_: object) -> None:

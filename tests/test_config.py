@@ -103,6 +103,7 @@ def test_lists_and_mappings_from_the_command_line_and_the_environment(monkeypatc
         ("budgets", "[0.5, 2.3G]"),
         ("search", "{paces: [{mlp: 1.4}], betas: [0.8, 0.9]}"),
         ("model", "{name: deit_tiny_patch16_224, kwargs: {img_size: 70}}"),
+        ("model", '{name: deit_tiny_patch16_224, kwargs: {global_pool: "off"}}'),  # text, where off without quotes is false
     ],
 )
 def test_text_in_brackets_means_on_the_command_line_what_it_means_in_a_file(write, field, text):
@@ -223,7 +224,8 @@ def test_help_lists_every_field(capsys):
         (["--search.betas", "0.9"], ["search.betas", "2 numbers"]),
         (["--data.augment.scale", "1,0.5"], ["data.augment.scale", "smaller one first"]),
         (["--data.augment.auto_augment", "magic"], ["auto_augment", "magic", "rand-m9"]),
-        (["--model.kwargs", "{x"], ["model.kwargs", "'{x'", "YAML or JSON", "expected ','"]),
+        (["--model.kwargs", "{x"], ["model.kwargs", "'{x'", "YAML or JSON", "expected ','", "column 3"]),
+        (["--model.kwargs", "{img_size:70}"], ["model.kwargs", "'img_size:70' has no value: put a space after the colon"]),
         (["--search.paces", "[{mpl: 1.4}]"], ["search.paces", "'mpl'", "did you mean mlp?"]),
         (["--model.kwargs.num_classes", "3"], ["num_classes", "data.num_classes"]),
         (["--model.kwargs.drop_path_rate", "0.1"], ["drop_path_rate", "retrain.drop_path"]),
@@ -253,6 +255,7 @@ def test_bad_arguments_are_refused_in_one_sentence(argv, wanted):
         ("data: {augment: {affine: {degree: 3}}}", ["data.augment.affine.degree", "degrees"]),
         ("budgets: [0.5, 1.0]", ["budgets", "1.0"]),
         ("search: 3", ["search", "mapping"]),
+        ("model: {kwargs: {img_size:70}}", ["'img_size:70' has no value: put a space after the colon", "line 1"]),
         ("seed: true", ["seed"]),
         ("model: {name: 3}", ["model.name", "text"]),
         ("- a", ["list"]),

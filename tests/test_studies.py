@@ -12,6 +12,8 @@ import pytest
 REPORTS = Path(__file__).parents[1] / "reports"
 STUDY = REPORTS / "fashion-mnist"
 COMPARED = {"fashion-mnist": 3, "dinov2": 5}  # the studies that compare methods, and their seeds
+# (study, method, budget) with more seeds than that.
+MORE_SEEDS = {("dinov2", "dense", 1.0): 10, ("dinov2", "searched", 0.5): 10, ("dinov2", "taylor", 0.5): 10}
 
 
 @pytest.mark.parametrize("study", COMPARED)
@@ -39,7 +41,8 @@ def test_a_study_has_its_page_beside_its_rows(study: str) -> None:
 def test_a_study_has_every_point_or_says_why_not(study: str) -> None:
     rows = pd.read_parquet(REPORTS / study / "results.parquet")
     had = rows[rows["status"] == "ok"].groupby(["method", "terms", "budget"])["seed"].nunique()
-    assert (had == COMPARED[study]).all()
+    for (method, _, budget), seeds in had.items():
+        assert seeds == MORE_SEEDS.get((study, method, budget), COMPARED[study]), (method, budget)
     missing = rows[rows["status"] == "failed"]
     assert set(missing["method"]) <= {"torch-pruning"}
     assert missing["error"].str.contains("cannot cut this model").all()

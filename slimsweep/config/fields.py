@@ -24,7 +24,7 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _from_text(cls, value: Any, info: ValidationInfo) -> Any:
-        """Environment and command line give text: 'null' is None, mappings are in brackets, lists too or with commas."""
+        """Environment and command line give text: null is None; mappings and lists are in brackets, lists also with commas."""
         annotation = cls.model_fields[str(info.field_name)].annotation
         types_ = kinds(annotation)
         if value is False and "off" in choices(annotation):

@@ -254,12 +254,15 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any], section: type[Bas
                 raise ConfigError(f"{key} is a list, and {said} does not say of which entry: write it in the list")
             if new is None and type(None) not in kinds(annotation):
                 continue  # 'search:' with all its fields commented out
-            merged[key] = _merge(old if isinstance(old, Mapping) else {}, new, inner, text) if isinstance(new, Mapping) else new
+            parts = text and isinstance(value, Mapping)  # each of which is text; what stands in brackets has been read
+            merged[key] = (
+                _merge(old if isinstance(old, Mapping) else {}, new, inner, parts) if isinstance(new, Mapping) else new
+            )
         elif dict in kinds(annotation) and isinstance(value, Mapping) and (isinstance(old, Mapping) or text):
             # Single keys of a free mapping, from environment or command line: as a whole it would be text.
             merged[key] = {
                 **(old if isinstance(old, Mapping) else {}),
-                **{k: _free_value(f"{key}.{k}", v) for k, v in value.items()},
+                **({k: _free_value(f"{key}.{k}", v) for k, v in value.items()} if text else value),
             }
         else:
             merged[key] = value

@@ -22,8 +22,12 @@ def read_yaml(text: str) -> Any:
 
 
 def in_one_line(problem: yaml.YAMLError) -> str:
-    """What is wrong with a text of one line, without the place."""
-    return " ".join(str(getattr(problem, "problem", None) or problem).split())
+    """What is wrong with a short text, and where."""
+    said = " ".join(str(getattr(problem, "problem", None) or problem).split())
+    mark = getattr(problem, "problem_mark", None)
+    if mark is None:
+        return said
+    return f"{said} at {f'line {mark.line + 1}, ' if mark.line else ''}column {mark.column + 1}"
 
 
 class _Loader(yaml.SafeLoader):
@@ -39,3 +43,11 @@ class _Loader(yaml.SafeLoader):
             said = "a whole number has more than 64 bits"
             raise yaml.constructor.ConstructorError(None, None, said, node.start_mark)
         return value
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        for key, value in node.value:
+            # {img_size:70} is a key without a value, which would be taken for the default.
+            if ":" in str(key.value) and isinstance(value, yaml.ScalarNode) and not value.value and value.style is None:
+                said = f"{key.value!r} has no value: put a space after the colon"
+                raise yaml.constructor.ConstructorError(None, None, said, key.start_mark)
+        return super().construct_mapping(node, deep)

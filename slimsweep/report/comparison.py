@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from slimsweep.report.pareto import Numbers, pareto_front, with_asked
+from slimsweep.report.pareto import Numbers, pareto_front, seeds_to_compare, with_asked
 from slimsweep.slimming.cost import COSTS
 
 SMALLEST_RANGE = 1e-6  # a common range that is narrower (in points, or the logarithm of the cost) counts as none
@@ -78,10 +78,10 @@ def compare_methods(rows: pd.DataFrame, method: str = "searched", x: str = "macs
     """A method compared with each other one at equal cost and at equal accuracy, paired by seed.
 
     The points of one seed make one curve per method. Two methods are compared at seeds that both have. Of each, only what it
-    was asked for at all those seeds takes part, so that a missing point does not look like variance; where some seeds have
-    fewer budgets, those seeds take part with which most points do. The two methods need not have budgets in common. Of points
-    with asked shares and points of budgets only the latter take part, and of budgets in several units those in the unit `x`
-    where a method has at least two of them.
+    was asked for at all those seeds takes part, so that a missing point does not look like variance. Where some seeds have
+    fewer budgets, the seeds are those with which most points take part (`pareto.seeds_to_compare`). The two methods need not
+    have budgets in common. Of points with asked shares and points of budgets only the latter take part, and of budgets in
+    several units those in the unit `x` where a method has at least two of them.
 
     Args:
         rows: of one run.
@@ -104,8 +104,8 @@ def compare_methods(rows: pd.DataFrame, method: str = "searched", x: str = "macs
     found: list[dict[str, object]] = []
     for other in sorted(set(of_method) - {method}):
         pair = [of_method[name] for name in (method, other) if name in of_method]
-        seeds = _seeds_to_compare(pair)
-        if len(pair) < 2 or not seeds:
+        seeds = seeds_to_compare(pair) if len(pair) == 2 else []
+        if not seeds:
             continue
         curves = [_curves(group, seeds, x, y) for group in pair]
         differences = [accuracy_difference(*both) for both in zip(*curves, strict=True)]
@@ -140,20 +140,6 @@ def _of_one_kind(rows: pd.DataFrame, x: str) -> pd.DataFrame:
     rows = rows if of_budgets.empty else of_budgets
     in_unit = rows[rows["unit"] == x]
     return in_unit if in_unit["asked"].nunique() > 1 else rows
-
-
-def _seeds_to_compare(pair: list[pd.DataFrame]) -> list[int]:
-    """Of the seeds that two methods share, those with which most points take part; all of them where that makes no curves."""
-    seeds = sorted(set.intersection(*(set(rows["seed"]) for rows in pair)))
-    asked = {seed: [set(rows.loc[rows["seed"] == seed, "asked"]) for rows in pair] for seed in seeds}
-    most, best = 0, seeds
-    # All, and for each seed those that have at least its points.
-    for some in [seeds, *([s for s in seeds if all(a >= b for a, b in zip(asked[s], asked[of], strict=True))] for of in seeds)]:
-        shared = [len(set.intersection(*(asked[seed][of] for seed in some))) for of in range(len(pair))] if some else [0]
-        points = len(some) * sum(shared) if min(shared) > 1 else 0
-        if points > most:
-            most, best = points, some
-    return best
 
 
 def _curves(rows: pd.DataFrame, seeds: list[int], x: str, y: str) -> list[Numbers]:

@@ -6,6 +6,7 @@ versions with the cases of `tests/page/front_cases.json`.
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -224,7 +225,8 @@ def hypervolume_by_method(
 ) -> pd.DataFrame:
     """The hypervolume of each method of one run, mean and standard error over seeds.
 
-    Only budgets that all seeds of a method have are used, so that a missing point does not look like variance.
+    Only budgets that all seeds have are used, so that a missing point does not look like variance. Where some seeds of a
+    method have fewer budgets, the seeds are those with which most points take part (`seeds_to_compare`).
 
     Args:
         rows: of one run.
@@ -235,8 +237,9 @@ def hypervolume_by_method(
     """
     found: list[dict[str, object]] = []
     for method, group in with_asked(rows[(rows["status"] == "ok") & rows[y].notna()]).groupby("method"):
-        shared = set.intersection(*(set(of_seed["asked"]) for _, of_seed in group.groupby("seed")))
-        kept = group[group["asked"].isin(shared)]
+        of_seeds = group[group["seed"].isin(seeds_to_compare([group]))]
+        shared = set.intersection(*(set(of_seed["asked"]) for _, of_seed in of_seeds.groupby("seed")))
+        kept = of_seeds[of_seeds["asked"].isin(shared)]
         areas = np.array([hypervolume(g[[x, y]].to_numpy(), reference) for _, g in kept.groupby("seed")])
         if len(areas) == 0:
             continue  # its seeds have no common budget yet
@@ -250,7 +253,8 @@ def hypervolume_gains(
 ) -> pd.DataFrame:
     """How much larger a method's hypervolume is than each other method's, paired by seed.
 
-    A pair is compared at the seeds that both have, at the budgets that all those seeds have of both.
+    A pair is compared at seeds that both have, at the budgets that all those seeds have of both; where some seeds have fewer
+    budgets, at the seeds with which most points take part (`seeds_to_compare`).
 
     Args:
         rows: of one run.
@@ -265,7 +269,9 @@ def hypervolume_gains(
     groups = {(name, seed): group for (name, seed), group in ok.groupby(["method", "seed"])}
     found: list[dict[str, object]] = []
     for other in sorted(set(ok["method"]) - {method}):
-        seeds = [seed for name, seed in groups if name == other and (method, seed) in groups]
+        both = [ok[ok["method"] == name] for name in (method, other)]
+        common = set(both[0]["asked"]) & set(both[1]["asked"])
+        seeds = seeds_to_compare([rows[rows["asked"].isin(common)] for rows in both])
         pairs = [(groups[method, seed], groups[other, seed]) for seed in seeds]
         if not pairs:
             continue
@@ -277,6 +283,34 @@ def hypervolume_gains(
         se = float(gains.std(ddof=1) / np.sqrt(len(gains))) if len(gains) > 1 else float("nan")
         found.append({"method": other, "budgets": len(shared), "seeds": len(gains), "gain": float(gains.mean()), "se": se})
     return pd.DataFrame(found, columns=["method", "budgets", "seeds", "gain", "se"])
+
+
+def seeds_to_compare(methods: Sequence[pd.DataFrame]) -> list[int]:
+    """Of the seeds that all methods have, those with which most points take part; a method's points take part if all of these
+    seeds have them. Where there are several seeds it is never one alone, which has no standard error.
+
+    They are chosen among all seeds and, for each seed, those that have at least what it has.
+
+    Args:
+        methods: rows with the columns `seed` and `asked`, per method.
+
+    Returns:
+        The seeds, ascending; all that the methods share where no choice leaves each method two points, which make a curve.
+    """
+    by_seed: list[Any] = [rows.groupby("seed")["asked"] for rows in methods]
+    of_methods = [{int(seed): frozenset(asked) for seed, asked in groups} for groups in by_seed]
+    seeds = sorted(set.intersection(*map(set, of_methods)))
+    asked = {seed: tuple(of_seeds[seed] for of_seeds in of_methods) for seed in seeds}
+    kinds = list(dict.fromkeys(asked.values()))  # most seeds have the same, and there may be hundreds of them
+    candidates = [kinds, *([kind for kind in kinds if all(map(frozenset.issuperset, kind, one))] for one in kinds)]
+    best, most = kinds, 0
+    for some in candidates:
+        count = sum(asked[seed] in some for seed in seeds)
+        shared = [len(frozenset.intersection(*of_method)) for of_method in zip(*some, strict=True)]
+        points = count * sum(shared) if count > 1 and min(shared) > 1 else 0
+        if points > most:
+            best, most = some, points
+    return [seed for seed in seeds if asked[seed] in best]
 
 
 def with_asked(rows: pd.DataFrame) -> pd.DataFrame:

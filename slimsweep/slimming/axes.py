@@ -23,7 +23,7 @@ from slimsweep.slimming.gates import GatedModel
 from slimsweep.slimming.plain_layers import check_layers
 from slimsweep.slimming.read_back import in_eval_mode
 from slimsweep.slimming.structure import Structure, image_size
-from slimsweep.slimming.wrapped_models import uncompiled, unwrapped
+from slimsweep.slimming.wrapped_models import unwrapped
 
 JITTER = 1e-6  # of the mean of second moments, added to each: directions that no image has stay finite
 NOT_FINITE = (
@@ -58,7 +58,7 @@ def principal_axes(model: Timm, images: Tensor | Iterable[Tensor], structure: St
     kept = None if structure is None else kept_dims(model, structure)
     turned: Timm = copy.deepcopy(model)
     heads = turnable_heads(turned)
-    with full_precision(), uncompiled(turned):
+    with full_precision():
         found = moments_of(turned, [one.attention for one in heads], images)
         for one, moments in zip(heads, found, strict=True):
             if one.queries_and_keys:

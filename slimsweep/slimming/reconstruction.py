@@ -88,7 +88,7 @@ def repair(
     given = list(batches_of(batches_of(images, before), small))
     if not given:
         raise RefusedInput("there are no images to repair the model with: give some hundred")
-    with full_precision(), uncompiled(repaired, before), in_eval_mode(repaired), in_eval_mode(before):
+    with full_precision(), uncompiled(small, before), in_eval_mode(repaired), in_eval_mode(before):
         streams, calls, outputs = before_the_blocks(repaired, architecture.blocks(repaired), given)
         aims, aim_calls, wanted_outputs = before_the_blocks(before, architecture.blocks(before), given)
         for index, (block, aim) in enumerate(zip(architecture.blocks(repaired), architecture.blocks(before), strict=True)):

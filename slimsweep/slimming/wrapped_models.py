@@ -54,7 +54,7 @@ def is_compiled(module: nn.Module) -> bool:
 
 @contextmanager
 def uncompiled(*models: nn.Module) -> Iterator[None]:
-    """Compiled parts run as plain ones in the block: compiling them for few images takes minutes, and hides them from hooks."""
+    """Inside `with`, compiled parts run as plain ones: compiling for few images takes minutes, and hides layers from hooks."""
     parts = (part for model in models for part in model.modules())
     if any(is_compiled(part) or getattr(part, "_compiled_call_impl", None) is not None for part in parts):
         with torch.compiler.set_stance("force_eager"):

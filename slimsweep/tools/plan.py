@@ -73,7 +73,8 @@ def plan(
     """Estimate what a configuration costs. Nothing is written, and Ray is not started.
 
     Args:
-        images: sizes of the splits, where the data set is not on this machine; loading is then not timed.
+        images: sizes of the splits, where the data set is not on this machine; loading is then not timed, and a probe's images
+            are not counted.
         cluster: the cluster that will run it. Default: this machine, or if its workers do not fit here, one with just enough
             room for the search and for one trial.
         tflops: speed in training of a GPU that is not on this machine, in 10^12 floating-point operations per second (two per
@@ -168,6 +169,8 @@ class _Trainer:
             found.append(self.training("dense", dense, config.dense, cost, workers))
         cost = self.cost(gated, config.search, workers, "search")
         before = self.axes_seconds(cost)
+        if config.search.epochs:
+            before += self.features_seconds(cost, self.sizes.val, workers)
         return [*found, self.training("search", gated, config.search, cost, workers, before=before)], cost
 
     def tries(
@@ -187,7 +190,8 @@ class _Trainer:
         path = RemovalPath(gated.shape, gates, settings.floors.model_dump(), settings.round_to, of_gated, settings.depth)
         small = slim(gated, path.solve(smallest))
         cost = self.cost(small, recipe, 1, "retrain")
-        return [self.training("paces", small, recipe, cost, 1, paces, before=self.cut_seconds(searched, cost, True))]
+        before = self.cut_seconds(searched, cost, True) + self.features_seconds(searched, self.sizes.val, 1)
+        return [self.training("paces", small, recipe, cost, 1, paces, before=before)]
 
     def retrained(
         self, gated: GatedModel, groups: Mapping[tuple[str, str, int], list[Point]], searched: ImageCost, notes: list[str]
@@ -203,7 +207,8 @@ class _Trainer:
             cost = costs[structure]
             method = METHODS[members[0].method]
             before = self.cut_seconds(searched, cost, method.from_searched and not members[0].start) if method.repaired else 0.0
-            before += self.judging_seconds(searched, cost, workers)
+            before += self.features_seconds(searched, self.sizes.val + self.sizes.test, workers)
+            before += self.probed * cost.eval_seconds / workers
             found.append(self.training(label, small, recipe, cost, workers, len(members), before=before))
         if some := next((cost for cost in costs.values() if cost.scaled), None):
             notes.append(f"steps were timed with {some.batch} images and scaled to a worker's batch")
@@ -246,7 +251,7 @@ class _Trainer:
             params=params(model),
             epochs=recipe.epochs,
             step_seconds=step,
-            seconds=before + seconds + (2 * self.sizes.val + self.sizes.test) * evaluation,
+            seconds=before + seconds + (self.sizes.val + self.sizes.test) * evaluation,  # val: before the first epoch
             workers=workers,
             trials=trials,
             worker_bytes=cost.weight_bytes + cost.image_bytes * share // recipe.accumulate,
@@ -276,12 +281,12 @@ class _Trainer:
         per_image += (SMALL_PASSES + 2 * compared) * repair * small.eval_seconds
         return self.calibration * (self.loading.first + per_image)
 
-    def judging_seconds(self, dense: ImageCost, small: ImageCost, workers: int) -> float:
-        """Seconds of what a backbone's point takes besides its own evaluations: the dense model's features, and the probe."""
-        if not self.config.backbone:
-            return 0.0
-        splits = self.sizes.val + self.sizes.test
-        return (splits * dense.eval_seconds + self.probed * small.eval_seconds) / workers
+    def features_seconds(self, dense: ImageCost, images: int, workers: int) -> float:
+        """Seconds that the dense model takes for the features with which a backbone is compared; 0 for a model with a head.
+
+        They are taken in full precision, and counted as fast as the model was timed.
+        """
+        return images * dense.eval_seconds / workers if self.config.backbone else 0.0
 
 
 def _timing(config: Config, dense: nn.Module, notes: list[str]) -> TimingCost | None:

@@ -58,7 +58,8 @@ export function costRatio(ours, theirs) {
  * @param {{ run: number, method: string }} ours
  * @param {{ run: number, method: string }} theirs
  * @param {Metric} cost less is better
- * @returns {{ difference: OverSeeds, ratio: OverSeeds } | null} null where they have no seed in common
+ * @returns {{ seeds: number, difference: OverSeeds, ratio: OverSeeds } | null} with the number of seeds that both have; null
+ *   where they have none in common
  */
 export function compareMethods(page, ours, theirs, cost) {
   const { test } = measureOf(page, ours.run);
@@ -70,10 +71,12 @@ export function compareMethods(page, ours, theirs, cost) {
       cost,
     ),
   );
-  const seeds = seedsToCompare(both);
-  if (!seeds.length) return null;
+  const shared = sharedSeeds(both);
+  if (!shared.length) return null;
+  const seeds = seedsToCompare(both, shared);
   const [a, b] = both.map((points) => curves(points, seeds, cost, test));
   return {
+    seeds: shared.length,
     difference: overSeeds(a.map((curve, i) => accuracyDifference(curve, b[i]))),
     ratio: overSeeds(
       a.map((curve, i) => costRatio(curve, b[i])),
@@ -102,29 +105,34 @@ function ofOneKind(points, cost) {
 }
 
 /**
- * Of the seeds that two methods share, those with which most points take part; all of them where that makes no curves.
  * @param {Point[][]} both
- * @returns {number[]}
+ * @returns {number[]} the seeds that two methods share, ascending
  */
-function seedsToCompare(both) {
+function sharedSeeds(both) {
   const ofMethod = both.map((points) => new Set(points.map((p) => p.seed)));
   const seeds = [...ofMethod[0]].filter((seed) => seed !== null && ofMethod[1].has(seed)).map(Number);
-  seeds.sort((a, b) => a - b);
-  const asked = new Map(
-    seeds.map((seed) => [seed, both.map((points) => new Set(points.filter((p) => p.seed === seed).map(askedKey)))]),
-  );
+  return seeds.sort((a, b) => a - b);
+}
+
+/**
+ * Of these seeds those with which most points take part, as `seeds_to_compare` of pareto.py chooses them for two curves.
+ * @param {Point[][]} both
+ * @param {number[]} seeds
+ */
+function seedsToCompare(both, seeds) {
+  const asked = new Map(seeds.map((seed) => [seed, both.map(() => /** @type {Set<string>} */ (new Set()))]));
+  both.forEach((points, method) => points.forEach((p) => asked.get(Number(p.seed))?.[method].add(askedKey(p))));
   const of = (/** @type {number} */ seed) => /** @type {Set<string>[]} */ (asked.get(seed));
-  const holds = (/** @type {Set<string>} */ all, /** @type {Set<string>} */ some) => [...some].every((key) => all.has(key));
-  // All, and for each seed those that have at least its points.
-  const candidates = [
-    seeds,
-    ...seeds.map((one) => seeds.filter((seed) => of(seed).every((keys, i) => holds(keys, of(one)[i])))),
-  ];
+  const has = (/** @type {number} */ seed, /** @type {number} */ one) =>
+    of(one).every((keys, method) => [...keys].every((key) => of(seed)[method].has(key)));
+  // One seed of each kind: most have the same, and there may be hundreds of them.
+  const kinds = new Map(seeds.map((seed) => [JSON.stringify(of(seed).map((keys) => [...keys].sort())), seed])).values();
+  const candidates = [seeds, ...[...kinds].map((one) => seeds.filter((seed) => has(seed, one)))];
   let most = 0;
   let best = seeds;
-  for (const some of seeds.length ? candidates : []) {
-    const shared = both.map((_, i) => [...of(some[0])[i]].filter((key) => some.every((seed) => of(seed)[i].has(key))).length);
-    const points = Math.min(...shared) > 1 ? some.length * (shared[0] + shared[1]) : 0;
+  for (const some of candidates.filter((candidate) => candidate.length > 1)) {
+    const [a, b] = of(some[0]).map((keys, i) => [...keys].filter((key) => some.every((seed) => of(seed)[i].has(key))).length);
+    const points = a > 1 && b > 1 ? some.length * (a + b) : 0;
     if (points > most) [most, best] = [points, some];
   }
   return best;

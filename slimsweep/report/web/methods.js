@@ -68,7 +68,7 @@ export function drawMethods(view) {
     el(
       "p",
       { class: "caption" },
-      "Mean ± standard error over seeds; one seed has no ±. Hypervolumes are at the budgets that all seeds of a method have.",
+      "Mean ± standard error over seeds; one seed has no ±. Hypervolumes are at the budgets that all of those seeds have.",
       compared ? ` The other two compare equal seeds with each other, and take each model at its own ${cost.title}.` : "",
     ),
   ];
@@ -178,12 +178,12 @@ function comparedCells(page, reference, row, cost) {
   if (row === reference) return [el("td"), el("td")];
   const found = compareMethods(page, { run: reference.r, method: reference.method }, { run: row.r, method: row.method }, cost);
   if (!found) return [el("td", {}, DASH), el("td", {}, DASH)];
-  const { difference: gap, ratio } = found;
+  const { seeds, difference: gap, ratio } = found;
   const measure = measureOf(page, reference.r);
   const spread = (/** @type {OverSeeds} */ one, digits = 2) => (known(one.se) ? ` ± ${fixed(one.se, digits)}` : "");
   const range = (/** @type {OverSeeds} */ one, /** @type {(value: number | null) => string} */ text) => {
-    const seeds = one.seeds < Math.max(gap.seeds, ratio.seeds) ? `, ${count(one.seeds, "seed")}` : "";
-    return el("small", {}, `${rangeText(text(one.low), text(one.high))}${seeds}`);
+    const some = one.seeds < seeds ? `, ${count(one.seeds, "seed")}` : "";
+    return el("small", {}, `${rangeText(text(one.low), text(one.high))}${some}`);
   };
   return [
     known(gap.mean)
