@@ -111,7 +111,7 @@ class _Whole:
     def __init__(self, table: Table, width: int = WIDEST) -> None:
         self.table, self.title, self.width = copy(table), table.title, width
         self.table.title = None
-        if width == WIDEST:  # nothing wraps there, and to look for it takes most of the time of a table of thousands of rows
+        if width == WIDEST:  # nothing wraps there, and to look for it takes long in a table of thousands of rows
             self.table.columns = [replace(column, no_wrap=True) for column in table.columns]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:

@@ -291,7 +291,7 @@ class TeacherModel(Section):
 
     @property
     def label(self) -> str:
-        """The model in a few words: timm's name, or the end of the folder's path; of a sweep with the name of its run."""
+        """The model in a few words: timm's name, or the end of the folder's path; a sweep's with the name of its run."""
         if self.name is not None:
             return self.name
         parts = str(self.checkpoint).rstrip("/").split("/")
