@@ -245,11 +245,17 @@ def test_one_worker_makes_a_file_however_many_ask(output, monkeypatch):
     go_on.clear()
     making = downloads.Making()
     run = Run(output / "old")
-    for number in range(downloads.AT_ONCE + downloads.WAITING):
-        making.begin(run, f"p{number}", "timm")
+    points = [f"p{number}" for number in range(downloads.AT_ONCE + downloads.WAITING)]
+    for point in points:
+        making.begin(run, point, "timm")
     with pytest.raises(Exception, match="try again in a minute"):
         making.begin(run, "one more", "timm")
     go_on.set()
+    deadline = time.monotonic() + 30  # those that waited are made too, and not beside the next test
+    while any(making.state(run, point, "timm")["state"] == "making" for point in points):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert len(ran) == 1 + len(points)
 
 
 @pytest.mark.slow

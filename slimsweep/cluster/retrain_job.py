@@ -185,7 +185,7 @@ def trial(parameters: dict[str, Any], arguments: dict[str, Any]) -> dict[str, st
             log.warning("%s: its row could not be written (%s)", point.name, unwritten)
         return {"error": error}
     finally:
-        give_memory_back()  # this process trains the next point in another thread
+        give_memory_back()  # of this thread: the process trains the next point in another
     return {"error": ""}
 
 
