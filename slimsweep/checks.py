@@ -21,7 +21,7 @@ from slimsweep.slimming.budget import Budget, BudgetError, BudgetLike
 from slimsweep.slimming.cost import COSTS
 from slimsweep.slimming.gates import add_gates
 from slimsweep.slimming.removal_path import RemovalPath, equal_gates, size_multiple
-from slimsweep.slimming.structure import Shape
+from slimsweep.slimming.shape import Shape
 from slimsweep.trackers import check_trackers
 from slimsweep.training.backbone import check_embedding, families_to_cut
 from slimsweep.training.dense_model import check_model, check_values, start_of

@@ -211,7 +211,7 @@ def test_a_status_imports_no_solver_and_no_model_code(code: str, planned: bool, 
 
 
 def test_the_page_and_the_live_display_import_no_solver_and_no_model_code(folder: Path) -> None:
-    """They decode the structures that stand in the rows, which takes torch, and ask no gates and no path."""
+    """They decode the structures that stand in the rows, and ask no gates, no path and no torch."""
     code = """
 import sys
 from rich.console import Console
@@ -223,8 +223,8 @@ run = Run(sys.argv[1])
 write_report(run, read_status(run))
 with Progress(run, Console(), "Sweep", sweep=True):
     pass
-rooms = ("removal_path", "removal_order", "gates", "cut", "hub", "architectures")
-heavy = {"timm", "ray", *(f"slimsweep.slimming.{name}" for name in rooms)}
+rooms = ("structure", "removal_path", "removal_order", "gates", "cut", "hub", "architectures")
+heavy = {"torch", "timm", "ray", *(f"slimsweep.slimming.{name}" for name in rooms)}
 print(sorted(heavy & set(sys.modules)))
 """
     words = [sys.executable, "-c", code, str(folder)]

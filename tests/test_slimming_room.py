@@ -16,7 +16,7 @@ from slimsweep.slimming.cost import COSTS, Cost
 from slimsweep.slimming.gate_families import GATE_FAMILIES
 from slimsweep.slimming.gate_optimizer import GateTraining, penalty_weights
 from slimsweep.slimming.removal_path import RemovalPath
-from slimsweep.slimming.structure import FAMILIES, LayerSizes
+from slimsweep.slimming.shape import FAMILIES, LayerSizes
 
 ROOM = Path(slimsweep.slimming.__file__).parent
 

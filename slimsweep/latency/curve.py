@@ -19,7 +19,8 @@ from slimsweep.latency.quiet_timing import Measured
 from slimsweep.slimming.budget import Budget
 from slimsweep.slimming.cost import NANOSECONDS
 from slimsweep.slimming.removal_path import RemovalPath
-from slimsweep.slimming.structure import Shape, Structure
+from slimsweep.slimming.shape import Shape
+from slimsweep.slimming.structure import Structure
 
 DENSE = "dense"
 PREFIXES = 33  # that are timed of a path

@@ -11,7 +11,8 @@ from slimsweep.ledger.run import Run
 from slimsweep.slimming.budget import Budget
 from slimsweep.slimming.cost import COSTS
 from slimsweep.slimming.removal_path import RemovalPath
-from slimsweep.slimming.structure import Shape, Structure
+from slimsweep.slimming.shape import Shape
+from slimsweep.slimming.structure import Structure
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from slimsweep.ledger.tables import DEVICE_TIMES
+from slimsweep.slimming.kept_masks import KeptMasks
 
 SWEEP, DEVICE = "sweep", "device"  # who timed: the sweep itself; another device, by latency.table or `slimsweep latency add`
 COLUMNS = ["point", "source", "setting", "batch_size", "ms", "dense_ms", "spread", "busy", "of_row"]
@@ -108,13 +109,11 @@ def _of_devices(rows: pd.DataFrame, device_times: pd.DataFrame) -> list[dict[str
 
 def structure_ids(text: str) -> tuple[str, str]:
     """(id of a structure, id of its dense model); empty texts where the JSON is of another version of slimsweep."""
-    from slimsweep.slimming.structure import Structure  # here, so that what needs no structures does not load torch
-
     try:
-        structure = Structure.from_json(text)
+        kept = KeptMasks.from_json(text)
     except ValueError:
         return "", ""
-    return structure.id, structure.shape.full().id
+    return kept.id, KeptMasks.whole(kept.shape).id
 
 
 def _said(text: str) -> dict[str, Any]:

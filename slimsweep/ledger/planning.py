@@ -19,7 +19,8 @@ from slimsweep.methods import METHODS, extra_epochs
 from slimsweep.slimming.budget import Budget
 from slimsweep.slimming.cost import COSTS
 from slimsweep.slimming.removal_path import RemovalPath, Scores
-from slimsweep.slimming.structure import FAMILIES, Shape, Structure
+from slimsweep.slimming.shape import FAMILIES, Shape
+from slimsweep.slimming.structure import Structure
 from slimsweep.training.teachers import teacher_macs
 
 UNKNOWN_SHARE = 0.5  # of the dense model's latency, that a number of milliseconds is assumed to be before anything is timed

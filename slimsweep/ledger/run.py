@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -75,7 +75,7 @@ if TYPE_CHECKING:  # torch and the solver are imported only by the functions tha
     from torch import Tensor
 
     from slimsweep.slimming.removal_path import RemovalPath
-    from slimsweep.slimming.structure import Shape
+    from slimsweep.slimming.shape import Shape
 
 SETTLED = 60 * 10**9  # ns: stores count whole seconds, by clocks of their own; a newer file may change and look the same
 MANY_FILES = 200  # from so many rows on, reading them from one file is worth writing it
@@ -444,7 +444,7 @@ class Run(Readable):
 
     def write_shape(self, shape: "Shape", axes_seconds: float) -> None:
         """Write the sizes of the gated model, and how long its principal axes took."""
-        found = {"shape": json.loads(shape.full().to_json())["shape"], "axes_seconds": axes_seconds}
+        found = {"shape": asdict(shape), "axes_seconds": axes_seconds}
         self.folder.write_json(SEARCH_SHAPE, found)
 
     def forget_sources(self, dense: bool) -> None:
@@ -468,7 +468,7 @@ class Run(Readable):
     @cached_property
     def shape(self) -> "Shape":
         """The gated model's sizes and costs, read from the search's folder: no model is built."""
-        from slimsweep.slimming.structure import Shape
+        from slimsweep.slimming.shape import Shape
 
         try:
             return Shape.from_dict(self.json(SEARCH_SHAPE, "shape")["shape"])

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from slimsweep.errors import RefusedInput
 from slimsweep.slimming.budget import Budget, BudgetError, BudgetLike
 from slimsweep.slimming.cost import COSTS, Cost
-from slimsweep.slimming.structure import Shape, Structure
+from slimsweep.slimming.shape import Shape
+from slimsweep.slimming.structure import Structure
 
 
 def cost_and_limit(budget: BudgetLike, dense: Shape) -> tuple[Cost, int]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from slimsweep.latency.curve import Solved
 from slimsweep.slimming.budget import Budget, BudgetLike
 from slimsweep.slimming.removal_path import RemovalPath
-from slimsweep.slimming.structure import Shape
+from slimsweep.slimming.shape import Shape
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,8 @@ import torch
 from slimsweep.methods.by_scores import structures_by_scores
 from slimsweep.methods.choice import Choice
 from slimsweep.slimming.removal_path import Scores
-from slimsweep.slimming.structure import Shape, Structure
+from slimsweep.slimming.shape import Shape
+from slimsweep.slimming.structure import Structure
 
 
 def choose(choice: Choice) -> list[Structure | ValueError]:

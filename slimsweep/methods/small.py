@@ -18,7 +18,8 @@ from slimsweep.slimming.architectures import Timm, model_name
 from slimsweep.slimming.budget import BUDGET_TOLERANCE, Budget, BudgetLike
 from slimsweep.slimming.cost import COSTS, Cost
 from slimsweep.slimming.dense_shape import shape_of
-from slimsweep.slimming.structure import Shape, Structure
+from slimsweep.slimming.shape import Shape
+from slimsweep.slimming.structure import Structure
 
 Sizes = Callable[[int, int], int]  # the cost of a plain model of a width and a depth
 

@@ -22,7 +22,8 @@ from slimsweep.slimming.architectures import architecture_of, model_name
 from slimsweep.slimming.budget import BUDGET_TOLERANCE, BudgetLike
 from slimsweep.slimming.cost import COSTS, Cost
 from slimsweep.slimming.dense_shape import refused_families, whole_heads_reason
-from slimsweep.slimming.structure import Shape, Structure, image_size, macs
+from slimsweep.slimming.shape import Shape
+from slimsweep.slimming.structure import Structure, image_size, macs
 
 Importance = Literal["taylor", "magnitude"]
 TRIES = 16  # halvings of the interval of pruning ratios

@@ -8,7 +8,8 @@ from slimsweep.methods.choice import Choice
 from slimsweep.methods.weight_squares import attention_squares, mlp_squares
 from slimsweep.slimming.architectures import architecture_of
 from slimsweep.slimming.removal_path import Scores
-from slimsweep.slimming.structure import Shape, Structure
+from slimsweep.slimming.shape import Shape
+from slimsweep.slimming.structure import Structure
 
 
 def choose(choice: Choice) -> list[Structure | ValueError]:

@@ -11,7 +11,8 @@ import yaml
 
 from slimsweep.config.yaml_text import read_yaml
 from slimsweep.report.run_tables import RunTables
-from slimsweep.slimming.structure import FAMILIES, Structure
+from slimsweep.slimming.kept_masks import KeptMasks
+from slimsweep.slimming.shape import FAMILIES
 
 PACKAGES = ("slimsweep", "torch", "timm", "ray")
 OF_THE_FOLDER = ("name", "output")  # where a run lies, not how it was made
@@ -82,7 +83,7 @@ def leaving(run: RunTables) -> dict[str, Any]:
     unit = own["unit"].mode().iloc[0]
     own = own[own["unit"] == unit].drop_duplicates("budget").sort_values("budget", ascending=False)
     try:
-        structures = [Structure.from_json(text) for text in own["structure"]]
+        structures = [KeptMasks.from_json(text) for text in own["structure"]]
     except ValueError:  # of another version; the page says so at its point
         return {}
     found = {}
@@ -94,7 +95,7 @@ def leaving(run: RunTables) -> dict[str, Any]:
         ranked = gates["score"] if gates["score"].notna().all() else gates["value"].abs()
         if any(family not in structure.masks for structure in structures):
             continue
-        kept = [np.concatenate([mask.numpy().reshape(-1) for mask in structure.masks[family]]) for structure in structures]
+        kept = [np.concatenate([mask.reshape(-1) for mask in structure.masks[family]]) for structure in structures]
         if any(len(one) != len(ranked) for one in kept) or ranked.isna().any():
             continue
         left = np.array([~one for one in kept]).argmax(0)  # the first budget without the gate

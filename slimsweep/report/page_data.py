@@ -34,7 +34,7 @@ from slimsweep.report.styles import looks, run_colours
 from slimsweep.report.uncertainty import ALIKE, HANDFUL, SPLITS, cautions, with_binomial
 from slimsweep.slimming.cost import COSTS
 from slimsweep.slimming.cost import LATENCY as MILLISECONDS
-from slimsweep.slimming.structure import Structure
+from slimsweep.slimming.kept_masks import KeptMasks
 
 HISTOGRAM_BINS = 40
 # Times compare in one setting only, so those of the results are shown as the benchmark's are: an axis and a column per setting.
@@ -253,7 +253,7 @@ class _Structures:
             return None
         if text not in self._places:
             try:
-                structure = Structure.from_json(text)
+                structure = KeptMasks.from_json(text)
             except ValueError:  # of a version of slimsweep with other structures; the page says so at the point
                 self._places[text] = None
             else:
@@ -261,7 +261,7 @@ class _Structures:
                 self.structures.append(self._view(structure))
         return self._places[text]
 
-    def _view(self, structure: Structure) -> dict[str, Any]:
+    def _view(self, structure: KeptMasks) -> dict[str, Any]:
         shape = structure.shape
         key = (shape.layers, shape.grid)
         if key not in self._shape_places:
@@ -281,11 +281,11 @@ class _Structures:
         tokens = structure.masks.get("token")
         return {
             "shape": self._shape_places[key],
-            "heads": [structure.attention_mask(i).sum(1).tolist() for i in layers],
+            "heads": [structure.attention(i).sum(1).tolist() for i in layers],
             "units": [size[2] for size in sizes],
             "tokens": [size[3] for size in sizes],
             # A dropped token does not come back, so the number of layers that keep it says which layers do.
-            "last": np.sum([mask.numpy() for mask in tokens], axis=0).tolist() if tokens else None,
+            "last": np.sum(tokens, axis=0).tolist() if tokens else None,
         }
 
 

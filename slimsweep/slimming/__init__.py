@@ -5,7 +5,7 @@ The names below are what other rooms and users need; each is imported when it is
 
 | file | what it holds |
 | --- | --- |
-| `structure.py` | what is kept of a model: shape, masks, sizes |
+| `shape.py`, `structure.py`, `kept_masks.py` | a model's sizes; what is kept of it, as tensors and as arrays |
 | `cost.py`, `budget.py` | what that costs (MACs, parameters), and how a budget is written |
 | `architectures.py`, `eva_attention.py`, `dense_shape.py` | the timm models that can be cut, one entry each, and their sizes |
 | `gates.py`, `gate_families.py`, `gate_modules.py`, `gate_optimizer.py` | gates, their families, modules and training |
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from slimsweep.slimming.reconstruction import repair
     from slimsweep.slimming.removal_path import RemovalPath, solve
     from slimsweep.slimming.scores_from_images import activation_scores
-    from slimsweep.slimming.structure import Shape, Structure, macs, params
+    from slimsweep.slimming.shape import Shape
+    from slimsweep.slimming.structure import Structure, macs, params
 
 __all__ = [
     "COSTS",
@@ -65,7 +66,7 @@ _MODULES = {
     "GateTraining": "gate_optimizer",
     "GatedModel": "gates",
     "RemovalPath": "removal_path",
-    "Shape": "structure",
+    "Shape": "shape",
     "Structure": "structure",
     "activation_scores": "scores_from_images",
     "add_gates": "gates",

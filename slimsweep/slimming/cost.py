@@ -15,7 +15,8 @@ if TYPE_CHECKING:  # budgets are parsed without torch, and need this table
     import numpy as np
 
     from slimsweep.slimming.removal_path import RemovalPath
-    from slimsweep.slimming.structure import LayerSizes, Shape, Structure
+    from slimsweep.slimming.shape import LayerSizes, Shape
+    from slimsweep.slimming.structure import Structure
 
 
 NANOSECONDS = 1e6  # per millisecond: latencies are compared in whole nanoseconds, as other costs are in whole units

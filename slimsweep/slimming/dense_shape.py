@@ -6,7 +6,8 @@ from torch import nn
 
 from slimsweep.slimming.architectures import HEAD_COLUMNS, MLP_ROWS, Timm, architecture_of, attention_rows, tensor_at
 from slimsweep.slimming.gate_families import GATE_FAMILIES
-from slimsweep.slimming.structure import Layer, Shape, Structure, macs, params
+from slimsweep.slimming.shape import Layer, Shape
+from slimsweep.slimming.structure import Structure, macs, params
 
 
 def refused_families(model: Timm) -> dict[str, str]:

@@ -17,7 +17,7 @@ from slimsweep.slimming.gate_modules import (
     subclass,
 )
 from slimsweep.slimming.removal_order import Steps, attention_steps, mlp_steps, token_steps
-from slimsweep.slimming.structure import Layer, Shape
+from slimsweep.slimming.shape import Layer, Shape
 
 KEEPS_TOKENS = ("prr", "")  # timm's names of poolings that need every token
 Granularity = Literal["dim", "head", "uniform"]

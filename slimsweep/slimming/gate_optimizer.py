@@ -15,7 +15,7 @@ from torch import Tensor
 
 from slimsweep.slimming.gate_families import GATE_FAMILIES
 from slimsweep.slimming.gates import GatedModel, effective_gates
-from slimsweep.slimming.structure import Shape
+from slimsweep.slimming.shape import Shape
 
 SQUARES_DECAY = 0.9  # of the running mean of squared gradients
 

@@ -22,7 +22,8 @@ from slimsweep.slimming.gate_modules import subclass, unparametrize
 from slimsweep.slimming.gate_values import GateValues
 from slimsweep.slimming.plain_layers import check_layers
 from slimsweep.slimming.read_back import WAY_OUT, unlike_built
-from slimsweep.slimming.structure import Shape, check_families, macs, params
+from slimsweep.slimming.shape import Shape, check_families
+from slimsweep.slimming.structure import macs, params
 from slimsweep.slimming.timm_arguments import arguments_of
 from slimsweep.slimming.wrapped_models import unwrapped
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from slimsweep.slimming.structure import Shape
+from slimsweep.slimming.shape import Shape
 
 NEVER_REMOVED = np.iinfo(np.int64).max
 

@@ -19,7 +19,8 @@ from slimsweep.slimming.budget import Budget, BudgetError, BudgetLike
 from slimsweep.slimming.cost import COSTS, LATENCY, unit_named, units
 from slimsweep.slimming.gate_families import GATE_FAMILIES
 from slimsweep.slimming.removal_order import Steps
-from slimsweep.slimming.structure import LayerSizes, Shape, Structure, check_families
+from slimsweep.slimming.shape import LayerSizes, Shape, check_families
+from slimsweep.slimming.structure import Structure
 from slimsweep.slimming.wrapped_models import unwrapped
 
 Scores = Mapping[str, Sequence[Any]]

@@ -1,115 +1,25 @@
 """What is kept of a vision transformer, and what that costs in multiply-accumulates and parameters.
 
-A `Shape` holds a dense model's sizes, a `Structure` adds what is kept of it: one boolean mask per gate family and layer.
-Both are plain data (no weights), so budgets can be solved, stored and priced without building a model.
+A `Structure` adds to a dense model's `Shape` what is kept of it: one boolean mask per gate family and layer. Both are plain
+data (no weights), so budgets can be solved, stored and priced without building a model.
 """
 
 import copy
-import hashlib
-import itertools
-import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from functools import singledispatch
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from slimsweep.errors import RefusedInput
 from slimsweep.slimming.cost import COSTS
+from slimsweep.slimming.kept_masks import KeptMasks
+from slimsweep.slimming.shape import FAMILIES, LayerSizes, Shape, check_families
 from slimsweep.slimming.wrapped_models import inner_model
 
-FAMILIES = ("attention", "mlp", "token")  # of gates; what differs between them is in gate_families.py
-
 Masks = Mapping[str, Sequence[Tensor]]
-
-
-def check_families(names: Iterable[str]) -> None:
-    """Raise RefusedInput, a ValueError, where a name is no family of gates."""
-    if unknown := sorted(set(names) - set(FAMILIES)):
-        raise RefusedInput(f"{unknown[0]!r} is not a family of gates; the families are {', '.join(FAMILIES)}")
-
-
-class LayerSizes(NamedTuple):
-    """What one layer keeps: plain numbers for one structure, (prefixes,) int64 arrays for all prefixes of a removal path."""
-
-    heads: Any
-    dims: Any  # attention dims of all heads together
-    units: Any  # MLP units
-    tokens: Any  # patch tokens
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layer:
-    """One block's dense sizes, and what each attention dim, head and MLP unit costs, in parameters."""
-
-    name: str
-    embed_dim: int
-    heads: int
-    head_dim: int
-    hidden: int  # MLP units
-    tokens: int  # patch positions at its input
-    prefix: int  # tokens that never leave: class, distillation, registers
-    window: int  # keys a query sees; 0 where attention is over all tokens
-    attention_rows: int  # tokens that windowed attention computes, its padding included; 0 where it is over all tokens
-    attention_matrices: int  # projections of width (heads x head_dim): q, k, v, output, and one for gated attention
-    mlp_matrices: int  # projections of width hidden: 2, or 3 for gated MLPs
-    attention_params_per_dim: int
-    attention_params_per_head: int  # Swin's table of relative positions
-    attention_params_fixed: int  # go with the whole branch: its norm, norms of queries and keys
-    mlp_params_per_unit: int
-    mlp_params_fixed: int
-
-    @property
-    def sizes(self) -> LayerSizes:
-        """The dense sizes."""
-        return LayerSizes(self.heads, self.heads * self.head_dim, self.hidden, self.tokens)
-
-    def attention_macs(self, heads: int | np.ndarray, head_dim: int | np.ndarray, tokens: int | np.ndarray) -> int | np.ndarray:
-        """MACs of attention with `heads` heads of `head_dim` dims over `tokens` patch tokens and the prefix.
-
-        Per dim and token: `embed_dim` for each projection, and one per key for the logits and for the weighted sum of values.
-        """
-        rows = self.attention_rows or tokens + self.prefix
-        keys = self.window or tokens + self.prefix
-        return heads * head_dim * rows * (self.attention_matrices * self.embed_dim + 2 * keys)
-
-    def mlp_macs(self, units: int | np.ndarray, tokens: int | np.ndarray) -> int | np.ndarray:
-        """MACs of the MLP with `units` hidden units over `tokens` patch tokens and the prefix."""
-        return units * (tokens + self.prefix) * self.mlp_matrices * self.embed_dim
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """A dense model's sizes, layer by layer, and the costs that no gate changes."""
-
-    layers: tuple[Layer, ...]
-    grid: tuple[int, int]  # patches: rows, columns
-    gate_shapes: dict[str, tuple[tuple[int, ...], ...]]  # the families that can be cut: one shape per layer
-    fixed_macs: int  # patch embedding, head, everything outside the blocks that does not depend on the tokens kept
-    fixed_params: int
-    pool_macs_per_token: int  # what a token left after the last layer costs the pooling
-    least_tokens: int  # patch tokens that must stay: 1 where no prefix token is there to pool
-
-    def full(self) -> "Structure":
-        """The structure that keeps everything."""
-        return Structure(self, {f: [torch.ones(s, dtype=torch.bool) for s in shapes] for f, shapes in self.gate_shapes.items()})
-
-    @staticmethod
-    def from_dict(data: dict) -> "Shape":
-        """The shape from what `dataclasses.asdict` makes of it, also after a way through JSON."""
-        return Shape(
-            **{
-                **data,
-                "layers": tuple(Layer(**layer) for layer in data["layers"]),
-                "grid": (data["grid"][0], data["grid"][1]),
-                "gate_shapes": {f: tuple(tuple(s) for s in shapes) for f, shapes in data["gate_shapes"].items()},
-            }
-        )
 
 
 class Structure:
@@ -135,43 +45,26 @@ class Structure:
 
     def validate(self) -> None:
         """Raise ValueError, in one sentence, where the masks do not describe a model that can be cut."""
-        for family, masks in self.masks.items():
-            wanted = self.shape.gate_shapes.get(family)
-            if wanted is None:
-                raise ValueError(
-                    f"this model has no {family} gates, so no {family} masks can apply; it has {sorted(self.shape.gate_shapes)}"
-                )
-            got = tuple(tuple(m.shape) for m in masks)
-            if got != wanted:
-                raise ValueError(f"{family} masks have the shapes {got}, the model's gates have {wanted}")
-        tokens = self.masks.get("token", [])
-        for index, (earlier, later) in enumerate(itertools.pairwise(tokens)):
-            back = (later & ~earlier).nonzero()
-            if len(back):
-                raise ValueError(
-                    f"token {int(back[0])} is kept in layer {index + 1} but dropped in layer {index}; "
-                    "a token that left cannot come back"
-                )
-        if tokens and int(tokens[-1].sum()) < self.shape.least_tokens:
-            raise ValueError("the last layer keeps no token, but this model pools over patch tokens: keep at least one")
+        _ = self.kept  # which is checked when it is made
+
+    @property
+    def kept(self) -> KeptMasks:
+        """The masks as arrays, which share the tensors' memory."""
+        return KeptMasks(self.shape, {family: [mask.numpy() for mask in masks] for family, masks in self.masks.items()})
 
     # Per layer: what is kept.
 
     def attention_mask(self, layer: int) -> Tensor:
         """Kept dims of one layer, (heads, head_dim), whatever the granularity."""
-        sizes = self.shape.layers[layer]
-        mask = self.masks["attention"][layer] if "attention" in self.masks else torch.ones(1, 1, dtype=torch.bool)
-        return mask.expand(sizes.heads, sizes.head_dim)
+        return torch.from_numpy(self.kept.attention(layer).copy())
 
     def mlp_mask(self, layer: int) -> Tensor:
         """Kept MLP units of one layer, (hidden,)."""
-        whole = torch.ones(self.shape.layers[layer].hidden, dtype=torch.bool)
-        return self.masks["mlp"][layer] if "mlp" in self.masks else whole
+        return torch.from_numpy(self.kept.mlp(layer).copy())
 
     def token_mask(self, layer: int) -> Tensor:
         """Kept patch tokens of one layer, (patches,)."""
-        whole = torch.ones(self.shape.layers[layer].tokens, dtype=torch.bool)
-        return self.masks["token"][layer] if "token" in self.masks else whole
+        return torch.from_numpy(self.kept.token(layer).copy())
 
     def holds(self, other: "Structure") -> bool:
         """Whether `other` is of the same dense model and keeps nothing that this one does not keep."""
@@ -181,19 +74,18 @@ class Structure:
 
     def sizes(self, layer: int) -> tuple[int, int, int, int]:
         """(heads, head dim, MLP units, patch tokens) that one layer keeps."""
-        dims = self.attention_mask(layer).sum(1)
-        return int((dims > 0).sum()), int(dims.max()), int(self.mlp_mask(layer).sum()), int(self.token_mask(layer).sum())
+        return self.kept.sizes(layer)
 
     def layer_sizes(self) -> list[LayerSizes]:
         """What each layer keeps, as costs take it."""
-        sizes = [self.sizes(index) for index in range(len(self.shape.layers))]
-        return [LayerSizes(heads, heads * head_dim, units, tokens) for heads, head_dim, units, tokens in sizes]
+        return self.kept.layer_sizes()
 
     def summary(self) -> list[dict[str, int | str]]:
         """One dict per layer: heads, head_dim, mlp_units, tokens (patches) kept, and each beside its dense size (*_dense)."""
         rows: list[dict[str, int | str]] = []
+        kept = self.kept
         for index, layer in enumerate(self.shape.layers):
-            heads, head_dim, units, tokens = self.sizes(index)
+            heads, head_dim, units, tokens = kept.sizes(index)
             rows.append(
                 {
                     "layer": layer.name,
@@ -224,14 +116,11 @@ class Structure:
     @property
     def id(self) -> str:
         """12 hex digits that are equal for structures of equal sizes in every layer, which have equal latency."""
-        layers = [[layer.name, layer.embed_dim, *self.sizes(index)] for index, layer in enumerate(self.shape.layers)]
-        text = json.dumps([layers, self.shape.fixed_macs, self.shape.fixed_params])
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return self.kept.id
 
     def to_json(self) -> str:
         """Text that `from_json` takes: the shape, and each mask as its bits in hex, row-major."""
-        masks = {f: [np.packbits(m.numpy().reshape(-1)).tobytes().hex() for m in ms] for f, ms in self.masks.items()}
-        return json.dumps({"version": 1, "shape": asdict(self.shape), "masks": masks}, separators=(",", ":"))
+        return self.kept.to_json()
 
     @staticmethod
     def from_json(text: str) -> "Structure":
@@ -240,18 +129,8 @@ class Structure:
         Raises:
             ValueError: the text is not such a structure.
         """
-        try:
-            data = json.loads(text)
-            if data["version"] != 1:
-                raise ValueError(f"version {data['version']}")
-            shape = Shape.from_dict(data["shape"])
-            masks: dict[str, list[Tensor]] = {}
-            for family, texts in data["masks"].items():
-                sizes = shape.gate_shapes[family]
-                masks[family] = [_unpack(bits, size) for bits, size in zip(texts, sizes, strict=True)]
-            return Structure(shape, masks)
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as problem:
-            raise ValueError(f"this text is not a structure that slimsweep wrote ({problem!r})") from problem
+        kept = KeptMasks.from_json(text)
+        return Structure(kept.shape, {family: list(map(torch.from_numpy, masks)) for family, masks in kept.masks.items()})
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Structure) and self.to_json() == other.to_json()
@@ -262,15 +141,6 @@ class Structure:
     def __repr__(self) -> str:
         rows = ", ".join(f"{r['heads']}x{r['head_dim']}/{r['mlp_units']}/{r['tokens']}" for r in self.summary())
         return f"Structure({self.macs() / 1e6:.1f} MMACs; heads x dims/units/tokens: {rows})"
-
-
-def _unpack(bits: str, size: tuple[int, ...]) -> Tensor:
-    """A mask of a shape from its bits in hex, row-major."""
-    packed = np.frombuffer(bytes.fromhex(bits), dtype=np.uint8)
-    count = math.prod(size)
-    if len(packed) != -(-count // 8):
-        raise ValueError(f"{len(packed)} bytes for a mask of {count} bits")
-    return torch.from_numpy(np.unpackbits(packed, count=count).astype(bool)).reshape(size)
 
 
 @singledispatch
