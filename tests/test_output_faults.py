@@ -23,6 +23,9 @@ SETTINGS = [
     *("--dense.epochs", "2", "--dense.warmup_epochs", "0", "--search.epochs", "2", "--search.paces", "[{}]"),
     *("--retrain.epochs", "2", "--retrain.warmup_epochs", "0"),
 ]
+
+# Runs a command as a shell does, also where nohup started the tests.
+NO_NOHUP = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
 STARTED: list[subprocess.Popen] = []
 
 
@@ -114,7 +117,8 @@ def test_a_terminal_that_is_closed_stops_a_run_cleanly(tmp_path: Path) -> None:
     """Without nohup: the kernel and the shell each send SIGHUP to all processes of the terminal, Ray's among them."""
     run = tmp_path / "run"
     terminal, own = pty.openpty()
-    process = start(tmp_path, more=("--search.epochs", "2000"), stdin=own, stdout=own, stderr=own)
+    more = ("--search.epochs", "2000")
+    process = start(tmp_path, sys.executable, "-c", NO_NOHUP, more=more, stdin=own, stdout=own, stderr=own)
     os.close(own)
     wait_until(process, lambda: bool(os.read(terminal, 65536)) and epochs(run)[("search", "")] > 2)
     os.close(terminal)
