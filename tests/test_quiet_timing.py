@@ -299,7 +299,7 @@ def test_a_process_that_trains_models_in_one_thread_after_the_other_keeps_the_me
     code = """
 import threading, torch
 from pathlib import Path
-from slimsweep.latency.process_memory import give_memory_back, keep_memory
+from slimsweep.latency.device import give_memory_back, keep_memory
 
 def resident():
     pages = Path("/proc/self/statm").read_text().split()[1]

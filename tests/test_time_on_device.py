@@ -118,7 +118,7 @@ def test_a_manifest_whose_entries_are_damaged_is_refused(folder: Path, entry: ob
 
 def test_neither_the_program_nor_the_command_needs_torch(folder: Path, tmp_path: Path) -> None:
     """Up to where the models are opened, in a process in which torch and timm cannot be imported."""
-    for name in ("time_on_device.py", "quiet_timing.py", "process_memory.py"):
+    for name in ("time_on_device.py", "quiet_timing.py"):
         shutil.copy(Path(time_on_device.__file__).with_name(name), folder)
     (folder / "reference-cpu.onnx").unlink()
     blocked = tmp_path / "blocked"

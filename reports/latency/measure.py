@@ -38,7 +38,6 @@ from slimsweep.latency.calls import WARM_UP_CALLS, about, check_device, prepared
 from slimsweep.latency.curve import DENSE, LatencyCurve, TimedStructure, measure_curve, prefix_lengths, solve_ms
 from slimsweep.latency.device import torch_threads
 from slimsweep.latency.onnx_files import session, session_call, write_onnx
-from slimsweep.latency.process_memory import keep_memory
 from slimsweep.latency.quiet_timing import Measured
 from slimsweep.latency.setting import LatencySetting
 from slimsweep.ledger.run import Run
@@ -54,7 +53,7 @@ from make_structures import draw_gates
 HERE = Path(__file__).parent
 BUDGETS = (Budget(0.5, "ms"), Budget(0.3, "ms"))
 RUNTIMES, BATCHES = ("torch", "onnxruntime"), (1, 8)
-TRIES = 4  # sessions in which structures of the same latency are looked for
+TRIES = 4  # sessions in which a budget in ms is looked for, and then structures of the same latency
 EQUAL = 0.01  # a structure whose ms differ by no more is not improved
 RATIOS = np.arange(0.3, 0.96, 0.05)  # of channels, that Torch-Pruning is first asked for
 SHARES = (0.2, 0.62)  # of dense MACs, between which its models are made denser
@@ -124,7 +123,6 @@ class Study:
                 models = {name: self.built(structure) for name, structure in structures.items()}
                 calls = stack.enter_context(prepared_calls(models, setting))
             else:
-                keep_memory()
                 files = {name: self.onnx_file(structure) for name, structure in structures.items()}
                 calls = {
                     name: session_call(session(file, threads=setting.threads), setting.batch_size)
@@ -261,7 +259,7 @@ def solve(study: Study, kind: str, timer: Timer) -> tuple[LatencyCurve, dict[Bud
     curve = measure_curve(path, timer, study.prefixes)
     print(f"{kind}: {len(curve.ms)} prefixes, dense {curve.ms[0]:.2f} ms, the last {curve.ms[-1]:.2f} ms", flush=True)
     found: dict[Budget, tuple[Structure, TimedStructure]] = {}
-    for budget, solved in zip(BUDGETS, solve_ms(path, curve, BUDGETS, timer, say=print), strict=True):
+    for budget, solved in zip(BUDGETS, solve_ms(path, curve, BUDGETS, timer, TRIES, say=print), strict=True):
         if solved.length is None:
             print(f"{kind}: {solved.error}", flush=True)
         else:

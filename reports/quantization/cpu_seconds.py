@@ -17,14 +17,12 @@ import torch
 from slimsweep.latency.device import hardware
 from slimsweep.latency.int8_files import calibrate, prepare, write_int8
 from slimsweep.latency.onnx_files import example_images, session, session_call
-from slimsweep.latency.process_memory import keep_memory
 
 ROUNDS = 15
 BATCHES = (1, 8)
 
 
 def main() -> None:
-    keep_memory()
     name = sys.argv[1]
     torch.manual_seed(0)
     model = timm.create_model(name).eval()

@@ -32,8 +32,7 @@ from slimsweep.cluster import set_ray_defaults
 from slimsweep.cluster.worker import data_for
 from slimsweep.config import Config, Recipe, Search
 from slimsweep.data import images_seen
-from slimsweep.latency.device import hardware
-from slimsweep.latency.process_memory import keep_memory
+from slimsweep.latency.device import hardware, keep_memory
 from slimsweep.slimming.structure import image_size
 from slimsweep.training.dense_model import build_dense
 

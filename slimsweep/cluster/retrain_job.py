@@ -42,7 +42,7 @@ from slimsweep.cluster.worker import (
 from slimsweep.config import Recipe
 from slimsweep.data import Data, data_name, images_seen
 from slimsweep.errors import OutOfTime, RunLost
-from slimsweep.latency.process_memory import give_memory_back
+from slimsweep.latency.device import give_memory_back
 from slimsweep.ledger.points import Point
 from slimsweep.ledger.recorder import recorder_of
 from slimsweep.ledger.run import Run

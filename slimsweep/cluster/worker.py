@@ -21,7 +21,7 @@ from slimsweep.config import Config, ConfigError, Stage
 from slimsweep.config.identity import checkpoint_token
 from slimsweep.data import Data, ImageStream, check_classes, difference, load_data, title
 from slimsweep.errors import StageFailed
-from slimsweep.latency.process_memory import keep_memory
+from slimsweep.latency.device import keep_memory
 from slimsweep.ledger.files import HOLDER, MODEL_CARD, MODEL_CONFIG
 from slimsweep.ledger.holder import Holder
 from slimsweep.ledger.model_card import model_card, origin

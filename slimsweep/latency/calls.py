@@ -16,9 +16,8 @@ from torch import nn
 
 from slimsweep.errors import RefusedInput
 from slimsweep.latency.curve import DENSE
-from slimsweep.latency.device import hardware, reference, room_for_graphs, seconds_without_pause, torch_threads
+from slimsweep.latency.device import hardware, keep_memory, reference, room_for_graphs, seconds_without_pause, torch_threads
 from slimsweep.latency.onnx_files import PROVIDERS, refuse_missing, session, session_call, write_onnx
-from slimsweep.latency.process_memory import keep_memory
 from slimsweep.latency.quiet_timing import ONNXRUNTIME_SETTLE, REFERENCE_CALLS, Call, Machine, Measured, time_rounds
 from slimsweep.latency.setting import LatencySetting
 from slimsweep.slimming.cut import slim

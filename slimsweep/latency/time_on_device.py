@@ -3,8 +3,8 @@
     python time_on_device.py [FOLDER] [--output times.csv] [--threads 2] [--device cpu] [--name "Jetson Orin Nano"]
 
 This needs numpy, onnxruntime and Python 3.10 or newer, and neither slimsweep nor torch: the export puts a copy of this file and
-of quiet_timing.py and process_memory.py, which it uses, beside the ONNX files. Files are timed in interleaved rounds, so that a
-machine that is slow for a while is slow for all, and the column `busy` says where the times are not to be trusted.
+of quiet_timing.py, which it uses, beside the ONNX files. Files are timed in interleaved rounds, so that a machine that is slow
+for a while is slow for all, and the column `busy` says where the times are not to be trusted.
 """
 
 import argparse
@@ -21,10 +21,8 @@ from pathlib import Path
 from typing import Any
 
 if __package__:
-    from slimsweep.latency.process_memory import keep_memory
     from slimsweep.latency.quiet_timing import ONNXRUNTIME_SETTLE, Measured, Timed, time_rounds
-else:  # copied: these lie beside this file
-    from process_memory import keep_memory  # type: ignore[import-not-found, no-redef]
+else:  # copied: quiet_timing.py lies beside this file
     from quiet_timing import ONNXRUNTIME_SETTLE, Measured, Timed, time_rounds  # type: ignore[import-not-found, no-redef]
 
 MANIFEST, TIMES = "manifest.json", "times.csv"
@@ -278,8 +276,6 @@ def _measured(
     say: Callable[[str], None],
 ) -> Iterator[Measured]:
     """Times of the files, by structure: of all at once where memory has room, else of one group after the other."""
-    if device == "cpu":
-        keep_memory()
     known = None
     groups = list(_groups(files))
     for number, group in enumerate(groups, start=1):

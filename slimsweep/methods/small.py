@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Sequence
 from functools import cache
 
-import torch
 from timm.layers import Mlp
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -20,6 +19,7 @@ from slimsweep.slimming.cost import COSTS, Cost
 from slimsweep.slimming.dense_shape import shape_of
 from slimsweep.slimming.shape import Shape
 from slimsweep.slimming.structure import Structure
+from slimsweep.slimming.weightless import weightless
 
 Sizes = Callable[[int, int], int]  # the cost of a plain model of a width and a depth
 
@@ -104,7 +104,7 @@ def small_structure(dense: Timm, budget: BudgetLike, round_to: int = 1, costs: S
     near = [f for f in found if -f[1] >= least_near] or [min(found, key=lambda f: f[1])]
     _, _, chosen, blocks = min(near)
     sizes = {"embed_dim": chosen, "depth": blocks, "num_heads": heads_of_small(dense, chosen)}
-    with torch.device("meta"):
+    with weightless():
         model = like(dense, **sizes)
     shape = shape_of(model, "dim", ())
     if type(model.blocks[0].mlp) is not Mlp:
@@ -134,7 +134,7 @@ def build_small(dense: nn.Module, structure: Structure) -> nn.Module:
 
 def _shape_with_units(dense: Timm, sizes: dict[str, int], units: int) -> Shape:
     """The shape of the plain model of some sizes whose MLPs have so many hidden units."""
-    with torch.device("meta"):
+    with weightless():
         model = like(dense, **sizes, mlp_ratio=_ratio(units, sizes["embed_dim"]))
     return shape_of(model, "dim", ())
 
@@ -169,7 +169,7 @@ def small_costs(dense: Timm, cost: Cost = COSTS["macs"]) -> Sizes:
 
     @cache
     def first_and_next(width: int) -> tuple[int, int]:  # blocks are all alike
-        with torch.device("meta"):
+        with weightless():
             one, two = (like(dense, embed_dim=width, depth=d, num_heads=heads_of_small(dense, width)) for d in (1, 2))
         first, both = (cost.of_dense(shape_of(model, "dim", ())) for model in (one, two))
         return first, both - first

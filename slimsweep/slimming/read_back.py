@@ -13,6 +13,7 @@ from slimsweep.errors import RefusedInput
 from slimsweep.slimming.architectures import Timm, model_name
 from slimsweep.slimming.structure import image_size
 from slimsweep.slimming.timm_arguments import arguments_of, has_arguments
+from slimsweep.slimming.weightless import weightless
 from slimsweep.slimming.wrapped_models import is_compiled, plain_name, uncompiled
 
 WAY_OUT = (
@@ -59,7 +60,7 @@ def unlike_built(model: Timm) -> str:
     arguments = get_model_args(copy.copy(model))
 
     def build() -> nn.Module:
-        with torch.device("meta"):
+        with weightless():
             return timm.create_model(model_name(model), pretrained=False, **arguments)
 
     with torch.random.fork_rng(devices=[]):

@@ -17,6 +17,7 @@ from slimsweep.errors import RefusedInput
 from slimsweep.slimming.cost import COSTS
 from slimsweep.slimming.kept_masks import KeptMasks
 from slimsweep.slimming.shape import FAMILIES, LayerSizes, Shape, check_families
+from slimsweep.slimming.weightless import NoValues
 from slimsweep.slimming.wrapped_models import inner_model
 
 Masks = Mapping[str, Sequence[Tensor]]
@@ -164,11 +165,11 @@ def _(what: nn.Module) -> int:
         return macs(inside)
     # A copy without weights: counting needs shapes only, costs no memory, and cannot touch the model.
     meta = torch.device("meta")
-    weightless: dict[int, Any] = {id(b): torch.empty_like(b, device=meta) for b in what.buffers()}
-    weightless |= {id(p): nn.Parameter(torch.empty_like(p, device=meta), requires_grad=False) for p in what.parameters()}
-    model = copy.deepcopy(what, weightless).eval()
+    tensors: dict[int, Any] = {id(b): torch.empty_like(b, device=meta) for b in what.buffers()}
+    tensors |= {id(p): nn.Parameter(torch.empty_like(p, device=meta), requires_grad=False) for p in what.parameters()}
+    model = copy.deepcopy(what, tensors).eval()
     image = torch.zeros(1, *image_size(what), device=meta, dtype=next(what.parameters()).dtype)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), NoValues(), FlopCounterMode(display=False) as counter:
         try:
             model(image)
         except (AssertionError, RuntimeError) as problem:

@@ -37,7 +37,7 @@ from slimsweep.tools.export import check_same, write_pt2, written_whole
 Paces = Literal["chosen", "all"]
 Format = Literal["onnx", "pt2"]
 
-SCRIPT = ("time_on_device.py", "quiet_timing.py", "process_memory.py")  # modules of latency/ that are copied beside the models
+SCRIPT = ("time_on_device.py", "quiet_timing.py")  # modules of latency/ that are copied beside the models
 GRAPH_BYTES = 400_000  # of a file, beside its weights
 ROOM = 1.1  # how much more space than the estimate a disk must have
 CHECKED_BATCH = 2  # images that a file of any batch size is checked with

@@ -28,7 +28,6 @@ from slimsweep.latency.int8_files import (
     write_int8,
 )
 from slimsweep.latency.onnx_files import session, session_call
-from slimsweep.latency.process_memory import keep_memory
 from slimsweep.latency.quiet_timing import ONNXRUNTIME_SETTLE, time_rounds
 from slimsweep.ledger.measures import R2, TOP1, Measure
 from slimsweep.ledger.tables import fastest_reference
@@ -241,7 +240,6 @@ def _time(subjects: Sequence[Subject], timing: Timing, earlier: pd.DataFrame, pr
     if not subjects:
         return
     place = torch.device("cpu")
-    keep_memory()
     progress(f"timing {counted(len(subjects), 'model')}, {counted(timing.repeats, 'round')}")
     with torch_threads(timing.threads) as threads:
         calls: dict[str, Callable[[], object]] = {}

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from slimsweep.config import Config, ConfigError, did_you_mean
+from slimsweep.slimming.weightless import weightless
 from slimsweep.training.checkpoint_file import Stored, names_in_order, read_checkpoint
 from slimsweep.training.fit_weights import Fitted, fit, heads_of
 from slimsweep.training.label_order import also_called, are_numbers, imagenet_names, places_by_name, rows_by_name
@@ -103,7 +104,7 @@ def check_model(config: Config, num_classes: int | None = None) -> nn.Module:
 
 def _on_meta(config: Config, num_classes: int | None) -> nn.Module:
     """The model without its weights, for checks."""
-    with torch.device("meta"):
+    with weightless():
         asked = config.data.num_classes if num_classes is None else num_classes
         return _create(config, 10 if asked is None else asked, pretrained=False)
 
@@ -125,7 +126,7 @@ def start_of(config: Config, num_classes: int, class_names: Sequence[str] | None
     Raises:
         ConfigError: as `check_model`.
     """
-    with torch.device("meta"):
+    with weightless():
         model = _create(config, num_classes, pretrained=False)
     if (path := _path(config)) is not None:
         return _start_of_checkpoint(model, *_fit_on_meta(model, path), path, class_names)
@@ -299,7 +300,7 @@ def _wrong_argument(name: str, arguments: Mapping[str, Any], said: str) -> str:
     if found is None:
         return f"model {name!r} cannot be built with model.kwargs {dict(arguments)} ({said}): check their types"
     wrong = found.group(1)
-    with torch.device("meta"):
+    with weightless():
         plain = timm.create_model(name)
     takes = [p for p in inspect.signature(type(plain).__init__).parameters if p != "self"]
     if wrong == "img_size":
