@@ -29,7 +29,7 @@ from slimsweep.config import (
     load_config,
     load_configs,
 )
-from slimsweep.config.fields import Section, all_fields
+from slimsweep.config.fields import Section, all_fields, descriptions
 from slimsweep.methods import METHODS
 from slimsweep.slimming.budget import Budget
 
@@ -634,3 +634,11 @@ def test_smoke_shrinks_any_configuration_to_a_valid_small_one(argv):
     assert small.model == full.model
     assert small.resources == full.resources
     assert small.smoke().name == small.name
+
+
+def test_every_field_says_what_it_is_for():
+    said = descriptions(Config)
+    assert list(said) == [name for name, _ in all_fields(Config)]
+    assert not [name for name, text in said.items() if not text]
+    assert said["search.floors.mlp"] == "Of MLP units."
+    assert said["teacher.weight"] == "Weight of its answers if there are several teachers, relative to the others."

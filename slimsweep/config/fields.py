@@ -1,9 +1,14 @@
 """What every section of the configuration shares: how text becomes values, and what an annotation admits."""
 
+import ast
+import inspect
+import itertools
 import json
+import sys
 import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
@@ -19,7 +24,7 @@ T = TypeVar("T")
 class Section(BaseModel):
     """Some fields of the configuration: keyword-only, frozen, no unknown fields."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -100,6 +105,34 @@ def all_fields(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str
         yield f"{prefix}{name}", field
         if inner := section_of(field.annotation):
             yield from all_fields(inner, f"{prefix}{name}.")
+
+
+def descriptions(section: type[BaseModel], prefix: str = "") -> dict[str, str]:
+    """What the source says of every field, by its dotted name: its own description, or the text that follows it.
+
+    That is read when it is asked for, since most processes show no help, and pydantic would read it in each.
+    """
+    found: dict[str, str] = {}
+    sections = [kind for kind in section.__mro__ if issubclass(kind, BaseModel) and kind is not BaseModel]
+    for name, field in section.model_fields.items():
+        texts = (_texts_after_fields(kind.__module__).get(kind.__qualname__, {}).get(name) for kind in sections)
+        found[f"{prefix}{name}"] = field.description or next(filter(None, texts), "")
+        if inner := section_of(field.annotation):
+            found |= descriptions(inner, f"{prefix}{name}.")
+    return found
+
+
+@cache
+def _texts_after_fields(module: str) -> dict[str, dict[str, str]]:
+    """By class of a module and field, the text that follows the field."""
+    found: dict[str, dict[str, str]] = {}
+    statements = ast.parse(inspect.getsource(sys.modules[module])).body
+    for kind in (one for one in statements if isinstance(one, ast.ClassDef)):
+        for field, after in itertools.pairwise(kind.body):
+            match field, after:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    found.setdefault(kind.name, {})[name] = inspect.cleandoc(text)
+    return found
 
 
 # Values.

@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
-from slimsweep.config.fields import all_fields, branches, choices, from_brackets, kinds, section_of
+from slimsweep.config.fields import all_fields, branches, choices, descriptions, from_brackets, kinds, section_of
 from slimsweep.config.fitting import FITTING
 from slimsweep.config.messages import ConfigError, did_you_mean, sentence
 from slimsweep.config.paths import with_absolute_paths
@@ -335,8 +335,9 @@ def _help(prog: str) -> str:
     )
     parser.add_argument("--verbose", action="store_true", help="show Ray's own log, and whole tracebacks")
     groups: dict[str, Any] = {"": parser.add_argument_group("the run")}
+    said = descriptions(Config)
     for name, field in all_fields(Config):
-        text = (field.description or "").replace("%", "%%")
+        text = said[name].replace("%", "%%")
         if section_of(field.annotation):
             groups[name] = parser.add_argument_group(name, text)
             if type(None) not in kinds(field.annotation):

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from slimsweep.config import Config, ConfigError, load_configs, preset_config, preset_text, presets
-from slimsweep.config.fields import all_fields, kinds
+from slimsweep.config.fields import all_fields, descriptions, kinds
 from slimsweep.config.messages import SeveralRefused
 
 CONFIG_FILE = "sweep.yaml"  # what the command calls the text
@@ -186,11 +186,11 @@ def line_of(node: yaml.Node | None, name: str) -> int | None:
 
 def form_fields() -> list[Mapping[str, Any]]:
     """The fields of the form: name, help, whether it holds a list, and the only values that it takes, where there are few."""
-    found = dict(all_fields(Config))
+    found, said = dict(all_fields(Config)), descriptions(Config)
     return [
         {
             "name": name,
-            "help": " ".join((found[name].description or "").split()),
+            "help": " ".join(said[name].split()),
             "list": list in kinds(found[name].annotation),
             "choices": ["true", "false"] if kinds(found[name].annotation) == {bool} else [],
         }

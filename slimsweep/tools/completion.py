@@ -3,7 +3,7 @@
 import argparse
 
 from slimsweep.config import Config, presets
-from slimsweep.config.fields import all_fields, branches, choices, section_of
+from slimsweep.config.fields import all_fields, branches, choices, descriptions, section_of
 from slimsweep.config.load import FLAGS
 from slimsweep.errors import RefusedInput
 
@@ -42,7 +42,8 @@ def _add_fields(command: argparse.ArgumentParser) -> None:
     words = [("config", f"a YAML file, or a preset: {', '.join(presets())}")]
     words += [(name, "") for name in FLAGS]
     fields = {name: field for name, field in all_fields(Config) if not section_of(field.annotation)}
-    words += [(name, " ".join((field.description or "").split()).replace("%", "%%")) for name, field in fields.items()]
+    said = descriptions(Config)
+    words += [(name, " ".join(said[name].split()).replace("%", "%%")) for name in fields]
     for name, text in words:
         if f"--{name}" in known:
             continue
