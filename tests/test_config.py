@@ -25,6 +25,7 @@ from slimsweep.config import (
     Search,
     changed_keys,
     checkpoint_token,
+    fields,
     identity,
     load_config,
     load_configs,
@@ -642,3 +643,16 @@ def test_every_field_says_what_it_is_for():
     assert not [name for name, text in said.items() if not text]
     assert said["search.floors.mlp"] == "Of MLP units."
     assert said["teacher.weight"] == "Weight of its answers if there are several teachers, relative to the others."
+
+
+def test_without_its_source_help_has_names_alone(monkeypatch):
+    """As in an image that keeps compiled files only."""
+
+    def missing(module):
+        raise OSError("could not get source code")
+
+    monkeypatch.setattr(fields.inspect, "getsource", missing)
+    fields._texts_after_fields.cache_clear()
+    said = descriptions(Config)
+    fields._texts_after_fields.cache_clear()
+    assert (said["retrain.lr"], said["search.floors.mlp"]) == ("", "Of MLP units.")

@@ -306,10 +306,11 @@ def resident():
     return int(pages) * 4096 / 2**20
 
 def work():
+    keep_memory()
     [torch.ones(2**20) for _ in range(50)]  # 200 MiB
+    bytearray(40 * 2**20)  # at the end of the thread's memory
     give_memory_back()
 
-keep_memory()
 torch.set_num_threads(1)
 end, before = threading.Event(), resident()
 for _ in range(6):

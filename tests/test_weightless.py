@@ -6,8 +6,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from zoo import MODELS, build
 
 from slimsweep import macs
+from slimsweep.errors import RefusedInput
+from slimsweep.slimming import shape, structure
 from slimsweep.slimming.structure import image_size
-from slimsweep.slimming.weightless import weightless
+from slimsweep.slimming.weightless import COMPUTED, NoValues, weightless
 
 
 def named(model):
@@ -28,6 +30,25 @@ def test_counts_are_those_of_a_real_computation(name):
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, *image_size(model)))
     assert macs(model) == counter.get_total_flops() // 2
+
+
+@pytest.mark.parametrize("wrong", [torch.nn.LayerNorm(64), torch.nn.LayerNorm((2, 48))])
+def test_a_model_that_cannot_run_is_not_counted(wrong):
+    model = build("class token")
+    model.norm = wrong
+    with pytest.raises(RefusedInput, match="cannot compute an image of its own size"):
+        macs(model)
+
+
+def test_an_update_of_another_shape_is_refused_where_models_run():
+    x = torch.zeros(2, 3, device="meta")
+    with NoValues(COMPUTED), pytest.raises(RuntimeError):
+        x.mul_(torch.zeros(5, device="meta"))
+
+
+def test_what_earlier_versions_pickled_is_found_by_its_name():
+    assert structure.Shape is shape.Shape
+    assert structure.Layer is shape.Layer
 
 
 def test_tensors_with_values_are_computed():

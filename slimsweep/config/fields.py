@@ -126,7 +126,10 @@ def descriptions(section: type[BaseModel], prefix: str = "") -> dict[str, str]:
 def _texts_after_fields(module: str) -> dict[str, dict[str, str]]:
     """By class of a module and field, the text that follows the field."""
     found: dict[str, dict[str, str]] = {}
-    statements = ast.parse(inspect.getsource(sys.modules[module])).body
+    try:
+        statements = ast.parse(inspect.getsource(sys.modules[module])).body
+    except OSError:  # it was installed without its source: help names the fields alone
+        return found
     for kind in (one for one in statements if isinstance(one, ast.ClassDef)):
         for field, after in itertools.pairwise(kind.body):
             match field, after:

@@ -1,6 +1,5 @@
 """YAML as configurations are written in: values that one can hold, and one kind of error for all others."""
 
-from contextlib import suppress
 from typing import Any
 
 import yaml
@@ -14,10 +13,8 @@ def read_yaml(text: str) -> Any:
     Raises:
         yaml.YAMLError: it is not YAML, or a value is none of the kind that it looks like, such as the day 2026-99-99.
     """
-    with suppress(yaml.YAMLError, ValueError, RecursionError):  # which PyYAML's own parser says in better words
-        return yaml.load(text, Loader=_FastLoader)  # a SafeLoader
     try:
-        return yaml.load(text, Loader=_Loader)
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader
     except RecursionError as problem:
         raise yaml.YAMLError("it is nested too deeply") from problem
     except ValueError as problem:  # of what stands before the values, such as the number of a version
@@ -33,13 +30,13 @@ def in_one_line(problem: yaml.YAMLError) -> str:
     return f"{said} at {f'line {mark.line + 1}, ' if mark.line else ''}column {mark.column + 1}"
 
 
-class _Values:
+class _Loader(yaml.SafeLoader):
     """Names the place of a value that cannot be made, where PyYAML lets Python's own errors out."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
-            value = super().construct_object(node, deep)  # type: ignore[misc]  # a loader comes next
-        except (ValueError, KeyError, AttributeError, TypeError) as problem:
+            value = super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError, TypeError) as problem:
             kind = str(node.tag).rpartition(":")[2]
             raise yaml.constructor.ConstructorError(None, None, f"this is no {kind}", node.start_mark) from problem
         if isinstance(value, int) and value not in WHOLE_NUMBERS:
@@ -50,15 +47,7 @@ class _Values:
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         for key, value in node.value:
             # {img_size:70} is a key without a value, which would be taken for the default.
-            if ":" in str(key.value) and isinstance(value, yaml.ScalarNode) and not value.value and not value.style:
+            if ":" in str(key.value) and isinstance(value, yaml.ScalarNode) and not value.value and value.style is None:
                 said = f"{key.value!r} has no value: put a space after the colon"
                 raise yaml.constructor.ConstructorError(None, None, said, key.start_mark)
-        return super().construct_mapping(node, deep)  # type: ignore[misc]
-
-
-class _Loader(_Values, yaml.SafeLoader):
-    pass
-
-
-class _FastLoader(_Values, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """By libyaml, where PyYAML has it: seven times as fast."""
+        return super().construct_mapping(node, deep)

@@ -12,7 +12,7 @@ import torch
 REFERENCE_SIZE = {"cpu": 384, "cuda": 2048}  # of the square matrices whose product is the reference: a few milliseconds
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # constants of glibc's malloc.h
-KEEP = 2**31 - 1  # bytes of freed memory that a process keeps: the most that can be set
+KEEP, USUAL = 2**31 - 1, 2**17  # bytes of freed memory that a process keeps: the most that can be set, and without being set
 
 Call = Callable[[], object]
 
@@ -75,7 +75,7 @@ def keep_memory() -> None:
 
 
 def give_memory_back() -> None:
-    """Return what this thread has freed to the system, after `keep_memory`; does nothing with another C library than glibc.
+    """Return to the system what this thread has freed, and keep none until `keep_memory` is called again; with glibc alone.
 
     glibc keeps memory that a thread freed for a later thread, which need not be one that computes. So a process that trains
     models one after the other, each in a thread of its own, would keep the memory of several.
@@ -84,10 +84,10 @@ def give_memory_back() -> None:
     if libc is None:
         return
     libc.malloc_trim(0)
-    # It leaves the end of each thread's memory, up to 64 MiB, which only goes when that thread frees a block beside it.
+    # That leaves the end of each thread's memory, up to 64 MiB, which only goes when that thread frees a block beside it.
     libc.mallopt(M_TRIM_THRESHOLD, 0)
     libc.free(libc.malloc(2**20))
-    libc.mallopt(M_TRIM_THRESHOLD, KEEP)
+    libc.mallopt(M_TRIM_THRESHOLD, USUAL)
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -10,7 +10,8 @@ The names below are what other rooms and users need; each is imported when it is
 | `architectures.py`, `eva_attention.py`, `dense_shape.py` | the timm models that can be cut, one entry each, and their sizes |
 | `gates.py`, `gate_families.py`, `gate_modules.py`, `gate_optimizer.py` | gates, their families, modules and training |
 | `gate_values.py` | gates as they are read |
-| `wrapped_models.py`, `plain_layers.py`, `weightless.py` | what may be around a model, its layers, none of its weights |
+| `wrapped_models.py`, `plain_layers.py` | what may be around a model, and what its layers must be |
+| `weightless.py` | models that are built and counted without weights |
 | `removal_order.py`, `removal_path.py` | the order in which gates leave, and the structure that a budget leaves |
 | `scores_from_images.py` | a ranking of gates without a search, from images without labels |
 | `axes.py` | attention heads turned into their principal axes, before gates are put on |

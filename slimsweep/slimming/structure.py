@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from slimsweep.errors import RefusedInput
 from slimsweep.slimming.cost import COSTS
 from slimsweep.slimming.kept_masks import KeptMasks
-from slimsweep.slimming.shape import FAMILIES, LayerSizes, Shape, check_families
-from slimsweep.slimming.weightless import NoValues
+from slimsweep.slimming.shape import FAMILIES, Layer, LayerSizes, Shape, check_families  # noqa: F401  # old pickles name Layer here
+from slimsweep.slimming.weightless import COMPUTED, NoValues
 from slimsweep.slimming.wrapped_models import inner_model
 
 Masks = Mapping[str, Sequence[Tensor]]
@@ -56,22 +56,24 @@ class Structure:
     # Per layer: what is kept.
 
     def attention_mask(self, layer: int) -> Tensor:
-        """Kept dims of one layer, (heads, head_dim), whatever the granularity."""
+        """Kept dims of one layer, (heads, head_dim), whatever the granularity; a copy."""
         return torch.from_numpy(self.kept.attention(layer).copy())
 
     def mlp_mask(self, layer: int) -> Tensor:
-        """Kept MLP units of one layer, (hidden,)."""
+        """Kept MLP units of one layer, (hidden,); a copy."""
         return torch.from_numpy(self.kept.mlp(layer).copy())
 
     def token_mask(self, layer: int) -> Tensor:
-        """Kept patch tokens of one layer, (patches,)."""
+        """Kept patch tokens of one layer, (patches,); a copy."""
         return torch.from_numpy(self.kept.token(layer).copy())
 
     def holds(self, other: "Structure") -> bool:
         """Whether `other` is of the same dense model and keeps nothing that this one does not keep."""
-        layers = range(len(self.shape.layers))
-        masks = (Structure.attention_mask, Structure.mlp_mask, Structure.token_mask)
-        return self.shape == other.shape and all(not (mask(other, i) & ~mask(self, i)).any() for mask in masks for i in layers)
+        if self.shape != other.shape:
+            return False
+        own, others, layers = self.kept, other.kept, range(len(self.shape.layers))
+        masks = (KeptMasks.attention, KeptMasks.mlp, KeptMasks.token)
+        return all(not (mask(others, index) & ~mask(own, index)).any() for mask in masks for index in layers)
 
     def sizes(self, layer: int) -> tuple[int, int, int, int]:
         """(heads, head dim, MLP units, patch tokens) that one layer keeps."""
@@ -169,7 +171,7 @@ def _(what: nn.Module) -> int:
     tensors |= {id(p): nn.Parameter(torch.empty_like(p, device=meta), requires_grad=False) for p in what.parameters()}
     model = copy.deepcopy(what, tensors).eval()
     image = torch.zeros(1, *image_size(what), device=meta, dtype=next(what.parameters()).dtype)
-    with torch.no_grad(), NoValues(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), NoValues(COMPUTED), FlopCounterMode(display=False) as counter:
         try:
             model(image)
         except (AssertionError, RuntimeError) as problem:

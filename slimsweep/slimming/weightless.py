@@ -1,6 +1,6 @@
-"""Models without weights, on torch's meta device: built and run for their names, shapes and counts alone."""
+"""Models without weights, on torch's meta device: built for their names and shapes, and run to be counted."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,30 +8,44 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-# Functions whose result is of the shape and dtype of their first argument, by torch's names: how weights are drawn, and what
-# a transformer computes element by element.
-DRAWN = ("uniform_", "normal_", "erfinv_", "mul_", "add_", "clamp_", "fill_", "zero_")
-COMPUTED = ("layer_norm", "gelu", "silu", "relu", "dropout")
-SAME_SHAPE = frozenset(DRAWN + COMPUTED)
+# By torch's names, functions that return a tensor of the shape and dtype of their first argument:
+DRAWN = frozenset(("uniform_", "normal_", "erfinv_", "mul_", "add_", "clamp_", "fill_", "zero_"))  # how weights are drawn
+COMPUTED = frozenset(("layer_norm", "gelu", "silu", "relu", "dropout"))  # what a transformer computes element by element
 
 
 class NoValues(TorchFunctionMode):
-    """Returns the first argument where only values would change, as there are none.
+    """Returns the first argument, itself, where only its values would change, as a tensor on the meta device has none.
 
-    torch works out the shape of each such result in Python, which takes most of the time of building a model on the meta
-    device, and half of that of running it there.
+    torch works out the shape of each such result in Python, which takes most of the time of building a model there, and up to
+    half of that of running it.
+
+    Args:
+        functions: DRAWN to build models, COMPUTED to run them.
     """
+
+    def __init__(self, functions: Collection[str]) -> None:
+        super().__init__()
+        self.functions = functions
 
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if args and getattr(func, "__name__", "") in SAME_SHAPE and isinstance(args[0], Tensor) and args[0].is_meta:
+        given = kwargs or {}
+        name = getattr(func, "__name__", "")
+        known = name in self.functions and args and isinstance(args[0], Tensor) and args[0].is_meta
+        if known and (name != "layer_norm" or _fits(*args, **given)):
             return args[0]
-        return func(*args, **(kwargs or {}))
+        return func(*args, **given)
+
+
+def _fits(x: Tensor, normalized_shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 0.0) -> bool:
+    """Whether a layer norm's sizes are those of its input; where they are not, torch says so."""
+    wanted = tuple(x.shape[x.ndim - len(normalized_shape) :])
+    return all(tuple(size) == wanted for size in (normalized_shape, *(t.shape for t in (weight, bias) if t is not None)))
 
 
 @contextmanager
 def weightless() -> Iterator[None]:
-    """Inside, tensors that are made are on the meta device, and what changes only values of such tensors is not computed."""
-    with torch.device("meta"), NoValues():
+    """Inside, models are built without weights: tensors are on the meta device, and no values are drawn for them."""
+    with torch.device("meta"), NoValues(DRAWN):
         yield
