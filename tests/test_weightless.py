@@ -46,6 +46,16 @@ def test_an_update_of_another_shape_is_refused_where_models_run():
         x.mul_(torch.zeros(5, device="meta"))
 
 
+def test_a_layer_norm_is_known_by_each_of_its_names():
+    x, weight = torch.zeros(2, 3, device="meta"), torch.ones(3, device="meta")
+    with NoValues(COMPUTED):
+        assert torch.nn.functional.layer_norm(x, (3,), weight=weight).shape == x.shape
+        assert torch.layer_norm(x, (3,), weight, None, 1e-5, False).shape == x.shape
+        assert torch.nn.functional.layer_norm(input=x, normalized_shape=(3,)).shape == x.shape
+        with pytest.raises(RuntimeError):
+            torch.layer_norm(x, (2,))
+
+
 def test_what_earlier_versions_pickled_is_found_by_its_name():
     assert structure.Shape is shape.Shape
     assert structure.Layer is shape.Layer

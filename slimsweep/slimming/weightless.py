@@ -38,7 +38,7 @@ class NoValues(TorchFunctionMode):
         return func(*args, **given)
 
 
-def _fits(x: Tensor, normalized_shape: Sequence[int], weight: Any = None, bias: Any = None, eps: float = 0.0) -> bool:
+def _fits(x: Tensor, normalized_shape: Sequence[int], weight: Any = None, bias: Any = None, *_: Any, **__: Any) -> bool:
     """Whether a layer norm's sizes are those of its input; where they are not, torch says so."""
     wanted = tuple(x.shape[x.ndim - len(normalized_shape) :])
     return all(tuple(size) == wanted for size in (normalized_shape, *(t.shape for t in (weight, bias) if t is not None)))
