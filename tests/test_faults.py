@@ -332,11 +332,11 @@ def test_a_full_disk_loses_no_finished_point(small_disk: Path) -> None:
 
 
 def test_trials_of_two_workers_never_deadlock(tmp_path: Path) -> None:
-    """Two budgets and the dense point, each a Ray Train job of two workers, on two CPUs."""
+    """Three budgets and the dense point, each a Ray Train job of two workers, on two CPUs."""
     run = tmp_path / "killed"
-    quick = ("--search.epochs", "1", "--retrain.epochs", "1", "--dense.epochs", "1", "--budgets", "0.7,0.3")
+    quick = ("--search.epochs", "1", "--retrain.epochs", "1", "--dense.epochs", "1", "--budgets", "0.7,0.5,0.3")
     rows = finish(start(tmp_path, *quick, "--retrain.workers_per_trial", "2", "--resources.search_workers", "2"), run)
-    assert len(rows) == 3
+    assert len(rows) == 4
     assert (rows.status == "ok").all()
 
 

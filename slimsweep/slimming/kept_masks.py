@@ -23,11 +23,10 @@ class KeptMasks:
 
     Attributes:
         shape: the dense model's sizes.
-        masks: for each family that can be cut, one bool array per layer: attention (heads, head_dim), mlp (hidden,),
-            token (patches,). A family without a key is kept whole.
+        masks: as those of a `Structure`, in arrays.
 
     Raises:
-        ValueError: a mask of the wrong shape, a token kept after a layer that dropped it, or too few tokens left.
+        ValueError: they describe no model that can be cut; says in one sentence why.
     """
 
     shape: Shape
