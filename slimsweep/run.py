@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -47,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(console, f"slimsweep {__version__}")
         return 0
     try:
-        return exit_code(lambda: run_all(words, console), console, verbose="--verbose" in words)
+        with ExitStack() as at_end:  # what takes time after the last line
+            return exit_code(lambda: run_all(words, console, at_end), console, verbose="--verbose" in words)
     except KeyboardInterrupt:
         say(console, "slimsweep: stopped; what is done is kept, and the same command goes on from the last epoch", "yellow")
         return STOPPED
@@ -56,10 +57,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def run_all(words: Sequence[str], console: Console) -> int:
+def run_all(words: Sequence[str], console: Console, at_end: ExitStack) -> int:
     """Run the sweep of each model that the command line asks for, one after another; where one fails, the others go on.
 
     A driver that lost a run to another one ends: the other one does the other models too.
+
+    Args:
+        at_end: is given what is still to be done when all was said.
 
     Returns:
         The largest exit code of the sweeps.
@@ -69,17 +73,23 @@ def run_all(words: Sequence[str], console: Console) -> int:
     from slimsweep.cluster import set_ray_defaults
 
     set_ray_defaults()
+    from slimsweep.cluster.own_cluster import end_unused, start_ahead
+    from slimsweep.ledger.run import Run, group_report
+    from slimsweep.storage import Folder
+
+    runs = [Run(Folder(config.output) / config.name, config) for config in configs]
+    if not all(run.is_begun for run in runs):
+        start_ahead(options.verbose)
+        at_end.callback(end_unused)
+
     from slimsweep.checks import check
     from slimsweep.earlier_start import start_or_continue
     from slimsweep.fit_to_data import fit_to_data, say_fitted
     from slimsweep.ledger.damage import look_over
     from slimsweep.ledger.lock import hold
-    from slimsweep.ledger.run import Run, group_report
     from slimsweep.report.page import write_page
-    from slimsweep.storage import Folder
     from slimsweep.trackers import Tracking
 
-    runs = [Run(Folder(config.output) / config.name, config) for config in configs]
     fits = {}
     refusals = Refusals()
     notes: list[str] = []
@@ -130,7 +140,7 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
         The exit code: 0 when all points are done or time ran out, 1 when some failed.
     """
     from slimsweep.cluster.choose_job import choose_pace, choose_structures
-    from slimsweep.cluster.cluster import check_placement, check_storage, connected, trials_at_once
+    from slimsweep.cluster.cluster import check_placement, check_storage, connected, tasks_load, trials_at_once
     from slimsweep.cluster.latency_job import check_room, paces_in_ms, solve_budgets, time_paces, time_points
     from slimsweep.cluster.retrain_job import run_sweep
     from slimsweep.cluster.search_job import run_search
@@ -185,7 +195,7 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
             if cluster.gpus and not config.resources.gpus_per_worker:
                 say(console, f"The cluster's {cluster.gpus:g} GPUs stay idle: resources.gpus_per_worker is 0", "yellow")
             if not run.search_done:
-                with Progress(run, console, "Dense training and search"):
+                with Progress(run, console, "Dense training and search"), tasks_load(run, attempt, cluster):
                     run_search(run, attempt, until)
                 if not run.search_done:
                     if until is None:

@@ -192,7 +192,7 @@ HUNG_UP = """
 import signal, sys, time
 from pathlib import Path
 import slimsweep.run
-def run_all(words, console):
+def run_all(words, console, at_end):
     try:
         Path(sys.argv[1]).write_text("begun")
         time.sleep(60)

@@ -17,8 +17,9 @@ from ray.tune.error import TuneError
 
 from slimsweep.cluster import GCS_SECONDS
 from slimsweep.cluster.alive import gcs_answers, give_up_seconds
-from slimsweep.cluster.cluster import connected, in_environment
+from slimsweep.cluster.cluster import connected
 from slimsweep.cluster.failures import as_sentences, explained, sentence
+from slimsweep.cluster.own_cluster import in_environment
 from slimsweep.cluster.retrain_job import process_died
 from slimsweep.config import ConfigError
 from slimsweep.errors import ClusterFailed, StageFailed, TrainingDiverged

@@ -10,7 +10,7 @@ from slimsweep import methods
 from slimsweep.cluster.failures import explained
 from slimsweep.cluster.latency_job import BudgetsOfMethods, cut_of_try, paces_in_ms, timer_of, timing_resources
 from slimsweep.cluster.starting_model import cut_and_repaired
-from slimsweep.cluster.waiting import run_tasks
+from slimsweep.cluster.tasks import run_tasks
 from slimsweep.cluster.worker import data_of, device_of, job_arguments, run_of, set_threads, teacher_of, worker_resources
 from slimsweep.data import calibration_images, training_images
 from slimsweep.errors import OutOfTime, StageFailed, TrainingDiverged

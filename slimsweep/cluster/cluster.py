@@ -1,9 +1,8 @@
 """The Ray cluster: joining or starting one, and how many workers it holds."""
 
-import logging
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -15,16 +14,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from slimsweep.cluster import alive, set_ray_defaults
 from slimsweep.cluster.failures import as_sentences
 from slimsweep.cluster.joining import current_cluster_file, wait_for_answer
+from slimsweep.cluster.own_cluster import SETTINGS, Start, in_environment, keep_quiet, logging_of, start, take_over
+from slimsweep.cluster.tasks import loading_ahead
+from slimsweep.cluster.worker import worker_resources
 from slimsweep.config import Config, ConfigError
 from slimsweep.errors import ClusterFailed, RunLost, explain, written
-from slimsweep.ledger.files import HOLDER
+from slimsweep.ledger.files import HOLDER, SEARCH
 from slimsweep.ledger.run import Run
-
-# Tune logs a traceback for each trial that dies: the point's row, the table at the end and the exit code report it already.
-QUIET = {name: logging.ERROR for name in ("ray", "ray.train", "ray.data", "ray._private")} | {"ray.tune": logging.CRITICAL}
-
-# Of a cluster that a run starts on this machine: no provider takes its node away, so nothing has to watch for that.
-OF_OWN_CLUSTER = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
 
 @dataclass(frozen=True)
@@ -32,6 +28,7 @@ class Cluster:
     """The resources of a cluster's nodes."""
 
     nodes: list[dict[str, float]]  # per node, in Ray's names: CPU, GPU, ...
+    is_own: bool = True  # whether the run has started it, and is alone on it
 
     def workers(self, config: Config) -> int:
         """How many training workers fit at the same time, each on one node; at least resources.max_workers, if it is set."""
@@ -69,40 +66,46 @@ def connected(
     set_ray_defaults()
     if alive.lost:
         raise ClusterFailed(alive.lost[0])
-    if not verbose:
-        for name, level in QUIET.items():
-            logging.getLogger(name).setLevel(level)
-    already = ray.is_initialized()
-    address = None if already else wait_for_answer(say)
-    with in_environment(OF_OWN_CLUSTER if address == "local" else {}):
+    keep_quiet(verbose)
+    ahead = take_over()
+    already = ahead is None and ray.is_initialized()
+    address = "local" if ahead is not None else None if already else wait_for_answer(say)
+    with ahead or in_environment(SETTINGS if address == "local" else {}):
         if not already:
-            join_or_start(address, verbose, log)
+            join_or_start(address, verbose, log, ahead)
         watch = alive.Watch()
         if not verbose:
             set_messages_aside(log)
         try:
             with watch, as_sentences(log):
-                yield Cluster([node["Resources"] for node in ray.nodes() if node["Alive"]])
+                nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+                yield Cluster(nodes, is_own=not already and address == "local")
         finally:
             if not already:
                 watch.leave() if watch.gone else ray.shutdown()
             watch.end()
 
 
-def join_or_start(address: str | None, verbose: bool, log: Callable[[str], str] | None) -> None:
+def join_or_start(address: str | None, verbose: bool, log: Callable[[str], str] | None, ahead: Start | None = None) -> None:
     """Connect this process to a cluster, or to one that is started here ("local"); errors are those of `connected`.
 
     Args:
         address: as `joining.wait_for_answer` returns it.
+        ahead: a start that was begun earlier.
     """
     # Ray's SIGTERM handler ends the process at once; slimsweep's lets it say how to go on.
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         with as_sentences(log):
-            # The dashboard's nine processes would take time from a training on a few CPUs.
-            own: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
-            ray.init(address, log_to_driver=verbose, logging_level=logging.INFO if verbose else logging.ERROR, **own)
+            if ahead is not None:
+                ahead.wait()
+            elif address == "local":
+                start(verbose)
+            else:
+                ray.init(address, **logging_of(verbose))
     except BaseException as problem:
+        if ahead is not None:
+            ahead.tried.wait()
         ray.shutdown()  # what had begun
         if isinstance(problem, ConnectionError):
             raise ConfigError(
@@ -119,18 +122,6 @@ def join_or_start(address: str | None, verbose: bool, log: Callable[[str], str] 
         raise
     finally:
         signal.signal(signal.SIGTERM, on_sigterm)
-
-
-@contextmanager
-def in_environment(defaults: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables while the block runs; those that are set already keep their values."""
-    names = [name for name in defaults if name not in os.environ]
-    os.environ.update({name: defaults[name] for name in names})
-    try:
-        yield
-    finally:
-        for name in names:
-            os.environ.pop(name, None)
 
 
 def set_messages_aside(log: Callable[[str], str] | None) -> None:
@@ -231,6 +222,28 @@ def check_storage(run: Run) -> None:
 def sees_driver(uri: str, token: str | None) -> bool:
     """Whether the run's driver, known by its token, can be seen from this node: not an earlier one's folder at this path."""
     return Run(uri).driver_record(HOLDER).get("token") == token
+
+
+@contextmanager
+def tasks_load(run: Run, attempt: str, cluster: Cluster) -> Iterator[None]:
+    """While the block searches, let processes load what the tries of paces and the points need, on CPUs that are free.
+
+    Only on a cluster of this run's own: on others the processes would not stay, and other people's work wants the CPUs.
+
+    Args:
+        attempt: name of the driver's start.
+    """
+    config, reader = run.config, Run(run.folder.at_once(), run.config, run.holder)
+
+    def searches() -> bool:  # before that, Ray Train starts processes of its own
+        return SEARCH in reader.begun_in(attempt)
+
+    resources = worker_resources(config)
+    at_once = trials_at_once(config, cluster, max(len(config.search.paces), len(config.budgets)))
+    free = sum(node.get("CPU", 0.0) for node in cluster.nodes) - config.resources.search_workers * resources["CPU"]
+    as_tasks = cluster.is_own and "GPU" not in resources and config.retrain.workers_per_trial == 1
+    with loading_ahead(at_once if as_tasks else 0, resources, free, searches):
+        yield
 
 
 def trials_at_once(config: Config, cluster: Cluster, points: int) -> int:

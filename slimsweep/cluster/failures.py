@@ -14,6 +14,7 @@ from ray.train.v2._internal import exceptions as train
 from ray.train.v2.api import exceptions as train_api
 from ray.tune.error import TuneError
 
+from slimsweep.cluster.joining import TOKEN
 from slimsweep.config import ConfigError
 from slimsweep.errors import ClusterFailed, SlimsweepError, causes, explain_and_log, innermost, written
 
@@ -25,10 +26,6 @@ MEMORY = (
     "a node ran out of memory{where}, and Ray ended a process there: train fewer at the same time "
     "(resources.max_concurrent_trials), raise resources.cpus_per_worker so that fewer workers share a node, lower data.workers "
     f"or data.batch_size, or take nodes with more memory; {AGAIN}"
-)
-TOKEN = (
-    "the Ray cluster refused this driver's token: set RAY_AUTH_MODE=token, and the cluster's token as RAY_AUTH_TOKEN or in the "
-    "file that RAY_AUTH_TOKEN_PATH names (by default ~/.ray/auth_token), on this machine as on all nodes"
 )
 SNAPSHOT = f"Ray's own state of this training is damaged (checkpoint_manager_snapshot.json): start again, {AGAIN} without it"
 DISK = (

@@ -16,12 +16,15 @@ from ray._private import services
 from ray._private.grpc_utils import init_grpc_channel
 from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 
-from slimsweep.cluster.failures import TOKEN
 from slimsweep.config import ConfigError
 
 GIVE_UP_SECONDS = 60.0  # a cluster's head that restarts answers again within this time
 ANSWER_SECONDS = 5.0  # one try
 VARIABLE = "RAY_ADDRESS"
+TOKEN = (
+    "the Ray cluster refused this driver's token: set RAY_AUTH_MODE=token, and the cluster's token as RAY_AUTH_TOKEN or in the "
+    "file that RAY_AUTH_TOKEN_PATH names (by default ~/.ray/auth_token), on this machine as on all nodes"
+)
 
 Say = Callable[[str], None]
 

@@ -13,7 +13,7 @@ from torch import nn
 from slimsweep import methods
 from slimsweep.cluster.cluster import Cluster
 from slimsweep.cluster.failures import explained
-from slimsweep.cluster.waiting import run_tasks
+from slimsweep.cluster.tasks import run_tasks
 from slimsweep.cluster.worker import job_arguments, run_of, worker_resources
 from slimsweep.config import Config, ConfigError
 from slimsweep.errors import StageFailed

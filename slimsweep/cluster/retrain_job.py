@@ -19,6 +19,7 @@ import ray.train.torch
 import ray.tune
 import timm
 import torch
+from ray import cloudpickle
 from torch import nn
 
 import slimsweep
@@ -27,11 +28,13 @@ from slimsweep.cluster import failures
 from slimsweep.cluster.search_job import data_parallel
 from slimsweep.cluster.starting_model import starting_model
 from slimsweep.cluster.stopping import EpochReports, StopRates
+from slimsweep.cluster.tasks import trial_as_task
 from slimsweep.cluster.worker import (
     check_shared,
     data_of,
     device_of,
     job_arguments,
+    note_begun,
     probe_for,
     run_of,
     save_model,
@@ -68,9 +71,7 @@ def run_sweep(run: Run, points: list[Point], attempt: str, name: str, concurrent
         until: no further epoch begins after this time (time.time()); points that are not done by then get no row.
     """
     config = run.config
-    alone = config.retrain.workers_per_trial == 1
-    # A trial with several workers is a Ray Train job: its own actor only waits for them, and must not take a worker's CPU.
-    resources = {k.lower(): v for k, v in worker_resources(config).items()} if alone else {"memory": 1e7}
+    alone, resources = config.retrain.workers_per_trial == 1, worker_resources(config)
     arguments = job_arguments(run, attempt=attempt, until=until)
     stopped: dict[str, int] = {}
 
@@ -81,14 +82,25 @@ def run_sweep(run: Run, points: list[Point], attempt: str, name: str, concurrent
         except OSError as problem:  # perhaps a full disk; it is tried again when the sweep ends
             log.warning("%s: its row could not be written (%s)", point.name, problem)
 
+    scheduler = scheduler_of(run, points, note_stopped)
+    work: Any = ray.tune.with_parameters(trial, arguments=arguments)
+    room: Any = {kind.lower(): amount for kind, amount in resources.items()}
+    if not alone:  # a Ray Train job: the trial's own process only waits for the workers, and must not take the CPU of one
+        room = {"memory": 1e7}
+    elif scheduler is None and "GPU" not in resources:
+        # In a process that has loaded everything. Ray lets such a process end after a task on a GPU, which it would still hold;
+        # and only the trial's own process can tell the scheduler its epochs.
+        packed = cloudpickle.dumps(trial)
+        work = ray.tune.with_parameters(trial_as_task, packed=packed, arguments=arguments, resources=resources)
+        room = ray.tune.PlacementGroupFactory([{}, resources])
     tuner = ray.tune.Tuner(
-        ray.tune.with_resources(ray.tune.with_parameters(trial, arguments=arguments), resources),
+        ray.tune.with_resources(work, room),
         param_space={"point": ray.tune.grid_search([asdict(p) for p in points])},
         tune_config=ray.tune.TuneConfig(
             max_concurrent_trials=concurrent,
             reuse_actors=alone,
             trial_dirname_creator=trial_folder,
-            scheduler=scheduler_of(run, points, note_stopped),
+            scheduler=scheduler,
         ),
         run_config=ray.tune.RunConfig(
             name=f"sweep-{name}",
@@ -162,10 +174,7 @@ def trial(parameters: dict[str, Any], arguments: dict[str, Any]) -> dict[str, st
     try:
         check_shared(run)
         run.delete_row(point.name)  # the row of an earlier try that failed
-        try:
-            run.begin(point.name, arguments["attempt"])
-        except OSError as problem:  # the status shows the point as waiting then
-            log.warning("%s: it could not be noted that it has begun (%s)", point.name, problem)
+        note_begun(run, point.name, arguments["attempt"])
         if run.config.retrain.workers_per_trial == 1:
             set_threads(run.config)
             retrain(run, point, device_of(run.config), 0, arguments["until"])

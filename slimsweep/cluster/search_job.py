@@ -11,6 +11,7 @@ import ray.train.torch
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.execution.scaling_policy.autoscaling_coordinator_client import get_or_create_autoscaling_coordinator
 from ray.train.v2.api.exceptions import TrainingFailedError
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from slimsweep.cluster.worker import (
     check_shared,
     data_of,
     job_arguments,
+    note_begun,
     run_of,
     save_model,
     set_threads,
@@ -29,7 +31,7 @@ from slimsweep.cluster.worker import (
 from slimsweep.config import Config
 from slimsweep.data import Data, calibration_images, training_images
 from slimsweep.errors import OutOfTime, RunLost, StageFailed
-from slimsweep.ledger.files import DENSE
+from slimsweep.ledger.files import DENSE, SEARCH
 from slimsweep.ledger.recorder import recorder_of
 from slimsweep.ledger.run import Run
 from slimsweep.ledger.searched_model import save_searched
@@ -43,6 +45,10 @@ from slimsweep.training.dense_model import build_dense
 from slimsweep.training.evaluate import Reference, evaluate_split
 from slimsweep.training.loop import train
 
+# Ray Train's callbacks that start a process: one shares out Ray's data sets, where slimsweep loads images itself; the other
+# gives the room of a training back whose controller died, for the trials that still run.
+DATASETS, CLEANER = "DatasetsCallback", "PlacementGroupCleanerCallback"
+
 
 def run_search(run: Run, attempt: str, until: float | None = None) -> None:
     """Train the dense model and search, unless the run's folder has their results already.
@@ -54,9 +60,10 @@ def run_search(run: Run, attempt: str, until: float | None = None) -> None:
     Raises:
         StageFailed: a worker raised, or died more often than resources.max_failures; or Ray failed.
     """
-    arguments = job_arguments(run, until=until)
+    arguments = job_arguments(run, attempt=attempt, until=until)
     workers = run.config.resources.search_workers
     trainer = data_parallel(search_worker, arguments, run, name=f"search-{attempt}", workers=workers)
+    trainer.left_out |= {CLEANER}  # the room of a search that fails goes with the run, which ends
     on_interrupt = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit()
@@ -69,15 +76,20 @@ def run_search(run: Run, attempt: str, until: float | None = None) -> None:
 
 
 class Trainer(TorchTrainer):
-    """Ray Train's trainer, except that the driver's handler of Ctrl+C runs before Ray's, and that Ray's data sets are left out.
+    """Ray Train's trainer with fewer processes of Ray's own, and the driver's handler of Ctrl+C before Ray's.
 
-    Ray's handler waits for Ray without a word. The process that shares out its data sets would take seconds to start, for
-    nothing: slimsweep loads images itself.
+    Each of these processes takes seconds to start. Ray's handler waits for Ray without a word.
     """
+
+    left_out: frozenset[str] = frozenset()  # Ray's callbacks that are not wanted
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]  # Ray has no types for it
-        return [callback for callback in callbacks if type(callback).__name__ != "DatasetsCallback"]
+        return [callback for callback in callbacks if type(callback).__name__ not in self.left_out]
+
+    def _initialize_and_run_controller(self, **settings: Any) -> Any:
+        get_or_create_autoscaling_coordinator()  # the controller, which starts now too, would start it later and wait for it
+        return super()._initialize_and_run_controller(**settings)  # type: ignore[misc]  # likewise
 
     def _register_sigint_handler(self, controller: Any) -> None:
         drivers = signal.getsignal(signal.SIGINT)
@@ -96,7 +108,7 @@ class Trainer(TorchTrainer):
 
 def data_parallel(
     worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any], run: Run, *, name: str, workers: int
-) -> TorchTrainer:
+) -> Trainer:
     """A Ray Train job of `workers` processes that call `worker(arguments)`.
 
     Args:
@@ -104,7 +116,7 @@ def data_parallel(
     """
     resources = run.config.resources
     gpus = resources.gpus_per_worker
-    return Trainer(
+    trainer = Trainer(
         worker,
         train_loop_config=arguments,
         # NCCL refuses two ranks on one GPU, which happens with fractions.
@@ -116,6 +128,8 @@ def data_parallel(
             failure_config=FailureConfig(max_failures=resources.max_failures),
         ),
     )
+    trainer.left_out = frozenset({DATASETS})
+    return trainer
 
 
 def search_worker(arguments: dict[str, Any]) -> None:
@@ -127,6 +141,8 @@ def search_worker(arguments: dict[str, Any]) -> None:
 
     try:
         check_shared(run)
+        if rank == 0:
+            note_begun(run, SEARCH, arguments["attempt"])
         if not run.dense_done:
             train_dense(run, device, rank, arguments["until"])
         wait_for_all_ranks()

@@ -8,15 +8,13 @@ when they begin.
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from typing import Any
 
 import ray
-from ray import cloudpickle, get
 from ray.util.placement_group import placement_group_table
 
+from slimsweep.cluster.tasks import Held, Resources, plain
 from slimsweep.errors import RunLost
 from slimsweep.ledger.run import Run
 
@@ -26,87 +24,6 @@ LOOK_SECONDS = 1.0
 WAITING_SECONDS = 3.0  # a placement group that waits shorter is between two trainings
 BEGIN_SECONDS = 10.0  # a plain task that waits shorter may have room, and a process that starts
 SAY_AGAIN_SECONDS = 60.0  # between two lines that differ only in how much is free
-
-Resources = Mapping[str, float]
-
-
-@dataclass
-class Held:
-    """The room that a run has and asks for: per placement group or plain task, the resources of its parts, each on one node."""
-
-    waiting: list[list[Resources]] = field(default_factory=list)
-    placed: list[list[Resources]] = field(default_factory=list)
-
-
-plain = Held()  # of the plain tasks that this process waits for
-
-
-def run_tasks(
-    function: Callable[[Any], Any],
-    arguments: Sequence[Any],
-    resources: Resources,
-    max_failures: int = 0,
-    ended: Callable[[Any], None] = lambda answer: None,
-) -> list[Any]:
-    """Call a function once per argument, each call as a Ray task.
-
-    Args:
-        function: what each task calls.
-        arguments: of the calls.
-        resources: of each task, in Ray's names (CPU, GPU).
-        max_failures: how often each task is started again where its process or node died. Ray itself would start a task again
-            without an end where its node is out of memory.
-        ended: is told what each call returned, when it has.
-
-    Returns:
-        What the calls returned, in the order of their arguments.
-
-    Raises:
-        ray.exceptions.RayError: a call raised, or its process or node died more often than max_failures.
-    """
-    packed = cloudpickle.dumps(function)
-
-    def call(argument: Any) -> Iterator[Any]:
-        yield "begun"  # before the modules of the function are imported, which takes seconds
-        yield cloudpickle.loads(packed)(argument)
-
-    work = ray.remote(num_cpus=resources.get("CPU", 0), num_gpus=resources.get("GPU", 0), max_retries=0)(call)
-    answers: list[Any] = [None] * len(arguments)  # of each call, what it returned or its error
-    failures = [0] * len(arguments)
-    begun: set[int] = set()
-    try:
-        left: dict[Any, int] = {work.remote(argument): index for index, argument in enumerate(arguments)}
-        while left:
-            plain.waiting = [[resources] for index in left.values() if index not in begun]
-            plain.placed = [[resources] for index in left.values() if index in begun]
-            ready: list[Any] = ray.wait(list(left), num_returns=1)[0]
-            for task in ready:
-                index = left[task]
-                answers[index] = next(task)  # that it has begun, what it returned, or its error
-                problem = error_of(answers[index])
-                if problem is None and index not in begun:
-                    begun.add(index)
-                    continue
-                del left[task]
-                if problem is None:
-                    ended(get(answers[index]))
-                elif not isinstance(problem, ray.exceptions.RayTaskError):  # it raised nothing: it died
-                    failures[index] += 1
-                    if failures[index] <= max_failures:
-                        begun.discard(index)
-                        left[work.remote(arguments[index])] = index
-        return ray.get(answers)
-    finally:
-        plain.waiting, plain.placed = [], []
-
-
-def error_of(answer: Any) -> Exception | None:
-    """Why a task has no answer; None where it has one."""
-    try:
-        get(answer)
-    except ray.exceptions.RayError as problem:
-        return problem
-    return None
 
 
 def held(job: str) -> Held:

@@ -1,6 +1,7 @@
 """What every worker process does around the training loop: it gets its run, data and threads, and saves a model."""
 
 import json
+import logging
 import os
 import re
 import socket
@@ -32,6 +33,8 @@ from slimsweep.training.criterion import Teacher
 from slimsweep.training.dense_model import check_model
 from slimsweep.training.evaluate import computes_bf16
 from slimsweep.training.ranks import ranks
+
+log = logging.getLogger(__name__)
 
 prepared: dict[str, Data] = {}  # the data that this process prepared last; the key holds all settings that it depends on
 prepared_probes: dict[str, Data] = {}  # the same of the probe's images
@@ -240,6 +243,14 @@ def check_shared(run: Run) -> None:
             f"output: {run.uri} on {socket.gethostname()} is not the folder that the driver writes to: give a folder that "
             "all nodes share (NFS, a persistent volume), or an object store (s3://, gs://)"
         )
+
+
+def note_begun(run: Run, name: str, attempt: str) -> None:
+    """Note that the search or a point has begun in a start of the driver, where the folder can be written just now."""
+    try:
+        run.begin(name, attempt)
+    except OSError as problem:  # the status shows the point as waiting then
+        log.warning("%s: it could not be noted that it has begun (%s)", name, problem)
 
 
 def wait_for_all_ranks() -> None:

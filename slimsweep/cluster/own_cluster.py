@@ -1,0 +1,129 @@
+"""The start of the cluster that a run has for itself on this machine, while the driver loads torch and checks its input.
+
+Ray's start takes seconds in which its own processes are at work. `cluster.connected` takes the cluster over; where the input is
+refused, `end_unused` ends it. Nothing here loads torch.
+"""
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import ray
+
+# `ray.init` imports these. It does so in a thread, and two threads that import modules that need each other can fail.
+import ray.autoscaler.v2.utils
+import ray.dashboard.optional_deps
+
+from slimsweep.cluster.joining import named_cluster
+from slimsweep.config import ConfigError
+
+# Ray's settings of such a cluster.
+SETTINGS = {
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # no provider takes its node away, so nothing has to watch for that
+    "RAY_num_workers_soft_limit": "1000",  # processes that have loaded what tasks need wait for these, and are not ended
+}
+# Tune logs a traceback for each trial that dies: the point's row, the table at the end and the exit code report it already.
+QUIET = {name: logging.ERROR for name in ("ray", "ray.train", "ray.data", "ray._private")} | {"ray.tune": logging.CRITICAL}
+
+
+class Start:
+    """A start of Ray in a thread. As a context manager it keeps SETTINGS in the environment; Ray has to be shut down in it.
+
+    The thread waits until then: the system ends Ray's processes with the thread that has started them.
+    """
+
+    def __init__(self, verbose: bool) -> None:
+        self.problem: BaseException | None = None  # why it failed
+        self.tried, self.over = threading.Event(), threading.Event()
+        self.settings = ExitStack()
+        self.settings.enter_context(in_environment(SETTINGS))
+        threading.Thread(target=self._run, args=[verbose], daemon=True, name="ray start").start()
+
+    def _run(self, verbose: bool) -> None:
+        try:
+            start(verbose)
+        except BaseException as problem:  # raised by `wait`
+            self.problem = problem
+        self.tried.set()
+        self.over.wait()
+
+    def wait(self) -> None:
+        """Return when Ray has started.
+
+        Raises:
+            Exception: what `ray.init` raised.
+        """
+        self.tried.wait()
+        if self.problem is not None:
+            raise self.problem
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.settings.close()
+
+
+begun: list[Start] = []  # at most one, that nobody has taken over
+
+
+def start_ahead(verbose: bool) -> None:
+    """Begin to start a cluster on this machine, where a run would not join one, and torch is still to be loaded.
+
+    Args:
+        verbose: show Ray's own log.
+    """
+    try:
+        joins = ray.is_initialized() or named_cluster() is not None
+    except ConfigError:  # said when it is joined
+        return
+    if not joins and not begun and "torch" not in sys.modules:
+        keep_quiet(verbose)
+        begun.append(Start(verbose))
+
+
+def take_over() -> Start | None:
+    """The start that `start_ahead` has begun, for the caller to end; None where there is none."""
+    return begun.pop() if begun else None
+
+
+def end_unused() -> None:
+    """End the cluster that `start_ahead` has begun to start, where it was not taken over."""
+    if (unused := take_over()) is not None:
+        with unused:
+            unused.tried.wait()
+            ray.shutdown()
+
+
+def start(verbose: bool) -> None:
+    """Start Ray on this machine, with SETTINGS in the environment."""
+    # The dashboard's nine processes would take time from a training on a few CPUs.
+    ray.init("local", include_dashboard=False, **logging_of(verbose))
+
+
+def logging_of(verbose: bool) -> dict[str, Any]:
+    """The arguments of `ray.init` that say what of Ray's log is shown."""
+    return {"log_to_driver": verbose, "logging_level": logging.INFO if verbose else logging.ERROR}
+
+
+def keep_quiet(verbose: bool) -> None:
+    """Unless `verbose`, show only errors of Ray's log."""
+    for name, level in {} if verbose else QUIET.items():
+        logging.getLogger(name).setLevel(level)
+
+
+@contextmanager
+def in_environment(defaults: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables while the block runs; those that are set already keep their values."""
+    names = [name for name in defaults if name not in os.environ]
+    os.environ.update({name: defaults[name] for name in names})
+    try:
+        yield
+    finally:
+        for name in names:
+            os.environ.pop(name, None)
