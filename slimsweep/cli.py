@@ -4,14 +4,14 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
 
 from slimsweep import __version__
 from slimsweep.errors import exit_code
 from slimsweep.slimming.cost import COSTS
-from slimsweep.terminal import code_after_output, outlive_output, plain_console, say, say_path, show_fitting
+from slimsweep.terminal import code_after_output, end_command, outlive_output, plain_console, say, say_path, show_fitting
 
 if TYPE_CHECKING:
     from slimsweep.ledger.run import Run
@@ -738,5 +738,10 @@ def _sizes(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} must be whole numbers with commas between them, such as 1,8") from None
 
 
+def command() -> NoReturn:
+    """The program `slimsweep`."""
+    end_command(main())
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -17,7 +17,7 @@ from rich.console import Console
 from slimsweep import __version__
 from slimsweep.config import ConfigError, Refusals, load_configs
 from slimsweep.errors import LOST, REFUSED, STOPPED, exit_code, stop_asked
-from slimsweep.terminal import outlive_output, plain_console, say
+from slimsweep.terminal import end_command, outlive_output, plain_console, say
 
 if TYPE_CHECKING:
     from slimsweep.ledger.run import Run
@@ -270,4 +270,4 @@ def _interrupt(console: Console) -> Callable[[int, Any], None]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_command(main())

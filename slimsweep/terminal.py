@@ -1,5 +1,6 @@
 """Tables and words for a terminal or a log, and output that work does not depend on."""
 
+import atexit
 import contextlib
 import errno
 import io
@@ -7,12 +8,13 @@ import os
 import select
 import stat
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.console import Console, ConsoleOptions, JustifyMethod, RenderableType, RenderResult
 from rich.measure import Measurement
@@ -305,3 +307,23 @@ def _is_file(descriptor: int) -> bool:
         return stat.S_ISREG(os.fstat(descriptor).st_mode)
     except OSError:  # closed: there is nothing that could be written later
         return False
+
+
+def end_command(code: int) -> NoReturn:
+    """End this process as `sys.exit` does, but leave torch's modules as they are: to take them apart takes two seconds.
+
+    Threads are waited for, and what was registered with `atexit` is called.
+    """
+    if "torch" not in sys.modules:
+        sys.exit(code)
+    threading._shutdown()  # type: ignore[attr-defined]  # Python calls both by these names when it ends
+    atexit._run_exitfuncs()
+    end_process(code)
+
+
+def end_process(code: int) -> NoReturn:
+    """End with an exit code, and what was printed."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # a pipe that nobody reads, or a stream that is closed
+            stream.flush()
+    os._exit(code)

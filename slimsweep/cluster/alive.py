@@ -12,7 +12,6 @@ import socket
 import sys
 import threading
 import time
-from contextlib import suppress
 from types import FrameType
 
 import grpc  # type: ignore[import-untyped]
@@ -24,6 +23,7 @@ from slimsweep.cluster import GCS_SECONDS
 from slimsweep.cluster.failures import AGAIN
 from slimsweep.cluster.joining import check_alive
 from slimsweep.errors import STOPPED, ClusterFailed, StageFailed, stop_asked
+from slimsweep.terminal import end_process
 
 LOOK_SECONDS = 2.0  # between two looks at the GCS
 ANSWER_SECONDS = 5.0  # for which one look waits
@@ -182,14 +182,6 @@ class Watch:
             raise KeyboardInterrupt
         if callable(self.handler_before):
             self.handler_before(number, frame)
-
-
-def end_process(code: int) -> None:
-    """End with an exit code, and what was printed."""
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # a pipe that nobody reads, or a stream that is closed
-            stream.flush()
-    os._exit(code)
 
 
 def reached(path: str) -> socket.socket | None:

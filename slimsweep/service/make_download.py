@@ -15,7 +15,7 @@ from slimsweep.errors import RefusedInput, exit_code
 from slimsweep.ledger.files import MODEL_CONFIG, MODEL_WEIGHTS
 from slimsweep.ledger.run import Run
 from slimsweep.storage import Folder
-from slimsweep.terminal import plain_console, say
+from slimsweep.terminal import end_command, plain_console, say
 
 Kind = Literal["timm", "onnx", "pt2"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -87,4 +87,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_command(main())
