@@ -1,5 +1,6 @@
 """Check what the default job left: `python tests/check_default_job.py runs/digits`."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -19,6 +20,10 @@ def main(run: Path) -> None:
     half = float(searched.test_top1[0.5])
     assert half >= 95, f"{half} % at half the MACs"
     assert half >= untouched - 2, f"{half} % at half the MACs, {untouched} % dense"
+    epochs = [json.loads(line) for line in (run / "epochs.log").read_text().splitlines()]
+    tries = {epoch["pid"] for epoch in epochs if epoch["point"].startswith("pace-")}
+    points = {epoch["pid"] for epoch in epochs if epoch["point"] in set(rows.point)}
+    assert points <= tries, f"points were trained in processes {points}, which had to load everything, and not in {tries}"
     assert (run / "report.html").stat().st_size > 1_000_000
     print(rows[["point", "macs", "params", "val_top1", "test_top1"]].to_string(index=False))
     print(f"default job: 6 ok rows, budgets kept, {half:.2f} % at half the MACs beside {untouched:.2f} % dense")

@@ -67,15 +67,18 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """A local Ray of two CPUs, which `slimsweep.run` joins."""
+    """A local Ray of two CPUs, with the settings of one that `slimsweep.run` starts, which it joins here."""
     from slimsweep.cluster import set_ray_defaults
 
     set_ray_defaults()
     import ray
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
+    from slimsweep.cluster.own_cluster import SETTINGS, in_environment
+
+    with in_environment(SETTINGS):
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from slimsweep.cli import main
-from slimsweep.cluster import waiting
+from slimsweep.cluster import tasks
 from slimsweep.ledger.measures import R2, TOP1
 from slimsweep.ledger.run import Run
 from slimsweep.ledger.status import TrainingStatus
@@ -66,13 +66,12 @@ def test_what_a_task_returned_is_told_when_it_ends_and_not_when_all_have(monkeyp
             return next(self.answers)
 
     class Remote:
-        def remote(self, argument: str) -> Played:
+        def remote(self, packed: bytes, argument: str) -> Played:
             return Played(argument)
 
-    monkeypatch.setattr(waiting.ray, "remote", lambda **given: lambda function: Remote())
-    monkeypatch.setattr(waiting.ray, "wait", lambda tasks, num_returns: (tasks[:1], tasks[1:]))
-    monkeypatch.setattr(waiting.ray, "get", lambda answers: answers)
-    monkeypatch.setattr(waiting, "get", lambda answer: answer)
-    found = waiting.run_tasks(str.upper, ["a", "b"], {"CPU": 1}, ended=order.append)
+    monkeypatch.setattr(tasks.ray, "remote", lambda **given: lambda function: Remote())
+    monkeypatch.setattr(tasks.ray, "wait", lambda left, num_returns: (left[:1], left[1:]))
+    monkeypatch.setattr(tasks.ray, "get", lambda answers: answers)
+    found = tasks.run_tasks(str.upper, ["a", "b"], {"CPU": 1}, ended=order.append)
     assert found == ["A", "B"]
     assert order == ["asked", "asked", "A", "asked", "asked", "B"]

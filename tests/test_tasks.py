@@ -1,0 +1,104 @@
+"""Tasks of Ray: their processes stay, are shared by paces and points, and load ahead."""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from ray import cloudpickle, tune
+
+from slimsweep.cluster import tasks
+from slimsweep.cluster.tasks import as_task, environment, loading_ahead, run_tasks, trial_as_task
+from slimsweep.errors import OutOfTime
+
+CPU = {"CPU": 1.0}
+
+
+@pytest.fixture(autouse=True)
+def _workers_cannot_import_tests() -> Iterator[None]:
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+def meet(folder: Path) -> tuple[int, bool]:
+    """This process, and whether it had loaded what tasks need, when a second task has met it: two need two processes."""
+    known = all(name in sys.modules for name in tasks.LOADED)
+    (folder / f"{os.getpid()}.here").touch()
+    end = time.monotonic() + 60
+    while len(list(folder.glob("*.here"))) < 2 and time.monotonic() < end:
+        time.sleep(0.05)
+    return os.getpid(), known
+
+
+def trial(parameters: dict, arguments: dict) -> dict[str, int]:
+    """The work of a trial."""
+    if parameters["number"] == arguments["dies"]:
+        os._exit(1)
+    return {"process": os.getpid(), "number": parameters["number"]}
+
+
+def fit(folder: Path, dies: int | None = None) -> tune.ResultGrid:
+    """A sweep of four trials that work as tasks, two at a time."""
+    packed = cloudpickle.dumps(trial)
+    work = tune.with_parameters(trial_as_task, packed=packed, arguments={"dies": dies}, resources=CPU)
+    return tune.Tuner(
+        tune.with_resources(work, tune.PlacementGroupFactory([{}, CPU])),
+        param_space={"number": tune.grid_search([0, 1, 2, 3])},
+        tune_config=tune.TuneConfig(max_concurrent_trials=2, reuse_actors=True),
+        run_config=tune.RunConfig(storage_path=str(folder), verbose=0, callbacks=[]),
+    ).fit()
+
+
+def test_trials_work_in_the_processes_in_which_other_tasks_have_run(ray_cluster: None, tmp_path: Path) -> None:
+    before = {pid for pid, _ in run_tasks(meet, [tmp_path, tmp_path], CPU)}
+    assert len(before) == 2
+    results = [one.metrics or {} for one in fit(tmp_path)]
+    assert [one["number"] for one in results] == [0, 1, 2, 3]
+    assert {one["process"] for one in results} <= before
+
+
+def test_a_task_that_dies_fails_its_trial_and_no_other(ray_cluster: None, tmp_path: Path) -> None:
+    found = fit(tmp_path, dies=2)
+    results = [found[index] for index in range(len(found))]
+    assert [one.error is None for one in results] == [True, True, False, True]
+    assert "worker died" in str(results[2].error)
+
+
+def test_processes_load_ahead_when_they_may_and_each_is_another(ray_cluster: None, tmp_path: Path) -> None:
+    asked: list[bool] = []
+
+    def may_begin() -> bool:
+        asked.append(len(asked) >= 2)
+        return asked[-1]
+
+    with loading_ahead(2, CPU, free=1.0, may_begin=may_begin):
+        while not any(asked):
+            time.sleep(0.05)
+    assert asked == [False, False, True]
+    found = run_tasks(meet, [tmp_path, tmp_path], CPU)
+    assert len({pid for pid, _ in found}) == 2
+    assert all(known for _, known in found)
+
+
+def test_nothing_is_loaded_where_no_cpu_is_free_or_the_block_fails(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "as_task", lambda *_, **__: pytest.fail("a process would load"))
+    with loading_ahead(2, CPU, free=0.0, may_begin=lambda: True):
+        pass
+    with pytest.raises(OutOfTime), loading_ahead(2, CPU, free=1.0, may_begin=lambda: False):
+        raise OutOfTime
+    assert not [thread for thread in threading.enumerate() if thread.name == "load"]
+
+
+def test_tasks_below_tasks_share_their_environment(ray_cluster: None) -> None:
+    def below() -> str:
+        return str(ray.get_runtime_context().get_runtime_env_string())
+
+    def above() -> tuple[str, str]:
+        return below(), ray.get(as_task(below, CPU).remote())
+
+    assert len(set(ray.get(as_task(above, CPU, **environment()).remote()))) == 1
