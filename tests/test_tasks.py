@@ -76,7 +76,7 @@ def test_processes_load_ahead_when_they_may_and_each_is_another(ray_cluster: Non
         asked.append(len(asked) >= 2)
         return asked[-1]
 
-    with loading_ahead(2, CPU, free=1.0, may_begin=may_begin):
+    with loading_ahead(2, 1, CPU, may_begin):
         while not any(asked):
             time.sleep(0.05)
     assert asked == [False, False, True]
@@ -85,11 +85,11 @@ def test_processes_load_ahead_when_they_may_and_each_is_another(ray_cluster: Non
     assert all(known for _, known in found)
 
 
-def test_nothing_is_loaded_where_no_cpu_is_free_or_the_block_fails(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_loaded_without_room_or_where_the_block_fails(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "as_task", lambda *_, **__: pytest.fail("a process would load"))
-    with loading_ahead(2, CPU, free=0.0, may_begin=lambda: True):
+    with loading_ahead(2, 0, CPU, lambda: True):
         pass
-    with pytest.raises(OutOfTime), loading_ahead(2, CPU, free=1.0, may_begin=lambda: False):
+    with pytest.raises(OutOfTime), loading_ahead(2, 1, CPU, lambda: False):
         raise OutOfTime
     assert not [thread for thread in threading.enumerate() if thread.name == "load"]
 

@@ -28,7 +28,7 @@ class Cluster:
     """The resources of a cluster's nodes."""
 
     nodes: list[dict[str, float]]  # per node, in Ray's names: CPU, GPU, ...
-    is_own: bool = True  # whether the run has started it, and is alone on it
+    is_own: bool = False  # whether the run has started it, and is alone on it
 
     def workers(self, config: Config) -> int:
         """How many training workers fit at the same time, each on one node; at least resources.max_workers, if it is set."""
@@ -142,7 +142,7 @@ def local_cluster() -> Cluster | None:
     named = os.environ.get("RAY_ADDRESS") or ("auto" if current_cluster_file().exists() else "local")
     if ray.is_initialized() or named != "local":
         return None
-    return Cluster([{"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}])
+    return Cluster([{"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}], is_own=True)
 
 
 def check_placement(config: Config, cluster: Cluster) -> None:
@@ -226,9 +226,7 @@ def sees_driver(uri: str, token: str | None) -> bool:
 
 @contextmanager
 def tasks_load(run: Run, attempt: str, cluster: Cluster) -> Iterator[None]:
-    """While the block searches, let processes load what the tries of paces and the points need, on CPUs that are free.
-
-    Only on a cluster of this run's own: on others the processes would not stay, and other people's work wants the CPUs.
+    """While the block searches, let processes load what the tries of paces and the points need (`loads_at_once`).
 
     Args:
         attempt: name of the driver's start.
@@ -238,12 +236,22 @@ def tasks_load(run: Run, attempt: str, cluster: Cluster) -> Iterator[None]:
     def searches() -> bool:  # before that, Ray Train starts processes of its own
         return SEARCH in reader.begun_in(attempt)
 
-    resources = worker_resources(config)
-    at_once = trials_at_once(config, cluster, max(len(config.search.paces), len(config.budgets)))
-    free = sum(node.get("CPU", 0.0) for node in cluster.nodes) - config.resources.search_workers * resources["CPU"]
-    as_tasks = cluster.is_own and "GPU" not in resources and config.retrain.workers_per_trial == 1
-    with loading_ahead(at_once if as_tasks else 0, resources, free, searches):
+    processes = trials_at_once(config, cluster, max(len(config.search.paces), len(config.budgets)))
+    with loading_ahead(processes, loads_at_once(config, cluster), worker_resources(config), searches):
         yield
+
+
+def loads_at_once(config: Config, cluster: Cluster) -> int:
+    """How many processes can load what tasks need while the search trains, each on a CPU that is free; 0 where none is to.
+
+    Only on a cluster of this run's own: on others the processes would not stay, and other people's work wants the CPUs. On a
+    GPU each task gets a new process.
+    """
+    resources = worker_resources(config)
+    if not cluster.is_own or "GPU" in resources or config.retrain.workers_per_trial > 1:
+        return 0
+    free = sum(node.get("CPU", 0.0) for node in cluster.nodes) - config.resources.search_workers * resources["CPU"]
+    return max(0, int(free / resources["CPU"] + 1e-9))
 
 
 def trials_at_once(config: Config, cluster: Cluster, points: int) -> int:

@@ -140,16 +140,16 @@ def unpacked(packed: bytes, *arguments: Any) -> Any:
 
 
 @contextmanager
-def loading_ahead(processes: int, resources: Resources, free: float, may_begin: Callable[[], bool]) -> Iterator[None]:
-    """While the block runs, let processes load what tasks need, on CPUs that it leaves free.
+def loading_ahead(processes: int, at_once: int, resources: Resources, may_begin: Callable[[], bool]) -> Iterator[None]:
+    """While the block runs, let processes load what tasks need.
 
     Args:
         processes: how many tasks there will be at the same time.
+        at_once: how many of the processes may load at the same time; 0 to load nothing.
         resources: of each task, in Ray's names.
-        free: how many CPUs the block leaves free.
-        may_begin: whether they are free by now; asked until it is so.
+        may_begin: whether there is room for them by now; asked until it is so.
     """
-    at_once = min(processes, int(free / resources["CPU"] + 1e-9)) if resources["CPU"] else 0
+    at_once = min(at_once, processes)
     if not at_once:
         yield
         return
@@ -161,7 +161,7 @@ def loading_ahead(processes: int, resources: Resources, free: float, may_begin: 
             if ended.wait(LOOK_SECONDS):
                 return
         work = as_task(load, resources, **environment())
-        # One after another where there are more processes than free CPUs: a process that waits holds no CPU.
+        # One after another where there are more processes than room: one that waits for another holds no CPU.
         shares = [len(range(first, processes, at_once)) for first in range(at_once)]
         loading.extend(work.remote(share, resources) for share in shares)
 

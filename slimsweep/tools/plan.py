@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from slimsweep.checks import check_cuts
-from slimsweep.cluster.cluster import Cluster, check_placement, local_cluster, trials_at_once
+from slimsweep.cluster.cluster import Cluster, check_placement, loads_at_once, local_cluster, trials_at_once
 from slimsweep.cluster.worker import data_for, probe_for, set_threads
 from slimsweep.config import Config, ConfigError, Recipe, Refusals, Stage
 from slimsweep.data import calibration_count, check_batch, mixup_fn
@@ -51,9 +51,9 @@ USUAL_TRIES = 3  # sessions in which the structure of a budget in ms is found, w
 TIMED_SECONDS = 1.0  # for which each model's training steps are timed, at least two steps
 WAIT = 0.1  # share of a step's computing that loading may take in the training process before it is said
 LONGEST_STEP = 6.0  # seconds; where a step would take longer, a smaller batch is timed
-# Seconds outside training, measured with the default job on 2 cores: of Ray's start, and of the start of the driver, the search
-# and the first trials, apart from the imports of their processes.
-RAY_SECONDS, STAGE_SECONDS = 8.0, 3.0
+# Seconds outside training and imports, measured with the default job on 2 cores: of Ray's start beyond the driver's imports, of
+# Ray Train's and Ray Tune's own processes, of preparing data, and of the report.
+OTHER_SECONDS = 13.0
 # What principal axes and repair take, in forward passes over their images. Axes: one pass, and second moments of each layer's
 # inputs, a quarter of its products. Repair: of the model before the cut its blocks once; of the small one a third for attention
 # and twice for the MLP and what the next block gets, and as many products for the least squares of two layers per block. Images
@@ -127,7 +127,8 @@ def plan(
     if config.retrain.start == "larger":  # the dense and the searched points of one seed wait for each other
         chain = [t.seconds for t, group in zip(retrained, groups.values(), strict=True) if METHODS[group[0].method].chained]
         sweep = max(sweep, sum(chain))
-    starting = RAY_SECONDS + 3 * (STAGE_SECONDS + import_seconds())
+    # Of the driver, of the search's worker, and of the tries and points where these do not load while the search trains.
+    starting = OTHER_SECONDS + (2 if loads_at_once(config, cluster) else 3) * import_seconds()
     timing_seconds, timed_said = _timed(config, timing, points, len(distinct_paces(config, gated.shape.gate_shapes)))
     return Estimate(
         trainings=[*stages, *tries, *retrained],

@@ -1,0 +1,30 @@
+"""How a command's process ends: as `sys.exit` ends one, but without the seconds in which Python takes torch's modules apart."""
+
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import atexit, sys, threading, time
+from slimsweep.terminal import end_command
+
+class Module:
+    def __del__(self):
+        print("taken apart")
+
+if "heavy" in sys.argv:
+    sys.modules["torch"] = Module()
+else:
+    sys.modules["light"] = Module()
+atexit.register(print, "registered")
+threading.Thread(target=lambda: (time.sleep(0.3), print("thread"))).start()
+print("said", end="")
+end_command(3)
+"""
+
+
+@pytest.mark.parametrize(("kind", "left"), [("heavy", ""), ("light", "taken apart\n")])
+def test_what_was_printed_threads_and_registered_functions_are_not_lost(kind: str, left: str) -> None:
+    done = subprocess.run([sys.executable, "-c", SCRIPT, kind], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (3, f"saidthread\nregistered\n{left}", "")

@@ -1,0 +1,82 @@
+"""The cluster that a run starts for itself while the driver loads: where it is not needed after all, nothing of it stays."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from test_waiting_faults import (
+    _no_process_outlives_its_test,  # noqa: F401  a fixture that each test here uses
+    begin,
+    wait_for,
+)
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """Where Ray keeps its files; the processes of its cluster have this path in their arguments."""
+    folder = Path("/tmp", f"slim-{os.getpid()}-own")  # paths of sockets are short
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def ray_processes(place: Path) -> list[str]:
+    found = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in found.splitlines() if f"{place}/ray" in line]
+
+
+def gone(place: Path, seconds: float = 20) -> bool:
+    end = time.monotonic() + seconds
+    while ray_processes(place) and time.monotonic() < end:
+        time.sleep(0.1)
+    return not ray_processes(place)
+
+
+def start(place: Path, tmp_path: Path, *words: str) -> subprocess.Popen:
+    words = (sys.executable, "-u", "-m", "slimsweep.run", "--output", str(tmp_path / "runs"), *words)
+    return begin(list(words), tmp_path / "log", RAY_TMPDIR=str(place))
+
+
+def test_refused_input_ends_the_cluster_that_was_started_beside_its_check(place: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    process = start(place, tmp_path, "--model.name", "deit_nonsense")
+    wait_for(lambda: ray_processes(place), process, log)
+    wait_for(log.read_text, process, log)
+    assert process.wait(60) == 2
+    assert log.read_text().startswith("slimsweep: model.name is 'deit_nonsense'")
+    assert len(log.read_text().splitlines()) == 1
+    assert gone(place)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_stopped_while_its_cluster_starts_leaves_none(
+    place: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    log = tmp_path / "log"
+    process = start(place, tmp_path)
+    wait_for(lambda: ray_processes(place), process, log)
+    process.send_signal(number)
+    assert process.wait(120) == (-signal.SIGKILL if number == signal.SIGKILL else 130)
+    assert gone(place)
+    if number != signal.SIGKILL:
+        assert "slimsweep: stopped; what is done is kept" in log.read_text()
+        assert "Traceback" not in log.read_text()
+
+
+def test_a_run_that_is_done_starts_no_cluster(place: Path, tmp_path: Path) -> None:
+    shutil.copytree(Path(__file__).parent / "data" / "finished-run", tmp_path / "runs" / "small")
+    log = tmp_path / "log"
+    process = start(place, tmp_path, "--config", str(tmp_path / "runs" / "small" / "config.yaml"), "--name", "small")
+    while process.poll() is None:
+        assert not ray_processes(place)
+        time.sleep(0.05)
+    assert "Sweep" not in log.read_text()
