@@ -79,7 +79,7 @@ def run_all(words: Sequence[str], console: Console, at_end: ExitStack) -> int:
 
     runs = [Run(Folder(config.output) / config.name, config) for config in configs]
     if not all(run.is_begun for run in runs):
-        start_ahead(options.verbose)
+        start_ahead(configs, options.verbose)
         at_end.callback(end_unused)
 
     from slimsweep.checks import check
@@ -188,7 +188,7 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
 
     if not run.search_done or planning.points_to_do(run, list(plan.points)) or plan.choosing:
         tell = functools.partial(say, console)
-        with connected(verbose, tell, run.logs.add_error) as cluster, waiting_said(run, tell):
+        with connected(verbose, tell, run.logs.add_error, config) as cluster, waiting_said(run, tell):
             check_placement(config, cluster)
             check_room(config, cluster)
             check_storage(run)

@@ -73,9 +73,9 @@ def ray_cluster() -> Iterator[None]:
     set_ray_defaults()
     import ray
 
-    from slimsweep.cluster.own_cluster import SETTINGS, in_environment
+    from slimsweep.cluster.own_cluster import PROCESSES_STAY, SETTINGS, in_environment
 
-    with in_environment(SETTINGS):
+    with in_environment(SETTINGS | PROCESSES_STAY):
         ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         yield
         ray.shutdown()

@@ -14,8 +14,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from slimsweep.cluster import alive, set_ray_defaults
 from slimsweep.cluster.failures import as_sentences
 from slimsweep.cluster.joining import current_cluster_file, wait_for_answer
-from slimsweep.cluster.own_cluster import SETTINGS, Start, in_environment, keep_quiet, logging_of, start, take_over
-from slimsweep.cluster.tasks import loading_ahead
+from slimsweep.cluster.own_cluster import Start, in_environment, keep_quiet, logging_of, settings_for, start, take_over
+from slimsweep.cluster.tasks import loading_ahead, points_are_tasks
 from slimsweep.cluster.worker import worker_resources
 from slimsweep.config import Config, ConfigError
 from slimsweep.errors import ClusterFailed, RunLost, explain, written
@@ -50,7 +50,10 @@ class Cluster:
 
 @contextmanager
 def connected(
-    verbose: bool = False, say: Callable[[str], None] = print, log: Callable[[str], str] | None = None
+    verbose: bool = False,
+    say: Callable[[str], None] = print,
+    log: Callable[[str], str] | None = None,
+    config: Config | None = None,
 ) -> Iterator[Cluster]:
     """Join the cluster that RAY_ADDRESS or `ray start` names, or start one on this machine while the block runs.
 
@@ -58,6 +61,7 @@ def connected(
         verbose: show Ray's own log.
         say: is told which cluster is tried, as `joining.wait_for_answer` does.
         log: writes what Ray said to a file and returns its path, as for `slimsweep.errors.explain_and_log`.
+        config: of the model that is swept, if one is.
 
     Raises:
         ConfigError: RAY_ADDRESS names a cluster that cannot be reached, or that refuses the token.
@@ -70,7 +74,8 @@ def connected(
     ahead = take_over()
     already = ahead is None and ray.is_initialized()
     address = "local" if ahead is not None else None if already else wait_for_answer(say)
-    with ahead or in_environment(SETTINGS if address == "local" else {}):
+    settings = settings_for([] if config is None else [config]) if address == "local" else {}
+    with ahead or in_environment(settings):
         if not already:
             join_or_start(address, verbose, log, ahead)
         watch = alive.Watch()
@@ -244,12 +249,11 @@ def tasks_load(run: Run, attempt: str, cluster: Cluster) -> Iterator[None]:
 def loads_at_once(config: Config, cluster: Cluster) -> int:
     """How many processes can load what tasks need while the search trains, each on a CPU that is free; 0 where none is to.
 
-    Only on a cluster of this run's own: on others the processes would not stay, and other people's work wants the CPUs. On a
-    GPU each task gets a new process.
+    Only on a cluster of this run's own: on others the processes would not stay, and other people's work wants the CPUs.
     """
-    resources = worker_resources(config)
-    if not cluster.is_own or "GPU" in resources or config.retrain.workers_per_trial > 1:
+    if not (cluster.is_own and points_are_tasks(config)):
         return 0
+    resources = worker_resources(config)
     free = sum(node.get("CPU", 0.0) for node in cluster.nodes) - config.resources.search_workers * resources["CPU"]
     return max(0, int(free / resources["CPU"] + 1e-9))
 

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -19,28 +19,27 @@ import ray.autoscaler.v2.utils
 import ray.dashboard.optional_deps
 
 from slimsweep.cluster.joining import named_cluster
-from slimsweep.config import ConfigError
+from slimsweep.cluster.tasks import points_are_tasks
+from slimsweep.config import Config, ConfigError
 
-# Ray's settings of such a cluster.
-SETTINGS = {
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # no provider takes its node away, so nothing has to watch for that
-    "RAY_num_workers_soft_limit": "1000",  # processes that have loaded what tasks need wait for these, and are not ended
-}
+SETTINGS = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}  # no provider takes the node away, so nothing has to watch for that
+# Where points are tasks, processes that have loaded what tasks need stay for the next ones, however few CPUs there are.
+PROCESSES_STAY = {"RAY_num_workers_soft_limit": "1000"}
 # Tune logs a traceback for each trial that dies: the point's row, the table at the end and the exit code report it already.
 QUIET = {name: logging.ERROR for name in ("ray", "ray.train", "ray.data", "ray._private")} | {"ray.tune": logging.CRITICAL}
 
 
 class Start:
-    """A start of Ray in a thread. As a context manager it keeps SETTINGS in the environment; Ray has to be shut down in it.
+    """A start of Ray in a thread. As a context manager it keeps settings in the environment; Ray has to be shut down in it.
 
     The thread waits until then: the system ends Ray's processes with the thread that has started them.
     """
 
-    def __init__(self, verbose: bool) -> None:
+    def __init__(self, verbose: bool, settings: Mapping[str, str]) -> None:
         self.problem: BaseException | None = None  # why it failed
         self.tried, self.over = threading.Event(), threading.Event()
         self.settings = ExitStack()
-        self.settings.enter_context(in_environment(SETTINGS))
+        self.settings.enter_context(in_environment(settings))
         threading.Thread(target=self._run, args=[verbose], daemon=True, name="ray start").start()
 
     def _run(self, verbose: bool) -> None:
@@ -72,10 +71,11 @@ class Start:
 begun: list[Start] = []  # at most one, that nobody has taken over
 
 
-def start_ahead(verbose: bool) -> None:
+def start_ahead(configs: Collection[Config], verbose: bool) -> None:
     """Begin to start a cluster on this machine, where a run would not join one, and torch is still to be loaded.
 
     Args:
+        configs: of the models that are to be swept.
         verbose: show Ray's own log.
     """
     try:
@@ -84,7 +84,7 @@ def start_ahead(verbose: bool) -> None:
         return
     if not joins and not begun and "torch" not in sys.modules:
         keep_quiet(verbose)
-        begun.append(Start(verbose))
+        begun.append(Start(verbose, settings_for(configs)))
 
 
 def take_over() -> Start | None:
@@ -100,8 +100,13 @@ def end_unused() -> None:
             ray.shutdown()
 
 
+def settings_for(configs: Collection[Config]) -> dict[str, str]:
+    """Ray's settings, as environment variables, of a cluster that sweeps these models on this machine."""
+    return SETTINGS | (PROCESSES_STAY if configs and all(map(points_are_tasks, configs)) else {})
+
+
 def start(verbose: bool) -> None:
-    """Start Ray on this machine, with SETTINGS in the environment."""
+    """Start Ray on this machine, with its settings in the environment."""
     # The dashboard's nine processes would take time from a training on a few CPUs.
     ray.init("local", include_dashboard=False, **logging_of(verbose))
 

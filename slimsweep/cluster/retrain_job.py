@@ -28,7 +28,7 @@ from slimsweep.cluster import failures
 from slimsweep.cluster.search_job import data_parallel
 from slimsweep.cluster.starting_model import starting_model
 from slimsweep.cluster.stopping import EpochReports, StopRates
-from slimsweep.cluster.tasks import trial_as_task
+from slimsweep.cluster.tasks import points_are_tasks, trial_as_task
 from slimsweep.cluster.worker import (
     check_shared,
     data_of,
@@ -82,14 +82,11 @@ def run_sweep(run: Run, points: list[Point], attempt: str, name: str, concurrent
         except OSError as problem:  # perhaps a full disk; it is tried again when the sweep ends
             log.warning("%s: its row could not be written (%s)", point.name, problem)
 
-    scheduler = scheduler_of(run, points, note_stopped)
     work: Any = ray.tune.with_parameters(trial, arguments=arguments)
     room: Any = {kind.lower(): amount for kind, amount in resources.items()}
     if not alone:  # a Ray Train job: the trial's own process only waits for the workers, and must not take the CPU of one
         room = {"memory": 1e7}
-    elif scheduler is None and "GPU" not in resources:
-        # In a process that has loaded everything. Ray lets such a process end after a task on a GPU, which it would still hold;
-        # and only the trial's own process can tell the scheduler its epochs.
+    elif points_are_tasks(config):  # in a process that has loaded everything
         packed = cloudpickle.dumps(trial)
         work = ray.tune.with_parameters(trial_as_task, packed=packed, arguments=arguments, resources=resources)
         room = ray.tune.PlacementGroupFactory([{}, resources])
@@ -100,7 +97,7 @@ def run_sweep(run: Run, points: list[Point], attempt: str, name: str, concurrent
             max_concurrent_trials=concurrent,
             reuse_actors=alone,
             trial_dirname_creator=trial_folder,
-            scheduler=scheduler,
+            scheduler=scheduler_of(run, points, note_stopped),
         ),
         run_config=ray.tune.RunConfig(
             name=f"sweep-{name}",

@@ -18,6 +18,8 @@ import ray
 from ray import cloudpickle
 from ray.tune.execution import class_cache
 
+from slimsweep.config import Config
+
 Resources = Mapping[str, float]
 
 LOADED = "slimsweep.cluster.choose_job", "slimsweep.cluster.retrain_job"  # what the tasks of a run need
@@ -121,6 +123,17 @@ def environment() -> dict[str, Any]:
     """
     set_here = {name: os.environ[name] for name in class_cache.ENV_VARS_TO_PROPAGATE if name in os.environ}
     return {"runtime_env": {"env_vars": class_cache.DEFAULT_ENV_VARS | set_here}}
+
+
+def points_are_tasks(config: Config) -> bool:
+    """Whether the points of a sweep are tasks below their trials.
+
+    On a GPU they are not: Ray ends a task's process there, which would still hold the GPU, and so each would load everything
+    again. Nor where rates are stopped: only a trial's own process can tell Tune its epochs. A point with several workers is a
+    job of Ray Train.
+    """
+    retrain = config.retrain
+    return not config.resources.gpus_per_worker and retrain.workers_per_trial == 1 and retrain.stopping is None
 
 
 def trial_as_task(parameters: Any, packed: bytes, arguments: Any, resources: Resources) -> Any:
