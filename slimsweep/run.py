@@ -46,13 +46,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "--version" in words:
         say(console, f"slimsweep {__version__}")
         return 0
+    at_end = ExitStack()  # what takes time after the last line
     try:
-        with ExitStack() as at_end:  # what takes time after the last line
-            return exit_code(lambda: run_all(words, console, at_end), console, verbose="--verbose" in words)
+        return exit_code(lambda: run_all(words, console, at_end), console, verbose="--verbose" in words)
     except KeyboardInterrupt:
         say(console, "slimsweep: stopped; what is done is kept, and the same command goes on from the last epoch", "yellow")
         return STOPPED
     finally:
+        with suppress(KeyboardInterrupt):  # the exit code stays
+            at_end.close()
         if signal.getsignal(signal.SIGINT) == interrupt:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -196,7 +198,7 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
                 say(console, f"The cluster's {cluster.gpus:g} GPUs stay idle: resources.gpus_per_worker is 0", "yellow")
             if not run.search_done:
                 with Progress(run, console, "Dense training and search"), tasks_load(run, attempt, cluster):
-                    run_search(run, attempt, until)
+                    run_search(run, attempt, until, alone=cluster.is_own)
                 if not run.search_done:
                     if until is None:
                         raise ConfigError(f"the workers' results are not in {run.uri}: give an output that all nodes see")

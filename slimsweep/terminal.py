@@ -312,12 +312,13 @@ def _is_file(descriptor: int) -> bool:
 def end_command(code: int) -> NoReturn:
     """End this process as `sys.exit` does, but leave the modules of large libraries as they are.
 
-    Python takes them apart, which with torch takes two seconds. Threads are waited for, and what was registered with `atexit` is
-    called.
+    Python takes them apart, which with torch takes two seconds. Threads are waited for, unless a signal interrupts it, and what
+    was registered with `atexit` is called.
     """
     if not {"pandas", "torch"} & sys.modules.keys():
         sys.exit(code)
-    threading._shutdown()  # type: ignore[attr-defined]  # Python calls both by these names when it ends
+    with contextlib.suppress(KeyboardInterrupt):
+        threading._shutdown()  # type: ignore[attr-defined]  # Python calls both by these names when it ends
     atexit._run_exitfuncs()
     end_process(code)
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 SCRIPT = """
-import atexit, sys, threading, time
+import atexit, signal, sys, threading, time
 from slimsweep.terminal import end_command
 
 class Module:
@@ -19,6 +19,8 @@ else:
     sys.modules["light"] = Module()
 atexit.register(print, "registered")
 threading.Thread(target=lambda: (time.sleep(0.3), print("thread"))).start()
+if "interrupted" in sys.argv:
+    threading.Timer(0.1, lambda: signal.raise_signal(signal.SIGINT)).start()
 print("said", end="")
 end_command(3)
 """
@@ -28,3 +30,11 @@ end_command(3)
 def test_what_was_printed_threads_and_registered_functions_are_not_lost(kind: str, left: str) -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT, kind], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (3, f"saidthread\nregistered\n{left}", "")
+
+
+def test_a_signal_at_the_end_changes_neither_the_exit_code_nor_what_is_registered() -> None:
+    words = [sys.executable, "-c", SCRIPT, "heavy", "interrupted"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 3
+    assert "registered" in done.stdout
+    assert done.stderr == ""

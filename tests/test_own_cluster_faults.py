@@ -29,7 +29,7 @@ def place(tmp_path: Path) -> Iterator[Path]:
 
 
 def ray_processes(place: Path) -> list[str]:
-    found = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    found = subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True, check=True).stdout
     return [line for line in found.splitlines() if f"{place}/ray" in line]
 
 
@@ -57,6 +57,17 @@ def test_refused_input_ends_the_cluster_that_was_started_beside_its_check(place:
     assert not (tmp_path / "runs").exists()
 
 
+def test_workers_that_do_not_fit_are_refused_although_ray_is_being_started(place: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    process = start(place, tmp_path, "--resources.cpus_per_worker", "999", "--model.name", "deit_nonsense")
+    wait_for(lambda: ray_processes(place), process, log)
+    assert process.wait(90) == 2
+    assert "resources.search_workers is 1, but this cluster of 1 nodes holds at most 0 workers of 999 CPUs" in log.read_text()
+    assert "model.name is 'deit_nonsense'" in log.read_text()
+    assert gone(place)
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_run_that_is_stopped_while_its_cluster_starts_leaves_none(
     place: Path, tmp_path: Path, number: signal.Signals
@@ -73,10 +84,13 @@ def test_a_run_that_is_stopped_while_its_cluster_starts_leaves_none(
 
 
 def test_a_run_that_is_done_starts_no_cluster(place: Path, tmp_path: Path) -> None:
-    shutil.copytree(Path(__file__).parent / "data" / "finished-run", tmp_path / "runs" / "small")
-    log = tmp_path / "log"
-    process = start(place, tmp_path, "--config", str(tmp_path / "runs" / "small" / "config.yaml"), "--name", "small")
+    data, log = Path(__file__).parent / "data", tmp_path / "log"
+    finished = shutil.copytree(data / "finished-run", tmp_path / "runs" / "finished")
+    words = ["--config", str(finished / "config.yaml"), "--model.checkpoint", str(data / "start.safetensors")]
+    process = start(place, tmp_path, *words)
     while process.poll() is None:
         assert not ray_processes(place)
         time.sleep(0.05)
+    assert process.returncode == 0, log.read_text()
     assert "Sweep" not in log.read_text()
+    assert "report.html" in log.read_text()

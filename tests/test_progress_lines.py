@@ -66,7 +66,7 @@ def test_what_a_task_returned_is_told_when_it_ends_and_not_when_all_have(monkeyp
             return next(self.answers)
 
     class Remote:
-        def remote(self, packed: bytes, argument: str) -> Played:
+        def remote(self, argument: str) -> Played:
             return Played(argument)
 
     monkeypatch.setattr(tasks.ray, "remote", lambda **given: lambda function: Remote())

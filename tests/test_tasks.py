@@ -4,7 +4,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ import ray
 from ray import cloudpickle, tune
 
 from slimsweep.cluster import tasks
-from slimsweep.cluster.tasks import as_task, environment, loading_ahead, run_tasks, trial_as_task
+from slimsweep.cluster.tasks import as_task, environment, loading_ahead, run_tasks, trial_as_task, wait_for_loads
 from slimsweep.errors import OutOfTime
 
 CPU = {"CPU": 1.0}
@@ -69,29 +69,60 @@ def test_a_task_that_dies_fails_its_trial_and_no_other(ray_cluster: None, tmp_pa
     assert "worker died" in str(results[2].error)
 
 
-def test_processes_load_ahead_when_they_may_and_each_is_another(ray_cluster: None, tmp_path: Path) -> None:
+def test_processes_load_ahead_when_they_may_and_each_is_another(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", tmp_path.name)  # an environment in which no process has loaded anything
     asked: list[bool] = []
 
     def may_begin() -> bool:
         asked.append(len(asked) >= 2)
         return asked[-1]
 
-    with loading_ahead(2, 1, CPU, may_begin):
+    with loading_ahead(2, 1, CPU, may_begin) as loading:
         while not any(asked):
             time.sleep(0.05)
     assert asked == [False, False, True]
+    wait_for_loads(loading)
     found = run_tasks(meet, [tmp_path, tmp_path], CPU)
     assert len({pid for pid, _ in found}) == 2
     assert all(known for _, known in found)
 
 
-def test_nothing_is_loaded_without_room_or_where_the_block_fails(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks, "as_task", lambda *_, **__: pytest.fail("a process would load"))
-    with loading_ahead(2, 0, CPU, lambda: True):
-        pass
-    with pytest.raises(OutOfTime), loading_ahead(2, 1, CPU, lambda: False):
-        raise OutOfTime
+@pytest.mark.parametrize(("at_once", "may_begin"), [(0, lambda: True), (1, lambda: False)])
+def test_nothing_is_loaded_without_room(
+    ray_cluster: None, monkeypatch: pytest.MonkeyPatch, at_once: int, may_begin: Callable[[], bool]
+) -> None:
+    tried: list[object] = []
+    monkeypatch.setattr(tasks, "as_task", lambda *given, **_: tried.append(given))
+
+    def search_that_fails() -> None:
+        with loading_ahead(2, at_once, CPU, may_begin):
+            time.sleep(2 * tasks.LOOK_SECONDS)
+            raise OutOfTime
+
+    with pytest.raises(OutOfTime):
+        search_that_fails()
+    assert not tried
     assert not [thread for thread in threading.enumerate() if thread.name == "load"]
+
+
+def test_processes_that_load_too_long_are_ended_and_nobody_else_is_blamed(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "LOAD_SECONDS", 1.0)
+
+    def forever(path: Path) -> None:
+        path.write_text(str(os.getpid()))
+        time.sleep(600)
+
+    slow = as_task(forever, CPU, **environment()).remote(tmp_path / "pid")
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        time.sleep(0.05)
+    wait_for_loads([slow])
+    with pytest.raises(ray.exceptions.RayError):
+        ray.get(slow, timeout=60)
+    assert run_tasks(lambda _: 1, [None, None], {"CPU": 2.0}) == [1, 1]  # which needs its CPU
 
 
 def test_tasks_below_tasks_share_their_environment(ray_cluster: None) -> None:

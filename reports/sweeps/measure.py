@@ -36,8 +36,13 @@ SWEEP = ["--budgets", "0.9", "--retrain.seeds", str(TRIALS // 2), "--search.epoc
 
 def states() -> dict[str, Path]:
     """The states of the code to measure, by how the tables name them."""
-    earlier = os.environ.get("EARLIER")
-    return ({"earlier": Path(earlier)} if earlier else {}) | {"this": HERE.parents[1]}
+    found = {"this": HERE.parents[1]}
+    if earlier := os.environ.get("EARLIER"):
+        found = {"earlier": Path(earlier).resolve()} | found
+    for state in found.values():
+        if not (state / "slimsweep" / "run.py").exists():
+            raise SystemExit(f"{state} is no checkout of slimsweep")
+    return found
 
 
 def started(state: Path, output: Path, *words: str) -> subprocess.Popen:

@@ -11,7 +11,16 @@ from slimsweep.cluster.failures import explained
 from slimsweep.cluster.latency_job import BudgetsOfMethods, cut_of_try, paces_in_ms, timer_of, timing_resources
 from slimsweep.cluster.starting_model import cut_and_repaired
 from slimsweep.cluster.tasks import run_tasks
-from slimsweep.cluster.worker import data_of, device_of, job_arguments, run_of, set_threads, teacher_of, worker_resources
+from slimsweep.cluster.worker import (
+    data_of,
+    device_of,
+    giving_memory_back,
+    job_arguments,
+    run_of,
+    set_threads,
+    teacher_of,
+    worker_resources,
+)
 from slimsweep.data import calibration_images, training_images
 from slimsweep.errors import OutOfTime, StageFailed, TrainingDiverged
 from slimsweep.ledger.checkpoints import Checkpoints
@@ -87,6 +96,7 @@ def choose_pace(
     return True
 
 
+@giving_memory_back
 def try_pace(arguments: dict[str, Any]) -> dict[str, Any] | None:
     """Cut the searched model to the smallest budget at one pace, retrain it for a few epochs, and store the result.
 
@@ -171,6 +181,7 @@ def choose_structures(run: Run) -> None:
         raise StageFailed(f"what the methods keep could not be chosen: {reason}") from problem
 
 
+@giving_memory_back
 def choose_structure(arguments: dict[str, Any]) -> None:
     """Write the structure that a method keeps at each budget to the run's folder, or why it has none."""
     run, method, seed = run_of(arguments), methods.METHODS[arguments["method"]], arguments["seed"]

@@ -14,8 +14,18 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from slimsweep.cluster import alive, set_ray_defaults
 from slimsweep.cluster.failures import as_sentences
 from slimsweep.cluster.joining import current_cluster_file, wait_for_answer
-from slimsweep.cluster.own_cluster import Start, in_environment, keep_quiet, logging_of, settings_for, start, take_over
-from slimsweep.cluster.tasks import loading_ahead, points_are_tasks
+from slimsweep.cluster.own_cluster import (
+    PROCESSES_STAY,
+    Start,
+    in_environment,
+    keep_quiet,
+    logging_of,
+    settings_for,
+    start,
+    starts_ahead,
+    take_over,
+)
+from slimsweep.cluster.tasks import loading_ahead, points_are_tasks, wait_for_loads
 from slimsweep.cluster.worker import worker_resources
 from slimsweep.config import Config, ConfigError
 from slimsweep.errors import ClusterFailed, RunLost, explain, written
@@ -29,6 +39,7 @@ class Cluster:
 
     nodes: list[dict[str, float]]  # per node, in Ray's names: CPU, GPU, ...
     is_own: bool = False  # whether the run has started it, and is alone on it
+    processes_stay: bool = False  # whether processes that have loaded what tasks need wait for these
 
     def workers(self, config: Config) -> int:
         """How many training workers fit at the same time, each on one node; at least resources.max_workers, if it is set."""
@@ -84,7 +95,8 @@ def connected(
         try:
             with watch, as_sentences(log):
                 nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-                yield Cluster(nodes, is_own=not already and address == "local")
+                own = not already and address == "local"
+                yield Cluster(nodes, is_own=own, processes_stay=own and bool(PROCESSES_STAY.keys() & os.environ.keys()))
         finally:
             if not already:
                 watch.leave() if watch.gone else ray.shutdown()
@@ -145,9 +157,10 @@ def set_messages_aside(log: Callable[[str], str] | None) -> None:
 def local_cluster() -> Cluster | None:
     """The cluster that `connected` would start on this machine; None where it would join one."""
     named = os.environ.get("RAY_ADDRESS") or ("auto" if current_cluster_file().exists() else "local")
-    if ray.is_initialized() or named != "local":
+    if not starts_ahead() and (ray.is_initialized() or named != "local"):
         return None
-    return Cluster([{"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}], is_own=True)
+    here = {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+    return Cluster([here], is_own=True, processes_stay=True)
 
 
 def check_placement(config: Config, cluster: Cluster) -> None:
@@ -236,14 +249,20 @@ def tasks_load(run: Run, attempt: str, cluster: Cluster) -> Iterator[None]:
     Args:
         attempt: name of the driver's start.
     """
-    config, reader = run.config, Run(run.folder.at_once(), run.config, run.holder)
+    config, plan, reader = run.config, run.plan(), Run(run.folder.at_once(), run.config, run.holder)
 
     def searches() -> bool:  # before that, Ray Train starts processes of its own
-        return SEARCH in reader.begun_in(attempt)
+        try:
+            return SEARCH in reader.begun_in(attempt)
+        except OSError:  # a store that is away, as the display says; it is asked again
+            return False
 
-    processes = trials_at_once(config, cluster, max(len(config.search.paces), len(config.budgets)))
-    with loading_ahead(processes, loads_at_once(config, cluster), worker_resources(config), searches):
+    points = 0 if plan is None else len(plan.points)
+    processes = trials_at_once(config, cluster, max(len(config.search.paces), points))
+    with loading_ahead(processes, loads_at_once(config, cluster), worker_resources(config), searches) as loading:
         yield
+    if run.refresh().search_done:  # not where time is over
+        wait_for_loads(loading)
 
 
 def loads_at_once(config: Config, cluster: Cluster) -> int:
@@ -251,7 +270,7 @@ def loads_at_once(config: Config, cluster: Cluster) -> int:
 
     Only on a cluster of this run's own: on others the processes would not stay, and other people's work wants the CPUs.
     """
-    if not (cluster.is_own and points_are_tasks(config)):
+    if not (cluster.processes_stay and points_are_tasks(config)):
         return 0
     resources = worker_resources(config)
     free = sum(node.get("CPU", 0.0) for node in cluster.nodes) - config.resources.search_workers * resources["CPU"]

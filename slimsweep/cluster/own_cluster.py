@@ -87,6 +87,11 @@ def start_ahead(configs: Collection[Config], verbose: bool) -> None:
         begun.append(Start(verbose, settings_for(configs)))
 
 
+def starts_ahead() -> bool:
+    """Whether a start was begun that nobody has taken over."""
+    return bool(begun)
+
+
 def take_over() -> Start | None:
     """The start that `start_ahead` has begun, for the caller to end; None where there is none."""
     return begun.pop() if begun else None

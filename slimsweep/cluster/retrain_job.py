@@ -33,6 +33,7 @@ from slimsweep.cluster.worker import (
     check_shared,
     data_of,
     device_of,
+    giving_memory_back,
     job_arguments,
     note_begun,
     probe_for,
@@ -45,7 +46,6 @@ from slimsweep.cluster.worker import (
 from slimsweep.config import Recipe
 from slimsweep.data import Data, data_name, images_seen
 from slimsweep.errors import OutOfTime, RunLost
-from slimsweep.latency.device import give_memory_back
 from slimsweep.ledger.points import Point
 from slimsweep.ledger.recorder import recorder_of
 from slimsweep.ledger.run import Run
@@ -157,6 +157,7 @@ def trial_folder(trial: Any) -> str:
     return f"trial-{trial.trial_id}"
 
 
+@giving_memory_back
 def trial(parameters: dict[str, Any], arguments: dict[str, Any]) -> dict[str, str]:
     """What Tune runs for each point: the retraining in this process, or as a Ray Train job of several workers.
 
@@ -190,8 +191,6 @@ def trial(parameters: dict[str, Any], arguments: dict[str, Any]) -> dict[str, st
         except OSError as unwritten:  # perhaps a full disk; the driver tries again when the sweep ends
             log.warning("%s: its row could not be written (%s)", point.name, unwritten)
         return {"error": error}
-    finally:
-        give_memory_back()  # of this thread: the process trains the next point in another
     return {"error": ""}
 
 

@@ -50,12 +50,13 @@ from slimsweep.training.loop import train
 DATASETS, CLEANER = "DatasetsCallback", "PlacementGroupCleanerCallback"
 
 
-def run_search(run: Run, attempt: str, until: float | None = None) -> None:
+def run_search(run: Run, attempt: str, until: float | None = None, alone: bool = False) -> None:
     """Train the dense model and search, unless the run's folder has their results already.
 
     Args:
         attempt: a name that no earlier start used: training resumes from slimsweep's checkpoints, not from Ray's state.
         until: no further epoch begins after this time (time.time()).
+        alone: whether the cluster ends with this run, and with it what a search that fails holds there.
 
     Raises:
         StageFailed: a worker raised, or died more often than resources.max_failures; or Ray failed.
@@ -63,7 +64,7 @@ def run_search(run: Run, attempt: str, until: float | None = None) -> None:
     arguments = job_arguments(run, attempt=attempt, until=until)
     workers = run.config.resources.search_workers
     trainer = data_parallel(search_worker, arguments, run, name=f"search-{attempt}", workers=workers)
-    trainer.left_out |= {CLEANER}  # the room of a search that fails goes with the run, which ends
+    trainer.left_out |= {CLEANER} if alone else set()
     on_interrupt = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit()

@@ -7,6 +7,7 @@ Nothing here loads torch: a trial of Tune imports this module.
 """
 
 import importlib
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,10 +21,12 @@ from ray.tune.execution import class_cache
 
 from slimsweep.config import Config
 
+log = logging.getLogger(__name__)
+
 Resources = Mapping[str, float]
 
 LOADED = "slimsweep.cluster.choose_job", "slimsweep.cluster.retrain_job"  # what the tasks of a run need
-LOOK_SECONDS = 0.5
+LOOK_SECONDS, LONGEST_PAUSE = 0.5, 30.0  # between two looks whether there is room to load
 LOAD_SECONDS = 30.0  # for which a search that has ended waits for processes that load
 
 
@@ -61,12 +64,18 @@ def run_tasks(
     Raises:
         ray.exceptions.RayError: a call raised, or its process or node died more often than max_failures.
     """
-    packed, work = cloudpickle.dumps(function), as_task(call, resources, **environment())
+    packed = cloudpickle.dumps(function)
+
+    def call(argument: Any) -> Iterator[Any]:  # in here, so that Ray sends it whole, and imports nothing before it begins
+        yield "begun"
+        yield cloudpickle.loads(packed)(argument)
+
+    work = as_task(call, resources, **environment())
     answers: list[Any] = [None] * len(arguments)  # of each call, what it returned or its error
     failures = [0] * len(arguments)
     begun: set[int] = set()
     try:
-        left: dict[Any, int] = {work.remote(packed, argument): index for index, argument in enumerate(arguments)}
+        left: dict[Any, int] = {work.remote(argument): index for index, argument in enumerate(arguments)}
         while left:
             plain.waiting = [[resources] for index in left.values() if index not in begun]
             plain.placed = [[resources] for index in left.values() if index in begun]
@@ -85,16 +94,10 @@ def run_tasks(
                     failures[index] += 1
                     if failures[index] <= max_failures:
                         begun.discard(index)
-                        left[work.remote(packed, arguments[index])] = index
+                        left[work.remote(arguments[index])] = index
         return ray.get(answers)
     finally:
         plain.waiting, plain.placed = [], []
-
-
-def call(packed: bytes, argument: Any) -> Iterator[Any]:
-    """The task of `run_tasks`."""
-    yield "begun"  # before the modules of the function are imported, which takes seconds
-    yield cloudpickle.loads(packed)(argument)
 
 
 def error_of(answer: Any) -> Exception | None:
@@ -117,9 +120,10 @@ def as_task(function: Callable[..., Any], resources: Resources, **options: Any) 
 
 
 def environment() -> dict[str, Any]:
-    """The option of the driver's tasks by which they share processes with the tasks that trials start.
+    """The option with which the driver's tasks run in the same processes as the tasks below trials.
 
-    Ray gives a task a process of its own environment only. Tasks of a trial have the trial's, for which Tune sets variables.
+    Ray lets tasks share a process only where their environments are the same. Tune sets variables for its trials, and the tasks
+    below a trial have them too.
     """
     set_here = {name: os.environ[name] for name in class_cache.ENV_VARS_TO_PROPAGATE if name in os.environ}
     return {"runtime_env": {"env_vars": class_cache.DEFAULT_ENV_VARS | set_here}}
@@ -153,44 +157,65 @@ def unpacked(packed: bytes, *arguments: Any) -> Any:
 
 
 @contextmanager
-def loading_ahead(processes: int, at_once: int, resources: Resources, may_begin: Callable[[], bool]) -> Iterator[None]:
+def loading_ahead(processes: int, at_once: int, resources: Resources, may_begin: Callable[[], bool]) -> Iterator[list[Any]]:
     """While the block runs, let processes load what tasks need.
 
     Args:
         processes: how many tasks there will be at the same time.
         at_once: how many of the processes may load at the same time; 0 to load nothing.
         resources: of each task, in Ray's names.
-        may_begin: whether there is room for them by now; asked until it is so.
+        may_begin: whether there is room for them by now; asked less and less often until it is so.
+
+    Yields:
+        For `wait_for_loads` after the block, what loads then.
     """
-    at_once = min(at_once, processes)
-    if not at_once:
-        yield
-        return
-    ended = threading.Event()
+    ended, shares = threading.Event(), min(at_once, processes)
     loading: list[Any] = []
 
     def begin() -> None:
+        pause = LOOK_SECONDS
         while not may_begin():
-            if ended.wait(LOOK_SECONDS):
+            if ended.wait(pause):
                 return
-        work = as_task(load, resources, **environment())
-        # One after another where there are more processes than room: one that waits for another holds no CPU.
-        shares = [len(range(first, processes, at_once)) for first in range(at_once)]
-        loading.extend(work.remote(share, resources) for share in shares)
+            pause = min(1.5 * pause, LONGEST_PAUSE)
+        try:
+            work = as_task(load, resources, **environment())
+            # One after another where there are more processes than room: one that waits for another holds no CPU.
+            sizes = [len(range(first, processes, shares)) for first in range(shares)]
+            loading.extend(work.remote(size, resources) for size in sizes)
+        except Exception as problem:  # a cluster that is gone ends the run elsewhere, with its reason
+            log.debug("processes do not load ahead (%s)", problem)
 
     thread = threading.Thread(target=begin, daemon=True, name="load")
-    thread.start()
+    if shares:
+        thread.start()
     try:
-        yield
+        yield loading
     finally:
         ended.set()
-        thread.join()
-    if loading:
-        ray.wait(loading, num_returns=len(loading), timeout=LOAD_SECONDS)
+        if shares:
+            thread.join()
+
+
+def wait_for_loads(loading: Sequence[Any]) -> None:
+    """Wait until processes have loaded what the next tasks need: these would only begin to load the same.
+
+    Those that take too long are ended, so that they hold no CPU.
+    """
+    plain.placed = [[{}] for _ in loading]  # nobody else is to be blamed for CPUs that are not free
+    try:
+        late = ray.wait(list(loading), num_returns=len(loading), timeout=LOAD_SECONDS)[1] if loading else []
+        for task in late:
+            ray.cancel(task, force=True, recursive=True)
+    finally:
+        plain.placed = []
 
 
 def load(processes: int, resources: Resources) -> None:
-    """Load what tasks need in this process, and then in `processes` - 1 others, which are others as this one waits for them."""
+    """Load what tasks need in this process, and then in `processes` - 1 others.
+
+    A process that waits for a task takes no other one, so that each of these tasks within tasks gets a process of its own.
+    """
     for module in LOADED:
         importlib.import_module(module)
     if processes > 1:

@@ -1,5 +1,6 @@
 """What every worker process does around the training loop: it gets its run, data and threads, and saves a model."""
 
+import functools
 import json
 import logging
 import os
@@ -7,9 +8,9 @@ import re
 import socket
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import timm
 import torch
@@ -22,7 +23,7 @@ from slimsweep.config import Config, ConfigError, Stage
 from slimsweep.config.identity import checkpoint_token
 from slimsweep.data import Data, ImageStream, check_classes, difference, load_data, title
 from slimsweep.errors import StageFailed
-from slimsweep.latency.device import keep_memory
+from slimsweep.latency.device import give_memory_back, keep_memory
 from slimsweep.ledger.files import HOLDER, MODEL_CARD, MODEL_CONFIG
 from slimsweep.ledger.holder import Holder
 from slimsweep.ledger.model_card import model_card, origin
@@ -35,6 +36,8 @@ from slimsweep.training.evaluate import computes_bf16
 from slimsweep.training.ranks import ranks
 
 log = logging.getLogger(__name__)
+P = ParamSpec("P")
+T = TypeVar("T")
 
 prepared: dict[str, Data] = {}  # the data that this process prepared last; the key holds all settings that it depends on
 prepared_probes: dict[str, Data] = {}  # the same of the probe's images
@@ -204,6 +207,19 @@ def drawn_once(config: Config) -> str:
         " (each process calls it once: where it draws random numbers of its own, or takes the order of a set or of files as it "
         "comes, give it a generator with a fixed seed, and sort)"
     )
+
+
+def giving_memory_back(function: Callable[P, T]) -> Callable[P, T]:
+    """A function that trains, after which its process, which stays for the next, gives back the memory that it used."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        finally:
+            give_memory_back()
+
+    return wrapped
 
 
 def set_threads(config: Config) -> None:

@@ -78,7 +78,7 @@ def give_memory_back() -> None:
     """Return to the system what this thread has freed, and keep none until `keep_memory` is called again; with glibc alone.
 
     glibc keeps memory that a thread freed for a later thread, which need not be one that computes. So a process that trains
-    models one after the other, each in a thread of its own, would keep the memory of several.
+    models one after the other, as Tune does each in a thread of its own, would keep the memory of several.
     """
     libc = _glibc()
     if libc is None:

@@ -3,7 +3,7 @@
 config.yaml, identity.json         the configuration, and what identifies its checkpoint
 splits.json                        the fingerprint of the splits
 derived.json                       the fields that nobody set and that follow the data, and why
-plan.json, begun/, waiting.json    what the driver has planned, which points have begun, what the driver waits for
+plan.json, begun/, waiting.json    what the driver has planned, what has begun, what the driver waits for
 holder.json, driver.json           which driver holds the run, and its heartbeat while it is at work
 dense/, search/, baselines/        the models that points are cut from, and what each method keeps
 latency/                           what was timed for budgets in ms, and what they leave

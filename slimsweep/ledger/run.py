@@ -867,11 +867,11 @@ class Run(Readable):
         )
 
     def begin(self, name: str, attempt: str) -> None:
-        """Note that a point has begun in a start of the driver (`attempt`)."""
+        """Note that the search or a point has begun in a start of the driver (`attempt`)."""
         self.folder.write_bytes(f"{BEGUN}/{attempt}/{name}", b"")
 
     def begun_in(self, attempt: str) -> set[str]:
-        """The points that have begun in a start of the driver."""
+        """What has begun in a start of the driver: the search, and points."""
         return set(self.folder.list(f"{BEGUN}/{attempt}"))
 
     def forget_begun(self) -> None:
