@@ -14,7 +14,6 @@ Every module may import this one: it loads neither torch nor Ray.
 import os
 import re
 import tempfile
-import threading
 import traceback
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING
@@ -27,7 +26,27 @@ REFUSED = 2  # the exit code of refused input
 LOST = 3  # the exit code of a driver whose run another driver took over
 STOPPED = 130  # the exit code of a run that was stopped
 
-stop_asked = threading.Event()  # a signal has told this process to stop: what fails from then on may fail because of it
+
+class Flag:
+    """What a signal's handler may set: threading.Event has a lock, on which a second signal would wait for ever."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+
+    def is_set(self) -> bool:
+        """Whether it was set, and not cleared since."""
+        return self._is_set
+
+    def set(self) -> None:
+        """From now on it is set."""
+        self._is_set = True
+
+    def clear(self) -> None:
+        """From now on it is not."""
+        self._is_set = False
+
+
+stop_asked = Flag()  # a signal has told this process to stop: what fails from then on may fail because of it
 
 
 class SlimsweepError(Exception):

@@ -1,5 +1,6 @@
 """How a command's process ends: as `sys.exit` ends one, but without the seconds in which Python takes torch's modules apart."""
 
+import signal
 import subprocess
 import sys
 
@@ -38,3 +39,39 @@ def test_a_signal_at_the_end_changes_neither_the_exit_code_nor_what_is_registere
     assert done.returncode == 3
     assert "registered" in done.stdout
     assert done.stderr == ""
+
+
+SIGNALS = """
+import os, signal, sys
+from slimsweep.run import _interrupt
+from slimsweep.terminal import plain_console
+
+interrupt = _interrupt(plain_console())
+
+def handle(number, frame):
+    try:
+        interrupt(number, frame)
+    except KeyboardInterrupt:
+        pass
+
+signal.signal(signal.SIGINT, handle)
+signal.signal(signal.SIGTERM, lambda *_: os._exit(7))
+print("ready", flush=True)
+while True:
+    pass
+"""
+
+
+def test_a_second_signal_in_the_middle_of_the_first_holds_nothing_up() -> None:
+    """As a supervisor sends one to the process and one to its group."""
+    with subprocess.Popen([sys.executable, "-u", "-c", SIGNALS], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        for _ in range(20000):
+            process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        try:
+            assert process.wait(20) == 7
+        finally:
+            process.kill()
+        assert process.stdout.read().count("stopping") == 1
