@@ -249,7 +249,7 @@ def tasks_load(run: Run, attempt: str, cluster: Cluster) -> Iterator[None]:
     Args:
         attempt: name of the driver's start.
     """
-    config, plan, reader = run.config, run.plan(), Run(run.folder.at_once(), run.config, run.holder)
+    config, reader = run.config, Run(run.folder.at_once(), run.config, run.holder)
 
     def searches() -> bool:  # before that, Ray Train starts processes of its own
         try:
@@ -257,7 +257,8 @@ def tasks_load(run: Run, attempt: str, cluster: Cluster) -> Iterator[None]:
         except OSError:  # a store that is away, as the display says; it is asked again
             return False
 
-    points = 0 if plan is None else len(plan.points)
+    # The points are planned when the search is done. There can be fewer, where methods keep the same.
+    points = len(config.retrain.seeds) * (1 + len(config.budgets) * (1 + len(config.baselines)))
     processes = trials_at_once(config, cluster, max(len(config.search.paces), points))
     with loading_ahead(processes, loads_at_once(config, cluster), worker_resources(config), searches) as loading:
         yield

@@ -1,5 +1,6 @@
 """The search: one data-parallel Ray Train job that trains the dense model, and then its gates and weights together."""
 
+import logging
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -45,6 +46,8 @@ from slimsweep.training.dense_model import build_dense
 from slimsweep.training.evaluate import Reference, evaluate_split
 from slimsweep.training.loop import train
 
+log = logging.getLogger(__name__)
+
 # Ray Train's callbacks that start a process: one shares out Ray's data sets, where slimsweep loads images itself; the other
 # gives the room of a training back whose controller died, for the trials that still run.
 DATASETS, CLEANER = "DatasetsCallback", "PlacementGroupCleanerCallback"
@@ -62,18 +65,28 @@ def run_search(run: Run, attempt: str, until: float | None = None, alone: bool =
         StageFailed: a worker raised, or died more often than resources.max_failures; or Ray failed.
     """
     arguments = job_arguments(run, attempt=attempt, until=until)
-    workers = run.config.resources.search_workers
-    trainer = data_parallel(search_worker, arguments, run, name=f"search-{attempt}", workers=workers)
-    trainer.left_out |= {CLEANER} if alone else set()
+    resources = run.config.resources
     on_interrupt = signal.getsignal(signal.SIGINT)
-    try:
-        trainer.fit()
-    except SystemExit:  # Ray Train raises it at Ctrl+C
-        raise KeyboardInterrupt from None
-    except (TrainingFailedError, ray.exceptions.RayError) as problem:
-        raise StageFailed(explained(problem, "search", run.logs.add_error)) from problem
-    finally:
-        signal.signal(signal.SIGINT, on_interrupt)
+    for number in range(resources.max_failures + 1):
+        name = f"search-{attempt}-{number}" if number else f"search-{attempt}"
+        trainer = data_parallel(search_worker, arguments, run, name=name, workers=resources.search_workers)
+        trainer.left_out |= {CLEANER} if alone else set()
+        try:
+            trainer.fit()
+            return
+        except SystemExit:  # Ray Train raises it at Ctrl+C
+            raise KeyboardInterrupt from None
+        except (TrainingFailedError, ray.exceptions.RayError) as problem:
+            if not never_ran(problem) or number == resources.max_failures:
+                raise StageFailed(explained(problem, "search", run.logs.add_error)) from problem
+            log.info("Ray lost the process that leads the search before it began: it is started again")
+        finally:
+            signal.signal(signal.SIGINT, on_interrupt)
+
+
+def never_ran(problem: BaseException) -> bool:
+    """Whether Ray lost Ray Train's controller before it began, as it sometimes does on a cluster that grows."""
+    return isinstance(problem, ray.exceptions.ActorDiedError) and "The actor never ran" in str(problem)
 
 
 class Trainer(TorchTrainer):
