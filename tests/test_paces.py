@@ -7,7 +7,9 @@ import torch
 from conftest import changed
 from safetensors.torch import load as load_tensors
 
-from slimsweep.cluster.choose_job import choose_pace, ray, try_pace
+from slimsweep.cluster import choose_job
+from slimsweep.cluster.choose_job import choose_pace, try_pace
+from slimsweep.cluster.tasks import run_tasks
 from slimsweep.cluster.worker import job_arguments
 from slimsweep.config import Config
 from slimsweep.ledger.planning import (
@@ -66,8 +68,12 @@ def test_no_more_paces_are_tried_at_a_time_than_trials_may_run(finished: Run, mo
         **{"search.paces": [{}, {"token": 0.5}, {"mlp": 2.0}], "resources.max_concurrent_trials": 2, "data.limit": 64},
     )
     asked: list[int] = []
-    get = ray.get
-    monkeypatch.setattr(ray, "get", lambda found: asked.append(len(found)) or get(found))
+
+    def counted(function: Any, arguments: list[Any], *more: Any) -> list[Any]:
+        asked.append(len(arguments))
+        return run_tasks(function, arguments, *more)
+
+    monkeypatch.setattr(choose_job, "run_tasks", counted)
     assert choose_pace(run)
     assert asked == [2, 1]
 
