@@ -107,7 +107,7 @@ def test_nothing_is_loaded_without_room(
     assert not [thread for thread in threading.enumerate() if thread.name == "load"]
 
 
-def test_processes_that_load_too_long_are_ended_and_nobody_else_is_blamed(
+def test_processes_that_load_too_long_are_ended_and_hold_no_cpu(
     ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tasks, "LOAD_SECONDS", 1.0)

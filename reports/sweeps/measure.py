@@ -46,7 +46,7 @@ def states() -> dict[str, Path]:
 
 
 def started(state: Path, output: Path, *words: str) -> subprocess.Popen:
-    """A run of a state of the code, of which it writes to `output`."""
+    """A run of a state of the code, which writes to `output`."""
     command = [sys.executable, "-m", "slimsweep.run", "--output", str(output), *words]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(state)}
     output.mkdir(parents=True, exist_ok=True)  # `python -m` would find slimsweep in its own folder first

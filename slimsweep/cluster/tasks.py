@@ -202,13 +202,9 @@ def wait_for_loads(loading: Sequence[Any]) -> None:
 
     Those that take too long are ended, so that they hold no CPU.
     """
-    plain.placed = [[{}] for _ in loading]  # nobody else is to be blamed for CPUs that are not free
-    try:
-        late = ray.wait(list(loading), num_returns=len(loading), timeout=LOAD_SECONDS)[1] if loading else []
-        for task in late:
-            ray.cancel(task, force=True, recursive=True)
-    finally:
-        plain.placed = []
+    late = ray.wait(list(loading), num_returns=len(loading), timeout=LOAD_SECONDS)[1] if loading else []
+    for task in late:
+        ray.cancel(task, force=True, recursive=True)
 
 
 def load(processes: int, resources: Resources) -> None:

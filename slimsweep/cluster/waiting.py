@@ -1,8 +1,7 @@
 """Which of a run's workers wait for CPUs or GPUs, and saying so.
 
 The workers of Ray Train and Ray Tune get their room through placement groups, whose ids end with that of their job: a group
-that Ray has not placed is a worker that waits. Plain tasks have none, since Ray would start a new process for each: they say
-when they begin.
+that Ray has not placed is a worker that waits. Plain tasks have none: they say when they begin.
 """
 
 import logging
