@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from test_cluster_faults import marked
 from test_waiting_faults import (
     _no_process_outlives_its_test,  # noqa: F401  a fixture that each test here uses
     begin,
@@ -21,7 +22,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(300)]
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Path]:
-    """Where Ray keeps its files; the processes of its cluster have this path in their arguments."""
+    """Where Ray keeps its files; also the mark of the processes of a run and its cluster."""
     folder = Path("/tmp", f"slim-{os.getpid()}-own")  # paths of sockets are short
     folder.mkdir()
     yield folder
@@ -29,20 +30,20 @@ def place(tmp_path: Path) -> Iterator[Path]:
 
 
 def ray_processes(place: Path) -> list[str]:
-    found = subprocess.run(["ps", "-eww", "-o", "args"], capture_output=True, text=True, check=True).stdout
-    return [line for line in found.splitlines() if f"{place}/ray" in line]
+    return [name for name in marked(str(place)).values() if name in ("gcs_server", "raylet")]
 
 
 def gone(place: Path, seconds: float = 20) -> bool:
+    """Whether no process of the run or its cluster is left, if need be after some seconds."""
     end = time.monotonic() + seconds
-    while ray_processes(place) and time.monotonic() < end:
+    while marked(str(place)) and time.monotonic() < end:
         time.sleep(0.1)
-    return not ray_processes(place)
+    return not marked(str(place))
 
 
 def start(place: Path, tmp_path: Path, *words: str) -> subprocess.Popen:
     words = (sys.executable, "-u", "-m", "slimsweep.run", "--output", str(tmp_path / "runs"), *words)
-    return begin(list(words), tmp_path / "log", RAY_TMPDIR=str(place))
+    return begin(list(words), tmp_path / "log", RAY_TMPDIR=str(place), MARK=str(place))
 
 
 def test_refused_input_ends_the_cluster_that_was_started_beside_its_check(place: Path, tmp_path: Path) -> None:
