@@ -1,6 +1,7 @@
 """What a stored pixel means reaches the network, whatever its mode or type; what cannot be known is refused by name."""
 
 import io
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -368,11 +369,12 @@ def test_a_fault_in_a_data_set_is_no_damaged_image_but_named_with_its_line(kind)
     images = [Image.new("L", (SIDE, SIDE))] * 100
     images[50] = faulty
     for workers in (0, 1):
-        data = loaded(images, max_damaged=100, workers=workers)
+        data, before = loaded(images, max_damaged=100, workers=workers), active_children()
         with pytest.raises(
             DataSetError, match=rf"^image 50 of the test split of {__name__}:mine .*{kind.__name__}.*test_pixels\.py, line \d+"
         ):
             list(eval_loader(data.test, data.settings))
+        assert set(active_children()) <= set(before)
 
 
 def test_16_bit_photographs_keep_their_brightness(tmp_path):

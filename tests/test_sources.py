@@ -457,9 +457,10 @@ def name_of(form: Form, encoded: Sets, number: int) -> str:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_damaged_image_stops_the_run_with_its_name(form, encoded, written, workers):
     config = config_of(written(form, validation=[9, 12]), workers=workers)
-    data = load_data(config, GREY)
+    data, before = load_data(config, GREY), multiprocessing.active_children()
     with pytest.raises(ConfigError, match="cannot be read") as caught:
         evaluate_split(Witness(), data, "val", CPU)
+    assert set(multiprocessing.active_children()) <= set(before)  # its loading processes, although the error is still known
     text = str(caught.value)
     assert name_of(form, encoded, 9) in text or name_of(form, encoded, 12) in text
     assert "data.max_damaged" in text

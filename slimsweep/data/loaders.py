@@ -33,14 +33,21 @@ class Loader(DataLoader[Any]):
         return self.dataset.images.damaged  # type: ignore[attr-defined]
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        # Loading processes send what they could not read along with the batch: only here is it known whether that is new.
-        for found in super().__iter__():
-            if isinstance(found, SlimsweepError):
-                raise found
-            images, labels, damaged = found
-            self.damaged.skip(damaged)
-            if len(labels):
-                yield images, labels
+        batches: Any = super().__iter__()
+        try:
+            # Loading processes send what they could not read along with the batch: only here is it known whether that is new.
+            for found in batches:
+                if isinstance(found, SlimsweepError):
+                    raise found
+                images, labels, damaged = found
+                self.damaged.skip(damaged)
+                if len(labels):
+                    yield images, labels
+        except Exception:
+            if self.num_workers:  # the error's traceback holds them: torch would end them at some time, and wait 5 s for it
+                batches._shutdown_workers()
+                self._iterator = None
+            raise
 
 
 class TrainLoader(Loader):
