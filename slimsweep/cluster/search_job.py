@@ -10,9 +10,10 @@ from typing import Any, cast
 import ray.train
 import ray.train.torch
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train import BackendConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig
 from ray.train.v2._internal.execution.scaling_policy.autoscaling_coordinator_client import get_or_create_autoscaling_coordinator
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 from torch import Tensor
 
@@ -89,7 +90,7 @@ def never_ran(problem: BaseException) -> bool:
     return isinstance(problem, ray.exceptions.ActorDiedError) and "The actor never ran" in str(problem)
 
 
-class Trainer(TorchTrainer):
+class Trainer(DataParallelTrainer):
     """Ray Train's trainer with fewer processes of Ray's own, and the driver's handler of Ctrl+C before Ray's.
 
     Each of these processes takes seconds to start. Ray's handler waits for Ray without a word.
@@ -98,16 +99,16 @@ class Trainer(TorchTrainer):
     left_out: frozenset[str] = frozenset()  # Ray's callbacks that are not wanted
 
     def _create_default_callbacks(self) -> list[Any]:
-        callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]  # Ray has no types for it
+        callbacks: list[Any] = super()._create_default_callbacks()
         return [callback for callback in callbacks if type(callback).__name__ not in self.left_out]
 
     def _initialize_and_run_controller(self, **settings: Any) -> Any:
         get_or_create_autoscaling_coordinator()  # the controller, which starts now too, would start it later and wait for it
-        return super()._initialize_and_run_controller(**settings)  # type: ignore[misc]  # likewise
+        return super()._initialize_and_run_controller(**settings)
 
     def _register_sigint_handler(self, controller: Any) -> None:
         drivers = signal.getsignal(signal.SIGINT)
-        super()._register_sigint_handler(controller)  # type: ignore[misc]  # Ray has no types for it
+        super()._register_sigint_handler(controller)
         rays = signal.getsignal(signal.SIGINT)
 
         def both(number: int, frame: Any) -> None:
@@ -130,11 +131,13 @@ def data_parallel(
     """
     resources = run.config.resources
     gpus = resources.gpus_per_worker
+    # One worker needs no process group, and without one Ray Train's controller starts sooner: it does not load torch. NCCL
+    # refuses two ranks on one GPU, which happens with fractions.
+    group = TorchConfig(backend="gloo" if 0 < gpus < 1 else None) if workers > 1 else BackendConfig()
     trainer = Trainer(
         worker,
         train_loop_config=arguments,
-        # NCCL refuses two ranks on one GPU, which happens with fractions.
-        torch_config=TorchConfig(backend="gloo" if 0 < gpus < 1 else None),
+        backend_config=group,
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus > 0, resources_per_worker=worker_resources(run.config)),
         run_config=RunConfig(
             name=name,
