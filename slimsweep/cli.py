@@ -10,6 +10,7 @@ from rich.console import Console
 
 from slimsweep import __version__
 from slimsweep.errors import exit_code
+from slimsweep.imports import load_timm
 from slimsweep.slimming.cost import COSTS
 from slimsweep.terminal import code_after_output, end_command, outlive_output, plain_console, say, say_path, show_fitting
 
@@ -401,6 +402,7 @@ def plan(chosen: argparse.Namespace, console: Console) -> None:
     from slimsweep.config import ConfigError, load_config
 
     config, options = load_config(chosen.configuration, prog="slimsweep plan")
+    load_timm()
 
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -532,6 +534,8 @@ def report(chosen: argparse.Namespace, console: Console) -> None:
 
 
 def bench(chosen: argparse.Namespace, console: Console) -> None:
+    load_timm()
+
     from slimsweep.ledger.run import Run
     from slimsweep.tools.bench import bench_dir, bench_run, busy_sentence, table
 
@@ -555,6 +559,7 @@ def quantize(chosen: argparse.Namespace, console: Console) -> None:
 
     if chosen.output is not None:
         refuse_rays_copy("--output", chosen.output, "--output /shared/int8")
+    load_timm()
 
     from slimsweep.ledger.model_card import run_of_model
     from slimsweep.tools.quantize import quantize_dir, quantize_run
@@ -637,6 +642,7 @@ def export(chosen: argparse.Namespace, console: Console) -> None:
 
     # Without --output the export of a model on an object store goes to the current folder, any other to the model's.
     refuse_rays_copy("--output", chosen.output or ("." if "://" in chosen.model else chosen.model), "--output /shared/onnx")
+    load_timm()
 
     from slimsweep.tools.export import export_checked
 
@@ -646,6 +652,8 @@ def export(chosen: argparse.Namespace, console: Console) -> None:
 
 
 def push(chosen: argparse.Namespace, console: Console) -> None:
+    load_timm()
+
     from slimsweep.tools.push import push_model
 
     pushed = push_model(chosen.model, chosen.repository, public=chosen.public)
@@ -658,6 +666,7 @@ def latency_export(chosen: argparse.Namespace, console: Console) -> None:
     from slimsweep.ledger.run import Run
 
     refuse_rays_copy("--output", chosen.output or chosen.run, "--output /shared/timing")
+    load_timm()
 
     from slimsweep.tools.latency import export_cuts
 

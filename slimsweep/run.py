@@ -17,6 +17,7 @@ from rich.console import Console
 from slimsweep import __version__
 from slimsweep.config import ConfigError, Refusals, load_configs
 from slimsweep.errors import LOST, REFUSED, STOPPED, exit_code, stop_asked
+from slimsweep.imports import load_timm
 from slimsweep.terminal import end_command, outlive_output, plain_console, say
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def run_all(words: Sequence[str], console: Console, at_end: ExitStack) -> int:
     if not all(run.is_begun for run in runs):
         start_ahead(configs, options.verbose)
         at_end.callback(end_unused)
+    load_timm()
 
     from slimsweep.checks import check
     from slimsweep.earlier_start import start_or_continue

@@ -22,7 +22,7 @@ import pytest
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
 
 # Points train long enough for workers, which live some seconds longer than a killed driver, not to end before they die.
-EPOCHS = {"dense": 6, "search": 30, "retrain": 100}
+EPOCHS = {"dense": 6, "search": 30, "retrain": 60}
 SETTINGS = [
     *("--name", "killed", "--budgets", "0.5,0.25", "--data.limit", "256", "--resources.cpus_per_worker", "1"),
     *(word for stage, epochs in EPOCHS.items() for word in (f"--{stage}.epochs", str(epochs))),

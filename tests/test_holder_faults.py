@@ -27,7 +27,7 @@ WATCH = 3.0
 SETTINGS = [
     *("--name", "held", "--budgets", "0.5", "--data.limit", "256", "--resources.takeover_seconds", str(WATCH)),
     *("--dense.epochs", "1", "--dense.warmup_epochs", "0", "--search.epochs", "100", "--search.paces", "[{}]"),
-    *("--retrain.epochs", "300", "--retrain.warmup_epochs", "0"),
+    *("--retrain.epochs", "150", "--retrain.warmup_epochs", "0"),
 ]
 
 

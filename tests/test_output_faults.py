@@ -22,6 +22,7 @@ SETTINGS = [
     *("--name", "run", "--budgets", "0.5,0.25", "--data.limit", "256", "--resources.cpus_per_worker", "1"),
     *("--dense.epochs", "2", "--dense.warmup_epochs", "0", "--search.epochs", "2", "--search.paces", "[{}]"),
     *("--retrain.epochs", "2", "--retrain.warmup_epochs", "0"),
+    *("--resources.max_concurrent_trials", "1"),  # fewer processes that load torch
 ]
 
 # Runs a command as a shell does, also where nohup started the tests.

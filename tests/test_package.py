@@ -28,3 +28,25 @@ def test_a_star_import_gives_the_public_names() -> None:
     code = "from slimsweep import *; print(solve.__module__, Structure.__module__, 'slimmed_vit' in globals())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.split() == ["slimsweep.slimming.removal_path", "slimsweep.slimming.structure", "False"], done.stderr
+
+
+def test_timm_is_loaded_without_a_search_for_garbage() -> None:
+    """What stays as long as the process is left alone by later searches, and these go on as before."""
+    code = """
+import gc, sys
+from slimsweep.imports import load_timm
+
+def searches():
+    return sum(generation["collections"] for generation in gc.get_stats())
+
+before = searches()
+load_timm()
+meanwhile, frozen = searches() - before, gc.get_freeze_count()
+load_timm()
+print("timm" in sys.modules, gc.isenabled(), meanwhile, frozen > 100_000, gc.get_freeze_count() <= frozen)
+gc.disable()
+load_timm()
+print(gc.isenabled())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.split() == ["True", "True", "0", "True", "True", "False"], done.stderr

@@ -24,6 +24,7 @@ RAY = Path(sys.executable).with_name("ray")
 QUICK = [
     *("--budgets", "0.5", "--data.limit", "256", "--dense.epochs", "1", "--dense.warmup_epochs", "0"),
     *("--retrain.epochs", "1", "--retrain.warmup_epochs", "0", "--search.paces", "[{}]"),
+    *("--resources.max_concurrent_trials", "1"),  # fewer processes that load torch
 ]
 
 

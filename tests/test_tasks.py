@@ -1,6 +1,7 @@
 """Tasks of Ray: their processes stay, are shared by paces and points, and load ahead."""
 
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -12,8 +13,11 @@ import ray
 from ray import cloudpickle, tune
 
 from slimsweep.cluster import tasks
+from slimsweep.cluster.search_job import data_parallel, search_worker
 from slimsweep.cluster.tasks import as_task, environment, loading_ahead, run_tasks, trial_as_task, wait_for_loads
+from slimsweep.config import load_config
 from slimsweep.errors import OutOfTime
+from slimsweep.ledger.run import Run
 
 CPU = {"CPU": 1.0}
 
@@ -133,3 +137,23 @@ def test_tasks_below_tasks_share_their_environment(ray_cluster: None) -> None:
         return below(), ray.get(as_task(below, CPU).remote())
 
     assert len(set(ray.get(as_task(above, CPU, **environment()).remote()))) == 1
+
+
+def test_only_the_workers_of_a_process_group_make_rays_controller_load_torch(tmp_path: Path) -> None:
+    """The controller starts before the workers, so they would wait for it."""
+    run = Run(tmp_path, load_config([])[0])
+    code = """
+import sys
+from ray import cloudpickle
+with open(sys.argv[1], "rb") as file:
+    cloudpickle.load(file)
+print("torch" in sys.modules)
+"""
+    found = []
+    for workers in (1, 2):
+        trainer = data_parallel(search_worker, {}, run, name="search", workers=workers)
+        given = tmp_path / "given"
+        given.write_bytes(cloudpickle.dumps((trainer.train_run_context, trainer._create_default_callbacks())))
+        done = subprocess.run([sys.executable, "-c", code, given], capture_output=True, text=True, timeout=120, check=True)
+        found.append(done.stdout.strip())
+    assert found == ["False", "True"]

@@ -26,6 +26,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 QUICK = [
     *("--budgets", "0.5", "--data.limit", "256", "--dense.epochs", "1", "--dense.warmup_epochs", "0"),
     *("--search.epochs", "1", "--retrain.epochs", "2", "--retrain.warmup_epochs", "0", "--search.paces", "[{}]"),
+    *("--resources.max_concurrent_trials", "1"),  # fewer processes that load torch
 ]
 # Somebody's cluster of two CPUs, who holds both until a signal comes.
 HOLDER = """

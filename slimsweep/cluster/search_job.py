@@ -10,6 +10,7 @@ from typing import Any, cast
 import ray.train
 import ray.train.torch
 import torch
+from ray import cloudpickle
 from ray.train import BackendConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig
 from ray.train.v2._internal.execution.scaling_policy.autoscaling_coordinator_client import get_or_create_autoscaling_coordinator
@@ -33,6 +34,7 @@ from slimsweep.cluster.worker import (
 from slimsweep.config import Config
 from slimsweep.data import Data, calibration_images, training_images
 from slimsweep.errors import OutOfTime, RunLost, StageFailed
+from slimsweep.imports import load_timm
 from slimsweep.ledger.files import DENSE, SEARCH
 from slimsweep.ledger.recorder import recorder_of
 from slimsweep.ledger.run import Run
@@ -134,8 +136,14 @@ def data_parallel(
     # One worker needs no process group, and without one Ray Train's controller starts sooner: it does not load torch. NCCL
     # refuses two ranks on one GPU, which happens with fractions.
     group = TorchConfig(backend="gloo" if 0 < gpus < 1 else None) if workers > 1 else BackendConfig()
+    packed = cloudpickle.dumps(worker)
+
+    def work(arguments: dict[str, Any]) -> None:  # in here, so that Ray sends it whole, and imports nothing before it begins
+        load_timm()
+        cloudpickle.loads(packed)(arguments)
+
     trainer = Trainer(
-        worker,
+        work,
         train_loop_config=arguments,
         backend_config=group,
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus > 0, resources_per_worker=worker_resources(run.config)),

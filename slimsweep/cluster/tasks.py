@@ -20,6 +20,7 @@ from ray import cloudpickle
 from ray.tune.execution import class_cache
 
 from slimsweep.config import Config
+from slimsweep.imports import load_timm
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ def run_tasks(
 
     def call(argument: Any) -> Iterator[Any]:  # in here, so that Ray sends it whole, and imports nothing before it begins
         yield "begun"
+        load_timm()
         yield cloudpickle.loads(packed)(argument)
 
     work = as_task(call, resources, **environment())
@@ -153,6 +155,7 @@ def trial_as_task(parameters: Any, packed: bytes, arguments: Any, resources: Res
 
 def unpacked(packed: bytes, *arguments: Any) -> Any:
     """The task of `trial_as_task`."""
+    load_timm()
     return cloudpickle.loads(packed)(*arguments)
 
 
@@ -212,6 +215,7 @@ def load(processes: int, resources: Resources) -> None:
 
     A process that waits for a task takes no other one, so that each of these tasks within tasks gets a process of its own.
     """
+    load_timm()
     for module in LOADED:
         importlib.import_module(module)
     if processes > 1:

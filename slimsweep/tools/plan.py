@@ -469,7 +469,8 @@ def makespan(seconds: Sequence[float], at_once: int) -> float:
 def import_seconds() -> float:
     """Seconds that a new worker process takes for its imports, measured once."""
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", "import slimsweep.cluster.retrain_job"], check=True, capture_output=True)
+    words = "from slimsweep.imports import load_timm; load_timm(); import slimsweep.cluster.retrain_job"
+    subprocess.run([sys.executable, "-c", words], check=True, capture_output=True)
     return time.perf_counter() - began
 
 
