@@ -1,5 +1,6 @@
 """The load of torch and timm, for which a process needs seconds. Light to import."""
 
+import atexit
 import gc
 import importlib
 import sys
@@ -14,6 +15,7 @@ def load_timm() -> None:
     try:
         importlib.import_module("timm")
         gc.freeze()  # later collections leave alone what stays as long as the process
+        atexit.register(gc.unfreeze)  # libraries warn of what is left when Python takes its modules apart
     finally:
         if collects:
             gc.enable()

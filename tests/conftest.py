@@ -65,6 +65,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """Collect garbage from now on, but leave alone what has been loaded."""
     gc.freeze()
+    atexit.register(gc.unfreeze)  # libraries warn of what is left at the end
     gc.enable()
 
 

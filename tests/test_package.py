@@ -50,3 +50,4 @@ print(gc.isenabled())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.split() == ["True", "True", "0", "True", "True", "False"], done.stderr
+    assert not done.stderr
