@@ -139,6 +139,13 @@ def test_tasks_below_tasks_share_their_environment(ray_cluster: None) -> None:
     assert len(set(ray.get(as_task(above, CPU, **environment()).remote()))) == 1
 
 
+def test_workers_have_the_priority_of_the_program_that_started_them(ray_cluster: None) -> None:
+    def priority(_: None) -> int:
+        return os.nice(0)
+
+    assert run_tasks(priority, [None], CPU) == [os.nice(0)]
+
+
 def test_only_the_workers_of_a_process_group_make_rays_controller_load_torch(tmp_path: Path) -> None:
     """The controller starts before the workers, so they would wait for it."""
     run = Run(tmp_path, load_config([])[0])

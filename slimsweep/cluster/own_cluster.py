@@ -22,7 +22,12 @@ from slimsweep.cluster.joining import named_cluster
 from slimsweep.cluster.tasks import points_are_tasks
 from slimsweep.config import Config, ConfigError
 
-SETTINGS = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}  # no provider takes the node away, so nothing has to watch for that
+SETTINGS = {
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # no provider takes the node away, so nothing has to watch for that
+    # Training has the priority of other programs. Ray would give it so little (nice 15) that beside two busy programs on two
+    # CPUs it does not even begin.
+    "RAY_worker_niceness": "0",
+}
 # Where points are tasks, processes that have loaded what tasks need stay for the next ones, however few CPUs there are.
 PROCESSES_STAY = {"RAY_num_workers_soft_limit": "1000"}
 # Tune logs a traceback for each trial that dies: the point's row, the table at the end and the exit code report it already.
