@@ -341,8 +341,9 @@ def test_trials_of_two_workers_never_deadlock(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def growing_cluster(tmp_path: Path) -> Iterator[str]:
+def growing_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a cluster whose autoscaler adds up to two nodes of one CPU to a head that does no work."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # also for drivers: a Ray of another test in this process has set it
     node = {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2}
     description = {
         "cluster_name": "growing",
@@ -381,7 +382,7 @@ def growing_cluster(tmp_path: Path) -> Iterator[str]:
     place = Path("/tmp", f"ray-{secrets.token_hex(3)}")
     words = ["--head", "--block", f"--port={port}", f"--autoscaling-config={file}", f"--temp-dir={place}"]
     words += ["--num-cpus=0", "--include-dashboard=false"]
-    environment = {**os.environ, "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1", "RAY_AUTH_MODE": "disabled"}
+    environment = {**os.environ, "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
     log = tmp_path / "head.log"
     with log.open("w") as stream:
         head = subprocess.Popen(

@@ -3,10 +3,8 @@
 import inspect
 import os
 import re
-import shutil
 import socket
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from pathlib import Path
 
 import grpc
@@ -18,7 +16,7 @@ from ray.train.v2._internal import exceptions as train
 from ray.train.v2.api import exceptions as train_api
 from ray.tune.error import TuneError
 
-from slimsweep.cluster import GCS_SECONDS, search_job
+from slimsweep.cluster import GCS_SECONDS
 from slimsweep.cluster.alive import gcs_answers, give_up_seconds
 from slimsweep.cluster.cluster import connected
 from slimsweep.cluster.failures import as_sentences, explained, sentence
@@ -26,7 +24,6 @@ from slimsweep.cluster.own_cluster import in_environment
 from slimsweep.cluster.retrain_job import process_died
 from slimsweep.config import ConfigError
 from slimsweep.errors import ClusterFailed, StageFailed, TrainingDiverged
-from slimsweep.ledger.run import Run
 
 # What Ray's memory monitor writes, shortened in the middle.
 FULL_NODE = """2 worker(s) were killed due to the node running low on memory. Memory usage: 30.52GB / 31.00GB (0.984677)
@@ -246,41 +243,13 @@ def test_what_a_run_sets_for_its_own_cluster_ends_with_it_and_yields_to_what_was
     assert "SLIMSWEEP_TEST_UNSET" not in os.environ
 
 
-def died(**more: object) -> core.ActorDiedError:
-    return core.ActorDiedError(ActorDiedErrorContext(actor_id=bytes(16), error_message="it is gone", **more))
-
-
-class Lost:
-    """A job of Ray Train whose controller dies."""
-
-    def __init__(self, problem: Exception | None) -> None:
-        self.problem, self.left_out = problem, frozenset()
-
-    def fit(self) -> None:
-        if self.problem is not None:
-            raise self.problem
-
-
-@pytest.mark.parametrize(
-    ("problems", "names", "fails"),
-    [
-        ([died(never_started=True), None], ["search-a", "search-a-1"], False),
-        ([died(never_started=True)] * 9, ["search-a", "search-a-1", "search-a-2"], True),
-        ([died(), None], ["search-a"], True),
-    ],
-)
-def test_a_search_whose_controller_never_ran_is_started_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problems: list[Exception | None], names: list[str], fails: bool
-) -> None:
-    run = Run(shutil.copytree(Path(__file__).parent / "data" / "finished-run", tmp_path / "finished"))
-    run.take_config(run.config.changed(**{"resources.max_failures": 2}))
-    left, tried = iter(problems), []
-
-    def job(*_: object, name: str, **more: object) -> Lost:
-        tried.append(name)
-        return Lost(next(left))
-
-    monkeypatch.setattr(search_job, "data_parallel", job)
-    with pytest.raises(StageFailed, match="died unexpectedly") if fails else nullcontext():
-        search_job.run_search(run, "a")
-    assert tried == names
+@pytest.mark.parametrize(("mode", "way_out"), [("token", "unset RAY_AUTH_MODE"), ("disabled", "see that nothing between them")])
+def test_a_head_that_cannot_ask_the_driver_is_said(monkeypatch: pytest.MonkeyPatch, mode: str, way_out: str) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    removed = "The actor is dead because all references to the actor were removed including lineage ref count."
+    lost = ActorDiedErrorContext(actor_id=bytes(16), error_message=removed, never_started=True)
+    said = sentence(core.ActorDiedError(lost))
+    assert said is not None
+    assert said.startswith("the head of the Ray cluster could not ask this driver: ")
+    assert way_out in said
+    assert (mode == "token") == ("RAY_AUTH_MODE" in said)

@@ -141,6 +141,20 @@ def test_another_token_is_one_sentence(tmp_path: Path) -> None:
     assert len(log.read_text().splitlines()) <= 2
 
 
+def test_a_token_that_the_cluster_does_not_ask_for_is_one_sentence(tmp_path: Path) -> None:
+    """The head then asks this driver without one, and is refused."""
+    held, log = tmp_path / "held", tmp_path / "log"
+    holder = begin([sys.executable, "-c", HOLDER], held, RAY_AUTH_MODE="disabled")
+    wait_for(lambda: held.read_text().strip(), holder, held)
+    process = start(
+        tmp_path, log, RAY_ADDRESS=held.read_text().strip(), RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32)
+    )
+    assert process.wait(120) == 1, log.read_text()
+    said = log.read_text()
+    assert "Traceback" not in said
+    assert "where the cluster asks for no token, unset RAY_AUTH_MODE" in said.splitlines()[-1]
+
+
 class Gate(ThreadingHTTPServer):
     """Passes requests on to an S3 server; while it is shut it answers as a store does whose credentials have expired."""
 

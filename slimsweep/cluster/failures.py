@@ -3,6 +3,7 @@
 Ray's messages have up to eighty lines, tracebacks of its own processes among them; they go to the run's log of errors.
 """
 
+import os
 import re
 import traceback
 from collections.abc import Callable, Iterator
@@ -130,6 +131,12 @@ def by_text(text: str) -> str | None:
     """The kinds that Ray tells only in its message: the same exception stands for a killed process and for a full node."""
     if "running low on memory" in text or "NODE_OUT_OF_MEMORY" in text:
         return MEMORY.format(where=f" ({found})" if (found := memory_of_node(text)) else "")
+    # To know whether an actor is still wanted, the head asks the process that made it, and takes a failed answer for no.
+    if "all references to the actor were removed" in text and "never ran" in text:
+        way_out = "see that nothing between them blocks it"
+        if os.environ.get("RAY_AUTH_MODE") == "token":
+            way_out = f"where the cluster asks for no token, unset RAY_AUTH_MODE; else {way_out}"
+        return f"the head of the Ray cluster could not ask this driver: {way_out}; {AGAIN}"
     if "CheckpointManagerInitializationError" in text or "checkpoint_manager_snapshot" in text:
         return SNAPSHOT
     if re.search(r"RuntimeEnvSetupError|Failed to set up runtime environment", text):

@@ -68,28 +68,18 @@ def run_search(run: Run, attempt: str, until: float | None = None, alone: bool =
         StageFailed: a worker raised, or died more often than resources.max_failures; or Ray failed.
     """
     arguments = job_arguments(run, attempt=attempt, until=until)
-    resources = run.config.resources
+    workers = run.config.resources.search_workers
+    trainer = data_parallel(search_worker, arguments, run, name=f"search-{attempt}", workers=workers)
+    trainer.left_out |= {CLEANER} if alone else set()
     on_interrupt = signal.getsignal(signal.SIGINT)
-    for number in range(resources.max_failures + 1):
-        name = f"search-{attempt}-{number}" if number else f"search-{attempt}"
-        trainer = data_parallel(search_worker, arguments, run, name=name, workers=resources.search_workers)
-        trainer.left_out |= {CLEANER} if alone else set()
-        try:
-            trainer.fit()
-            return
-        except SystemExit:  # Ray Train raises it at Ctrl+C
-            raise KeyboardInterrupt from None
-        except (TrainingFailedError, ray.exceptions.RayError) as problem:
-            if not never_ran(problem) or number == resources.max_failures:
-                raise StageFailed(explained(problem, "search", run.logs.add_error)) from problem
-            log.info("Ray lost the process that leads the search before it began: it is started again")
-        finally:
-            signal.signal(signal.SIGINT, on_interrupt)
-
-
-def never_ran(problem: BaseException) -> bool:
-    """Whether Ray lost Ray Train's controller before it began, as it sometimes does on a cluster that grows."""
-    return isinstance(problem, ray.exceptions.ActorDiedError) and "The actor never ran" in str(problem)
+    try:
+        trainer.fit()
+    except SystemExit:  # Ray Train raises it at Ctrl+C
+        raise KeyboardInterrupt from None
+    except (TrainingFailedError, ray.exceptions.RayError) as problem:
+        raise StageFailed(explained(problem, "search", run.logs.add_error)) from problem
+    finally:
+        signal.signal(signal.SIGINT, on_interrupt)
 
 
 class Trainer(DataParallelTrainer):
