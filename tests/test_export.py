@@ -43,7 +43,7 @@ def test_onnx(kind, tmp_path, capfd):
     assert not any(capfd.readouterr()), "the exporter talks"
 
 
-@pytest.mark.parametrize("kind", ["distilled", "dinov3"])
+@pytest.mark.parametrize("kind", ["dinov3", *slow("distilled")])
 def test_pt2(kind, tmp_path):
     small = saved(tmp_path, build(kind))
     path = export_model(tmp_path, "pt2", tmp_path / "new" / "program.pt2")

@@ -64,7 +64,7 @@ def test_every_method_meets_its_budget(method: str, granularity: str, unit: str)
 
 
 @pytest.mark.parametrize("unit", COUNTS)
-@pytest.mark.parametrize("granularity", ["dim", "head", *slow("uniform")])
+@pytest.mark.parametrize("granularity", ["dim", *slow("head", "uniform")])
 def test_torch_pruning_meets_its_budget(granularity: str, unit: str):
     pytest.importorskip("torch_pruning", reason="the extra `baselines` is not installed")
     check_budgets("torch-pruning", granularity, unit)
@@ -85,7 +85,9 @@ def check_budgets(method: str, granularity: str, unit: str) -> None:
             assert all(mask.all() for mask in structure.masks["token"])
 
 
-@pytest.mark.parametrize("method", [m.name for m in METHODS.values() if m.chooses])
+@pytest.mark.parametrize(
+    "method", [*(m.name for m in METHODS.values() if m.chooses and m.name != "torch-pruning"), *slow("torch-pruning")]
+)
 def test_a_list_may_hold_budgets_of_both_units_and_absolute_ones(method: str):
     if method == "torch-pruning":
         pytest.importorskip("torch_pruning", reason="the extra `baselines` is not installed")
@@ -207,7 +209,7 @@ def test_random_follows_the_seed_alone():
 # What it starts from.
 
 
-@pytest.mark.parametrize("kind", ["class token", "eva02", "swin"])
+@pytest.mark.parametrize("kind", ["class token", "swin", *slow("eva02")])
 def test_scratch_has_the_searched_sizes_and_fresh_weights(kind: str):
     dense = timm.create_model(*_named(kind))
     gated = add_gates(dense)
@@ -250,7 +252,7 @@ def test_methods_without_a_search_keep_dense_weights(method: str):
 
 
 @pytest.mark.parametrize("kind", ["class token", "map pooling", *slow("distilled", "registers, layer scale")])
-@pytest.mark.parametrize("budget", [0.6, 0.2])
+@pytest.mark.parametrize("budget", [0.6, *slow(0.2)])
 def test_small_is_a_plain_model_that_saves_loads_and_counts_like_any_other(kind: str, budget: float, tmp_path: Path):
     dense = build(kind)
     structure = chosen("small", dense, [budget])[0]
@@ -290,7 +292,7 @@ def test_small_keeps_every_budget_where_the_head_has_an_mlp_too():
 
 
 @pytest.mark.parametrize("kind", ["class token", *slow("distilled", "map pooling", "registers, layer scale")])
-@pytest.mark.parametrize("granularity", ["dim", "head"])
+@pytest.mark.parametrize("granularity", ["dim", *slow("head")])
 def test_torch_pruning_s_own_model_and_ours_agree(kind: str, granularity: str):
     pytest.importorskip("torch_pruning", reason="the extra `baselines` is not installed")
     from slimsweep.methods.torch_pruning import _bisect, _with_gradients, structure_of

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from zoo import MODELS, build, close_gates, difference, images, random_gates, small_vit
+from zoo import MODELS, build, close_gates, difference, images, random_gates, slow, small_vit
 
 from slimsweep import Structure, add_gates, load, macs, params, save, slim, solve
 from slimsweep.training.loop import set_drop_path
@@ -81,7 +81,7 @@ def masks(draw, shape):
     return found
 
 
-@pytest.mark.parametrize("pooling", ["token", "avg"])
+@pytest.mark.parametrize("pooling", ["token", *slow("avg")])
 @given(data=st.data())
 @settings(max_examples=25, deadline=None)
 def test_any_masks_are_cut_exactly(pooling, data):
