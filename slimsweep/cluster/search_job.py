@@ -1,6 +1,5 @@
 """The search: one data-parallel Ray Train job that trains the dense model, and then its gates and weights together."""
 
-import logging
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -48,8 +47,6 @@ from slimsweep.training.backbone import families_to_cut
 from slimsweep.training.dense_model import build_dense
 from slimsweep.training.evaluate import Reference, evaluate_split
 from slimsweep.training.loop import train
-
-log = logging.getLogger(__name__)
 
 # Ray Train's callbacks that start a process: one shares out Ray's data sets, where slimsweep loads images itself; the other
 # gives the room of a training back whose controller died, for the trials that still run.
