@@ -249,9 +249,11 @@ def log_entries(content: bytes) -> Iterator[bytes]:
 
 
 def wandb_records(folder: Path) -> list[Any]:
-    """The records of each run that W&B has written to disk."""
+    """The records of each run of this process that W&B has written to disk."""
+    import wandb
     from wandb.proto import wandb_internal_pb2
 
+    wandb.teardown()  # waits for W&B's process: `finish()` may return before that has written more than the file's header
     logs = sorted(folder.glob("wandb/offline-run-*/*.wandb"))
     return [[wandb_internal_pb2.Record.FromString(entry) for entry in log_entries(log.read_bytes())] for log in logs]
 
