@@ -192,6 +192,19 @@ def test_it_opens_from_disk_without_a_request_or_a_complaint(opened: Opened):
     assert "94.72 %, the others 90.00 % to 91.39 %" in page.inner_text("#pace")
 
 
+@pytest.mark.parametrize("width", [1280, 360])
+def test_figures_that_are_drawn_when_they_come_into_sight_move_nothing(opened: Opened, width: int):
+    page = opened("one", viewport={"width": width, "height": 720})
+    figures = page.locator("#search-figure svg.main-svg, #gates-figure svg.main-svg")
+    assert figures.count() == 0
+    below = "document.getElementById('about').getBoundingClientRect().top + scrollY"
+    before = page.evaluate(below)
+    page.locator("#search").scroll_into_view_if_needed()
+    page.wait_for_selector("#gates-figure svg.main-svg")
+    page.wait_for_selector("#search-figure svg.main-svg")
+    assert page.evaluate(below) == pytest.approx(before, abs=1)
+
+
 def test_text_from_data_is_shown_and_not_run(opened: Opened):
     page = opened("evil")
     assert EVIL in page.inner_text("h1")

@@ -44,11 +44,18 @@ const panelTitle = (text, colours, x, y = 1) => ({
 });
 const SMALL_CONFIG = { displayModeBar: false, responsive: true };
 
+/**
+ * The height of a figure of panels, in CSS pixels: also what is kept free for one that is drawn later.
+ * @param {number} panels
+ * @param {boolean} narrow
+ */
+export const panelsHeight = (panels, narrow) => (narrow ? 210 * panels : 250);
+
 // Panels side by side, or one above the other where there is no room.
 // `xtitle` is one for all of them, or a list.
 export function drawPanels(id, traces, titles, narrow, colours, xtitle, { shapes = [], fromZero = [], stacked = false } = {}) {
   const { axis, layout } = smallLayout(colours, {
-    height: narrow ? 210 * titles.length : 250,
+    height: panelsHeight(titles.length, narrow),
     bargap: 0,
     shapes,
     ...(stacked ? { barmode: "stack" } : {}),

@@ -6,7 +6,7 @@ import { count, plain, show } from "./format.js";
 import { measureOf } from "./metrics.js";
 import { drawLeaving } from "./leaving.js";
 import { plotly } from "./plotly.js";
-import { drawPanels } from "./panels.js";
+import { drawPanels, panelsHeight } from "./panels.js";
 import { lineIcon, shade, theme } from "./styles.js";
 
 /** @import { View } from "./types.js" */
@@ -33,6 +33,8 @@ export function drawSearch(view) {
   if (!search || !plotly()) return; // drawn again once the library is there
   if (section.dataset.run === String(run)) return;
   section.dataset.run = run;
+  const { gates, leaving } = page.runs[run];
+  const gatePanels = leaving?.families ? Object.keys(leaving.families).length + 1 : Object.keys(gates).length;
   section.replaceChildren(
     el(
       "div",
@@ -58,14 +60,17 @@ export function drawSearch(view) {
       ),
     ),
     el("div", { id: "search-figure", class: "figure" }),
-    el("div", { id: "gates-figure", class: "figure" }),
+    el("div", { id: "gates-figure", class: "figure", hidden: !gatePanels }),
     el(
       "p",
-      { class: "caption", id: "gates-caption", hidden: true },
+      { class: "caption", id: "gates-caption", hidden: !leaving?.families },
       "Where the gates ended. The faintest leave first, on the way to the largest budget; the next shade leaves by the next one; the full colour stays at the smallest budget. On the right: how much of each family every budget keeps.",
     ),
     ...(pace ? [el("p", { class: "caption", id: "pace" }, paceSentence(pace, measureOf(page, run)))] : []),
   );
+  // A figure that is drawn when it comes into sight must not push away what is read, or clicked on, below it.
+  byId("search-figure").style.minHeight = `${panelsHeight(curvesOf(search).length + 1, isNarrow())}px`;
+  byId("gates-figure").style.minHeight = `${panelsHeight(gatePanels, isNarrow())}px`;
   if (searchWatcher) searchWatcher.disconnect();
   searchWatcher = new IntersectionObserver(
     (entries) => {
@@ -90,18 +95,32 @@ function paceSentence({ chosen, budget, unit, val }, measure) {
   return `Pace at which the families' gates are removed: ${paces.join(", ")}. Where pace 1 keeps a share s, pace p keeps s to the power of p. After a short retraining at ${(100 * budget).toPrecision(2)} % of ${unit === "macs" ? "the MACs" : unit}, this pace was the best on validation: ${shown(val[0])}${others}.`;
 }
 
+const isNarrow = () => byId("search-figure").clientWidth < 620;
+
+/** @typedef {["mean" | "below", string, number]} Curve a panel of the gates against the epoch: field, title and factor */
+/** @type {Curve} */
+const MEAN = ["mean", "mean gate", 1];
+/** @type {Curve} */
+const BELOW = ["below", "gates below 0.01, %", 100];
+
+/**
+ * What is drawn of a search beside its accuracy.
+ * @param {any} search
+ */
+function curvesOf(search) {
+  // Gates under some penalties never come near 0 before they are cut: a line at 0 would look like a search that failed.
+  const near0 = Object.values(search.families).some((series) => series.below.mean.some((value) => value > 0));
+  return near0 ? [MEAN, BELOW] : [MEAN];
+}
+
 const familyStyle = (family) => FAMILY_STYLE[family] ?? OTHER_FAMILY;
 
 function drawSearchFigures(run, measure) {
   const colours = theme();
   const { search, gates } = run;
-  const narrow = byId("search-figure").clientWidth < 620;
+  const narrow = isNarrow();
   const traces = [];
-  /** @type {["mean" | "below", string, number][]} */
-  const panels = [["mean", "mean gate", 1]];
-  // Gates under some penalties never come near 0 before they are cut: a line at 0 would look like a search that failed.
-  const near0 = Object.values(search.families).some((series) => series.below.mean.some((value) => value > 0));
-  if (near0) panels.push(["below", "gates below 0.01, %", 100]);
+  const panels = curvesOf(search);
   for (const [family, series] of Object.entries(search.families)) {
     const style = familyStyle(family);
     for (const [n, [field, , factor]] of panels.entries()) {
@@ -152,8 +171,6 @@ function drawSearchFigures(run, measure) {
   drawPanels("search-figure", traces, titles, narrow, colours, "epoch", { fromZero: panels.map((_, n) => n) });
 
   const families = Object.entries(gates);
-  byId("gates-figure").hidden = !families.length;
-  byId("gates-caption").hidden = !run.leaving?.families;
   if (run.leaving?.families) {
     describeFigure("gates-figure", () => ({
       title: "where the gates ended, and what leaves at each budget",
