@@ -200,7 +200,7 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
                 say(console, f"The cluster's {cluster.gpus:g} GPUs stay idle: resources.gpus_per_worker is 0", "yellow")
             if not run.search_done:
                 with Progress(run, console, "Dense training and search"), tasks_load(run, attempt, cluster):
-                    run_search(run, attempt, until, alone=cluster.is_own)
+                    run_search(run, attempt, cluster, until)
                 if not run.search_done:
                     if until is None:
                         raise ConfigError(f"the workers' results are not in {run.uri}: give an output that all nodes see")

@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +25,7 @@ from slimsweep.cluster.own_cluster import (
     starts_ahead,
     take_over,
 )
-from slimsweep.cluster.tasks import loading_ahead, points_are_tasks, wait_for_loads
+from slimsweep.cluster.tasks import loading_ahead, points_are_tasks, search_is_task, wait_for_loads
 from slimsweep.cluster.worker import worker_resources
 from slimsweep.config import Config, ConfigError
 from slimsweep.errors import ClusterFailed, RunLost, explain, written
@@ -40,6 +40,7 @@ class Cluster:
     nodes: list[dict[str, float]]  # per node, in Ray's names: CPU, GPU, ...
     is_own: bool = False  # whether the run has started it, and is alone on it
     processes_stay: bool = False  # whether processes that have loaded what tasks need wait for these
+    loading: Sequence[Any] = ()  # what loads for the search, as `tasks.load_for_search` returns it
 
     def workers(self, config: Config) -> int:
         """How many training workers fit at the same time, each on one node; at least resources.max_workers, if it is set."""
@@ -52,6 +53,10 @@ class Cluster:
             fit += min(by_cpus, by_gpus)
         # Ray does not say how far an autoscaler may grow the cluster, so max_workers does.
         return max(fit, config.resources.max_workers or 0)
+
+    def searches_as_task(self, config: Config) -> bool:
+        """Whether the search is a task, in a process that stays for the tries of paces and the points."""
+        return self.processes_stay and search_is_task(config)
 
     @property
     def gpus(self) -> float:
@@ -85,10 +90,11 @@ def connected(
     ahead = take_over()
     already = ahead is None and ray.is_initialized()
     address = "local" if ahead is not None else None if already else wait_for_answer(say)
-    settings = settings_for([] if config is None else [config]) if address == "local" else {}
-    with ahead or in_environment(settings):
+    configs = [] if config is None else [config]
+    loading: list[Any] = []
+    with ahead or in_environment(settings_for(configs) if address == "local" else {}):
         if not already:
-            join_or_start(address, verbose, log, ahead)
+            loading = join_or_start(address, configs, verbose, log, ahead)
         watch = alive.Watch()
         if not verbose:
             set_messages_aside(log)
@@ -96,30 +102,41 @@ def connected(
             with watch, as_sentences(log):
                 nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
                 own = not already and address == "local"
-                yield Cluster(nodes, is_own=own, processes_stay=own and bool(PROCESSES_STAY.keys() & os.environ.keys()))
+                stay = own and bool(PROCESSES_STAY.keys() & os.environ.keys())
+                yield Cluster(nodes, is_own=own, processes_stay=stay, loading=loading)
         finally:
             if not already:
                 watch.leave() if watch.gone else ray.shutdown()
             watch.end()
 
 
-def join_or_start(address: str | None, verbose: bool, log: Callable[[str], str] | None, ahead: Start | None = None) -> None:
+def join_or_start(
+    address: str | None,
+    configs: Collection[Config],
+    verbose: bool,
+    log: Callable[[str], str] | None,
+    ahead: Start | None = None,
+) -> list[Any]:
     """Connect this process to a cluster, or to one that is started here ("local"); errors are those of `connected`.
 
     Args:
         address: as `joining.wait_for_answer` returns it.
+        configs: of the models that are swept.
         ahead: a start that was begun earlier.
+
+    Returns:
+        What loads for the search; nothing on a cluster that was joined.
     """
     # Ray's SIGTERM handler ends the process at once; slimsweep's lets it say how to go on.
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         with as_sentences(log):
             if ahead is not None:
-                ahead.wait()
-            elif address == "local":
-                start(verbose)
-            else:
-                ray.init(address, **logging_of(verbose))
+                return ahead.wait()
+            if address == "local":
+                return start(configs, verbose)
+            ray.init(address, **logging_of(verbose))
+            return []
     except BaseException as problem:
         if ahead is not None:
             ahead.tried.wait()
@@ -260,6 +277,7 @@ def tasks_load(run: Run, attempt: str, cluster: Cluster) -> Iterator[None]:
     # The points are planned when the search is done. There can be fewer, where methods keep the same.
     points = len(config.retrain.seeds) * (1 + len(config.budgets) * (1 + len(config.baselines)))
     processes = trials_at_once(config, cluster, max(len(config.search.paces), points))
+    processes -= cluster.searches_as_task(config)  # whose process tries and trains too
     with loading_ahead(processes, loads_at_once(config, cluster), worker_resources(config), searches) as loading:
         yield
     if run.refresh().search_done:  # not where time is over

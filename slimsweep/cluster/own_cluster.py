@@ -19,7 +19,7 @@ import ray.autoscaler.v2.utils
 import ray.dashboard.optional_deps
 
 from slimsweep.cluster.joining import named_cluster
-from slimsweep.cluster.tasks import points_are_tasks
+from slimsweep.cluster.tasks import environment, load_for_search, points_are_tasks
 from slimsweep.config import Config, ConfigError
 
 SETTINGS = {
@@ -27,6 +27,7 @@ SETTINGS = {
     # Training has the priority of other programs. Ray would give it so little (nice 15) that beside two busy programs on two
     # CPUs it does not even begin.
     "RAY_worker_niceness": "0",
+    "RAY_prestart_worker_first_driver": "0",  # no task or actor of a run would take the processes that Ray starts for any
 }
 # Where points are tasks, processes that have loaded what tasks need stay for the next ones, however few CPUs there are.
 PROCESSES_STAY = {"RAY_num_workers_soft_limit": "1000"}
@@ -40,23 +41,24 @@ class Start:
     The thread waits until then: the system ends Ray's processes with the thread that has started them.
     """
 
-    def __init__(self, verbose: bool, settings: Mapping[str, str]) -> None:
+    def __init__(self, configs: Collection[Config], verbose: bool) -> None:
         self.problem: BaseException | None = None  # why it failed
+        self.loading: list[Any] = []
         self.tried, self.over = threading.Event(), threading.Event()
         self.settings = ExitStack()
-        self.settings.enter_context(in_environment(settings))
-        threading.Thread(target=self._run, args=[verbose], daemon=True, name="ray start").start()
+        self.settings.enter_context(in_environment(settings_for(configs)))
+        threading.Thread(target=self._run, args=[configs, verbose], daemon=True, name="ray start").start()
 
-    def _run(self, verbose: bool) -> None:
+    def _run(self, configs: Collection[Config], verbose: bool) -> None:
         try:
-            start(verbose)
+            self.loading = start(configs, verbose)
         except BaseException as problem:  # raised by `wait`
             self.problem = problem
         self.tried.set()
         self.over.wait()
 
-    def wait(self) -> None:
-        """Return when Ray has started.
+    def wait(self) -> list[Any]:
+        """When Ray has started, return what loads for the search.
 
         Raises:
             Exception: what `ray.init` raised.
@@ -64,6 +66,7 @@ class Start:
         self.tried.wait()
         if self.problem is not None:
             raise self.problem
+        return self.loading
 
     def __enter__(self) -> None:
         pass
@@ -89,7 +92,7 @@ def start_ahead(configs: Collection[Config], verbose: bool) -> None:
         return
     if not joins and not begun and "torch" not in sys.modules:
         keep_quiet(verbose)
-        begun.append(Start(verbose, settings_for(configs)))
+        begun.append(Start(configs, verbose))
 
 
 def starts_ahead() -> bool:
@@ -115,10 +118,16 @@ def settings_for(configs: Collection[Config]) -> dict[str, str]:
     return SETTINGS | (PROCESSES_STAY if configs and all(map(points_are_tasks, configs)) else {})
 
 
-def start(verbose: bool) -> None:
-    """Start Ray on this machine, with its settings in the environment."""
-    # The dashboard's nine processes would take time from a training on a few CPUs.
-    ray.init("local", include_dashboard=False, **logging_of(verbose))
+def start(configs: Collection[Config], verbose: bool) -> list[Any]:
+    """Start Ray on this machine, with its settings in the environment.
+
+    Returns:
+        What loads for the search, as `load_for_search` does.
+    """
+    # The dashboard's nine processes would take time from a training on a few CPUs. With the tasks' environment for the whole
+    # job, Ray writes it in the same way wherever a task is asked for: it compares what is written, not what it means.
+    ray.init("local", include_dashboard=False, **environment(), **logging_of(verbose))
+    return load_for_search(configs)
 
 
 def logging_of(verbose: bool) -> dict[str, Any]:

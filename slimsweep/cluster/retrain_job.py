@@ -19,7 +19,6 @@ import ray.train.torch
 import ray.tune
 import timm
 import torch
-from ray import cloudpickle
 from torch import nn
 
 import slimsweep
@@ -28,7 +27,7 @@ from slimsweep.cluster import failures
 from slimsweep.cluster.search_job import data_parallel
 from slimsweep.cluster.starting_model import starting_model
 from slimsweep.cluster.stopping import EpochReports, StopRates
-from slimsweep.cluster.tasks import points_are_tasks, trial_as_task
+from slimsweep.cluster.tasks import loading_first, points_are_tasks, trial_as_task
 from slimsweep.cluster.worker import (
     check_shared,
     data_of,
@@ -87,8 +86,7 @@ def run_sweep(run: Run, points: list[Point], attempt: str, name: str, concurrent
     if not alone:  # a Ray Train job: the trial's own process only waits for the workers, and must not take the CPU of one
         room = {"memory": 1e7}
     elif points_are_tasks(config):  # in a process that has loaded everything
-        packed = cloudpickle.dumps(trial)
-        work = ray.tune.with_parameters(trial_as_task, packed=packed, arguments=arguments, resources=resources)
+        work = ray.tune.with_parameters(trial_as_task, work=loading_first(trial), arguments=arguments, resources=resources)
         room = ray.tune.PlacementGroupFactory([{}, resources])
     tuner = ray.tune.Tuner(
         ray.tune.with_resources(work, room),
@@ -179,7 +177,7 @@ def trial(parameters: dict[str, Any], arguments: dict[str, Any]) -> dict[str, st
         else:
             name = f"{point.name}-{arguments['attempt']}-{time.time_ns()}"
             workers = run.config.retrain.workers_per_trial
-            data_parallel(retrain_worker, {**arguments, **parameters}, run, name=name, workers=workers).fit()
+            data_parallel(loading_first(retrain_worker), {**arguments, **parameters}, run, name=name, workers=workers).fit()
     except (OutOfTime, RunLost):
         pass  # no row: the next start, or the driver that took the run, goes on from the last checkpoint
     except Exception as problem:

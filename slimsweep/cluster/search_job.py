@@ -4,12 +4,11 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import ray.train
 import ray.train.torch
 import torch
-from ray import cloudpickle
 from ray.train import BackendConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig
 from ray.train.v2._internal.execution.scaling_policy.autoscaling_coordinator_client import get_or_create_autoscaling_coordinator
@@ -18,9 +17,12 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from torch import Tensor
 
 from slimsweep.cluster.failures import explained
+from slimsweep.cluster.tasks import in_workers_place, loading_first
 from slimsweep.cluster.worker import (
     check_shared,
     data_of,
+    device_of,
+    giving_memory_back,
     job_arguments,
     note_begun,
     run_of,
@@ -33,7 +35,6 @@ from slimsweep.cluster.worker import (
 from slimsweep.config import Config
 from slimsweep.data import Data, calibration_images, training_images
 from slimsweep.errors import OutOfTime, RunLost, StageFailed
-from slimsweep.imports import load_timm
 from slimsweep.ledger.files import DENSE, SEARCH
 from slimsweep.ledger.recorder import recorder_of
 from slimsweep.ledger.run import Run
@@ -48,26 +49,33 @@ from slimsweep.training.dense_model import build_dense
 from slimsweep.training.evaluate import Reference, evaluate_split
 from slimsweep.training.loop import train
 
+if TYPE_CHECKING:
+    from slimsweep.cluster.cluster import Cluster  # workers, which import this module, need nothing of it
+
 # Ray Train's callbacks that start a process: one shares out Ray's data sets, where slimsweep loads images itself; the other
 # gives the room of a training back whose controller died, for the trials that still run.
 DATASETS, CLEANER = "DatasetsCallback", "PlacementGroupCleanerCallback"
 
 
-def run_search(run: Run, attempt: str, until: float | None = None, alone: bool = False) -> None:
+def run_search(run: Run, attempt: str, cluster: "Cluster", until: float | None = None) -> None:
     """Train the dense model and search, unless the run's folder has their results already.
 
     Args:
         attempt: a name that no earlier start used: training resumes from slimsweep's checkpoints, not from Ray's state.
+        cluster: the one that is joined.
         until: no further epoch begins after this time (time.time()).
-        alone: whether the cluster ends with this run, and with it what a search that fails holds there.
 
     Raises:
         StageFailed: a worker raised, or died more often than resources.max_failures; or Ray failed.
     """
     arguments = job_arguments(run, attempt=attempt, until=until)
     workers = run.config.resources.search_workers
-    trainer = data_parallel(search_worker, arguments, run, name=f"search-{attempt}", workers=workers)
-    trainer.left_out |= {CLEANER} if alone else set()
+    if cluster.searches_as_task(run.config):
+        work = in_workers_place(search_alone, cluster.loading)
+    else:
+        work = loading_first(search_worker)
+    trainer = data_parallel(work, arguments, run, name=f"search-{attempt}", workers=workers)
+    trainer.left_out |= {CLEANER} if cluster.is_own else set()  # what a failed search holds there ends with the cluster
     on_interrupt = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit()
@@ -111,11 +119,12 @@ class Trainer(DataParallelTrainer):
 
 
 def data_parallel(
-    worker: Callable[[dict[str, Any]], None], arguments: dict[str, Any], run: Run, *, name: str, workers: int
+    work: Callable[[dict[str, Any]], None], arguments: dict[str, Any], run: Run, *, name: str, workers: int
 ) -> Trainer:
-    """A Ray Train job of `workers` processes that call `worker(arguments)`.
+    """A Ray Train job of `workers` processes that call `work(arguments)`.
 
     Args:
+        work: as `loading_first` or `in_workers_place` returns it.
         name: of Ray's own state in the run's folder.
     """
     resources = run.config.resources
@@ -123,12 +132,6 @@ def data_parallel(
     # One worker needs no process group, and without one Ray Train's controller starts sooner: it does not load torch. NCCL
     # refuses two ranks on one GPU, which happens with fractions.
     group = TorchConfig(backend="gloo" if 0 < gpus < 1 else None) if workers > 1 else BackendConfig()
-    packed = cloudpickle.dumps(worker)
-
-    def work(arguments: dict[str, Any]) -> None:  # in here, so that Ray sends it whole, and imports nothing before it begins
-        load_timm()
-        cloudpickle.loads(packed)(arguments)
-
     trainer = Trainer(
         work,
         train_loop_config=arguments,
@@ -147,10 +150,24 @@ def data_parallel(
 def search_worker(arguments: dict[str, Any]) -> None:
     """What each worker of the search runs."""
     run = run_of(arguments)
-    device = ray.train.torch.get_device()
-    set_threads(run.config)
-    rank = ray.train.get_context().get_world_rank()
+    dense_and_search(run, arguments, ray.train.torch.get_device(), ray.train.get_context().get_world_rank())
 
+
+@giving_memory_back
+def search_alone(arguments: dict[str, Any]) -> None:
+    """The search as a task below its only worker."""
+    run = run_of(arguments)
+    dense_and_search(run, arguments, device_of(run.config), rank=0)
+
+
+def dense_and_search(run: Run, arguments: Mapping[str, Any], device: torch.device, rank: int) -> None:
+    """Train the dense model, and search, as far as the run's folder does not have their results.
+
+    Args:
+        arguments: of the worker.
+        rank: of this worker; only rank 0 writes.
+    """
+    set_threads(run.config)
     try:
         check_shared(run)
         if rank == 0:

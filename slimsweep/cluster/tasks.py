@@ -1,7 +1,8 @@
 """Work that Ray does as plain tasks. A task's process stays and keeps what it has loaded for the next task, unlike an actor's.
 
 Loading torch, timm and slimsweep takes a process some seconds, which a short training notices. So the tries of paces and, on
-CPUs, the points of a sweep are tasks, and the processes for them load while the search still trains.
+CPUs, the points of a sweep are tasks, and the processes for them load while the search still trains. Where one worker searches
+on a cluster of the run's own, the search is a task too, in a process that loads while the driver does.
 
 Nothing here loads torch: a trial of Tune imports this module.
 """
@@ -10,7 +11,7 @@ import importlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -65,12 +66,11 @@ def run_tasks(
     Raises:
         ray.exceptions.RayError: a call raised, or its process or node died more often than max_failures.
     """
-    packed = cloudpickle.dumps(function)
+    loaded = loading_first(function)
 
     def call(argument: Any) -> Iterator[Any]:  # in here, so that Ray sends it whole, and imports nothing before it begins
         yield "begun"
-        load_timm()
-        yield cloudpickle.loads(packed)(argument)
+        yield loaded(argument)
 
     work = as_task(call, resources, **environment())
     answers: list[Any] = [None] * len(arguments)  # of each call, what it returned or its error
@@ -111,6 +111,17 @@ def error_of(answer: Any) -> Exception | None:
     return None
 
 
+def loading_first(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function for Ray, which sends it whole: the process loads torch and timm first, and then the function's own module."""
+    packed = cloudpickle.dumps(function)
+
+    def call(*arguments: Any) -> Any:
+        load_timm()
+        return cloudpickle.loads(packed)(*arguments)
+
+    return call
+
+
 def as_task(function: Callable[..., Any], resources: Resources, **options: Any) -> Any:
     """A function as Ray's task, which is never started again by Ray.
 
@@ -142,21 +153,43 @@ def points_are_tasks(config: Config) -> bool:
     return not config.resources.gpus_per_worker and retrain.workers_per_trial == 1 and retrain.stopping is None
 
 
-def trial_as_task(parameters: Any, packed: bytes, arguments: Any, resources: Resources) -> Any:
+def trial_as_task(parameters: Any, work: Callable[..., Any], arguments: Any, resources: Resources) -> Any:
     """What Tune runs for a point on CPUs: the work is a task in the trial's place, and the trial waits for it.
 
     Args:
         parameters: of the trial.
-        packed: the pickled function of the work, which is given `parameters` and `arguments`.
+        work: as `loading_first` returns it; is given `parameters` and `arguments`.
         resources: that the trial holds for the task.
     """
-    return ray.get(as_task(unpacked, resources).remote(packed, parameters, arguments))
+    return ray.get(as_task(work, resources).remote(parameters, arguments))
 
 
-def unpacked(packed: bytes, *arguments: Any) -> Any:
-    """The task of `trial_as_task`."""
-    load_timm()
-    return cloudpickle.loads(packed)(*arguments)
+def search_is_task(config: Config) -> bool:
+    """Whether the search can be a task below its worker: there is one, and it uses no GPU."""
+    return config.resources.search_workers == 1 and points_are_tasks(config)
+
+
+def in_workers_place(function: Callable[..., Any], loading: Sequence[Any]) -> Callable[..., Any]:
+    """A function for a worker of Ray Train: a task does the work, and the worker, which keeps its CPUs for it, waits.
+
+    Args:
+        function: the work.
+        loading: what loads in a process for it, as `load_for_search` returns it.
+    """
+    task = as_task(loading_first(function), {}, **environment())
+
+    def call(*arguments: Any) -> Any:  # in here, so that Ray sends it whole
+        ray.wait(list(loading), num_returns=len(loading))
+        return ray.get(task.remote(*arguments))
+
+    return call
+
+
+def load_for_search(configs: Collection[Config]) -> list[Any]:
+    """Let a process load what the search needs, where the search of each of these models is a task; returns what loads."""
+    if not configs or not all(map(search_is_task, configs)):
+        return []
+    return [as_task(load, {}, **environment()).remote(1, {})]
 
 
 @contextmanager
