@@ -22,7 +22,9 @@ def main(run: Path) -> None:
     assert half >= untouched - 2, f"{half} % at half the MACs, {untouched} % dense"
     epochs = [json.loads(line) for line in (run / "epochs.log").read_text().splitlines()]
     tries = {epoch["pid"] for epoch in epochs if epoch["point"].startswith("pace-")}
+    search = {epoch["pid"] for epoch in epochs if epoch["stage"] in ("dense", "search")}
     points = {epoch["pid"] for epoch in epochs if epoch["point"] in set(rows.point)}
+    assert search <= points | tries, f"the process that searched, {search}, was not used again: {tries}, {points}"
     assert points & tries, f"all points were trained in processes that had to load everything: {points}, and not {tries}"
     assert (run / "report.html").stat().st_size > 1_000_000
     print(rows[["point", "macs", "params", "val_top1", "test_top1"]].to_string(index=False))

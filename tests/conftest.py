@@ -85,9 +85,11 @@ def ray_cluster() -> Iterator[None]:
     import ray
 
     from slimsweep.cluster.own_cluster import PROCESSES_STAY, SETTINGS, in_environment
+    from slimsweep.cluster.tasks import environment
 
     with in_environment(SETTINGS | PROCESSES_STAY):
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+        ray.init(address="local", num_cpus=2, **environment(), **quiet)
         yield
         ray.shutdown()
 

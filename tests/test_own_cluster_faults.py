@@ -1,12 +1,13 @@
 """The cluster that a run starts for itself while the driver loads: where it is not needed after all, nothing of it stays."""
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,29 @@ def test_a_run_that_is_stopped_while_its_cluster_starts_leaves_none(
     if number != signal.SIGKILL:
         assert "slimsweep: stopped; what is done is kept" in log.read_text()
         assert "Traceback" not in log.read_text()
+
+
+def test_a_search_whose_process_is_killed_goes_on_in_another(place: Path, tmp_path: Path) -> None:
+    """The search is a task below Ray Train's worker, which is started again."""
+    log, run = tmp_path / "log", tmp_path / "runs" / "digits"
+
+    def epochs(pids: Collection[int] = ()) -> dict[int, int]:
+        """The epochs of the search, and which process trained each last."""
+        lines = (run / "epochs.log").read_text().splitlines() if (run / "epochs.log").exists() else []
+        found = [entry for entry in map(json.loads, lines) if entry["stage"] == "search"]
+        return {entry["epoch"]: entry["pid"] for entry in found if entry["pid"] not in pids}
+
+    short = ("--dense.epochs", "1", "--dense.warmup_epochs", "0", "--search.epochs", "500", "--data.limit", "256")
+    process = start(place, tmp_path, *short)
+    wait_for(lambda: len(epochs()) >= 3, process, log)
+    (killed,) = set(epochs().values())
+    os.kill(killed, signal.SIGKILL)
+    before = len(epochs())
+    wait_for(lambda: len(epochs({killed})) >= 3, process, log)
+    assert min(epochs({killed})) in (before, before + 1)  # one may end between its checkpoint and its entry
+    process.send_signal(signal.SIGINT)
+    assert process.wait(120) == 130
+    assert gone(place)
 
 
 def test_a_run_that_is_done_starts_no_cluster(place: Path, tmp_path: Path) -> None:

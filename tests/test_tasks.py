@@ -1,11 +1,13 @@
 """Tasks of Ray: their processes stay, are shared by paces and points, and load ahead."""
 
+import json
 import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,10 +15,21 @@ import ray
 from ray import cloudpickle, tune
 
 from slimsweep.cluster import tasks
-from slimsweep.cluster.search_job import data_parallel, search_worker
-from slimsweep.cluster.tasks import as_task, environment, loading_ahead, run_tasks, trial_as_task, wait_for_loads
+from slimsweep.cluster.failures import explained
+from slimsweep.cluster.search_job import data_parallel, search_alone, search_worker
+from slimsweep.cluster.tasks import (
+    as_task,
+    environment,
+    in_workers_place,
+    load_for_search,
+    loading_ahead,
+    loading_first,
+    run_tasks,
+    trial_as_task,
+    wait_for_loads,
+)
 from slimsweep.config import load_config
-from slimsweep.errors import OutOfTime
+from slimsweep.errors import OutOfTime, TrainingDiverged
 from slimsweep.ledger.run import Run
 
 CPU = {"CPU": 1.0}
@@ -39,6 +52,13 @@ def meet(folder: Path) -> tuple[int, bool]:
     return os.getpid(), known
 
 
+def titles() -> Iterator[str]:
+    """What the processes of this machine are called."""
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended
+            yield file.read_text()
+
+
 def trial(parameters: dict, arguments: dict) -> dict[str, int]:
     """The work of a trial."""
     if parameters["number"] == arguments["dies"]:
@@ -48,8 +68,7 @@ def trial(parameters: dict, arguments: dict) -> dict[str, int]:
 
 def fit(folder: Path, dies: int | None = None) -> tune.ResultGrid:
     """A sweep of four trials that work as tasks, two at a time."""
-    packed = cloudpickle.dumps(trial)
-    work = tune.with_parameters(trial_as_task, packed=packed, arguments={"dies": dies}, resources=CPU)
+    work = tune.with_parameters(trial_as_task, work=loading_first(trial), arguments={"dies": dies}, resources=CPU)
     return tune.Tuner(
         tune.with_resources(work, tune.PlacementGroupFactory([{}, CPU])),
         param_space={"number": tune.grid_search([0, 1, 2, 3])},
@@ -139,6 +158,76 @@ def test_tasks_below_tasks_share_their_environment(ray_cluster: None) -> None:
     assert len(set(ray.get(as_task(above, CPU, **environment()).remote()))) == 1
 
 
+def test_a_search_is_a_task_that_waits_for_its_process_and_shares_it_with_other_tasks(
+    ray_cluster: None, tmp_path: Path
+) -> None:
+    def load() -> None:
+        end = time.monotonic() + 60
+        while not any("RayTrainWorker" in title for title in titles()):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        time.sleep(1)  # in which a search that did not wait would begin
+        (tmp_path / "loaded").touch()
+
+    def about_process(_: object = None) -> dict[str, object]:
+        context = ray.get_runtime_context()
+        return {
+            "environment": context.get_runtime_env_string(),
+            "pid": os.getpid(),
+            "loaded": (tmp_path / "loaded").exists(),
+            "parent": context.get_actor_id(),  # None in a task
+        }
+
+    def search(arguments: dict) -> None:
+        (tmp_path / "search.json").write_text(json.dumps(about_process()))
+
+    run = Run(tmp_path / "run", load_config([])[0])
+    loading = [as_task(load, {}, **environment()).remote()]
+    data_parallel(in_workers_place(search, loading), {}, run, name="search", workers=1).fit()
+    searched = json.loads((tmp_path / "search.json").read_text())
+    assert searched["loaded"]
+    assert searched["parent"] is None
+    (other,) = run_tasks(about_process, [None], CPU)
+    assert other["environment"] == searched["environment"]
+
+
+@pytest.mark.slow
+def test_an_error_of_a_search_as_a_task_keeps_its_sentence(ray_cluster: None, tmp_path: Path) -> None:
+    def search(arguments: dict) -> None:
+        raise TrainingDiverged("the loss of search is not finite")
+
+    run = Run(tmp_path / "run", load_config(["--resources.max_failures", "0"])[0])
+    with pytest.raises(ray.train.TrainingFailedError) as raised:
+        data_parallel(in_workers_place(search, []), {}, run, name="search", workers=1).fit()
+    assert explained(raised.value, "search", None) == "the loss of search is not finite"
+
+
+@pytest.mark.parametrize(
+    ("words", "is_task"),
+    [
+        ([], True),
+        (["--resources.search_workers", "2"], False),
+        (["--resources.gpus_per_worker", "1"], False),
+        (["--retrain.workers_per_trial", "2"], False),
+    ],
+)
+def test_a_process_loads_for_a_search_that_is_a_task(
+    ray_cluster: None, monkeypatch: pytest.MonkeyPatch, words: list[str], is_task: bool
+) -> None:
+    given: list[dict] = []
+
+    def as_task_that_ends_at_once(function: Callable, resources: dict, **options: object) -> object:
+        given.append(resources)
+        return as_task(lambda *_: None, resources, **options)
+
+    monkeypatch.setattr(tasks, "as_task", as_task_that_ends_at_once)
+    ordinary, asked = load_config([])[0], load_config(words)[0]
+    assert len(load_for_search([asked])) == is_task
+    assert len(load_for_search([ordinary, asked])) == is_task
+    assert given == [{}] * 2 * is_task  # beside the search's worker, which holds the CPU
+    assert load_for_search([]) == []
+
+
 def test_workers_have_the_priority_of_the_program_that_started_them(ray_cluster: None) -> None:
     def priority(_: None) -> int:
         return os.nice(0)
@@ -157,10 +246,14 @@ with open(sys.argv[1], "rb") as file:
 print("torch" in sys.modules)
 """
     found = []
-    for workers in (1, 2):
-        trainer = data_parallel(search_worker, {}, run, name="search", workers=workers)
+    for work, workers in (
+        (in_workers_place(search_alone, []), 1),
+        (loading_first(search_worker), 1),
+        (loading_first(search_worker), 2),
+    ):
+        trainer = data_parallel(work, {}, run, name="search", workers=workers)
         given = tmp_path / "given"
         given.write_bytes(cloudpickle.dumps((trainer.train_run_context, trainer._create_default_callbacks())))
         done = subprocess.run([sys.executable, "-c", code, given], capture_output=True, text=True, timeout=120, check=True)
         found.append(done.stdout.strip())
-    assert found == ["False", "True"]
+    assert found == ["False", "False", "True"]

@@ -125,10 +125,13 @@ def try_pace(arguments: dict[str, Any]) -> dict[str, Any] | None:
     recorder = recorder_of(run, "retrain", name)
     teacher = teacher_of(run, "retrain", dense, data) if recipe.epochs else None
     reference = Reference(dense, data) if config.backbone else None
-    how: dict[str, Any] = {"teacher": teacher, "reference": reference, "until": arguments["until"]}
+    evaluated: dict[str, float] = {}  # by the last epoch; empty where none was trained here
+    how: dict[str, Any] = {"teacher": teacher, "reference": reference, "until": arguments["until"], "evaluated": evaluated}
     try:
         small = train(start, data, recipe, recorder, seed=config.seed, device=device, **how)
-        if reference is None:
+        if evaluated:
+            result[config.quality] = evaluated[config.quality]
+        elif reference is None:
             result["val_top1"] = evaluate_split(small, data, "val", device, recipe).top1
         else:
             result["val_r2"] = reference.agreement(small, "val", device, recipe).r2

@@ -72,7 +72,7 @@ def run_tasks(
         yield "begun"
         yield loaded(argument)
 
-    work = as_task(call, resources, **environment())
+    work = as_task(call, resources, name=function.__name__, **environment())
     answers: list[Any] = [None] * len(arguments)  # of each call, what it returned or its error
     failures = [0] * len(arguments)
     begun: set[int] = set()
@@ -161,7 +161,7 @@ def trial_as_task(parameters: Any, work: Callable[..., Any], arguments: Any, res
         work: as `loading_first` returns it; is given `parameters` and `arguments`.
         resources: that the trial holds for the task.
     """
-    return ray.get(as_task(work, resources).remote(parameters, arguments))
+    return ray.get(as_task(work, resources, name="trial").remote(parameters, arguments))
 
 
 def search_is_task(config: Config) -> bool:
@@ -176,7 +176,7 @@ def in_workers_place(function: Callable[..., Any], loading: Sequence[Any]) -> Ca
         function: the work.
         loading: what loads in a process for it, as `load_for_search` returns it.
     """
-    task = as_task(loading_first(function), {}, **environment())
+    task = as_task(loading_first(function), {}, name=function.__name__, **environment())
 
     def call(*arguments: Any) -> Any:  # in here, so that Ray sends it whole
         ray.wait(list(loading), num_returns=len(loading))
