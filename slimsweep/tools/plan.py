@@ -127,8 +127,11 @@ def plan(
     if config.retrain.start == "larger":  # the dense and the searched points of one seed wait for each other
         chain = [t.seconds for t, group in zip(retrained, groups.values(), strict=True) if METHODS[group[0].method].chained]
         sweep = max(sweep, sum(chain))
-    # Of the driver, of the search's worker, and of the tries and points where these do not load while the search trains.
-    starting = OTHER_SECONDS + (2 if loads_at_once(config, cluster) else 3) * import_seconds()
+    # Of the driver; of the search's worker, where that does not load beside the driver; and of the tries and points, where these
+    # neither load while the search trains nor all run in its process.
+    beside = cluster.searches_as_task(config)
+    ready = loads_at_once(config, cluster) or (beside and at_once == 1)
+    starting = OTHER_SECONDS + (3 - beside - bool(ready)) * import_seconds()
     timing_seconds, timed_said = _timed(config, timing, points, len(distinct_paces(config, gated.shape.gate_shapes)))
     return Estimate(
         trainings=[*stages, *tries, *retrained],
