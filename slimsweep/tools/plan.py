@@ -127,8 +127,8 @@ def plan(
     if config.retrain.start == "larger":  # the dense and the searched points of one seed wait for each other
         chain = [t.seconds for t, group in zip(retrained, groups.values(), strict=True) if METHODS[group[0].method].chained]
         sweep = max(sweep, sum(chain))
-    # Of the driver; of the search's worker, where that does not load beside it; and of tries and points, where these neither load
-    # while the search trains nor all run in its process.
+    # Of the driver; of the search's worker, where that does not load beside it; and of tries and points, where these neither
+    # load while the search trains nor all run in its process.
     beside = cluster.searches_as_task(config)
     ready = loads_at_once(config, cluster) or (beside and at_once == 1)
     starting = OTHER_SECONDS + (3 - beside - bool(ready)) * import_seconds()
