@@ -14,7 +14,7 @@ from slimsweep.data import load_data
 from slimsweep.ledger.run import Run
 from slimsweep.slimming.structure import image_size
 from slimsweep.tools.estimate import Images, show
-from slimsweep.tools.plan import makespan, plan, time_training
+from slimsweep.tools.plan import OTHER_SECONDS, makespan, plan, starting_seconds, time_training
 from slimsweep.training.dense_model import build_dense
 from slimsweep.training.loop import train
 from slimsweep.training.recorder import MemoryRecorder
@@ -79,6 +79,24 @@ def test_it_tells_every_training_of_the_default_job(digits: Config) -> None:
     assert "searched 0.1500" in text
     assert "Price" in text
     assert "paces: short trials" in text
+
+
+@pytest.mark.parametrize(
+    ("own", "cpus", "workers", "imports"),
+    [
+        (True, 2, 1, 1),  # the search loads beside the driver, points load while it trains
+        (True, 1, 1, 1),  # and points run in its process
+        (True, 2, 2, 3),  # two workers are processes of Ray Train, and leave no CPU free for what loads
+        (False, 2, 1, 3),  # on other people's cluster no process stays
+    ],
+)
+def test_imports_that_nothing_waits_for_are_not_counted(
+    monkeypatch: pytest.MonkeyPatch, digits: Config, own: bool, cpus: int, workers: int, imports: int
+) -> None:
+    monkeypatch.setattr("slimsweep.tools.plan.import_seconds", lambda: 100.0)
+    config = digits.changed(**{"resources.search_workers": workers})
+    cluster = Cluster([{"CPU": float(cpus)}], is_own=own, processes_stay=own)
+    assert starting_seconds(config, cluster, at_once=cpus) == OTHER_SECONDS + 100 * imports
 
 
 def test_its_steps_take_as_long_as_those_of_a_real_training(digits: Config) -> None:

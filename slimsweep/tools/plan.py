@@ -127,11 +127,7 @@ def plan(
     if config.retrain.start == "larger":  # the dense and the searched points of one seed wait for each other
         chain = [t.seconds for t, group in zip(retrained, groups.values(), strict=True) if METHODS[group[0].method].chained]
         sweep = max(sweep, sum(chain))
-    # Of the driver; of the search's worker, where that does not load beside it; and of tries and points, where these neither
-    # load while the search trains nor all run in its process.
-    beside = cluster.searches_as_task(config)
-    ready = loads_at_once(config, cluster) or (beside and at_once == 1)
-    starting = OTHER_SECONDS + (3 - beside - bool(ready)) * import_seconds()
+    starting = starting_seconds(config, cluster, at_once)
     timing_seconds, timed_said = _timed(config, timing, points, len(distinct_paces(config, gated.shape.gate_shapes)))
     return Estimate(
         trainings=[*stages, *tries, *retrained],
@@ -466,6 +462,17 @@ def makespan(seconds: Sequence[float], at_once: int) -> float:
     for took in seconds:
         heapq.heappush(free, heapq.heappop(free) + took)
     return max(free)
+
+
+def starting_seconds(config: Config, cluster: Cluster, at_once: int) -> float:
+    """Seconds of a run in which nothing trains because Ray and processes start, when `at_once` points train at a time.
+
+    Imports are waited for by the driver; for the search's worker, where that does not load beside the driver; and for tries and
+    points, where these neither load while the search trains nor all run in its process.
+    """
+    beside = cluster.searches_as_task(config)
+    ready = loads_at_once(config, cluster) > 0 or (beside and at_once == 1)
+    return OTHER_SECONDS + (3 - beside - ready) * import_seconds()
 
 
 @functools.cache
