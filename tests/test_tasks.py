@@ -59,6 +59,20 @@ def titles() -> Iterator[str]:
             yield file.read_text()
 
 
+def parent_of(pid: int | str) -> int:
+    """The process that has started another."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def children_of(pid: int) -> set[int]:
+    """The processes that another has started and that are still there."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            found |= {int(folder.name)} if parent_of(folder.name) == pid else set()
+    return found
+
+
 def trial(parameters: dict, arguments: dict) -> dict[str, int]:
     """The work of a trial."""
     if parameters["number"] == arguments["dies"]:
@@ -83,6 +97,18 @@ def test_trials_work_in_the_processes_in_which_other_tasks_have_run(ray_cluster:
     results = [one.metrics or {} for one in fit(tmp_path)]
     assert [one["number"] for one in results] == [0, 1, 2, 3]
     assert {one["process"] for one in results} <= before
+
+
+def test_tasks_that_wait_for_a_cpu_start_no_processes(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", tmp_path.name)  # an environment that no process has yet
+    pid = run_tasks(meet, [tmp_path, tmp_path], CPU)[0][0]
+    raylet = parent_of(pid)
+    before = children_of(raylet)
+    assert pid in before
+    run_tasks(time.sleep, [0.5] * 8, CPU)  # Ray would start processes within some hundredths of a second
+    assert children_of(raylet) <= before
 
 
 def test_a_task_that_dies_fails_its_trial_and_no_other(ray_cluster: None, tmp_path: Path) -> None:

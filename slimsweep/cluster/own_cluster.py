@@ -29,8 +29,10 @@ SETTINGS = {
     "RAY_worker_niceness": "0",
     "RAY_prestart_worker_first_driver": "0",  # no task or actor of a run would take the processes that Ray starts for any
 }
-# Where points are tasks, processes that have loaded what tasks need stay for the next ones, however few CPUs there are.
-PROCESSES_STAY = {"RAY_num_workers_soft_limit": "1000"}
+# Where points are tasks, processes that have loaded what tasks need stay for the next ones: for a week, however few CPUs there
+# are. With a higher limit of idle processes (RAY_num_workers_soft_limit) they stayed too, but Ray would start a process for
+# each task that waits for a CPU.
+PROCESSES_STAY = {"RAY_idle_worker_killing_time_threshold_ms": str(7 * 24 * 3600 * 1000)}
 # Tune logs a traceback for each trial that dies: the point's row, the table at the end and the exit code report it already.
 QUIET = {name: logging.ERROR for name in ("ray", "ray.train", "ray.data", "ray._private")} | {"ray.tune": logging.CRITICAL}
 
