@@ -54,8 +54,8 @@ class Cluster:
         # Ray does not say how far an autoscaler may grow the cluster, so max_workers does.
         return max(fit, config.resources.max_workers or 0)
 
-    def searches_as_task(self, config: Config) -> bool:
-        """Whether the search is a task, in a process that stays for the tries of paces and the points."""
+    def keeps_search_process(self, config: Config) -> bool:
+        """Whether the search's process loads beside the driver, and stays for the tries of paces and the points."""
         return self.processes_stay and search_is_task(config)
 
     @property
@@ -277,7 +277,7 @@ def tasks_load(run: Run, attempt: str, cluster: Cluster) -> Iterator[None]:
     # The points are planned when the search is done. There can be fewer, where methods keep the same.
     points = len(config.retrain.seeds) * (1 + len(config.budgets) * (1 + len(config.baselines)))
     processes = trials_at_once(config, cluster, max(len(config.search.paces), points))
-    processes -= cluster.searches_as_task(config)  # whose process tries and trains too
+    processes -= cluster.keeps_search_process(config)  # whose process tries and trains too
     with loading_ahead(processes, loads_at_once(config, cluster), worker_resources(config), searches) as loading:
         yield
     if run.refresh().search_done:  # not where time is over

@@ -17,7 +17,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from torch import Tensor
 
 from slimsweep.cluster.failures import explained
-from slimsweep.cluster.tasks import in_workers_place, loading_first
+from slimsweep.cluster.tasks import in_workers_place, loading_first, search_is_task
 from slimsweep.cluster.worker import (
     check_shared,
     data_of,
@@ -70,7 +70,7 @@ def run_search(run: Run, attempt: str, cluster: "Cluster", until: float | None =
     """
     arguments = job_arguments(run, attempt=attempt, until=until)
     workers = run.config.resources.search_workers
-    if cluster.searches_as_task(run.config):
+    if search_is_task(run.config):
         work = in_workers_place(search_alone, cluster.loading)
     else:
         work = loading_first(search_worker)

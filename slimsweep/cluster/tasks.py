@@ -1,8 +1,8 @@
 """Work that Ray does as plain tasks. A task's process stays and keeps what it has loaded for the next task, unlike an actor's.
 
 Loading torch, timm and slimsweep takes a process some seconds, which a short training notices. So the tries of paces and, on
-CPUs, the points of a sweep are tasks, and the processes for them load while the search still trains. Where one worker searches
-on a cluster of the run's own, the search is a task too, in a process that loads while the driver does.
+CPUs, the points of a sweep are tasks, and the processes for them load while the search still trains. Where one worker searches,
+the search is a task too: on a cluster of the run's own its process loads while the driver does.
 
 Nothing here loads torch: a trial of Tune imports this module.
 """
@@ -19,6 +19,7 @@ from typing import Any
 import ray
 from ray import cloudpickle
 from ray.tune.execution import class_cache
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from slimsweep.config import Config
 from slimsweep.imports import load_timm
@@ -170,7 +171,7 @@ def search_is_task(config: Config) -> bool:
 
 
 def in_workers_place(function: Callable[..., Any], loading: Sequence[Any]) -> Callable[..., Any]:
-    """A function for a worker of Ray Train: a task does the work, and the worker, which keeps its CPUs for it, waits.
+    """A function for a worker of Ray Train: a task on its node does the work, and the worker, which keeps its CPUs for it, waits.
 
     Args:
         function: the work.
@@ -180,7 +181,8 @@ def in_workers_place(function: Callable[..., Any], loading: Sequence[Any]) -> Ca
 
     def call(*arguments: Any) -> Any:  # in here, so that Ray sends it whole
         ray.wait(list(loading), num_returns=len(loading))
-        return ray.get(task.remote(*arguments))
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        return ray.get(task.options(scheduling_strategy=here).remote(*arguments))
 
     return call
 

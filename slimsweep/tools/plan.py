@@ -470,7 +470,7 @@ def starting_seconds(config: Config, cluster: Cluster, at_once: int) -> float:
     Imports are waited for by the driver; for the search's worker, where that does not load beside the driver; and for tries and
     points, where these neither load while the search trains nor all run in its process.
     """
-    beside = cluster.searches_as_task(config)
+    beside = cluster.keeps_search_process(config)
     ready = loads_at_once(config, cluster) > 0 or (beside and at_once == 1)
     return OTHER_SECONDS + (3 - beside - ready) * import_seconds()
 
