@@ -96,12 +96,11 @@ def ray_cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def small_run(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished sweep of digits: two search workers, two budgets and the dense point, an epoch each."""
+    """The folder of a finished sweep of digits: two budgets and the dense point, an epoch each."""
     from slimsweep.run import main
 
     output = tmp_path_factory.mktemp("runs")
-    arguments = ["--output", str(output), "--name", "small", "--budgets", "0.5,0.25", *QUICK, "--resources.search_workers", "2"]
-    assert main(arguments) == 0
+    assert main(["--output", str(output), "--name", "small", "--budgets", "0.5,0.25", *QUICK]) == 0
     return output / "small"
 
 

@@ -323,7 +323,7 @@ def test_a_finished_run_is_extended_by_baselines_and_only_those_are_trained(smal
     arguments = ["--output", str(tmp_path), "--name", "small", "--budgets", "0.5,0.25", *QUICK]
     before = trained(tmp_path / "small")
     baselines = "taylor,random,scratch"
-    assert main([*arguments, "--resources.search_workers", "2", "--baselines", baselines]) == 0
+    assert main([*arguments, "--baselines", baselines]) == 0
     rows = Run(tmp_path / "small").rows
     new = trained(tmp_path / "small") - before
     assert set(new) == set(rows.point[rows.method.isin(baselines.split(","))])

@@ -40,7 +40,7 @@ def keep_last() -> Iterator[Method]:
 def test_a_registered_method_is_swept_and_shown(finished: Run, keep_last: Method, capsys: pytest.CaptureFixture) -> None:
     run = Path(finished.uri)
     words = ["--output", str(run.parent), "--name", run.name, "--budgets", "0.5,0.25", *QUICK, "--baselines", "keep-last"]
-    assert main([*words, "--resources.search_workers", "2"]) == 0
+    assert main(words) == 0
     rows = pd.read_parquet(run / "results")
     own = rows[rows.method == "keep-last"]
     assert list(own.status) == ["ok", "ok"]

@@ -37,18 +37,7 @@ def epochs(run: Path) -> Counter:
 def copied_run(small_run: Path, tmp_path: Path) -> tuple[Path, list[str]]:
     """A run of one's own to go on with, and the command that made it."""
     shutil.copytree(small_run, tmp_path / "small")
-    arguments = [
-        "--output",
-        str(tmp_path),
-        "--name",
-        "small",
-        "--budgets",
-        "0.5,0.25",
-        *QUICK,
-        "--resources.search_workers",
-        "2",
-    ]
-    return tmp_path / "small", arguments
+    return tmp_path / "small", ["--output", str(tmp_path), "--name", "small", "--budgets", "0.5,0.25", *QUICK]
 
 
 def test_a_run_leaves_one_whole_table(small_run: Path) -> None:
@@ -85,6 +74,16 @@ def test_no_epoch_is_trained_twice(small_run: Path) -> None:
     counts = epochs(small_run)
     assert set(counts.values()) == {1}
     assert len(counts) == 3 + 2 + 3 * 1
+
+
+@pytest.mark.slow
+def test_a_search_of_two_workers_leaves_what_that_of_one_does(ray_cluster: None, tmp_path: Path) -> None:
+    words = ["--output", str(tmp_path), "--name", "small", "--budgets", "0.5,0.25", *QUICK, "--resources.search_workers", "2"]
+    assert main(words) == 0
+    test_a_run_leaves_one_whole_table(tmp_path / "small")
+    test_each_row_s_model_loads_and_costs_what_the_row_says(tmp_path / "small")
+    test_curves_and_gates_tell_every_epoch(tmp_path / "small")
+    test_no_epoch_is_trained_twice(tmp_path / "small")
 
 
 def test_a_finished_run_is_not_trained_again(copied_run: tuple[Path, list[str]]) -> None:
