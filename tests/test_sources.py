@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from conftest import in_processes
 from PIL import Image
 from torch import Tensor, multiprocessing, nn
 
@@ -346,7 +347,7 @@ def a_rank_that_measures(rank: int, world: int, place: str, said: list[dict[str,
 
 def measured(world: int, place: Path, said: list[dict[str, Any]]) -> list[list[tuple[list[int], Any]]]:
     """For each data set, what each rank was shown and measured."""
-    multiprocessing.spawn(a_rank_that_measures, args=(world, str(place), said), nprocs=world)
+    in_processes(a_rank_that_measures, [(rank, world, str(place), said) for rank in range(world)])
     ranks = [json.loads((place / f"{world}-{rank}.json").read_text()) for rank in range(world)]
     return [list(one) for one in zip(*ranks, strict=True)]
 

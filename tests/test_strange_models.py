@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import multiprocessing
 import os
 import pkgutil
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from conftest import in_processes
 from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -387,12 +387,7 @@ def test_threads_and_processes_save_to_one_folder_one_after_the_other(tmp_path):
     folder = tmp_path / "model"
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(lambda scale: save_often(folder, scale), (1, 2, 3, 4)))
-    processes = [multiprocessing.get_context("spawn").Process(target=save_often, args=(folder, scale)) for scale in (5, 6)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-        assert process.exitcode == 0
+    in_processes(save_often, [(folder, scale) for scale in (5, 6)])
     found = load(folder)
     scale = float((found.head.weight / small_vit().head.weight).mean().detach())
     assert min(abs(scale - written) for written in (5, 6)) < 1e-4

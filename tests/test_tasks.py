@@ -103,11 +103,13 @@ def test_tasks_that_wait_for_a_cpu_start_no_processes(
     ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_SESSION_TOKEN", tmp_path.name)  # an environment that no process has yet
-    pid = run_tasks(meet, [tmp_path, tmp_path], CPU)[0][0]
-    raylet = parent_of(pid)
+    work = as_task(meet, CPU, **environment())
+    at_work = {pid for pid, _ in ray.get([work.remote(tmp_path) for _ in range(2)])}
+    raylet = parent_of(at_work.pop())
     before = children_of(raylet)
-    assert pid in before
-    run_tasks(time.sleep, [0.5] * 8, CPU)  # Ray would start processes within some hundredths of a second
+    assert at_work <= before
+    work = as_task(lambda: time.sleep(0.5), CPU, **environment())
+    ray.get([work.remote() for _ in range(8)])  # Ray would start processes within some hundredths of a second
     assert children_of(raylet) <= before
 
 

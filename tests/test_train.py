@@ -12,7 +12,7 @@ import timm
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import multiprocessing
+from conftest import in_processes
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from slimsweep.cluster.worker import data_for
@@ -67,7 +67,7 @@ def one_rank(rank: int, world: int, folder: str) -> None:
 
 
 def test_gates_of_two_ranks_are_identical_and_what_one_worker_finds(tmp_path: Path) -> None:
-    multiprocessing.spawn(one_rank, args=(2, str(tmp_path)), nprocs=2)
+    in_processes(one_rank, [(rank, 2, str(tmp_path)) for rank in range(2)])
     first, second = (torch.load(tmp_path / f"rank{r}.pt", weights_only=True) for r in (0, 1))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[n], second[n]) for n in first)

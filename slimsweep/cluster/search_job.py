@@ -70,10 +70,7 @@ def run_search(run: Run, attempt: str, cluster: "Cluster", until: float | None =
     """
     arguments = job_arguments(run, attempt=attempt, until=until)
     workers = run.config.resources.search_workers
-    if search_is_task(run.config):
-        work = in_workers_place(search_alone, cluster.loading)
-    else:
-        work = loading_first(search_worker)
+    work = in_workers_place(search_alone, cluster.loading) if search_is_task(run.config) else loading_first(search_worker)
     trainer = data_parallel(work, arguments, run, name=f"search-{attempt}", workers=workers)
     trainer.left_out |= {CLEANER} if cluster.is_own else set()  # what a failed search holds there ends with the cluster
     on_interrupt = signal.getsignal(signal.SIGINT)

@@ -171,7 +171,7 @@ def search_is_task(config: Config) -> bool:
 
 
 def in_workers_place(function: Callable[..., Any], loading: Sequence[Any]) -> Callable[..., Any]:
-    """A function for a worker of Ray Train: a task on its node does the work, and the worker, which keeps its CPUs for it, waits.
+    """A function for a worker of Ray Train: a task on its node does the work, while the worker keeps its CPUs for it and waits.
 
     Args:
         function: the work.
