@@ -2,7 +2,6 @@
 
 import atexit
 import gc
-import multiprocessing
 import os
 import re
 import shutil
@@ -10,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,21 +111,6 @@ def finished(small_run: Path, tmp_path: Path) -> "Run":
 
     shutil.copytree(small_run, tmp_path / "small")
     return Run(tmp_path / "small")
-
-
-def in_processes(function: Callable[..., None], arguments: Sequence[tuple[Any, ...]]) -> None:
-    """Call a function in one process for each of these arguments, at the same time.
-
-    They are forks of a process that has loaded torch and timm, and has done nothing else.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["timm", "slimsweep.data", "pytest"])
-    processes = [context.Process(target=function, args=given) for given in arguments]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0] * len(processes)
 
 
 def free_port() -> int:

@@ -244,11 +244,26 @@ def cluster_of(nodes: int) -> Iterator[Any]:
         cluster.shutdown()
 
 
+def parent(pid: int | str) -> int:
+    """The process that has started another."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def parents_of(title: str) -> set[int]:
+    """Those of all processes with a title: of a process of Ray, the raylet of its node."""
+    found = set()
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has just ended
+            if (place / "cmdline").read_text().startswith(title):
+                found.add(parent(place.name))
+    return found
+
+
 def lose_node_of(cluster: Any, pid: int) -> None:
     """The node on which a process runs dies with all its processes, and a new one joins."""
     ancestors = set()
     while pid > 1:
-        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])  # the parent
+        pid = parent(pid)
         ancestors.add(pid)
     node = next(n for n in cluster.worker_nodes if n.all_processes["raylet"][0].process.pid in ancestors)
     cluster.remove_node(node, allow_graceful=False)
@@ -275,7 +290,9 @@ def test_chaos_changes_no_figure(tmp_path: Path) -> None:
         kill(process)
         process = start(run.parent, address=cluster.address)
         wait_until(process, in_search(run, 5))
-        os.kill(entries(run)[-1]["pid"], signal.SIGKILL)
+        searching = entries(run)[-1]["pid"]
+        assert parent(searching) in parents_of("ray::RayTrainWorker")  # on the node whose CPU the search holds
+        os.kill(searching, signal.SIGKILL)
         wait_until(process, in_search(run, 15))
         lose_a_node()
         wait_until(process, in_sweep(run, begun=1))

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import in_processes
 from PIL import Image
+from processes import in_processes
 from torch import Tensor, multiprocessing, nn
 
 from slimsweep.config import Config, ConfigError, load_config

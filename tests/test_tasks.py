@@ -80,9 +80,9 @@ def trial(parameters: dict, arguments: dict) -> dict[str, int]:
     return {"process": os.getpid(), "number": parameters["number"]}
 
 
-def fit(folder: Path, dies: int | None = None) -> tune.ResultGrid:
+def fit(folder: Path, work: Callable, dies: int | None = None) -> tune.ResultGrid:
     """A sweep of four trials that work as tasks, two at a time."""
-    work = tune.with_parameters(trial_as_task, work=loading_first(trial), arguments={"dies": dies}, resources=CPU)
+    work = tune.with_parameters(trial_as_task, work=work, arguments={"dies": dies}, resources=CPU)
     return tune.Tuner(
         tune.with_resources(work, tune.PlacementGroupFactory([{}, CPU])),
         param_space={"number": tune.grid_search([0, 1, 2, 3])},
@@ -94,7 +94,7 @@ def fit(folder: Path, dies: int | None = None) -> tune.ResultGrid:
 def test_trials_work_in_the_processes_in_which_other_tasks_have_run(ray_cluster: None, tmp_path: Path) -> None:
     before = {pid for pid, _ in run_tasks(meet, [tmp_path, tmp_path], CPU)}
     assert len(before) == 2
-    results = [one.metrics or {} for one in fit(tmp_path)]
+    results = [one.metrics or {} for one in fit(tmp_path, loading_first(trial))]
     assert [one["number"] for one in results] == [0, 1, 2, 3]
     assert {one["process"] for one in results} <= before
 
@@ -114,7 +114,7 @@ def test_tasks_that_wait_for_a_cpu_start_no_processes(
 
 
 def test_a_task_that_dies_fails_its_trial_and_no_other(ray_cluster: None, tmp_path: Path) -> None:
-    found = fit(tmp_path, dies=2)
+    found = fit(tmp_path, trial, dies=2)
     results = [found[index] for index in range(len(found))]
     assert [one.error is None for one in results] == [True, True, False, True]
     assert "worker died" in str(results[2].error)
@@ -269,19 +269,19 @@ def test_only_the_workers_of_a_process_group_make_rays_controller_load_torch(tmp
     code = """
 import sys
 from ray import cloudpickle
-with open(sys.argv[1], "rb") as file:
-    cloudpickle.load(file)
-print("torch" in sys.modules)
+for name in sys.argv[1:]:
+    with open(name, "rb") as file:
+        cloudpickle.load(file)
+    print("torch" in sys.modules)
 """
-    found = []
+    given = []
     for work, workers in (
         (in_workers_place(search_alone, []), 1),
         (loading_first(search_worker), 1),
         (loading_first(search_worker), 2),
     ):
         trainer = data_parallel(work, {}, run, name="search", workers=workers)
-        given = tmp_path / "given"
-        given.write_bytes(cloudpickle.dumps((trainer.train_run_context, trainer._create_default_callbacks())))
-        done = subprocess.run([sys.executable, "-c", code, given], capture_output=True, text=True, timeout=120, check=True)
-        found.append(done.stdout.strip())
-    assert found == ["False", "False", "True"]
+        given.append(tmp_path / str(len(given)))
+        given[-1].write_bytes(cloudpickle.dumps((trainer.train_run_context, trainer._create_default_callbacks())))
+    done = subprocess.run([sys.executable, "-c", code, *given], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split() == ["False", "False", "True"]

@@ -12,7 +12,7 @@ import timm
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from conftest import in_processes
+from processes import in_processes
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from slimsweep.cluster.worker import data_for

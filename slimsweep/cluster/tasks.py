@@ -1,8 +1,8 @@
 """Work that Ray does as plain tasks. A task's process stays and keeps what it has loaded for the next task, unlike an actor's.
 
 Loading torch, timm and slimsweep takes a process some seconds, which a short training notices. So the tries of paces and, on
-CPUs, the points of a sweep are tasks, and the processes for them load while the search still trains. Where one worker searches,
-the search is a task too: on a cluster of the run's own its process loads while the driver does.
+CPUs, the points of a sweep are tasks, and the processes for them load while the search still trains. Where points are tasks and
+one worker searches, the search is a task too: on a cluster of the run's own its process loads while the driver does.
 
 Nothing here loads torch: a trial of Tune imports this module.
 """
@@ -166,7 +166,7 @@ def trial_as_task(parameters: Any, work: Callable[..., Any], arguments: Any, res
 
 
 def search_is_task(config: Config) -> bool:
-    """Whether the search can be a task below its worker: there is one, and it uses no GPU."""
+    """Whether the search is a task below its worker: where points are tasks, and one worker searches."""
     return config.resources.search_workers == 1 and points_are_tasks(config)
 
 
