@@ -1,8 +1,9 @@
-"""Processes of a test's own: not in conftest.py, whose code they would run again."""
+"""Processes of a test's own, and what the system says of others: not in conftest.py, whose code the former would run again."""
 
 import multiprocessing
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Any
 
 
@@ -14,7 +15,9 @@ def in_processes(function: Callable[..., None], arguments: Sequence[tuple[Any, .
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["timm", "slimsweep.data", "pytest"])
     processes = [context.Process(target=function, args=given, daemon=True) for given in arguments]
-    left = {process.sentinel: process for process in map(started, processes)}
+    for process in processes:
+        process.start()
+    left = {process.sentinel: process for process in processes}
     try:
         while left:
             for sentinel in wait(list(left)):
@@ -27,7 +30,18 @@ def in_processes(function: Callable[..., None], arguments: Sequence[tuple[Any, .
             process.join()
 
 
-def started(process: Any) -> Any:
-    """A process that was started."""
-    process.start()
-    return process
+def parent(pid: int | str) -> int:
+    """The process that started another one; 0 where it has ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0
+    return int(stat.rpartition(")")[2].split()[1])
+
+
+def title(pid: int | str) -> str:
+    """What a process calls itself; empty where it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode().strip()
+    except OSError:
+        return ""

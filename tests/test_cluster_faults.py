@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import parent, title
 from test_waiting_faults import (
     _no_process_outlives_its_test,  # noqa: F401  a fixture that each test here uses
     begin,
@@ -216,23 +217,6 @@ def test_a_run_ends_and_goes_on_when_the_gcs_and_when_the_raylet_is_killed(tmp_p
         shutil.rmtree(place, ignore_errors=True)
 
 
-def title(pid: int) -> str:
-    """What a process calls itself; empty where it has ended."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode().strip()
-    except OSError:
-        return ""
-
-
 def raylets_of(driver: int, mark: str) -> list[int]:
     """The raylet of the cluster that a driver started; empty where it has started none yet."""
     return [pid for pid, program in marked(mark).items() if program == "raylet" and parent(pid) == driver]
-
-
-def parent(pid: int) -> int:
-    """The process that started another one; 0 where it has ended."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return 0
-    return int(stat.rpartition(")")[2].split()[1])

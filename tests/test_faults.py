@@ -18,6 +18,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from processes import parent, title
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1500)]
 
@@ -244,19 +245,10 @@ def cluster_of(nodes: int) -> Iterator[Any]:
         cluster.shutdown()
 
 
-def parent(pid: int | str) -> int:
-    """The process that has started another."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
-def parents_of(title: str) -> set[int]:
-    """Those of all processes with a title: of a process of Ray, the raylet of its node."""
-    found = set()
-    for place in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has just ended
-            if (place / "cmdline").read_text().startswith(title):
-                found.add(parent(place.name))
-    return found
+def parents_of(name: str) -> set[int]:
+    """Those of all processes whose titles begin so: of a process of Ray, the raylet of its node."""
+    pids = [place.name for place in Path("/proc").glob("[0-9]*")]
+    return {parent(pid) for pid in pids if title(pid).startswith(name)} - {0}
 
 
 def lose_node_of(cluster: Any, pid: int) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from processes import parent
 from ray import cloudpickle, tune
 
 from slimsweep.cluster import tasks
@@ -59,18 +60,9 @@ def titles() -> Iterator[str]:
             yield file.read_text()
 
 
-def parent_of(pid: int | str) -> int:
-    """The process that has started another."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
 def children_of(pid: int) -> set[int]:
     """The processes that another has started and that are still there."""
-    found = set()
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has ended
-            found |= {int(folder.name)} if parent_of(folder.name) == pid else set()
-    return found
+    return {int(place.name) for place in Path("/proc").glob("[0-9]*") if parent(place.name) == pid}
 
 
 def trial(parameters: dict, arguments: dict) -> dict[str, int]:
@@ -105,7 +97,7 @@ def test_tasks_that_wait_for_a_cpu_start_no_processes(
     monkeypatch.setenv("AWS_SESSION_TOKEN", tmp_path.name)  # an environment that no process has yet
     work = as_task(meet, CPU, **environment())
     at_work = {pid for pid, _ in ray.get([work.remote(tmp_path) for _ in range(2)])}
-    raylet = parent_of(at_work.pop())
+    raylet = parent(at_work.pop())
     before = children_of(raylet)
     assert at_work <= before
     work = as_task(lambda: time.sleep(0.5), CPU, **environment())
