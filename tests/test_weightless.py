@@ -9,7 +9,7 @@ from slimsweep import macs
 from slimsweep.errors import RefusedInput
 from slimsweep.slimming import shape, structure
 from slimsweep.slimming.structure import image_size
-from slimsweep.slimming.weightless import COMPUTED, NoValues, weightless
+from slimsweep.slimming.weightless import COMPUTED, NoValues, ProductsOnly, weightless
 
 
 def named(model):
@@ -54,6 +54,23 @@ def test_a_layer_norm_is_known_by_each_of_its_names():
         assert torch.nn.functional.layer_norm(input=x, normalized_shape=(3,)).shape == x.shape
         with pytest.raises(RuntimeError):
             torch.layer_norm(x, (2,))
+
+
+def test_a_layer_whose_sizes_do_not_fit_is_refused_where_products_are_counted():
+    x, weight = torch.zeros(2, 3, device="meta"), torch.zeros(4, 3, device="meta")
+    heads = torch.zeros(1, 2, 5, 8, device="meta")
+    linear, attention = torch.nn.functional.linear, torch.nn.functional.scaled_dot_product_attention
+    with ProductsOnly():
+        assert linear(x, weight, torch.zeros(4, device="meta")).shape == (2, 4)
+        assert attention(heads, heads, heads, attn_mask=torch.zeros(5, 5, device="meta")).shape == heads.shape
+        for wrong in (
+            lambda: linear(x, weight, torch.zeros(3, device="meta")),
+            lambda: linear(x, weight.T, None),
+            lambda: attention(heads, heads[..., :4], heads),
+            lambda: attention(heads, heads, heads, attn_mask=torch.zeros(4, 4, device="meta")),
+        ):
+            with pytest.raises(RuntimeError):
+                wrong()
 
 
 def test_what_earlier_versions_pickled_is_found_by_its_name():

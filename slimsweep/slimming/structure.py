@@ -17,7 +17,7 @@ from slimsweep.errors import RefusedInput
 from slimsweep.slimming.cost import COSTS
 from slimsweep.slimming.kept_masks import KeptMasks
 from slimsweep.slimming.shape import FAMILIES, Layer, LayerSizes, Shape, check_families  # noqa: F401  # old pickles name Layer here
-from slimsweep.slimming.weightless import COMPUTED, NoValues
+from slimsweep.slimming.weightless import ProductsOnly
 from slimsweep.slimming.wrapped_models import inner_model
 
 Masks = Mapping[str, Sequence[Tensor]]
@@ -171,7 +171,7 @@ def _(what: nn.Module) -> int:
     tensors |= {id(p): nn.Parameter(torch.empty_like(p, device=meta), requires_grad=False) for p in what.parameters()}
     model = copy.deepcopy(what, tensors).eval()
     image = torch.zeros(1, *image_size(what), device=meta, dtype=next(what.parameters()).dtype)
-    with torch.no_grad(), NoValues(COMPUTED), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), ProductsOnly(), FlopCounterMode(display=False) as counter:
         try:
             model(image)
         except (AssertionError, RuntimeError) as problem:
