@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from slimsweep import Structure
 
@@ -87,6 +88,49 @@ def test_shares_and_ratios_compare_with_the_dense_model_called_in_the_same_way(m
     assert "| flash | 100.0 | failed (see the end) |" in text
     assert "| training / DeiT-S / all gates / eager / flash | RuntimeError: No available kernel |" in text
     assert "Not yet measured" not in text
+
+
+def test_ratios_of_times_that_differ_between_rounds_are_left_out(modules: Any) -> None:
+    plan, tables = modules
+    labels = {"part": "latency", "dtype": "bfloat16", "batch": 1, "how": "eager"}
+
+    def variant(model: str, macs: int, times: list[float]) -> dict[str, Any]:
+        measured = {"main": {"ms": times, "ms_together": times, "reference_ms": [], "busy": []}}
+        return {**labels, "model": model, "info": {"macs": macs}, "error": None, "measured": measured}
+
+    steady, unsteady = [1.0, 1.1, 1.2], [1.0, 1.1, 1.4]
+    for dense, cut, share in ((steady, steady, 0.5), (unsteady, steady, None), (steady, unsteady, None)):
+        variants = {"dense": variant(plan.DENSE, 2, dense), "cut": variant("cut", 1, cut)}
+        assert tables.share(variants, 1, "eager", "cut", "main") == share
+    assert tables.ms_or_range(variants["dense"], "main") == "1.100"
+    assert tables.ms_or_range(variants["cut"], "main") == "1.000 to 1.400"
+
+
+def test_what_may_take_long_is_timed_last(modules: Any) -> None:
+    plan, _ = modules
+    groups = plan.make_plan(plan.STUDY).groups
+    assert groups[-1].title == "loop"
+    assert all(group.turn_limit <= groups[-1].turn_limit for group in groups)
+
+
+def test_a_compiled_form_of_attention_has_code_of_its_own_for_each_kernel(modules: Any) -> None:
+    import gpu_variants
+    from torch._dynamo.testing import CompileCounter
+
+    made = CompileCounter()
+    form = torch.compile(gpu_variants.attend_by, dynamic=False, fullgraph=True, backend=made)
+    qkv, z = torch.randn(2, 5, 3 * 16), torch.rand(4)
+    for backend, graphs in (("flash", 1), ("math", 2), ("flash", 2)):
+        form(backend, "extra key dim", qkv, z, 2)
+        assert made.frame_count == graphs
+
+
+def test_the_repository_leaves_room_for_what_a_gpu_machine_lacks(modules: Any) -> None:
+    import pack
+
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a clone: what belongs to the repository is not known")
+    assert pack.bytes_of_sources() <= pack.LIMIT - pack.PACKED
 
 
 @pytest.mark.slow

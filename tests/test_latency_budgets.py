@@ -40,6 +40,7 @@ from slimsweep.latency.curve import (
     solved_by_curve,
 )
 from slimsweep.latency.from_table import table_of_times
+from slimsweep.latency.onnx_files import session, write_reference
 from slimsweep.latency.quiet_timing import Measured, Timed, time_rounds
 from slimsweep.latency.setting import LatencySetting
 from slimsweep.latency.table import Time, write_times
@@ -531,6 +532,23 @@ def test_a_device_or_runtime_that_is_not_there_is_refused(monkeypatch: pytest.Mo
         check_device(LatencySetting(runtime="onnxruntime"))
     with pytest.raises(ConfigError, match=r"latency.threads is 64, but no node has more than 2 CPUs"):
         latency_job.check_room(Config(latency={"threads": 64}), Cluster([{"CPU": 2.0}]))
+
+
+def test_a_provider_that_falls_back_to_the_cpu_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    write_reference(tmp_path / "reference.onnx", "cpu")
+    at_work = onnxruntime.InferenceSession
+
+    def falls_back(path: str, options: Any, providers: list[str]) -> Any:  # as where CUDA's libraries do not load
+        return at_work(path, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", falls_back)
+    with pytest.raises(RefusedInput, match="onnxruntime could not start CUDAExecutionProvider for device 'cuda'"):
+        session(tmp_path / "reference.onnx", device="cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(RefusedInput, match="onnxruntime could not start CUDAExecutionProvider"):
+        check_device(LatencySetting(device="cuda", runtime="onnxruntime"))
 
 
 # The real timer.

@@ -11,6 +11,7 @@ import torch
 from zoo import small_vit
 
 from slimsweep.errors import RefusedInput
+from slimsweep.latency import calls
 from slimsweep.latency.quiet_timing import Machine, Measured, Timed, time_rounds
 from slimsweep.ledger.run import Run
 from slimsweep.ledger.tables import BENCH, last_timed, not_trusted
@@ -228,11 +229,11 @@ def test_the_page_leaves_them_out_and_says_so(tmp_path):
 
 
 def test_the_terminal_marks_them(monkeypatch: pytest.MonkeyPatch):
-    def seen(calls, reference, **options):
+    def seen(timed, reference, **options):
         reference()
-        return Measured({name: Timed([0.1], [0.1], [0.1], busy="cores in use") for name in calls}, 0.001)
+        return Measured({name: Timed([0.1], [0.1], [0.1], busy="cores in use") for name in timed}, 0.001)
 
-    monkeypatch.setattr(bench_module, "time_rounds", seen)
+    monkeypatch.setattr(calls, "time_rounds", seen)
     rows = bench({"dense": small_vit()}, device="cpu", batch_sizes=[1])
     assert rows[0]["busy"] == "cores in use"
     assert rows[0]["reference_ms"] == 1.0
@@ -246,11 +247,11 @@ def test_the_terminal_marks_them(monkeypatch: pytest.MonkeyPatch):
 def test_an_earlier_reference_counts_on_the_same_machine_only(monkeypatch: pytest.MonkeyPatch):
     asked = []
 
-    def seen(calls, reference, *, known, **options):
+    def seen(timed, reference, *, known, **options):
         asked.append(known)
-        return Measured({name: Timed([0.1], [0.1], [0.1]) for name in calls}, 0.001)
+        return Measured({name: Timed([0.1], [0.1], [0.1]) for name in timed}, 0.001)
 
-    monkeypatch.setattr(bench_module, "time_rounds", seen)
+    monkeypatch.setattr(calls, "time_rounds", seen)
     monkeypatch.setattr(bench_module, "hardware", lambda place: "EPYC")
     same = {"threads": 1, "torch_version": torch.__version__}
     earlier = pd.concat(

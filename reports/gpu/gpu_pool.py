@@ -21,7 +21,6 @@ from gpu_plan import Job
 
 BROKEN = ("cuda error", "illegal memory access", "cublas_status", "device-side assert", "unspecified launch failure")
 LONGEST_ERROR = 600  # characters
-TURN_LIMIT = 45.0  # seconds
 SETTLE = 0.3  # seconds
 # One compiling thread per process: the processes themselves fill the cores.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -168,19 +167,20 @@ class Pool:
         """Whether a variant is in a process that does nothing else."""
         return any(name in worker.holds and worker.job is None for worker in self.workers)
 
-    def turn(self, name: str, known: float | None) -> tuple[dict[str, Any] | None, str | None]:
+    def turn(self, name: str, known: float | None, limit: float) -> tuple[dict[str, Any] | None, str | None]:
         """Time a variant once: (times, None) or (None, error).
 
         Args:
             known: fastest seconds of the reference so far.
+            limit: seconds after which it is given up, and its process replaced.
         """
         worker = next((worker for worker in self.workers if name in worker.holds), None)
         if worker is None or worker.job is not None:
             return None, self.lost.get(name, "its process was still preparing another variant")
         try:
             worker.pipe.send(("turn", name, known))
-            if not worker.pipe.poll(TURN_LIMIT):
-                self.replace(worker, f"a turn of {name} took more than {TURN_LIMIT:.0f} s")
+            if not worker.pipe.poll(limit):
+                self.replace(worker, f"a turn of {name} took more than {limit:.0f} s")
                 return None, self.lost[name]
             kind, *answer = worker.pipe.recv()
         except (EOFError, OSError):

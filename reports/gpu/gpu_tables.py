@@ -28,6 +28,7 @@ from markdown_tables import with_table, write_or_check
 MEASURED = "measured.json"
 NOT_YET = "Not yet measured."
 GAP = "–"
+STEADY = 0.25  # rounds that differ by more than this share of their median tell no ratio
 Variants = dict[str, dict[str, Any]]
 
 
@@ -96,10 +97,25 @@ def ms(variant: dict[str, Any] | None, group: str | None = None, *, together: bo
     return statistics.median(times["ms_together" if together else "ms"]) if times else None
 
 
-def spread(variant: dict[str, Any]) -> float:
-    """(largest - smallest) / median over the rounds of the first group."""
-    times = next(iter(variant["measured"].values()))["ms_together"]
+def spread(variant: dict[str, Any], group: str | None = None, *, together: bool = True) -> float:
+    """(largest - smallest) / median over the rounds of a group; the arguments are those of `ms`."""
+    measured = variant["measured"]
+    times = (measured[group] if group else next(iter(measured.values())))["ms_together" if together else "ms"]
     return (max(times) - min(times)) / statistics.median(times)
+
+
+def steady(variant: dict[str, Any] | None, group: str) -> bool:
+    """Whether the rounds of a group agree well enough for a ratio."""
+    return variant is not None and group in variant["measured"] and spread(variant, group, together=False) <= STEADY
+
+
+def ms_or_range(variant: dict[str, Any] | None, group: str) -> str:
+    """The median ms of a group's rounds; the fastest and the slowest where they differ by more than STEADY."""
+    took = ms(variant, group)
+    if variant is None or took is None or steady(variant, group):
+        return number(took, ".3f")
+    times = variant["measured"][group]["ms"]
+    return f"{min(times):.3f} to {max(times):.3f}"
 
 
 def find(variants: Variants, **labels: Any) -> dict[str, Any] | None:
@@ -218,20 +234,20 @@ def latency(dtype: str) -> Callable[[Variants], str]:
 
 
 def _times(variants: Variants, batch: int, how: str, model: str, group: str) -> str:
-    """ "12.34 ms, 5,186/s, 0.95": the last one, the share, not of the dense model."""
+    """ "12.34 ms, 5,186/s, 0.95": the last one, the share, not of the dense model; ms from to where rounds differ."""
     one = find(variants, batch=batch, how=how, model=model)
     took, together = ms(one, group), ms(one, group, together=True)
     if took is None or together is None:
         return GAP
-    cell = f"{took:.3f} ms, {1e3 * batch / together:,.0f}/s"
+    cell = f"{ms_or_range(one, group)} ms, {1e3 * batch / together:,.0f}/s"
     return cell if model == DENSE else f"{cell}, **{number(share(variants, batch, how, model, group), '.2f')}**"
 
 
 def share(variants: Variants, batch: int, how: str, model: str, group: str) -> float | None:
-    """Times faster / times fewer MACs, as reports/speed has it, in the rounds of one group."""
+    """Times faster / times fewer MACs, as reports/speed has it, in the rounds of one group; None where they differ too much."""
     one, dense = (find(variants, batch=batch, how=how, model=name) for name in (model, DENSE))
     faster = over(ms(dense, group), ms(one, group))
-    if faster is None or one is None or dense is None:
+    if faster is None or one is None or dense is None or not (steady(one, group) and steady(dense, group)):
         return None
     return faster / (dense["info"]["macs"] / one["info"]["macs"])
 
@@ -266,8 +282,8 @@ def _by_kind(variants: Variants, names: list[str], which: Callable[[str], str]) 
             for batch in batches:
                 for how in (EAGER, COMPILED):
                     group = f"{which(name)} bfloat16 batch {batch}"
-                    took = ms(find(of_dtype, batch=batch, how=how, model=model), group)
-                    row += [number(took, ".3f"), number(share(of_dtype, batch, how, model, group), ".2f")]
+                    took = ms_or_range(find(of_dtype, batch=batch, how=how, model=model), group)
+                    row += [took, number(share(of_dtype, batch, how, model, group), ".2f")]
             counts = next((one["info"].get("macs") for one in of_dtype.values() if one["model"] == model), None)
             rows.append([*row[:2], number(over(counts, 1e9), ".3f"), *row[2:]])
     heads = ["structure", "budget", "GMACs"]

@@ -51,9 +51,9 @@ KERNELS = {
     "math": SDPBackend.MATH,
 }
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-WARM_SECONDS = 0.01  # of a turn, so that the GPU's clock is up
-LOOP_EPOCHS = 3  # of a turn of a loop; its last one counts
-LOADING_PROCESSES = 8
+WARM_SECONDS = 0.04  # of a turn, so that clocks are up, and memory is there again that other processes had
+LOOP_EPOCHS = 2  # of a turn of a loop; its last one counts
+LOADING_PROCESSES = 4  # of each loader of a loop; they take much of a turn to start
 # Every model and batch size is a graph of its own of timm's forward: beyond the limit torch would run eager.
 torch._dynamo.config.recompile_limit = 1024
 torch._dynamo.config.accumulated_recompile_limit = 8192
@@ -119,6 +119,7 @@ def _training_variant(
 ) -> tuple[Turn, dict[str, Any]]:
     model, recipe = _model_and_recipe(timm_name, kwargs, gates)
     on_gpu = device == "cuda"
+    allocate_workspaces(device)
     before = torch.cuda.memory_allocated() if on_gpu else 0
     images = torch.randn(batch, *image_size(model), device=device)
     labels = torch.randint(CLASSES, (batch,), device=device)
@@ -165,6 +166,13 @@ def _training_variant(
         return {"seconds": [seconds], "together": [seconds], "reference": None, "busy": ""}
 
     return turn, info
+
+
+def allocate_workspaces(device: str) -> None:
+    """Let the library of matrix products take its memory, which stays: else the first model of a process seems to need it."""
+    layer = nn.Linear(64, 64, device=device, dtype=torch.bfloat16)
+    layer(torch.ones(64, 64, device=device, dtype=torch.bfloat16, requires_grad=True)).sum().backward()
+    synchronize(device)
 
 
 def _model_and_recipe(timm_name: str, kwargs: Mapping[str, Any], gates: str) -> tuple[nn.Module, Recipe]:
@@ -270,6 +278,12 @@ def attend(gates: str, qkv: Tensor, z: Tensor, heads: int) -> Tensor:
     return out.transpose(1, 2).reshape(batch, tokens, heads * dim)
 
 
+def attend_by(backend: str, gates: str, qkv: Tensor, z: Tensor, heads: int) -> Tensor:
+    """`attend` by a kernel, chosen in here: torch.compile does not see a choice outside, and would take the code it has."""
+    with kernel(backend):
+        return attend(gates, qkv, z, heads)
+
+
 def chosen_kernel(gates: str, shape: tuple[int, int, int, int], device: str) -> str:
     """The name of the kernel that torch chooses by itself."""
     batch, tokens, heads, dim = shape
@@ -290,12 +304,11 @@ def attention_call(gates: str, backend: str, shape: tuple[int, int, int, int], d
     inputs = [qkv] if gates == "no gates" else [qkv, z]
     compiled = gates.endswith(COMPILED_FORM)
     gates = gates.removesuffix(COMPILED_FORM)
-    form = torch.compile(attend, dynamic=False, fullgraph=True) if compiled else attend
+    form = torch.compile(attend_by, dynamic=False, fullgraph=True) if compiled else attend_by
 
     def call() -> tuple[Tensor, ...]:
-        with kernel(backend):
-            out = form(gates, qkv, z, heads)
-            return out, *torch.autograd.grad(out, inputs, above)
+        out = form(backend, gates, qkv, z, heads)
+        return out, *torch.autograd.grad(out, inputs, above)
 
     return call
 

@@ -155,7 +155,7 @@ class Study:
                 if name in failed:
                     continue
                 began = time.monotonic()
-                times, error = self.pool.turn(name, self.reference)
+                times, error = self.pool.turn(name, self.reference, min(group.turn_limit, max(self.left, 1.0)))
                 self.turn_seconds.append(time.monotonic() - began)
                 if times is None:
                     failed[name] = error or "failed"

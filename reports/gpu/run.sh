@@ -5,5 +5,7 @@ set -uo pipefail
 packed=$1 output=$2
 mkdir -p "$output"
 source reports/gpu/unpack.sh "$packed"
-timeout "${TEST_SECONDS:-150}" python3 -m pytest -m gpu -n 8 -p no:cacheprovider -p no:randomly -rA tests/test_gpu_*.py 2>&1 | tee "$output/tests.log"
-python3 reports/gpu/measure.py measure --output "$output" --seconds "${MEASURE_SECONDS:-330}" 2>&1 | tee "$output/measure.log"
+# When the time is over, an interrupt: what tests have failed until then, and how, is still printed.
+timeout -s INT -k 30 "${TEST_SECONDS:-180}" \
+  python3 -m pytest -m gpu -n 8 -v -p no:cacheprovider -p no:randomly -rA tests/test_gpu_*.py 2>&1 | tee "$output/tests.log"
+python3 reports/gpu/measure.py measure --output "$output" --seconds "${MEASURE_SECONDS:-300}" 2>&1 | tee "$output/measure.log"

@@ -17,7 +17,7 @@ from torch import nn
 from slimsweep.errors import RefusedInput
 from slimsweep.latency.curve import DENSE
 from slimsweep.latency.device import hardware, keep_memory, reference, room_for_graphs, seconds_without_pause, torch_threads
-from slimsweep.latency.onnx_files import PROVIDERS, refuse_missing, session, session_call, write_onnx
+from slimsweep.latency.onnx_files import PROVIDERS, refuse_missing, session, session_call, write_onnx, write_reference
 from slimsweep.latency.quiet_timing import ONNXRUNTIME_SETTLE, REFERENCE_CALLS, Call, Machine, Measured, time_rounds
 from slimsweep.latency.setting import LatencySetting
 from slimsweep.slimming.cut import slim
@@ -99,7 +99,7 @@ def time_calls(
     with torch_threads(setting.threads) as used:
         return time_rounds(
             calls,
-            reference(place),
+            reference(place, waits=not own_clock),
             rounds=rounds,
             min_seconds=min_seconds,
             threads=used if setting.device == "cpu" else 1,
@@ -237,8 +237,12 @@ def check_device(setting: LatencySetting) -> None:
                 f"latency.device is {setting.device}, but onnxruntime has no {PROVIDERS[setting.device]} on this machine: "
                 "install onnxruntime-gpu, or take device cpu"
             )
-    elif setting.device == "cuda" and not torch.cuda.is_available():
+    if setting.device == "cuda" and not torch.cuda.is_available():
         raise RefusedInput("latency.device is cuda, but this machine has no GPU that torch can use: take cpu")
+    if setting.runtime == "onnxruntime" and setting.device == "cuda":
+        with tempfile.TemporaryDirectory(prefix="slimsweep-latency-") as folder:
+            write_reference(Path(folder, "reference.onnx"), setting.device)
+            session(Path(folder, "reference.onnx"), device=setting.device)  # whether the provider's libraries load
 
 
 def _joined(first: Measured, later: Measured) -> Measured:

@@ -29,12 +29,22 @@ def hardware(device: torch.device) -> str:
     return platform.processor() or platform.machine()
 
 
-def reference(device: torch.device) -> Call:
-    """A product of two square matrices: work of a known cost (2 n^3 operations), by which a busy machine is seen."""
+def reference(device: torch.device, waits: bool = False) -> Call:
+    """A product of two square matrices: work of a known cost (2 n^3 operations), by which a busy machine is seen.
+
+    Args:
+        waits: a call returns when a GPU has computed it, and not when it is queued, so that a thread's clock can time it.
+    """
     size = REFERENCE_SIZE[device.type]
     matrix = torch.randn(size, size, generator=torch.Generator().manual_seed(0)).to(device)
     result = torch.empty_like(matrix)
-    return lambda: torch.mm(matrix, matrix, out=result)
+
+    def product() -> None:
+        torch.mm(matrix, matrix, out=result)
+        if waits and device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return product
 
 
 def seconds_without_pause(call: Call, count: int, device: torch.device) -> float:

@@ -107,7 +107,7 @@ def session(path: str | os.PathLike[str], *, threads: int | None = None, device:
         device: cpu or cuda.
 
     Raises:
-        RefusedInput: onnxruntime is not installed, or has no provider for the device.
+        RefusedInput: onnxruntime is not installed, or has no provider for the device, or cannot start it.
     """
     refuse_missing("onnxruntime", ("onnxruntime",))
     onnxruntime = importlib.import_module("onnxruntime")  # an optional dependency
@@ -120,7 +120,13 @@ def session(path: str | os.PathLike[str], *, threads: int | None = None, device:
     options.log_severity_level = 3  # errors: its warnings are on constant folding, which users cannot act on
     if threads is not None:
         options.intra_op_num_threads = threads
-    return onnxruntime.InferenceSession(str(path), options, providers=[provider])
+    opened = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+    if provider not in opened.get_providers():  # it falls back to the CPU with a warning only
+        raise RefusedInput(
+            f"onnxruntime could not start {provider} for device {device!r}, as its own message above says: install the CUDA "
+            "and cuDNN that it needs, or take cpu"
+        )
+    return opened
 
 
 def session_call(opened: Any, batch_size: int) -> Callable[[], object]:

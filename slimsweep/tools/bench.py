@@ -20,10 +20,8 @@ from rich.table import Table
 from torch import nn
 
 from slimsweep.errors import RefusedInput
-from slimsweep.latency.calls import DTYPES, check_device, copies_on, prepared_calls
-from slimsweep.latency.device import hardware, room_for_graphs, seconds_without_pause, torch_threads
-from slimsweep.latency.device import reference as device_reference
-from slimsweep.latency.quiet_timing import ONNXRUNTIME_SETTLE, time_rounds
+from slimsweep.latency.calls import DTYPES, check_device, copies_on, prepared_calls, time_calls
+from slimsweep.latency.device import hardware, room_for_graphs, torch_threads
 from slimsweep.latency.setting import LatencySetting
 from slimsweep.ledger.run import Run
 from slimsweep.ledger.tables import SETTING, fastest_reference
@@ -83,8 +81,9 @@ def bench(
     rows: list[Row] = []
     with torch_threads(threads) as used, torch.inference_mode(), room_for_graphs(len(models) * len(batch_sizes)):
         processor = hardware(place)
-        reference = device_reference(place)
         of_here = {"device": place.type, "hardware": processor, "threads": used, "torch_version": torch.__version__}
+        if place.type == "cuda":  # where runtimes are timed by clocks of their own
+            of_here["runtime"] = runtime
         known = None if earlier is None else fastest_reference(earlier, **of_here)
         copies = copies_on(place, models, dtype) if runtime == "torch" else {}
         for batch in batch_sizes:
@@ -93,17 +92,7 @@ def bench(
             with prepared_calls(models, setting, copies) as calls:
                 known_peaks = runtime == "torch"
                 peaks = {name: _peak_memory(copies[name], call, place) if known_peaks else None for name, call in calls.items()}
-                own_clock = place.type == "cuda" and runtime == "torch"
-                measured = time_rounds(
-                    calls,
-                    reference,
-                    rounds=repeats,
-                    min_seconds=min_seconds,
-                    threads=used if place.type == "cpu" else 1,
-                    known=known,
-                    settle=ONNXRUNTIME_SETTLE if runtime == "onnxruntime" else 0.0,
-                    seconds_of=(lambda call, count: seconds_without_pause(call, count, place)) if own_clock else None,
-                )
+                measured = time_calls(calls, setting, rounds=repeats, min_seconds=min_seconds, known=known)
             for name, timed in measured.calls.items():
                 rows.append(
                     {
