@@ -34,9 +34,13 @@ ASKED = "name,driver_version,clocks.sm,clocks.max.sm,clocks.mem,temperature.gpu,
 
 
 class Study:
-    """One measurement: what is prepared and timed so far, written to a file after each step."""
+    """One measurement: what is prepared and timed so far, written to a file after each step.
 
-    def __init__(self, plan: Plan, sizes: Sizes, folder: Path, seconds: float, processes: int) -> None:
+    Args:
+        lock: a file that processes lock while they alone use the GPU.
+    """
+
+    def __init__(self, plan: Plan, sizes: Sizes, folder: Path, seconds: float, processes: int, lock: Path) -> None:
         self.began = time.monotonic()
         self.plan, self.sizes, self.seconds = plan, sizes, seconds
         folder.mkdir(parents=True, exist_ok=True)
@@ -51,8 +55,7 @@ class Study:
         self.prepare_seconds: list[float] = []  # of each job
         self.log: list[str] = []
         self.about: dict[str, Any] = {"gpu": {}}
-        self.lock = Path(tempfile.mkdtemp(prefix="slimsweep-gpu-")) / "gpu.lock"
-        self.pool = Pool(processes, "gpu_variants", self.lock)
+        self.pool = Pool(processes, "gpu_variants", lock)
         self.about = {**environment(sizes), "seconds": seconds, "processes": processes}
         self.say(f"{len(self.variants)} variants, {processes} processes")
 
@@ -224,12 +227,13 @@ def gpu_state(sizes: Sizes) -> dict[str, str]:
 def measure(sizes: Sizes, folder: Path, seconds: float, processes: int) -> None:
     # So that the end of a time limit ends the processes too, some of which may stand still.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    study = Study(make_plan(sizes), sizes, folder, seconds, processes)
-    try:
-        study.run()
-    finally:
-        study.write()
-        study.pool.close()
+    with tempfile.TemporaryDirectory(prefix="slimsweep-gpu-") as shared:
+        study = Study(make_plan(sizes), sizes, folder, seconds, processes, Path(shared, "gpu.lock"))
+        try:
+            study.run()
+        finally:
+            study.write()
+            study.pool.close()
 
 
 def main(argv: list[str] | None = None) -> int:
