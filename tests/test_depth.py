@@ -1,6 +1,7 @@
 """With depth, the rest of a branch is one more step of the removal path: whole branches leave, and nothing in between."""
 
 import pytest
+import timm
 import torch
 from zoo import build, close_gates, difference, images, last_of, random_gates, small_vit
 
@@ -50,6 +51,18 @@ def test_the_branch_that_is_worth_least_leaves_first_and_the_cut_is_exact(tmp_pa
     save(small, tmp_path / "small")
     with torch.no_grad():
         assert torch.equal(load(tmp_path / "small")(images(small)), small(images(small)))
+
+
+def test_a_block_that_has_nothing_left_still_drops_tokens():
+    small = {"img_size": 56, "embed_dim": 32, "depth": 4, "num_heads": 4, "num_classes": 5}
+    gated = add_gates(timm.create_model("aimv2_large_patch14_224", **small))  # without biases, which would be left
+    structure = solve(gated, 0.26, paces={"token": 0.3})
+    gone = [row["heads"] == row["mlp_units"] == 0 for row in structure.summary()]
+    assert any(gone)
+    cut = slim(gated, structure)
+    assert macs(cut) == structure.macs()
+    close_gates(gated, gated.gates, structure)
+    assert difference(gated, cut) < 1e-5
 
 
 def test_budgets_below_the_floors_can_be_met_with_depth():

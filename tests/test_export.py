@@ -120,6 +120,16 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
         export_model(tmp_path, "onnx")
 
 
+@pytest.mark.parametrize("format", ["onnx", "pt2"])
+def test_a_file_of_another_kind_is_not_replaced(format, tmp_path):
+    saved(tmp_path, small_vit())
+    before = (tmp_path / "model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match=rf"no \.{format} file, so that .* such as .*model\.{format}$"):
+        export_model(tmp_path, format, tmp_path / "model.safetensors")
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    assert not list(tmp_path.glob(f"*.{format}"))
+
+
 def test_wrong_input_is_refused(tmp_path):
     with pytest.raises(ValueError, match="onnx, pt2, timm"):
         export_model(tmp_path, "gguf")

@@ -173,6 +173,10 @@ def test_layers_that_axes_cannot_turn_are_refused():
     tied.blocks[1].attn.qkv = tied.blocks[0].attn.qkv
     with pytest.raises(RefusedInput, match=r"blocks\.1\.attn\.qkv shares weights"):
         principal_axes(tied, x)
+    tied = small_vit()
+    tied.blocks[1].norm1 = tied.blocks[0].norm1
+    with pytest.raises(RefusedInput, match=r"blocks\.1\.norm1 shares weights"):
+        add_gates(tied)  # a budget of parameters would count it twice
     small = cut(small_vit())
     small.blocks[1].attn.proj = nn.Sequential(small.blocks[1].attn.proj)
     for use in (lambda: principal_axes(small, x), lambda: repair(small, small_vit(), x), lambda: slim(small, small.structure)):

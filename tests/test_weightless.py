@@ -1,6 +1,7 @@
 """Models without weights have the names, shapes and counts of those with weights."""
 
 import pytest
+import timm
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from zoo import MODELS, build
@@ -38,6 +39,21 @@ def test_a_model_that_cannot_run_is_not_counted(wrong):
     model.norm = wrong
     with pytest.raises(RefusedInput, match="cannot compute an image of its own size"):
         macs(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("twins_pcpvt_small", {"img_size": 64, "in_chans": 1}), ("mvitv2_tiny", {"img_size": 96}), ("resnet10t", {"in_chans": 1})],
+)
+def test_models_that_are_no_vits_are_counted_at_the_size_they_were_made_for(name, arguments):
+    model = timm.create_model(name, **arguments).eval().requires_grad_(False)
+    channels, *size = image_size(model)
+    assert channels == arguments.get("in_chans", 3)
+    if "img_size" in arguments:
+        assert size == [arguments["img_size"]] * 2
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, channels, *size))
+    assert macs(model) == counter.get_total_flops() // 2
 
 
 def test_an_update_of_another_shape_is_refused_where_models_run():

@@ -82,7 +82,7 @@ def cut(model: Timm, structure: Structure) -> None:
             f"this {model_name(model)} has been cut already, to a structure that does not hold all of this one; "
             "cut its dense model instead"
         )
-    arriving = structure.token_mask(0).new_ones(())
+    arriving, device = structure.token_mask(0).new_ones(()), next(model.parameters()).device
     with torch.no_grad():
         for index, block in enumerate(blocks):
             tokens, attention = structure.token_mask(index), structure.attention_mask(index)
@@ -96,7 +96,7 @@ def cut(model: Timm, structure: Structure) -> None:
             if not torch.equal(tokens, arriving) or own_embedding or (rotary != "none" and lost):
                 subclass(block, SelectingBlock)
             if isinstance(block, SelectingBlock):
-                block.select(arriving, tokens, model.num_prefix_tokens, heads if own_embedding else None)
+                block.select(arriving, tokens, model.num_prefix_tokens, heads if own_embedding else None, device)
             arriving = tokens
     if not arriving.all():
         subclass(model, FewerTokens)
@@ -264,7 +264,7 @@ class SelectingBlock(nn.Module):
     head_index: Tensor | None
     expected: int | None
 
-    def select(self, arriving: Tensor, kept: Tensor, prefix: int, heads: Tensor | None) -> None:
+    def select(self, arriving: Tensor, kept: Tensor, prefix: int, heads: Tensor | None, device: torch.device) -> None:
         """Set what stays.
 
         Args:
@@ -272,9 +272,9 @@ class SelectingBlock(nn.Module):
             kept: (patches,) bool: those of them that stay.
             prefix: how many prefix tokens come first; they stay.
             heads: (kept heads,) indices of the dense heads, where each head has its own rotary embedding and some left.
+            device: of the model: a block that lost both branches may have no parameter left.
         """
         among = kept[arriving].nonzero().flatten()  # positions among the tokens that arrive
-        device = next(self.parameters()).device
         index = torch.cat([torch.arange(prefix), among + prefix]) if not torch.equal(arriving, kept) else torch.arange(0)
         self.register_buffer("token_index", index.to(device), persistent=False)
         # Where all are there, none are chosen: the model may go on to other image sizes.

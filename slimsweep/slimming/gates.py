@@ -6,7 +6,7 @@ How a gate acts is in `gate_modules.py`, and what differs between the families o
 import copy
 import logging
 from collections.abc import Mapping, Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -178,6 +178,21 @@ class GatedModel(nn.Module):
         They are the gates themselves, but for token gates of kind "tanh", whose gates are the tanh of the parameters.
         """
         return {f: [getattr(b, f"{f}_gate") for b in self.gated_blocks()] for f in self.shape.gate_shapes}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """torch's. Also with `assign`, what acts as a gate and what is trained as one stay the same parameter."""
+        ties = [
+            (block, f"{family}_gate", module, name)
+            for block in self.gated_blocks()
+            for family in self.shape.gate_shapes
+            for module in block.modules()
+            for name, parameter in module._parameters.items()
+            if parameter is getattr(block, f"{family}_gate") and module is not block
+        ]
+        found = super().load_state_dict(state_dict, strict, assign)
+        for block, gate, module, name in ties:
+            setattr(module, name, getattr(block, gate))
+        return found
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """timm's; what the dense model costs is counted again.

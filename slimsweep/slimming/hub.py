@@ -283,9 +283,10 @@ def load(folder: str | os.PathLike[str]) -> nn.Module:
 
 
 def _as_stored(model: nn.Module, weights: Path) -> None:
-    """Give a model the precision of its stored weights; timm builds it in float32."""
+    """Give a model the precision of its stored weights; timm builds it in float32, which rounds those of float64."""
     with safe_open(weights, framework="pt") as file:
         stored = {name: STORED_DTYPES.get(file.get_slice(name).get_dtype()) for name in file.keys()}  # noqa: SIM118
+        rounded = {name: file.get_tensor(name) for name, kind in stored.items() if kind == torch.float64}
     kinds = set(stored.values()) - {None}
     if len(kinds) == 1:  # buffers that are not stored follow
         model.to(kinds.pop())
@@ -293,3 +294,6 @@ def _as_stored(model: nn.Module, weights: Path) -> None:
         for name, parameter in model.named_parameters():
             if (kind := stored.get(name)) is not None:
                 parameter.data = parameter.data.to(kind)
+    for name, tensor in model.state_dict().items():  # which share the model's memory
+        if name in rounded:
+            tensor.copy_(rounded[name])

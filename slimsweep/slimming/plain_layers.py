@@ -63,13 +63,13 @@ def check_layers(model: Timm) -> None:
         for path, layer in _cut_layers(block):
             if reason := _not_linear(layer):
                 raise RefusedInput(f"{name} cannot be cut: its {paths[block]}.{path} is {reason}")
-            for parameter in layer.parameters():
-                other = owners.setdefault(id(parameter), f"{number} {path}")
-                if other != f"{number} {path}":
-                    raise RefusedInput(
-                        f"{name} cannot be cut: its {paths[block]}.{path} shares weights with another layer, and both could "
-                        "not be cut alike; give each layer weights of its own"
-                    )
+        for path, parameter in block.named_parameters(remove_duplicate=False):  # norms too: a branch that leaves takes its own
+            if owners.setdefault(id(parameter), f"{number} {path}") != f"{number} {path}":
+                layer = f"{paths[block]}.{path.rpartition('.')[0]}"
+                raise RefusedInput(
+                    f"{name} cannot be cut: its {layer} shares weights with another layer, and both could not be cut alike; "
+                    "give each layer weights of its own"
+                )
 
 
 def _cut_layers(block: Timm) -> Iterator[tuple[str, Any]]:

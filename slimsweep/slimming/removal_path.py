@@ -113,8 +113,8 @@ class RemovalPath:
 
     def _merge(self) -> None:
         """Interleave the families by progress at their paces."""
-        if any(pace <= 0 for pace in self.paces.values()):
-            raise ValueError(f"the paces are {self.paces}; they must be above 0")
+        if not all(0 < pace < math.inf for pace in self.paces.values()):
+            raise ValueError(f"the paces are {self.paces}; they must be finite numbers above 0")
         names = list(self.families)
         kept = [(1 - self.families[f].progress).clip(min=0) ** (1 / self.paces.get(f, 1.0)) for f in names]
         progress = 1 - np.concatenate(kept) if names else np.zeros(0)

@@ -17,6 +17,7 @@ from slimsweep.errors import RefusedInput
 from slimsweep.slimming.cost import COSTS
 from slimsweep.slimming.kept_masks import KeptMasks
 from slimsweep.slimming.shape import FAMILIES, Layer, LayerSizes, Shape, check_families  # noqa: F401  # old pickles name Layer here
+from slimsweep.slimming.timm_arguments import arguments_of
 from slimsweep.slimming.weightless import ProductsOnly
 from slimsweep.slimming.wrapped_models import inner_model
 
@@ -201,7 +202,9 @@ def _(what: nn.Module) -> int:
 
 def image_size(model: Any) -> tuple[int, int, int]:
     """(channels, height, width) of the image that a timm model takes."""
-    usual = getattr(model, "pretrained_cfg", None) or {}
-    channels, height, width = usual.get("input_size", (3, 224, 224))
-    height, width = getattr(getattr(model, "patch_embed", None), "img_size", None) or (height, width)
-    return getattr(model, "in_chans", channels), height, width
+    usual, arguments = getattr(model, "pretrained_cfg", None) or {}, arguments_of(model)
+    channels, *size = usual.get("input_size", (3, 224, 224))
+    # Not every model keeps the size that it was made for where timm's ViTs do.
+    known = getattr(getattr(model, "patch_embed", None), "img_size", None) or arguments.get("img_size") or size
+    height, width = (known, known) if isinstance(known, int) else known
+    return getattr(model, "in_chans", arguments.get("in_chans") or channels), height, width

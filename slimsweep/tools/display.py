@@ -390,7 +390,7 @@ def final_table(run: Run, rows: pd.DataFrame, seconds: float) -> Table:
         table.add_row(
             row["method"]
             + "".join(f" {family} {share:g}" for family, share in json.loads(row["shares"] or "{}").items())
-            + (f" (seed {row['seed']})" if len(config.retrain.seeds) > 1 else ""),
+            + (f" (seed {row['seed']})" if ok.seed.nunique() > 1 else ""),
             _budget_of(row),
             f"{row['macs'] / 1e6:,.2f}",
             f"{100 * row['macs'] / row['macs_dense']:.1f} %",

@@ -75,7 +75,8 @@ def export_checked(model_dir: str | os.PathLike[str], format: Format, output: st
             folder.
 
     Raises:
-        RefusedInput: a ValueError: `model_dir` is not a saved model, the format is unknown, or packages are missing.
+        RefusedInput: a ValueError: `model_dir` is not a saved model, the format is unknown, packages are missing, or the output
+            is a file of another kind.
         ExportError: the model cannot be exported, or the result differs from it by more than 1e-4 (says by how much).
     """
     writers: dict[str, Callable[[nn.Module, Path, Path], Exported]] = {"onnx": _onnx, "pt2": _pt2, "timm": _timm}
@@ -102,6 +103,11 @@ def export_checked(model_dir: str | os.PathLike[str], format: Format, output: st
             target /= f"model.{format}"
     if format == "timm" and target.resolve() == source.resolve():
         raise RefusedInput(f"{target} is the model's own folder; give another output")
+    if format != "timm" and target.exists() and target.suffix != f".{format}":
+        raise RefusedInput(
+            f"{target} exists and is no .{format} file, so that an export does not replace it: give another output, such as "
+            f"{target.with_name(f'{target.stem}.{format}')}"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     return writers[format](model, source, target)
 

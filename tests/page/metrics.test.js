@@ -14,6 +14,7 @@ import {
   metricsOf,
   neighbourOf,
   placedGroups,
+  placedMembers,
   sharesOf,
   testMeasure,
   trainedOf,
@@ -51,6 +52,15 @@ test("metrics are what some point has, with a title, and timings per setting", (
   );
   assert.equal(x[2].of(page().points[1]), 4);
   assert.equal(x[2].of(page().points[3]), null);
+});
+
+test("a point that was not timed has no place where latency is an axis", () => {
+  const view = viewOf(page(), "latency_p50_ms:0");
+  const [group] = view.groups.filter((g) => g.members.length > 1);
+  assert.deepEqual(placedMembers([group], view.x, view.y), group.members);
+  group.members[1].bench = {};
+  assert.deepEqual(placedMembers([group], view.x, view.y), [group.members[0]]);
+  assert.deepEqual(placedMembers([group], viewOf(page()).x, view.y), group.members);
 });
 
 test("a new column becomes an axis without the page knowing it", () => {

@@ -5,7 +5,7 @@ import { byId } from "./dom.js";
 import { known, plain, show } from "./format.js";
 import { int8Places } from "./int8.js";
 import { limitLines, limitsOn } from "./limits.js";
-import { measureOf, testMeasure } from "./metrics.js";
+import { measureOf, placedMembers, testMeasure } from "./metrics.js";
 import { leftOut } from "./outside.js";
 import { state } from "./state.js";
 import { colourBy, runStyle, touch } from "./styles.js";
@@ -64,7 +64,7 @@ export function frontLayout(view, colours, sx, sy) {
   const drawn = view.groups.filter(
     (g) => (state.dominated || view.front.includes(g)) && !(view.cropped && view.outside.has(g)),
   );
-  const members = state.seeds ? drawn.flatMap((g) => g.members) : [];
+  const members = state.seeds ? placedMembers(drawn, view.x, view.y) : [];
   const xs = [...drawn.map((g) => g.x), ...members.map(view.x.of), ...limitsOn(view).keys()].map((v) => v / sx.size);
   const ys = [...drawn.flatMap((g) => [g.y - (g.yse ?? 0), g.y + (g.yse ?? 0)]), ...members.map(view.y.of)].map(
     (v) => v / sy.size,

@@ -170,6 +170,15 @@ export const placedGroups = (page, shown, x, y) =>
     }));
 
 /**
+ * The single points of groups that have both numbers: one that was not timed has no place where its latency is an axis.
+ * @param {Pick<Placed, "members">[]} groups
+ * @param {Metric} x
+ * @param {Metric} y
+ * @returns {Point[]}
+ */
+export const placedMembers = (groups, x, y) => groups.flatMap((g) => g.members).filter((p) => known(x.of(p)) && known(y.of(p)));
+
+/**
  * What choices are made by: validation, so that the test split stays a test; test only where nothing else is known.
  * @param {Pick<Measure, "val" | "test">} measure
  * @param {Point | Record<string, number | null>} numbers of a point, or a group's means

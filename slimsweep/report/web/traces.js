@@ -3,7 +3,7 @@
 import { difference, duration, known, plain, scaled, share, show, showSpread } from "./format.js";
 import { paretoFront } from "./front.js";
 import { int8Hover, int8Places, SYMBOL } from "./int8.js";
-import { askedOf, isDense, isTrained, LATENCIES, latencyMetric, measureOf } from "./metrics.js";
+import { askedOf, isDense, isTrained, LATENCIES, latencyMetric, measureOf, placedMembers } from "./metrics.js";
 import { state } from "./state.js";
 import { isDark, seriesStyle } from "./styles.js";
 import { alikeOf, meanApartFromDense } from "./uncertainty.js";
@@ -109,7 +109,8 @@ export function frontTraces(view, colours, sx, sy, sizes) {
   }
   const many = view.groups.length > 150;
   for (const { style, groups } of looks.values()) {
-    const seeds = state.seeds ? groups.filter((g) => g.members.length > 1).flatMap((g) => g.members) : [];
+    const several = groups.filter((g) => g.members.length > 1);
+    const seeds = state.seeds ? placedMembers(several, view.x, view.y) : [];
     if (seeds.length) {
       traces.push({
         type: "scatter",
