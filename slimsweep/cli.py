@@ -1,6 +1,7 @@
 """The slimsweep command: run a sweep; show, time, pick and export its models."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -51,6 +52,7 @@ def _command(words: list[str]) -> int:
     if rest and chosen.act is not plan:
         parser().error(f"unrecognized arguments: {' '.join(rest)}")
     chosen.configuration = rest
+    chosen.said = shlex.join(("slimsweep", *words))
     console = plain_console()
     command: Callable[[argparse.Namespace, Console], None] = chosen.act
     named = ("run", "path", "model", "output", "folder", "file")
@@ -545,7 +547,7 @@ def bench(chosen: argparse.Namespace, console: Console) -> None:
     skipped: list[str] = []
     rows = bench_run(run, skipped=skipped.append, **options) if run.is_begun else bench_dir(chosen.path, **options)
     show_fitting(console, table(rows), drop=("fewer MACs", "memory", "p90 ms", "GMACs", "images/s"))
-    if busy := busy_sentence(rows, f"slimsweep bench {chosen.path}"):
+    if busy := busy_sentence(rows, chosen.said):
         say(console, busy, "yellow")
     for sentence in skipped:
         say(plain_console(stderr=True), f"not timed: {sentence}", "yellow")
@@ -601,7 +603,7 @@ def quantize(chosen: argparse.Namespace, console: Console) -> None:
         say_path(console, "", joined(run.uri, file) if run.is_begun and not Path(file).is_absolute() else file)
     for sentence in made.said:
         say(where, sentence)
-    for sentence in [*made.warnings, busy_sentence(made.rows, f"slimsweep quantize {chosen.path}")]:
+    for sentence in [*made.warnings, busy_sentence(made.rows, chosen.said)]:
         if sentence:
             say(where, sentence, "yellow")
     _say_damage(run)
@@ -649,6 +651,9 @@ def export(chosen: argparse.Namespace, console: Console) -> None:
     written = export_checked(chosen.model, chosen.format, chosen.output)
     say(console, str(written.path))  # alone on standard output, so that a script can take it
     say(plain_console(stderr=True), written.text)
+    if chosen.format == "timm":
+        load = f"import slimsweep, timm; timm.create_model({f'local-dir:{written.path}'!r}, pretrained=True)"
+        say(plain_console(stderr=True), f"load it: {load}")
 
 
 def push(chosen: argparse.Namespace, console: Console) -> None:

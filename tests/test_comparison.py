@@ -180,14 +180,20 @@ def test_a_missing_point_does_not_look_like_spread():
     assert found["difference_low"] == pytest.approx(2e5)  # at both seeds
 
 
-def test_more_seeds_at_one_budget_leave_the_comparison_of_all_budgets_as_it_was():
-    """Such as where three seeds could not tell two methods apart at one budget."""
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_more_seeds_at_one_budget_leave_the_comparison_of_all_budgets_as_it_was(seeds):
+    """Such as where these seeds could not tell two methods apart at one budget."""
     at_all = [
-        (m, b, s, 70 + 30 * b + (m == "searched")) for m in ("searched", "taylor") for b in (0.1, 0.2, 0.5) for s in (0, 1)
+        (m, b, s, 70 + 30 * b + (m == "searched"))
+        for m in ("searched", "taylor")
+        for b in (0.1, 0.2, 0.5)
+        for s in range(seeds)
     ]
     more = [(m, 0.5, s, 60 + 9 * s) for m in ("searched", "taylor") for s in range(2, 9)]
     few, many = (results(entries) for entries in (at_all, at_all + more))
     pd.testing.assert_frame_equal(compare_methods(few), compare_methods(many))
+    if seeds == 1:
+        return  # a hypervolume with an error, at one budget, says more than one without
     areas = [hypervolume_by_method(rows, (1e6, 0.0)) for rows in (few, many)]
     pd.testing.assert_frame_equal(*areas)
     gains = [hypervolume_gains(rows, (1e6, 0.0)) for rows in (few, many)]
@@ -211,6 +217,14 @@ def test_the_seeds_are_those_with_which_most_points_take_part(budgets_of_seeds, 
         [(seed, f"macs {budget}") for seed, some in enumerate(lists) for budget in some], columns=["seed", "asked"]
     )
     assert seeds_to_compare([rows, rows]) == expected
+
+
+def test_one_seed_is_compared_alone_where_several_leave_no_curve():
+    rows = pd.DataFrame([(0, "a"), (1, "a"), (1, "b"), (1, "c"), (2, "a"), (2, "b")], columns=["seed", "asked"])
+    assert seeds_to_compare([rows, rows], alone=True) == [1, 2]
+    rows = rows[rows["seed"] < 2]
+    assert seeds_to_compare([rows, rows], alone=True) == [1]
+    assert seeds_to_compare([rows, rows]) == [0, 1]
 
 
 def test_methods_without_a_seed_or_a_range_in_common_say_so():
@@ -305,7 +319,7 @@ process.stdout.write(JSON.stringify(found));
 def test_the_page_computes_the_same_from_the_same_rows(tmp_path: Path):
     """Noisy curves with turns and ties, other costs per method, points that failed, budgets in two units, asked shares."""
     draw = np.random.default_rng(5)
-    run = make_run(methods=("searched", "uniform", "random", "scratch"), seeds=3)
+    run = make_run(methods=("searched", "uniform", "random", "scratch", "taylor"), seeds=3)
     rows = run.results[run.results["method"] != "dense"].copy()
     rows["test_top1"] = (rows["test_top1"] + draw.normal(0, 0.8, len(rows))).round(2)  # the page has four decimals
     rows["macs"] = (rows["macs"] * draw.uniform(0.8, 1, len(rows))).astype(int)
@@ -313,6 +327,7 @@ def test_the_page_computes_the_same_from_the_same_rows(tmp_path: Path):
     rows.loc[rows["method"] == "scratch", "test_top1"] -= 40
     rows.loc[(rows["method"] == "uniform") & (rows["seed"] == 1) & (rows["budget"] == 0.5), "status"] = "failed"
     rows = rows[~((rows["method"] == "random") & (rows["seed"] == 2))]
+    rows = rows[~((rows["method"] == "taylor") & (rows["seed"] > 0) & ((rows["seed"] > 1) | (rows["budget"] > 0.25)))]
     rows["unit"], rows["shares"] = "macs", ""
     of_params = rows[rows["method"].isin(["searched", "random"])].assign(unit="params", point=lambda r: r["point"] + "-params")
     of_params["test_top1"] -= 0.4

@@ -1,6 +1,7 @@
 """Points: what a configuration asks for, with budgets and with shares of the gates, on a finished run of digits."""
 
 import json
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -174,6 +175,22 @@ def test_a_rate_that_fails_holds_nothing_up(finished: Run, start: str) -> None:
         if point.budget == 1.0 and point.seed == 0:
             failed(run, point)
     assert not status_of(run).finished
+
+
+def test_what_could_not_be_chosen_has_failed_when_the_driver_is_at_its_end(finished: Run) -> None:
+    """As where no try of a pace reaches a budget: its points have failed, and nothing waits for a choice."""
+    run = changed(finished, **{"budgets": [0.5, 0.1]})
+    for point in points_to_do(run, plan_points(run)):
+        failed(run, point)
+    plan = make_plan(run.refresh(), "start")
+    for over, said in (
+        (False, "to be chosen: the pace.*start the same command again"),
+        (True, "failed points? (is|are) tried again"),
+    ):
+        run.write_plan(replace(plan, choosing=("the pace of each family of gates",), over=over))
+        status = read_status(run)
+        assert re.search(said, status.next)
+        assert status.finished == over
 
 
 def test_rates_may_be_compared_over_all_seeds(finished: Run) -> None:

@@ -141,7 +141,8 @@ class Status:
             failed = self.count("failed")
             more = f", and {self.later} that wait for them begin" if self.later else ""
             if failed:
-                return f"{failed} failed points are tried again by the same command{more}"
+                which = "1 failed point is" if failed == 1 else f"{failed} failed points are"
+                return f"{which} tried again by the same command{more}"
             if not self.later:
                 stopped = self.count("stopped")
                 but = f" but {stopped} that {'was' if stopped == 1 else 'were'} stopped" if stopped else ""
@@ -174,13 +175,16 @@ def read_status(run: Run, *, alive: bool | None = None) -> Status:
         unplanned = PLAN_LOST if PLAN in run.damaged else EARLIER_VERSION if plan is None else "" if plan.points else NOT_YET
         rows: dict[str, Any] = {row["point"]: row for row in run.refresh().rows.to_dict("records")}
         points = _planned(run, plan, rows, alive) if plan is not None and not unplanned else _known(run, rows, alive)
+    choosing = list(plan.choosing) if plan is not None and search.state == "done" else []
+    if plan is not None and plan.over and points and all(point.state in ENDED for point in points):
+        choosing = []  # what the driver could not choose by its end has failed with the points that need it
     images = recorded_images(run.known_data).get("val")
     return Status(
         name=config.name,
         alive=alive,
         stages=[replace(stage, val_images=images) for stage in (dense, search)],
         points=[replace(point, val_images=images) for point in points],
-        choosing=list(plan.choosing) if plan is not None and search.state == "done" else [],
+        choosing=choosing,
         later=plan.later if plan is not None else 0,
         damaged=list(run.damaged.values()),
         waiting=waiting,

@@ -79,9 +79,9 @@ def compare_methods(rows: pd.DataFrame, method: str = "searched", x: str = "macs
 
     The points of one seed make one curve per method. Two methods are compared at seeds that both have. Of each, only what it
     was asked for at all those seeds takes part, so that a missing point does not look like variance. Where some seeds have
-    fewer budgets, the seeds are those with which most points take part (`pareto.seeds_to_compare`). The two methods need not
-    have budgets in common. Of points with asked shares and points of budgets only the latter take part, and of budgets in
-    several units those in the unit `x` where a method has at least two of them.
+    fewer budgets, the seeds are those with which most points take part (`pareto.seeds_to_compare`), and one alone where several
+    leave no curve. The two methods need not have budgets in common. Of points with asked shares and points of budgets only the
+    latter take part, and of budgets in several units those in the unit `x` where a method has at least two of them.
 
     Args:
         rows: of one run.
@@ -104,7 +104,7 @@ def compare_methods(rows: pd.DataFrame, method: str = "searched", x: str = "macs
     found: list[dict[str, object]] = []
     for other in sorted(set(of_method) - {method}):
         pair = [of_method[name] for name in (method, other) if name in of_method]
-        seeds = seeds_to_compare(pair) if len(pair) == 2 else []
+        seeds = seeds_to_compare(pair, alone=True) if len(pair) == 2 else []
         if not seeds:
             continue
         curves = [_curves(group, seeds, x, y) for group in pair]

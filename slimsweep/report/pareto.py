@@ -285,17 +285,18 @@ def hypervolume_gains(
     return pd.DataFrame(found, columns=["method", "budgets", "seeds", "gain", "se"])
 
 
-def seeds_to_compare(methods: Sequence[pd.DataFrame]) -> list[int]:
+def seeds_to_compare(methods: Sequence[pd.DataFrame], alone: bool = False) -> list[int]:
     """Of the seeds that all methods have, those with which most points take part; a method's points take part if all of these
-    seeds have them. Where there are several seeds it is never one alone, which has no standard error.
+    seeds have them. Where there are several seeds it is never one alone, which has no standard error, but as `alone` says.
 
     They are chosen among all seeds and, for each seed, those that have at least what it has.
 
     Args:
         methods: rows with the columns `seed` and `asked`, per method.
+        alone: take one seed where no choice of several leaves each method two points, which make a curve, and one does.
 
     Returns:
-        The seeds, ascending; all that the methods share where no choice leaves each method two points, which make a curve.
+        The seeds, ascending; all that the methods share where no choice leaves each method two points.
     """
     by_seed: list[Any] = [rows.groupby("seed")["asked"] for rows in methods]
     of_methods = [{int(seed): frozenset(asked) for seed, asked in groups} for groups in by_seed]
@@ -310,6 +311,8 @@ def seeds_to_compare(methods: Sequence[pd.DataFrame]) -> list[int]:
         points = count * sum(shared) if count > 1 and min(shared) > 1 else 0
         if points > most:
             best, most = some, points
+    if alone and not most and (curves := [kind for kind in kinds if min(map(len, kind)) > 1]):
+        best = [max(curves, key=lambda kind: sum(map(len, kind)))]
     return [seed for seed in seeds if asked[seed] in best]
 
 

@@ -135,6 +135,12 @@ function seedsToCompare(both, seeds) {
     const points = a > 1 && b > 1 ? some.length * (a + b) : 0;
     if (points > most) [most, best] = [points, some];
   }
+  if (most) return best;
+  // No choice of several seeds leaves each method two points: one alone, without an error, rather than nothing.
+  for (const seed of seeds) {
+    const [a, b] = of(seed).map((keys) => keys.size);
+    if (a > 1 && b > 1 && a + b > most) [most, best] = [a + b, [seed]];
+  }
   return best;
 }
 
