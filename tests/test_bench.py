@@ -40,7 +40,7 @@ class Sleeper(nn.Module):
 def test_times_are_those_of_the_models_and_turns_are_interleaved():
     log = []
     models = {"dense": Sleeper("dense", 0.02, log), "half": Sleeper("half", 0.005, log)}
-    rows = {row["point"]: row for row in bench(models, batch_sizes=[4], repeats=4, min_seconds=0.03, device="cpu")}
+    rows = {row["point"]: row for row in bench(models, batch_sizes=[4, 4], repeats=4, min_seconds=0.03, device="cpu")}
     for name, seconds in (("dense", 0.02), ("half", 0.005)):
         assert seconds * 1e3 <= rows[name]["latency_p50_ms"] <= rows[name]["latency_p90_ms"]
         assert rows[name]["images_per_second"] <= 4 / seconds

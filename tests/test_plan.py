@@ -193,5 +193,7 @@ def test_data_that_is_not_here_is_asked_for_in_one_sentence(capsys: pytest.Captu
     assert main(["plan", "--config", "deit-small-imagenet", "--data.root", "/nowhere"]) == 2
     said = capsys.readouterr().out
     assert "--images TRAIN,VAL,TEST" in said
+    assert main(["plan", "--model.checkpoint", "/nowhere.pth"]) == 2  # no images would help
+    assert "--images" not in capsys.readouterr().out
     assert main(["plan", "--images", "1000"]) == 2
     assert "three numbers" in capsys.readouterr().out

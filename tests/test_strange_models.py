@@ -173,6 +173,10 @@ def test_layers_that_axes_cannot_turn_are_refused():
     tied.blocks[1].attn.qkv = tied.blocks[0].attn.qkv
     with pytest.raises(RefusedInput, match=r"blocks\.1\.attn\.qkv shares weights"):
         principal_axes(tied, x)
+    wrapped = small_vit()
+    wrapped.blocks[1] = torch.compile(wrapped.blocks[1])
+    with pytest.raises(RefusedInput, match=r"its blocks are wrapped by torch\.compile\(block\)"):
+        add_gates(wrapped)
     tied = small_vit()
     tied.blocks[1].norm1 = tied.blocks[0].norm1
     with pytest.raises(RefusedInput, match=r"blocks\.1\.norm1 shares weights"):

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from slimsweep.errors import RefusedInput
 from slimsweep.slimming.eva_attention import as_attention_rope, with_fewer_key_heads
+from slimsweep.slimming.wrapped_models import is_compiled
 
 # timm ships without types and torch types every attribute of a Module as Tensor | Module: timm's models and blocks are Any.
 Timm = Any
@@ -201,6 +202,10 @@ def architecture_of(model: Timm) -> Architecture:
         return architecture
     for block in architecture.blocks(model):
         reason = architecture.refused_blocks.get(type(block))
+        if is_compiled(block):
+            reason = (
+                "its blocks are wrapped by torch.compile(block): compile them in place with block.compile(), or after the cut"
+            )
         if reason is not None or not isinstance(block, architecture.block):
             raise RefusedInput(f"{name} cannot be cut: {reason or f'its blocks are {type(block).__name__}'}")
         if not isinstance(block.attn, tuple(architecture.attention)):

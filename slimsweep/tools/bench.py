@@ -74,6 +74,7 @@ def bench(
         RefusedInput: a ValueError: an argument is out of range, there is no such device, or onnxruntime is missing.
     """
     _check(models, batch_sizes, threads, dtype=dtype, device=device, repeats=repeats)
+    batch_sizes = list(dict.fromkeys(batch_sizes))
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if runtime != "torch":
         check_device(LatencySetting(place.type, 1, threads, dtype, runtime, compile))

@@ -373,7 +373,7 @@ def final_table(run: Run, rows: pd.DataFrame, seconds: float) -> Table:
         "MMACs",
         "of dense",
         "params",
-        *(("ms",) if timed else ()),
+        *(("ms (of dense)",) if timed else ()),
         *(("lr",) if rates else ()),
         f"test {measure.title} {measure.unit}".rstrip(),
         "vs dense",
@@ -395,7 +395,7 @@ def final_table(run: Run, rows: pd.DataFrame, seconds: float) -> Table:
             f"{row['macs'] / 1e6:,.2f}",
             f"{100 * row['macs'] / row['macs_dense']:.1f} %",
             f"{int(row['params']):,}",
-            *(("-" if pd.isna(row["latency_ms"]) else f"{row['latency_ms']:.3g}",) if timed else ()),
+            *((_latency_of(row),) if timed else ()),
             *((f"{row['lr']:g}",) if rates else ()),
             f"{row[measure.test]:.{decimals}f}",
             # Brackets too, since a log has no colours; the space keeps the digits below each other.
@@ -407,6 +407,14 @@ def final_table(run: Run, rows: pd.DataFrame, seconds: float) -> Table:
         table.caption = f"test: {images:,} images, so ±{binomial_error(float(ok[measure.test].median()), images):.1f}{unsure}"
         table.caption_justify = "left"
     return table
+
+
+def _latency_of(row: Mapping[Any, Any]) -> str:
+    """A row's milliseconds, and their share of the dense model's in the same rounds: "1.68 (51 %)"."""
+    if pd.isna(row["latency_ms"]):
+        return "-"
+    share = "" if pd.isna(row["latency_ms_dense"]) else f" ({100 * row['latency_ms'] / row['latency_ms_dense']:.0f} %)"
+    return f"{row['latency_ms']:.3g}{share}"
 
 
 def _budget_of(row: Mapping[Any, Any]) -> str:

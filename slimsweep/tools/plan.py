@@ -599,6 +599,8 @@ def _data(config: Config, images: Images | None, notes: list[str]) -> tuple[int,
     try:
         data = data_for(config)
     except ConfigError as problem:
+        if str(problem).startswith(("model.", "dense.", "teacher.")):  # which are read first; the images may be as they should
+            raise
         raise ConfigError(f"{problem}; to plan without the images, say how many they are: --images TRAIN,VAL,TEST") from problem
     notes += data.notes
     loading = time_loading(data.train, data.settings, seed=config.seed, seconds=TIMED_SECONDS)
