@@ -182,12 +182,16 @@ def test_gated_models_can_be_copied_and_stored():
         assert (gated.gates["mlp"][0] > 0).all()
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("token_gate", ["linear", "tanh"])
-def test_gates_that_are_loaded_by_assignment_act_and_are_trained(token_gate):
+def test_gates_that_are_loaded_by_assignment_act_and_are_trained(token_gate, wrapped):
     gated = add_gates(small_vit(), token_gate=token_gate)
     gated.set_gates({family: [0.8 * value for value in values] for family, values in random_gates(gated).items()})
     other = add_gates(small_vit(), token_gate=token_gate)
-    other.load_state_dict({name: tensor.clone() for name, tensor in gated.state_dict().items()}, assign=True)
+    # Inside another module, as data-parallel wrappers hold it, it is torch that goes on to the model's own names.
+    holder = torch.nn.ModuleDict({"module": other}) if wrapped else other
+    prefix = "module." if wrapped else ""
+    holder.load_state_dict({prefix + name: tensor.clone() for name, tensor in gated.state_dict().items()}, assign=True)
     assert difference(gated, other) == 0
     other(images(other)).square().sum().backward()
     assert all(gate.grad.abs().sum() > 0 for gates in other.gate_parameters().values() for gate in gates[:3])

@@ -179,20 +179,17 @@ class GatedModel(nn.Module):
         """
         return {f: [getattr(b, f"{f}_gate") for b in self.gated_blocks()] for f in self.shape.gate_shapes}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """torch's. Also with `assign`, what acts as a gate and what is trained as one stay the same parameter."""
-        ties = [
-            (block, f"{family}_gate", module, name)
-            for block in self.gated_blocks()
-            for family in self.shape.gate_shapes
-            for module in block.modules()
-            for name, parameter in module._parameters.items()
-            if parameter is getattr(block, f"{family}_gate") and module is not block
-        ]
-        found = super().load_state_dict(state_dict, strict, assign)
-        for block, gate, module, name in ties:
-            setattr(module, name, getattr(block, gate))
-        return found
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: Mapping[str, Any], *options: Any
+    ) -> None:
+        """torch's, which calls it before it loads the parts. With `assign`, a gate's names get one parameter, as they had."""
+        if local_metadata.get("assign_to_params_buffers"):
+            assigned: dict[nn.Parameter, nn.Parameter] = {}
+            for name, parameter in self.named_parameters(prefix.removesuffix("."), remove_duplicate=False):
+                if name in state_dict:
+                    given = nn.Parameter(state_dict[name], requires_grad=parameter.requires_grad)
+                    state_dict[name] = assigned.setdefault(parameter, given)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *options)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """timm's; what the dense model costs is counted again.
