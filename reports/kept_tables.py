@@ -1,6 +1,6 @@
 """What a study keeps of a run in its folder, and the picture of its page."""
 
-import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -9,6 +9,9 @@ import pandas as pd
 from slimsweep.ledger.run import Run
 from slimsweep.report.page import build_page
 from slimsweep.report.run_tables import RunTables
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from chromium import CHROMIUM
 
 PICTURED = ["dense", "searched", "taylor", "uniform"]
 
@@ -33,11 +36,10 @@ def make_picture(rows: pd.DataFrame, name: str, picture: Path) -> None:
 
     shown = rows[(rows["status"] == "ok") & rows["method"].isin(PICTURED)].assign(unit="macs")
     run = RunTables(name=name, uri=f"runs/{name}", results=shown.reset_index(drop=True))
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         file = Path(folder) / "report.html"
         file.write_text(build_page([run]), encoding="utf-8")
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 960}, device_scale_factor=2, color_scheme="light")
         page.goto(file.as_uri())
         page.wait_for_selector(".main-svg")

@@ -169,6 +169,7 @@ def marked(mark: str) -> dict[int, str]:
     return found
 
 
+@pytest.mark.long
 def test_a_run_ends_and_goes_on_when_the_gcs_and_when_the_raylet_is_killed(tmp_path: Path) -> None:
     """The GCS of a cluster that the run joined, and then the raylet of the one that the same command starts."""
     run = tmp_path / "w"

@@ -138,6 +138,7 @@ def check_went_on(run: Path, before: int, kept: dict[str, int]) -> None:
         assert epoch > kept.get(point or stage, 0), f"epoch {epoch} of {point or stage} was trained again"
 
 
+@pytest.mark.long
 def test_the_driver_is_killed_in_every_stage(tmp_path: Path) -> None:
     """In dense, in the search, in the sweep and in the report; with damaged files, and a second driver meanwhile."""
     run = tmp_path / "killed"
@@ -191,6 +192,7 @@ def test_the_driver_is_killed_in_every_stage(tmp_path: Path) -> None:
     check_each_once(run, rows, faults=4)
 
 
+@pytest.mark.long
 def test_a_worker_and_a_trial_are_killed(tmp_path: Path) -> None:
     """One of two data-parallel workers in the search, then a trial in the sweep; the driver lives and goes on by itself."""
     run = tmp_path / "killed"
@@ -262,6 +264,7 @@ def lose_node_of(cluster: Any, pid: int) -> None:
     cluster.add_node(num_cpus=1)
 
 
+@pytest.mark.long
 def test_chaos_changes_no_figure(tmp_path: Path) -> None:
     """Driver, worker, node, trial, node and driver again are lost in one sweep: its rows are those of an undisturbed one.
 
@@ -314,6 +317,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", disk], check=True)
 
 
+@pytest.mark.long
 def test_a_full_disk_loses_no_finished_point(small_disk: Path) -> None:
     run = small_disk / "killed"
     quick = ("--search.epochs", "2", "--retrain.epochs", "40")  # long enough for the third point to meet the full disk
@@ -340,6 +344,7 @@ def test_a_full_disk_loses_no_finished_point(small_disk: Path) -> None:
     assert not {p for _, p, _ in log(run)[before:]} & set(done.point)
 
 
+@pytest.mark.long
 def test_trials_of_two_workers_never_deadlock(tmp_path: Path) -> None:
     """Three budgets and the dense point, each a Ray Train job of two workers, on two CPUs."""
     run = tmp_path / "killed"
@@ -410,6 +415,7 @@ def growing_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     os.killpg(head.pid, signal.SIGKILL)
 
 
+@pytest.mark.long
 def test_a_cluster_that_starts_without_cpus_grows_as_far_as_it_was_said_to(growing_cluster: str, tmp_path: Path) -> None:
     quick = ("--search.epochs", "2", "--retrain.epochs", "2", "--dense.epochs", "1")
     refused = start(tmp_path, *quick, address=growing_cluster)

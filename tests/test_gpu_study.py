@@ -133,6 +133,7 @@ def test_the_repository_leaves_room_for_what_a_gpu_machine_lacks(modules: Any) -
     assert pack.bytes_of_sources() <= pack.LIMIT - pack.PACKED
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_rehearsal_times_what_it_can_and_records_why_the_rest_failed(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -79,6 +79,7 @@ def record(run: Path, name: str = HOLDER) -> dict[str, Any]:
     return Run(run).driver_record(name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("stage", "workers"), [("search", "workers stop too"), ("retrain", "workers go on")])
 def test_a_driver_that_is_stopped_and_goes_on_has_lost_its_run(
     tmp_path: Path, started: list[subprocess.Popen], stage: str, workers: str

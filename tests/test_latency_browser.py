@@ -5,14 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from chromium import CHROMIUM, MISSING
 from test_latency_shown import EPYC, device_times, with_latency
 from test_report import make_run
-from test_report_browser import CHROMIUM, sync_api
+from test_report_browser import sync_api
 
 from slimsweep.report.page import build_page
 from slimsweep.report.run_tables import RunTables
 
-pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH")]
+pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=MISSING)]
 
 
 def timed() -> RunTables:

@@ -21,6 +21,7 @@ def test_outputs_are_those_of_one_run_from_top_to_bottom() -> None:
     assert not [output for cell in code for output in cell["outputs"] if output["output_type"] == "error"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_cells_run_and_show_what_the_text_says(capsys: pytest.CaptureFixture) -> None:
     space: dict = {}

@@ -71,6 +71,7 @@ def check_finished(run: Path) -> pd.DataFrame:
     return rows
 
 
+@pytest.mark.long
 def test_a_run_outlives_the_reader_of_its_output_and_heals_what_is_damaged_afterwards(
     tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:

@@ -68,6 +68,9 @@ def test_what_cannot_be_answered_says_what_to_do() -> None:
         pick(ROWS, limits={"macs": "much"})
     with pytest.raises(ValueError, match="--max-macs is '60% params', which counts params: give it as --max-params"):
         pick(ROWS, limits={"macs": "60% params"})
+    for share in (0.8, -1):
+        with pytest.raises(ValueError, match=f"--min-top1 is {share:g} %: give percent, such as --min-top1 80"):
+            pick(ROWS, min_top1=share)
     with pytest.raises(NothingFits, match="no point of this run is done"):
         pick(ROWS[ROWS.status == "failed"], limits={"macs": 0.5})
 

@@ -118,10 +118,10 @@ def test_time_grows_with_the_number_of_points(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_loads_no_scikit_learn_and_no_plotly() -> None:
+def test_a_worker_loads_neither_scikit_learn_nor_plotly_nor_what_only_a_driver_needs() -> None:
     code = (
         "import sys, slimsweep.cluster.retrain_job, slimsweep.cluster.search_job\n"
-        "print(sorted({'sklearn', 'plotly', 'onnx', 'onnxruntime'} & set(sys.modules)))"
+        "print(sorted({'sklearn', 'plotly', 'onnx', 'onnxruntime', 'aiohttp'} & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, timeout=240, check=False

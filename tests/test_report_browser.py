@@ -1,7 +1,6 @@
 """The page in a real browser, opened from disk as people open it."""
 
 import csv
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from chromium import CHROMIUM, MISSING
 from test_report import in_params, make_run, make_status
 
 from slimsweep.ledger.measures import R2
@@ -23,14 +23,7 @@ from slimsweep.slimming.structure import Structure
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install 'slimsweep[test]')")
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        CHROMIUM is None, reason="no chromium, chromium-browser or google-chrome on PATH (apt-get install chromium)"
-    ),
-]
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=MISSING)]
 
 Opened = Callable[..., "sync_api.Page"]
 

@@ -3,15 +3,16 @@
 from collections.abc import Iterator
 
 import pytest
+from chromium import CHROMIUM, MISSING
 from test_report import make_run
-from test_report_browser import CHROMIUM, sync_api
+from test_report_browser import sync_api
 
 from slimsweep.report.page import build_page
 
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH"),
+    pytest.mark.skipif(CHROMIUM is None, reason=MISSING),
 ]
 SHEET = 1032  # pixels: a landscape sheet of A4 less its margins
 

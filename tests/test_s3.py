@@ -30,6 +30,7 @@ def slimsweep(module: str, *words: str, store: Store) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 def test_a_run_on_an_object_store_is_whole_and_goes_on(store: Store, tmp_path: Path, monkeypatch) -> None:
     run = ["slimsweep.run", "--output", "s3://sweeps/team", "--name", "remote", *QUICK]
     said = slimsweep(*run, store=store)

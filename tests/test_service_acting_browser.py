@@ -8,15 +8,16 @@ import pytest
 
 pytest.importorskip("fastapi")
 pytest.importorskip("playwright")
+from chromium import CHROMIUM, MISSING
 from service_runs import FINISHED, TOKEN
-from test_service_browser import CHROMIUM, serving
+from test_service_browser import serving
 from test_service_sweeps import OfCluster
 
 from slimsweep.cluster.commands import Ended
 from slimsweep.service import make_download
 from slimsweep.service.sweeps import Sweeps
 
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH")]
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=MISSING)]
 
 
 @pytest.fixture

@@ -11,14 +11,15 @@ import pytest
 
 pytest.importorskip("fastapi", reason="fastapi is not installed (pip install 'slimsweep[serve]')")
 uvicorn = pytest.importorskip("uvicorn", reason="uvicorn is not installed (pip install 'slimsweep[serve]')")
+from chromium import CHROMIUM, MISSING  # noqa: E402
 from service_runs import TOKEN, WHY, beating, fail, make_run, make_shelf  # noqa: E402
-from test_report_browser import CHROMIUM, Opened  # noqa: E402
+from test_report_browser import Opened  # noqa: E402
 
 from slimsweep.ledger.run import Run  # noqa: E402
 from slimsweep.service.app import make_app  # noqa: E402
 from slimsweep.service.settings import Settings  # noqa: E402
 
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH")]
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=MISSING)]
 
 
 @contextmanager

@@ -1,13 +1,13 @@
 """The tables that reports show are those of the rows beside them."""
 
 import runpy
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from chromium import CHROMIUM, MISSING
 
 REPORTS = Path(__file__).parents[1] / "reports"
 STUDY = REPORTS / "fashion-mnist"
@@ -50,10 +50,7 @@ def test_a_study_has_every_point_or_says_why_not(study: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.browser
-@pytest.mark.skipif(
-    not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))),
-    reason="no chromium, chromium-browser or google-chrome on PATH (apt-get install chromium)",
-)
+@pytest.mark.skipif(CHROMIUM is None, reason=MISSING)
 @pytest.mark.parametrize("study", COMPARED)
 def test_a_study_s_picture_is_made_from_its_rows(study: str, tmp_path: Path) -> None:
     pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install 'slimsweep[test]')")

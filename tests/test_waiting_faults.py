@@ -84,6 +84,7 @@ def status(run: str, **environment: str) -> str:
     return " ".join(done.stdout.split())
 
 
+@pytest.mark.long
 def test_nobody_at_the_address_is_said_at_once_and_given_up_in_a_minute(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
@@ -257,6 +258,7 @@ def in_the_middle_without_credentials(gate: Gate, log: Path) -> subprocess.Popen
     return process
 
 
+@pytest.mark.long
 def test_a_store_whose_credentials_expire_and_are_renewed_costs_no_point(gate: Gate, tmp_path: Path) -> None:
     log = tmp_path / "log"
     process = in_the_middle_without_credentials(gate, log)
@@ -267,6 +269,7 @@ def test_a_store_whose_credentials_expire_and_are_renewed_costs_no_point(gate: G
     assert list(rows.status) == ["ok", "ok"]
 
 
+@pytest.mark.long
 def test_sigterm_ends_a_run_whose_store_is_away_with_stopped(gate: Gate, tmp_path: Path) -> None:
     log = tmp_path / "log"
     process = in_the_middle_without_credentials(gate, log)

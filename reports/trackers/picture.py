@@ -9,7 +9,6 @@ MLflow's server has a database of its own, on this machine's own address alone.
 import argparse
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[2] / "tests"))
+from chromium import CHROMIUM
 from conftest import free_port
 
 PICTURE = Path(__file__).with_name("mlflow.png")
@@ -79,9 +79,8 @@ def take_picture(server: str, picture: Path) -> None:
         "mlflow.assistant.panelOpen_v1": "false",
         "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",
     }
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1500, "height": 720}, color_scheme="light")
         for key, value in kept.items():
             page.add_init_script(f"localStorage.setItem({json.dumps(key)}, {json.dumps(value)});")

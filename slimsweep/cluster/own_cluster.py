@@ -4,6 +4,7 @@ Ray's start takes seconds in which its own processes are at work. `cluster.conne
 refused, `end_unused` ends it. Nothing here loads torch.
 """
 
+import importlib
 import logging
 import os
 import sys
@@ -13,10 +14,6 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import ray
-
-# `ray.init` imports these. It does so in a thread, and two threads that import modules that need each other can fail.
-import ray.autoscaler.v2.utils
-import ray.dashboard.optional_deps
 
 from slimsweep.cluster.joining import named_cluster
 from slimsweep.cluster.tasks import environment, load_for_search, points_are_tasks
@@ -33,6 +30,9 @@ SETTINGS = {
 # are. With a higher limit of idle processes (RAY_num_workers_soft_limit) they stayed too, but Ray would start a process for
 # each task that waits for a CPU.
 PROCESSES_STAY = {"RAY_idle_worker_killing_time_threshold_ms": str(7 * 24 * 3600 * 1000)}
+# By `ray.init`. It runs in a thread beside the import of torch, and two threads that import modules that need each other can
+# fail. Workers, which import this module too, would load them for nothing.
+IMPORTED_BY_INIT = "ray.autoscaler.v2.utils", "ray.dashboard.optional_deps"
 # Tune logs a traceback for each trial that dies: the point's row, the table at the end and the exit code report it already.
 QUIET = {name: logging.ERROR for name in ("ray", "ray.train", "ray.data", "ray._private")} | {"ray.tune": logging.CRITICAL}
 
@@ -94,6 +94,8 @@ def start_ahead(configs: Collection[Config], verbose: bool) -> None:
         return
     if not joins and not begun and "torch" not in sys.modules:
         keep_quiet(verbose)
+        for module in IMPORTED_BY_INIT:
+            importlib.import_module(module)
         begun.append(Start(configs, verbose))
 
 

@@ -110,6 +110,8 @@ def pick(
             f"--min-{measure.name} is {least:g}, which no model reaches: give at most {measure.best:g}, such as "
             f"{example[measure.name]}"
         )
+    if least is not None and measure.unit == "%" and least < 1 and least != 0:
+        raise RefusedInput(f"--min-{measure.name} is {least:g} %: give percent, such as {example[measure.name]}")
     timed = None if most_ms is None else _timed(ok, device_times, device, batch_size)
     if precision == "float32":
         ok["latency_ms"] = float("nan") if max_latency_ms is None else ok.point.map(_latencies(bench, batch_size))
