@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,7 +28,7 @@ from slimsweep.cluster.worker import job_arguments
 from slimsweep.config import Config, ConfigError
 from slimsweep.errors import RefusedInput
 from slimsweep.latency import calls as calls_module
-from slimsweep.latency.calls import DeviceTimer, check_device
+from slimsweep.latency.calls import DeviceTimer, about, check_device
 from slimsweep.latency.curve import (
     DENSE,
     LatencyCurve,
@@ -537,18 +538,30 @@ def test_a_device_or_runtime_that_is_not_there_is_refused(monkeypatch: pytest.Mo
 def test_a_provider_that_falls_back_to_the_cpu_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     write_reference(tmp_path / "reference.onnx", "cpu")
-    at_work = onnxruntime.InferenceSession
+    at_work, looked_for = onnxruntime.InferenceSession, []
 
     def falls_back(path: str, options: Any, providers: list[str]) -> Any:  # as where CUDA's libraries do not load
+        assert looked_for
         return at_work(path, options, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "InferenceSession", falls_back)
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: looked_for.append("CUDA"))
     with pytest.raises(RefusedInput, match="onnxruntime could not start CUDAExecutionProvider for device 'cuda'"):
         session(tmp_path / "reference.onnx", device="cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(RefusedInput, match="onnxruntime could not start CUDAExecutionProvider"):
         check_device(LatencySetting(device="cuda", runtime="onnxruntime"))
+
+
+def test_the_version_is_that_of_whichever_package_brings_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+
+    def only_for_gpus(package: str) -> str:  # where onnxruntime-gpu is installed in place of onnxruntime
+        raise metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(metadata, "version", only_for_gpus)
+    assert about(LatencySetting(runtime="onnxruntime"))["onnxruntime_version"] == onnxruntime.__version__
 
 
 # The real timer.

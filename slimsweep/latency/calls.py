@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -17,7 +16,15 @@ from torch import nn
 from slimsweep.errors import RefusedInput
 from slimsweep.latency.curve import DENSE
 from slimsweep.latency.device import hardware, keep_memory, reference, room_for_graphs, seconds_without_pause, torch_threads
-from slimsweep.latency.onnx_files import PROVIDERS, refuse_missing, session, session_call, write_onnx, write_reference
+from slimsweep.latency.onnx_files import (
+    PROVIDERS,
+    refuse_missing,
+    runtime_version,
+    session,
+    session_call,
+    write_onnx,
+    write_reference,
+)
 from slimsweep.latency.quiet_timing import ONNXRUNTIME_SETTLE, REFERENCE_CALLS, Call, Machine, Measured, time_rounds
 from slimsweep.latency.setting import LatencySetting
 from slimsweep.slimming.cut import slim
@@ -219,7 +226,7 @@ def about(setting: LatencySetting) -> dict[str, object]:
     """A setting with the hardware's name and the versions that times in it are of, on this machine."""
     versions: dict[str, str] = {"torch_version": str(torch.__version__)}
     if setting.runtime == "onnxruntime":
-        versions["onnxruntime_version"] = metadata.version("onnxruntime")
+        versions["onnxruntime_version"] = runtime_version()
     return {**setting.to_dict(), "hardware": hardware(torch.device(setting.device)), **versions}
 
 
@@ -235,7 +242,7 @@ def check_device(setting: LatencySetting) -> None:
         if PROVIDERS[setting.device] not in onnxruntime.get_available_providers():
             raise RefusedInput(
                 f"latency.device is {setting.device}, but onnxruntime has no {PROVIDERS[setting.device]} on this machine: "
-                "install onnxruntime-gpu, or take device cpu"
+                "install onnxruntime-gpu in place of onnxruntime, or take device cpu"
             )
     if setting.device == "cuda" and not torch.cuda.is_available():
         raise RefusedInput("latency.device is cuda, but this machine has no GPU that torch can use: take cpu")

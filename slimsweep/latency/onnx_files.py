@@ -39,6 +39,11 @@ def refuse_missing(what: str, packages: tuple[str, ...] = ("onnx", "onnxscript",
         raise RefusedInput(INSTALL.format(what, ", ".join(missing), " ".join(packages)))
 
 
+def runtime_version() -> str:
+    """The version of onnxruntime, which several packages bring: onnxruntime, onnxruntime-gpu and others."""
+    return str(importlib.import_module("onnxruntime").__version__)
+
+
 def example_images(model: nn.Module, count: int) -> torch.Tensor:
     """(count, channels, height, width) random images of a model's size, the same at each call."""
     return torch.randn(count, *image_size(model), generator=torch.Generator().manual_seed(count))
@@ -114,8 +119,11 @@ def session(path: str | os.PathLike[str], *, threads: int | None = None, device:
     provider = PROVIDERS[device]
     if provider not in onnxruntime.get_available_providers():
         raise RefusedInput(
-            f"onnxruntime has no {provider} on this machine, for device {device!r}: install onnxruntime-gpu, or take cpu"
+            f"onnxruntime has no {provider} on this machine, for device {device!r}: install onnxruntime-gpu in place of "
+            "onnxruntime, or take cpu"
         )
+    if device == "cuda" and hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()  # it does not look for CUDA where pip installs it
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors: its warnings are on constant folding, which users cannot act on
     if threads is not None:

@@ -258,8 +258,10 @@ def _onnxruntime(device: str) -> Any:
     if PROVIDERS[device] not in runtime.get_available_providers():
         raise TimingRefused(
             f"onnxruntime {runtime.__version__} has no {PROVIDERS[device]} here, for --device {device}: pip install "
-            "onnxruntime-gpu, or take --device cpu"
+            "onnxruntime-gpu in place of onnxruntime, or take --device cpu"
         )
+    if device == "cuda" and hasattr(runtime, "preload_dlls"):
+        runtime.preload_dlls()  # it does not look for CUDA where pip installs it
     return runtime
 
 

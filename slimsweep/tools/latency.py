@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import slimsweep
 from slimsweep.errors import RefusedInput
 from slimsweep.latency.curve import PREFIXES, prefix_lengths
-from slimsweep.latency.onnx_files import INPUT, OUTPUT, refuse_missing, session, write_onnx, write_reference
+from slimsweep.latency.onnx_files import INPUT, OUTPUT, refuse_missing, runtime_version, session, write_onnx, write_reference
 from slimsweep.latency.table import COLUMNS, by_setting, read_times
 from slimsweep.latency.time_on_device import MANIFEST, PROVIDERS, VERSION, TimingRefused, read_manifest
 from slimsweep.ledger.latencies import structure_ids
@@ -217,7 +217,8 @@ def add_times(run: Run, path: str | os.PathLike[str]) -> list[str]:
 def _manifest(
     run: Run, dense: nn.Module, cuts: Sequence[Cut], batch_size: int | None, formats: Sequence[Format]
 ) -> dict[str, Any]:
-    versions = {name: metadata.version(name) for name in ("torch", "timm", "onnx", "onnxruntime", "onnxscript")}
+    versions = {name: metadata.version(name) for name in ("torch", "timm", "onnx", "onnxscript")}
+    versions["onnxruntime"] = runtime_version()
     return {
         "version": VERSION,
         "run": run.folder.name,

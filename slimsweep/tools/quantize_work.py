@@ -27,7 +27,7 @@ from slimsweep.latency.int8_files import (
     prepare,
     write_int8,
 )
-from slimsweep.latency.onnx_files import session, session_call
+from slimsweep.latency.onnx_files import runtime_version, session, session_call
 from slimsweep.latency.quiet_timing import ONNXRUNTIME_SETTLE, time_rounds
 from slimsweep.ledger.measures import R2, TOP1, Measure
 from slimsweep.ledger.tables import fastest_reference
@@ -183,7 +183,7 @@ def _make(subject: Subject, images: torch.Tensor, judge: Judge, settings: Settin
         "worst_layers": "",
         "images_used": used,
         "weights": subject.weights,
-        "onnxruntime_version": version("onnxruntime"),
+        "onnxruntime_version": runtime_version(),
         "onnx_version": version("onnx"),
         "torch_version": torch.__version__,
         "slimsweep_version": slimsweep.__version__,
