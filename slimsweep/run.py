@@ -145,7 +145,7 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
     """
     from slimsweep.cluster.choose_job import choose_pace, choose_structures
     from slimsweep.cluster.cluster import check_placement, check_storage, connected, tasks_load, trials_at_once
-    from slimsweep.cluster.latency_job import check_room, paces_in_ms, solve_budgets, time_paces, time_points
+    from slimsweep.cluster.latency_job import check_room, paces_in_ms, solve_budgets, time_done_points, time_paces, time_points
     from slimsweep.cluster.retrain_job import run_sweep
     from slimsweep.cluster.search_job import run_search
     from slimsweep.cluster.waiting import waiting_said
@@ -159,6 +159,7 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
         pace_chosen,
         pace_tried,
         paces_to_try,
+        points_to_time,
         show_end,
     )
 
@@ -190,7 +191,8 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
     def tell_try(tried: dict[str, Any], ended: int, count: int) -> None:
         say(console, pace_tried(run, tried, ended, count), "dim")
 
-    if not run.search_done or planning.points_to_do(run, list(plan.points)) or plan.choosing:
+    points = list(plan.points)
+    if not run.search_done or planning.points_to_do(run, points) or plan.choosing or planning.untimed_points(run, points):
         tell = functools.partial(say, console)
         with connected(verbose, tell, run.logs.add_error, config) as cluster, waiting_said(run, tell):
             check_placement(config, cluster)
@@ -231,6 +233,9 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
             run.write_path()
             choose_structures(run)
             plan = plan_again()
+            if untimed := planning.untimed_points(run, list(plan.points)):
+                say(console, points_to_time(run, len(untimed)), "dim")
+                time_done_points(run, untimed)
             tried: set[str] = set()
             waves = 0
             # Points that end can bring further points: the other seeds at the best learning rate, smaller budgets.

@@ -286,6 +286,7 @@ def test_a_budget_above_the_dense_model_keeps_all():
         ({"scores": {"mlps": []}}, "is not a family of gates"),
         ({"scores": {"mlp": [torch.ones(64)] * 3}}, "shapes"),
         ({"scores": {"mlp": [torch.full((64,), torch.nan)] * 4}}, "not finite"),
+        ({"scores": {"mlp": [torch.ones(64, device="meta")] * 4}}, "are on the meta device and have no values"),
     ],
 )
 def test_wrong_options_are_refused(options, reason):

@@ -53,6 +53,24 @@ def test_a_sweep_mixes_budgets_in_macs_and_ms_and_goes_on_without_timing_again(t
     pd.testing.assert_frame_equal(ok.reset_index(drop=True), run.refresh().rows.reset_index(drop=True), check_dtype=False)
 
 
+def test_points_of_a_start_that_timed_nothing_get_their_latency(finished: Run, capsys: pytest.CaptureFixture) -> None:
+    before, epochs = finished.rows, finished.folder.read_bytes("epochs.log")
+    assert before.latency_ms.isna().all()
+    arguments = ["--output", str(Path(finished.uri).parent), "--name", "small", *QUICK, "--budgets", "0.5,0.25"]
+    assert main([*arguments, "--latency.threads", "1"]) == 0
+    assert "timing 3 points of earlier starts, alone on a worker (cpu, 1 thread, batch size 1" in capsys.readouterr().out
+    rows = finished.refresh().rows
+    assert (rows.latency_ms > 0).all()
+    assert rows.latency_ms_dense.nunique() == 1  # all in the same rounds
+    assert finished.folder.read_bytes("epochs.log") == epochs
+    timed = [name for name in rows if name.startswith("latency_")]
+    pd.testing.assert_frame_equal(rows.drop(columns=timed), before.drop(columns=timed))
+    # Nothing is timed twice.
+    assert main([*arguments, "--latency.threads", "1"]) == 0
+    assert "Latency" not in capsys.readouterr().out
+    pd.testing.assert_frame_equal(finished.refresh().rows, rows)
+
+
 @pytest.mark.slow
 def test_onnxruntime_times_models_and_a_bench_of_it_is_a_setting_of_its_own() -> None:
     pytest.importorskip("onnxruntime")

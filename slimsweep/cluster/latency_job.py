@@ -245,6 +245,21 @@ def time_points(run: Run, points: Sequence[Point]) -> None:
         run_alone(run, times_of_points, structures=missing)
 
 
+def time_done_points(run: Run, points: Sequence[Point]) -> None:
+    """Time the structures of points that are done, and add their latencies to their rows.
+
+    Args:
+        points: `planning.untimed_points`.
+
+    Raises:
+        StageFailed: as for `run_alone`.
+    """
+    time_points(run, points)
+    for point in points:
+        run.write_row({**run.row(point.name), **run.latency.columns_of(Structure.from_json(point.structure))})
+    run.refresh()
+
+
 def times_of_points(arguments: dict[str, Any]) -> None:
     """The task of `time_points`: all structures are timed in the same rounds."""
     run = run_of(arguments)

@@ -3,9 +3,7 @@
 Each trial writes its own row when it ends. A point without an ok row is still to be done.
 """
 
-import json
 import logging
-import math
 import re
 import time
 import traceback
@@ -333,7 +331,7 @@ def known_before(run: Run, point: Point) -> dict[str, Any]:
         "budget": point.budget,
         "unit": point.unit,
         "budget_ms": point.budget_ms,
-        **(latency_of(run, structure) if structure else {}),
+        **(run.latency.columns_of(structure) if structure else {}),
         "lr": point.lr,
         "teacher": run.config.teacher_in_words("retrain") if point.epochs else "",
         **{name: cost.of(structure) if structure else None for name, cost in COSTS.items()},
@@ -347,22 +345,6 @@ def known_before(run: Run, point: Point) -> dict[str, Any]:
         "torch_version": torch.__version__,
         "timm_version": timm.__version__,
         "ray_version": ray.__version__,
-    }
-
-
-def latency_of(run: Run, structure: Structure) -> dict[str, Any]:
-    """The columns of a structure's latency; none where the run has no latency of it."""
-    asked = run.config.latency is not None or run.config.budgets_in_ms
-    found = run.latency.times().get(structure.id) if asked else None
-    if found is None:
-        return {}
-    timed, setting = found
-    return {
-        "latency_ms": timed.ms,
-        "latency_ms_dense": timed.ms_dense,
-        "latency_spread": None if math.isnan(timed.spread) else timed.spread,
-        "latency_busy": timed.busy,
-        "latency_setting": json.dumps(setting),
     }
 
 

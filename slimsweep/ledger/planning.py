@@ -245,6 +245,14 @@ def points_to_do(run: Run, points: list[Point]) -> list[Point]:
     return [p for p in points if p.name not in done]
 
 
+def untimed_points(run: Run, points: list[Point]) -> list[Point]:
+    """The points that are done without a latency, where models are timed now: an earlier start did not."""
+    if not run.config.times_models:
+        return []
+    untimed = set(run.rows[(run.rows.status == "ok") & run.rows.latency_ms.isna()].point)
+    return [point for point in points if point.name in untimed and point.structure]
+
+
 def one_of_each(points: list[Point]) -> list[Point]:
     """The first of the points that are trained alike: the others can take its result (`take_equal_results`)."""
     return list({point.training: point for point in reversed(points)}.values())[::-1]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from slimsweep.ledger.files import BRANCH_COST, LATENCY
 if TYPE_CHECKING:  # what is timed needs scikit-learn and torch, which readers of a run's rows do without
     from slimsweep.latency.curve import LatencyCurve, Solved, TimedStructure
     from slimsweep.ledger.run import Run
+    from slimsweep.slimming.structure import Structure
 
 
 class LatencyFiles:
@@ -109,6 +111,21 @@ class LatencyFiles:
         if found is None:
             return {}
         return {name: (as_timed(one["timed"]), found["about"][one["about"]]) for name, one in found["times"].items()}
+
+    def columns_of(self, structure: "Structure") -> dict[str, Any]:
+        """The columns of a structure's latency in the results; none where the run asks for none, or has none of it."""
+        asked = self._run.config.latency is not None or self._run.config.budgets_in_ms
+        found = self.times().get(structure.id) if asked else None
+        if found is None:
+            return {}
+        timed, setting = found
+        return {
+            "latency_ms": timed.ms,
+            "latency_ms_dense": timed.ms_dense,
+            "latency_spread": None if math.isnan(timed.spread) else timed.spread,
+            "latency_busy": timed.busy,
+            "latency_setting": json.dumps(setting),
+        }
 
     def write_times(self, times: "Mapping[str, TimedStructure]", about: Mapping[str, Any]) -> None:
         """Add latencies of structures to those that the run has.

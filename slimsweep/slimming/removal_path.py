@@ -72,7 +72,8 @@ class RemovalPath:
         macs, params: (length + 1,) int64, the cost that is left after each number of steps; `cost` gives that of any unit.
 
     Raises:
-        ValueError: scores of other shapes or not finite, an unknown family, or a floor, pace or round_to out of bounds.
+        ValueError: scores of other shapes, not finite or on the meta device, an unknown family, or a floor, pace or round_to
+            out of bounds.
     """
 
     def __init__(
@@ -96,6 +97,8 @@ class RemovalPath:
         for given in (scores, floors or {}, paces or {}):
             check_families(given)
         for family in (f for f in GATE_FAMILIES if f in scores):
+            if any(isinstance(s, torch.Tensor) and s.is_meta for s in scores[family]):
+                raise ValueError(f"{family} gates are on the meta device and have no values: give scores, or load the model")
             # float64 holds every float16, bfloat16 and float32 exactly; numpy has no bfloat16.
             values = [torch.as_tensor(s).detach().cpu().double().abs().numpy() for s in scores[family]]
             if not all(np.isfinite(v).all() for v in values):

@@ -222,6 +222,12 @@ def latency_to_time(run: Run) -> str:
     return f"Latency: timing {budgets} in ms, alone on a worker ({run.config.latency_setting.label})"
 
 
+def points_to_time(run: Run, count: int) -> str:
+    """One line that says that points of earlier starts are timed."""
+    setting = run.config.latency_setting.label
+    return f"Latency: timing {counted(count, 'point')} of earlier starts, alone on a worker ({setting})"
+
+
 def pace_chosen(run: Run, unit: str = "macs") -> str:
     """One line that says which pace was chosen.
 
