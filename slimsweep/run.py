@@ -16,7 +16,7 @@ from rich.console import Console
 
 from slimsweep import __version__
 from slimsweep.config import ConfigError, Refusals, load_configs
-from slimsweep.errors import LOST, REFUSED, STOPPED, exit_code, stop_asked
+from slimsweep.errors import LOST, REFUSED, STOPPED, StageFailed, exit_code, stop_asked
 from slimsweep.imports import load_timm
 from slimsweep.terminal import end_command, outlive_output, plain_console, say
 
@@ -145,7 +145,15 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
     """
     from slimsweep.cluster.choose_job import choose_pace, choose_structures
     from slimsweep.cluster.cluster import check_placement, check_storage, connected, tasks_load, trials_at_once
-    from slimsweep.cluster.latency_job import check_room, paces_in_ms, solve_budgets, time_done_points, time_paces, time_points
+    from slimsweep.cluster.latency_job import (
+        check_room,
+        check_worker,
+        paces_in_ms,
+        solve_budgets,
+        time_done_points,
+        time_paces,
+        time_points,
+    )
     from slimsweep.cluster.retrain_job import run_sweep
     from slimsweep.cluster.search_job import run_search
     from slimsweep.cluster.waiting import waiting_said
@@ -201,6 +209,7 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
             if cluster.gpus and not config.resources.gpus_per_worker:
                 say(console, f"The cluster's {cluster.gpus:g} GPUs stay idle: resources.gpus_per_worker is 0", "yellow")
             if not run.search_done:
+                check_worker(run, cluster)
                 with Progress(run, console, "Dense training and search"), tasks_load(run, attempt, cluster):
                     run_search(run, attempt, cluster, until)
                 if not run.search_done:
@@ -233,9 +242,6 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
             run.write_path()
             choose_structures(run)
             plan = plan_again()
-            if untimed := planning.untimed_points(run, list(plan.points)):
-                say(console, points_to_time(run, len(untimed)), "dim")
-                time_done_points(run, untimed)
             tried: set[str] = set()
             waves = 0
             # Points that end can bring further points: the other seeds at the best learning rate, smaller budgets.
@@ -253,6 +259,12 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
                     plan = plan_again()
             if not planning.points_to_do(run, list(plan.points)):
                 run.forget_starts()
+            if untimed := planning.untimed_points(run, list(plan.points)):
+                say(console, points_to_time(run, len(untimed)), "dim")
+                try:
+                    time_done_points(run, untimed, until)
+                except StageFailed as problem:  # all points are as good as they were
+                    say(console, f"{problem}; points of earlier starts stay without a latency", "yellow")
     plan = plan_again(over=True)
     failed = planning.failed_points(run, list(plan.points), hours_over=until is not None)
     show_end(run, plan, failed, console, time.time() - began)

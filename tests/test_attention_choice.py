@@ -1,6 +1,7 @@
 """Workers compute attention, and in mixed precision, in the way that is fast where they train."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import timm
@@ -8,9 +9,13 @@ import torch
 from timm.layers import set_fused_attn, use_fused_attn
 
 from slimsweep.checks import check
+from slimsweep.cluster.latency_job import timer_of
 from slimsweep.cluster.worker import choose_attention
 from slimsweep.config import Config, Recipe, load_config
+from slimsweep.ledger.run import Run
 from slimsweep.training.evaluate import autocast
+
+FINISHED = Path(__file__).parent / "data" / "finished-run"
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +40,14 @@ def test_a_cpu_that_trains_in_bf16_computes_attention_by_plain_products(stage: s
     assert not model.blocks[0].attn.fused_attn
     choose_attention(Config())
     assert use_fused_attn()
+
+
+def test_what_is_timed_computes_attention_as_loaded_models_do() -> None:
+    """Whatever the process trained before: a latency in which training's choice counted would be of another model."""
+    choose_attention(Config(retrain={"amp": "bf16"}))
+    timer = timer_of(Run(FINISHED))
+    assert timer.dense.blocks[0].attn.fused_attn
+    assert not use_fused_attn()
 
 
 def test_a_gpu_keeps_its_fused_kernels() -> None:

@@ -295,7 +295,9 @@ def test_a_table_of_times_solves_budgets_and_one_of_other_structures_is_refused(
 def test_the_setting_of_a_configuration_follows_its_workers():
     assert Config(budgets=["8ms"]).latency_setting == LatencySetting(threads=1)
     on_gpu = Config(budgets=["8ms"], resources={"gpus_per_worker": 1, "cpus_per_worker": 4})
-    assert (on_gpu.latency_setting.device, on_gpu.latency_setting.threads) == ("cuda", 4)
+    assert on_gpu.latency_setting == LatencySetting(device="cuda")
+    # Points at budgets in ms have the setting in their names, and a GPU computes alike beside any number of CPUs.
+    assert on_gpu.changed(**{"resources.cpus_per_worker": 8}).latency_setting == on_gpu.latency_setting
     asked = Config(latency={"batch_size": 8, "threads": 2, "runtime": "onnxruntime"})
     assert asked.times_models
     assert not Config().times_models
@@ -533,6 +535,17 @@ def test_a_device_or_runtime_that_is_not_there_is_refused(monkeypatch: pytest.Mo
         check_device(LatencySetting(runtime="onnxruntime"))
     with pytest.raises(ConfigError, match=r"latency.threads is 64, but no node has more than 2 CPUs"):
         latency_job.check_room(Config(latency={"threads": 64}), Cluster([{"CPU": 2.0}]))
+
+
+def test_a_worker_of_a_joined_cluster_is_asked_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(latency_job, "run_alone", lambda run, task: asked.append(task))
+    run, silent = (Run(Path("nowhere"), Config(budgets=budgets)) for budgets in ([0.5, "8ms"], [0.5]))
+    latency_job.check_worker(run, Cluster([{"CPU": 2.0}], is_own=True))  # this machine, which the driver has looked at
+    latency_job.check_worker(silent, Cluster([{"CPU": 2.0}]))
+    assert asked == []
+    latency_job.check_worker(run, Cluster([{"CPU": 2.0}]))
+    assert asked == [latency_job.look_at_device]
 
 
 def test_a_provider_that_falls_back_to_the_cpu_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

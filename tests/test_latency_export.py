@@ -167,11 +167,22 @@ def test_models_are_timed_in_groups_that_memory_has_room_for(tmp_path: Path, mon
         files[name] = tmp_path / f"{name}.onnx"
     pages = {"SC_AVPHYS_PAGES": 1000, "SC_PAGE_SIZE": 1000}
     monkeypatch.setattr(time_on_device.os, "sysconf", lambda name: pages[name])
-    assert [list(group) for group in time_on_device._groups(files)] == [["a", "b", "c"]]
+
+    def groups(device: str = "cpu") -> list[list[str]]:
+        return [list(group) for group in time_on_device._groups(files, time_on_device._free_memory(device))]
+
+    assert groups() == [["a", "b", "c"]]
     pages["SC_AVPHYS_PAGES"] = 13  # 13 kB: of 0.4 of it each file takes 2.5 times its size
-    assert [list(group) for group in time_on_device._groups(files)] == [["a", "b"], ["c"]]
+    assert groups() == [["a", "b"], ["c"]]
     pages["SC_AVPHYS_PAGES"] = 1  # no room for one: each alone
-    assert [list(group) for group in time_on_device._groups(files)] == [["a"], ["b"], ["c"]]
+    assert groups() == [["a"], ["b"], ["c"]]
+    # A GPU's memory is its own, and that of the GPU that is visible.
+    pages["SC_AVPHYS_PAGES"] = 10_000
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
+    asked: list[list[str]] = []
+    monkeypatch.setattr(time_on_device, "_said", lambda command: asked.append(command) or "0")
+    assert groups("cuda") == [["a"], ["b"], ["c"]]
+    assert "--id=3" in asked[0]
 
 
 # The times that come back.

@@ -9,6 +9,8 @@ from conftest import QUICK
 from zoo import small_vit
 
 from slimsweep import add_gates, load, macs
+from slimsweep.cluster import latency_job
+from slimsweep.errors import StageFailed
 from slimsweep.latency.calls import DeviceTimer
 from slimsweep.latency.curve import DENSE
 from slimsweep.latency.setting import LatencySetting
@@ -53,18 +55,31 @@ def test_a_sweep_mixes_budgets_in_macs_and_ms_and_goes_on_without_timing_again(t
     pd.testing.assert_frame_equal(ok.reset_index(drop=True), run.refresh().rows.reset_index(drop=True), check_dtype=False)
 
 
-def test_points_of_a_start_that_timed_nothing_get_their_latency(finished: Run, capsys: pytest.CaptureFixture) -> None:
+def cannot_time(run: Run, methods_of: dict) -> None:
+    raise StageFailed("models could not be timed: out of memory")
+
+
+def test_points_of_a_start_that_timed_nothing_get_their_latency(
+    finished: Run, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before, epochs = finished.rows, finished.folder.read_bytes("epochs.log")
     assert before.latency_ms.isna().all()
     arguments = ["--output", str(Path(finished.uri).parent), "--name", "small", *QUICK, "--budgets", "0.5,0.25"]
+    with monkeypatch.context() as patched:  # no point is worse for it
+        patched.setattr(latency_job, "time_missing", cannot_time)
+        assert main([*arguments, "--latency.threads", "1"]) == 0
+    assert "models could not be timed: out of memory; points of earlier starts stay without a" in capsys.readouterr().out
+    assert finished.refresh().rows.latency_ms.isna().all()
     assert main([*arguments, "--latency.threads", "1"]) == 0
-    assert "timing 3 points of earlier starts, alone on a worker (cpu, 1 thread, batch size 1" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "timing 3 points of earlier starts, alone on a worker (cpu, 1 thread, batch size 1" in said
     rows = finished.refresh().rows
     assert (rows.latency_ms > 0).all()
     assert rows.latency_ms_dense.nunique() == 1  # all in the same rounds
     assert finished.folder.read_bytes("epochs.log") == epochs
     timed = [name for name in rows if name.startswith("latency_")]
     pd.testing.assert_frame_equal(rows.drop(columns=timed), before.drop(columns=timed))
+    assert "stay without a latency" not in said
     # Nothing is timed twice.
     assert main([*arguments, "--latency.threads", "1"]) == 0
     assert "Latency" not in capsys.readouterr().out

@@ -82,3 +82,7 @@ def test_latencies_are_those_of_one_setting() -> None:
     fast = BENCH[BENCH.point == "dense"].assign(**setting, hardware="new", latency_p50_ms=1.0)
     fast["created_at"] = pd.to_datetime("2025-01-01", utc=True)
     assert pick(ROWS, pd.concat([fast, slow]), max_latency_ms=5).point == "small"
+    # Nor does it matter that another setting had a smaller batch, where the latest has its own.
+    later = slow[slow.batch_size == 1].assign(batch_size=32, device="cuda", latency_p50_ms=[9.0, 3.0, 20.0])
+    later["created_at"] = pd.to_datetime("2027-01-01", utc=True)
+    assert pick(ROWS, pd.concat([slow, later]), max_latency_ms=5).point == "large"

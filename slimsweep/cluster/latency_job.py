@@ -4,6 +4,7 @@ Each is one task, which has the resources of a training worker, and the driver s
 the run's folder, so that a later start does not time it again.
 """
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,10 +15,10 @@ from slimsweep import methods
 from slimsweep.cluster.cluster import Cluster
 from slimsweep.cluster.failures import explained
 from slimsweep.cluster.tasks import run_tasks
-from slimsweep.cluster.worker import job_arguments, run_of, worker_resources
+from slimsweep.cluster.worker import attention_as_loaded, job_arguments, run_of, worker_resources
 from slimsweep.config import Config, ConfigError
 from slimsweep.errors import StageFailed
-from slimsweep.latency.calls import DeviceTimer
+from slimsweep.latency.calls import DeviceTimer, check_device
 from slimsweep.latency.curve import (
     DENSE,
     PREFIXES,
@@ -43,6 +44,7 @@ from slimsweep.slimming.budget import Budget
 from slimsweep.slimming.removal_path import RemovalPath
 from slimsweep.slimming.structure import Structure
 
+POINTS_AT_ONCE = 20  # that are timed in the same rounds, of those that are done
 CLEARLY = 1.05  # a budget is compared at where it is so far above the path's end
 
 Pace = Mapping[str, float]
@@ -67,6 +69,23 @@ def check_room(config: Config, cluster: Cluster) -> None:
     if config.times_models and timing_resources(config)["CPU"] > most and not grows:
         threads = config.latency_setting.threads
         raise ConfigError(f"latency.threads is {threads}, but no node has more than {most:g} CPUs: take at most that many")
+
+
+def check_worker(run: Run, cluster: Cluster) -> None:
+    """Refuse a setting that a worker of a joined cluster cannot time, before anything is trained for it.
+
+    On a cluster of the run's own `checks.check` has looked at the same machine.
+
+    Raises:
+        StageFailed: as for `run_alone`; says what is not there.
+    """
+    if run.config.times_models and not cluster.is_own:
+        run_alone(run, look_at_device)
+
+
+def look_at_device(arguments: dict[str, Any]) -> None:
+    """The task of `check_worker`."""
+    check_device(run_of(arguments).config.latency_setting)
 
 
 def run_alone(run: Run, function: Callable[[Any], Any], **more: Any) -> Any:
@@ -236,30 +255,46 @@ def time_points(run: Run, points: Sequence[Point]) -> None:
     Raises:
         StageFailed: as for `run_alone`.
     """
-    if not run.config.times_models:
-        return
+    if run.config.times_models:
+        time_missing(run, {point.structure: point.method for point in points if point.structure})
+
+
+def time_missing(run: Run, methods_of: Mapping[str, str]) -> None:
+    """Time those of some structures that the folder has no latency of, and the dense model beside them.
+
+    Args:
+        methods_of: by a structure's JSON, the method that chose it.
+
+    Raises:
+        StageFailed: as for `run_alone`.
+    """
     known = run.latency.times()
-    methods_of = {point.structure: point.method for point in points if point.structure}
     missing = {text: method for text, method in methods_of.items() if Structure.from_json(text).id not in known}
     if missing:
         run_alone(run, times_of_points, structures=missing)
 
 
-def time_done_points(run: Run, points: Sequence[Point]) -> None:
-    """Time the structures of points that are done, and add their latencies to their rows.
+def time_done_points(run: Run, names: Sequence[str], until: float | None) -> None:
+    """Time the structures of points that are done, and add the latencies to their rows, some points at a time.
 
     Args:
-        points: `planning.untimed_points`.
+        names: `planning.untimed_points`.
+        until: no further points are timed after this time (time.time()).
 
     Raises:
-        StageFailed: as for `run_alone`.
+        StageFailed: as for `run_alone`; what was timed before stays.
     """
-    time_points(run, points)
-    for point in points:
-        run.write_row({**run.row(point.name), **run.latency.columns_of(Structure.from_json(point.structure))})
+    for first in range(0, len(names), POINTS_AT_ONCE):
+        if until is not None and time.time() > until:
+            break
+        rows = [run.row(name) for name in names[first : first + POINTS_AT_ONCE]]
+        time_missing(run, {row["structure"]: row["method"] for row in rows})
+        for row in rows:
+            run.write_row({**row, **run.latency.columns_of(Structure.from_json(row["structure"]))})
     run.refresh()
 
 
+@attention_as_loaded()
 def times_of_points(arguments: dict[str, Any]) -> None:
     """The task of `time_points`: all structures are timed in the same rounds."""
     run = run_of(arguments)
@@ -283,7 +318,9 @@ def times_of_points(arguments: dict[str, Any]) -> None:
 
 def timer_of(run: Run) -> DeviceTimer:
     """What times structures of a run's dense model in the run's setting, on this machine."""
-    return DeviceTimer(load(run.dense), run.config.latency_setting)
+    with attention_as_loaded():
+        dense = load(run.dense)
+    return DeviceTimer(dense, run.config.latency_setting)
 
 
 class BudgetsOfMethods:

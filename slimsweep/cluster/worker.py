@@ -8,7 +8,8 @@ import re
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -243,6 +244,18 @@ def choose_attention(config: Config) -> None:
     on_cpu = not config.resources.gpus_per_worker
     bf16 = config.wants_bf16() and computes_bf16(torch.device("cpu"))
     timm.layers.set_fused_attn(not (on_cpu and bf16))
+
+
+@contextmanager
+def attention_as_loaded() -> Iterator[None]:
+    """Models made in the block compute attention as those that people load, whatever `choose_attention` chose to train."""
+    before = timm.layers.use_fused_attn()
+    if "TIMM_FUSED_ATTN" not in os.environ:
+        timm.layers.set_fused_attn(True)
+    try:
+        yield
+    finally:
+        timm.layers.set_fused_attn(before)
 
 
 def check_shared(run: Run) -> None:

@@ -18,7 +18,7 @@ class Latency(Section):
     batch_size: int | None = Field(None, ge=1)
     """Images per call; the latency is the time of one call with all of them. null takes 1, or the one of table."""
     threads: int | None = Field(None, ge=1)
-    """CPU threads; null takes resources.cpus_per_worker."""
+    """CPU threads; null takes resources.cpus_per_worker on a CPU."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of weights and images."""
     runtime: Literal["torch", "onnxruntime"] = "torch"
@@ -44,10 +44,12 @@ class Latency(Section):
 
     def setting(self, cpus_per_worker: float, gpus_per_worker: float) -> LatencySetting:
         """The setting that models are timed in on a worker with these resources."""
+        device = self.device or ("cuda" if gpus_per_worker > 0 else "cpu")
         return LatencySetting(
-            device=self.device or ("cuda" if gpus_per_worker > 0 else "cpu"),
+            device=device,
             batch_size=self.batch_size or 1,
-            threads=self.threads or max(1, int(cpus_per_worker)),
+            # A point's name holds the setting, and a GPU's time does not depend on the CPUs of a worker.
+            threads=self.threads or (max(1, int(cpus_per_worker)) if device == "cpu" else None),
             dtype=self.dtype,
             runtime=self.runtime,
             compile=self.compile,

@@ -25,7 +25,15 @@ from slimsweep.latency.onnx_files import (
     write_onnx,
     write_reference,
 )
-from slimsweep.latency.quiet_timing import ONNXRUNTIME_SETTLE, REFERENCE_CALLS, Call, Machine, Measured, time_rounds
+from slimsweep.latency.quiet_timing import (
+    ONNXRUNTIME_SETTLE,
+    REFERENCE_CALLS,
+    Call,
+    Machine,
+    Measured,
+    seconds_by_wall,
+    time_rounds,
+)
 from slimsweep.latency.setting import LatencySetting
 from slimsweep.slimming.cut import slim
 from slimsweep.slimming.structure import Structure, image_size
@@ -101,8 +109,11 @@ def time_calls(
 ) -> Measured:
     """Time calls of `prepared_calls` in interleaved rounds; the arguments are those of `time_rounds`."""
     place = torch.device(setting.device)
-    # onnxruntime returns when its results are in main memory, so that the time of this thread is the time of the call.
+    # onnxruntime returns when its results are in main memory: a call takes as long as this thread waits, also without a core.
     own_clock = setting.device == "cuda" and setting.runtime == "torch"
+    seconds_of: Callable[[Call, int], float] | None = None
+    if setting.device == "cuda":
+        seconds_of = (lambda call, count: seconds_without_pause(call, count, place)) if own_clock else seconds_by_wall
     with torch_threads(setting.threads) as used:
         return time_rounds(
             calls,
@@ -112,7 +123,7 @@ def time_calls(
             threads=used if setting.device == "cpu" else 1,
             known=known,
             settle=ONNXRUNTIME_SETTLE if setting.runtime == "onnxruntime" else 0.0,
-            seconds_of=(lambda call, count: seconds_without_pause(call, count, place)) if own_clock else None,
+            seconds_of=seconds_of,
             machine=machine,
         )
 

@@ -178,6 +178,14 @@ def time_rounds(
     return Measured(found, fastest, others)
 
 
+def seconds_by_wall(call: Call, count: int) -> float:
+    """Seconds of calls that wait for a GPU: the thread that waits needs no core, which counts as no disturbance."""
+    start = time.perf_counter()
+    for _ in range(count):
+        call()
+    return time.perf_counter() - start
+
+
 def _look(reference: Call, seconds_of: Callable[[Call, int], float] | None, machine: Machine) -> _Look:
     """Time the reference."""
     reference()

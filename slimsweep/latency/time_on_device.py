@@ -15,15 +15,20 @@ import os
 import platform
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 if __package__:
-    from slimsweep.latency.quiet_timing import ONNXRUNTIME_SETTLE, Measured, Timed, time_rounds
+    from slimsweep.latency.quiet_timing import ONNXRUNTIME_SETTLE, Measured, Timed, seconds_by_wall, time_rounds
 else:  # copied: quiet_timing.py lies beside this file
-    from quiet_timing import ONNXRUNTIME_SETTLE, Measured, Timed, time_rounds  # type: ignore[import-not-found, no-redef]
+    from quiet_timing import (  # type: ignore[import-not-found, no-redef]
+        ONNXRUNTIME_SETTLE,
+        Measured,
+        Timed,
+        seconds_by_wall,
+        time_rounds,
+    )
 
 MANIFEST, TIMES = "manifest.json", "times.csv"
 VERSION = 1  # of the manifest
@@ -165,18 +170,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def processor(device: str) -> str:
     """The name of this machine's processor, or of its first GPU."""
     board = Path("/proc/device-tree/model")  # of boards such as a Jetson or a Raspberry Pi, whose processors have no name
-    commands = {
-        "cuda": ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader", "--id=0"],
-        "Darwin": ["sysctl", "-n", "machdep.cpu.brand_string"],
-    }
-    command = commands.get("cuda" if device == "cuda" else platform.system())
-    if command is not None:
-        try:
-            said = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.split("\n")[0].strip()
-        except (OSError, subprocess.SubprocessError):
-            said = ""
-        if said:
-            return said
+    if device == "cuda":
+        said = _of_gpu("name")
+    else:
+        said = _said(["sysctl", "-n", "machdep.cpu.brand_string"]) if platform.system() == "Darwin" else ""
+    if said:
+        return said
     if device == "cpu" and Path("/proc/cpuinfo").is_file():
         for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
             if line.startswith("model name"):
@@ -184,6 +183,20 @@ def processor(device: str) -> str:
     if board.is_file():
         return board.read_text(errors="replace").strip("\0 \n") + (" GPU" if device == "cuda" else "")
     return platform.processor() or platform.machine() or device
+
+
+def _of_gpu(what: str) -> str:
+    """What nvidia-smi says of the GPU that onnxruntime takes, the first visible one; empty where it says nothing."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip() or "0"
+    return _said(["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader,nounits", f"--id={first}"])
+
+
+def _said(command: list[str]) -> str:
+    """The first line that a command prints; empty where there is no such command, or it fails."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.split("\n")[0].strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def busy_sentence(rows: Sequence[Row]) -> str:
@@ -279,7 +292,7 @@ def _measured(
 ) -> Iterator[Measured]:
     """Times of the files, by structure: of all at once where memory has room, else of one group after the other."""
     known = None
-    groups = list(_groups(files))
+    groups = list(_groups(files, _free_memory(device)))
     for number, group in enumerate(groups, start=1):
         if len(groups) > 1:
             say(f"group {number} of {len(groups)}: {len(group)} models at a time fit into memory")
@@ -292,18 +305,26 @@ def _measured(
             threads=(threads or os.cpu_count() or 1) if device == "cpu" else 1,
             known=known,
             settle=ONNXRUNTIME_SETTLE,
-            seconds_of=None if device == "cpu" else _seconds_of,
+            seconds_of=None if device == "cpu" else seconds_by_wall,
         )
         known = measured.reference if known is None else min(known, measured.reference)
         yield measured
 
 
-def _groups(files: dict[str, Path]) -> Iterator[dict[str, Path]]:
-    """The files in groups that free memory has room for; all in one where the system does not tell its free memory."""
+def _free_memory(device: str) -> float:
+    """Bytes that are free where models are held: infinite where the system does not tell."""
     try:
-        room = MEMORY_SHARE * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        free: float = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
-        room = float("inf")
+        free = float("inf")
+    if device == "cuda" and (mebibytes := _of_gpu("memory.free")).isdigit():
+        free = min(free, 2**20 * int(mebibytes))
+    return free
+
+
+def _groups(files: dict[str, Path], free: float) -> Iterator[dict[str, Path]]:
+    """The files in groups that so many bytes of free memory have room for."""
+    room = MEMORY_SHARE * free
     group: dict[str, Path] = {}
     needed = 0.0
     for structure, path in files.items():
@@ -345,14 +366,6 @@ def _call(runtime: Any, path: Path, threads: int | None, device: str, batch: int
         reason = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
         raise TimingRefused(f"onnxruntime cannot compute {path} ({reason}): copy or export it again") from problem
     return lambda: session.run(None, feed)
-
-
-def _seconds_of(call: Callable[[], object], count: int) -> float:
-    """Seconds of calls that wait for a GPU: the thread that waits needs no core, which counts as no disturbance."""
-    start = time.perf_counter()
-    for _ in range(count):
-        call()
-    return time.perf_counter() - start
 
 
 def _rows_there(target: Path) -> list[Row]:

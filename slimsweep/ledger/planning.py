@@ -13,6 +13,7 @@ from slimsweep.errors import RefusedInput
 from slimsweep.latency.curve import Solved, TimedStructure, curve_of_times, progress
 from slimsweep.latency.from_table import TableOfTimes
 from slimsweep.ledger.cuts import Cuts, cuts_of_run, table_of, timed_in
+from slimsweep.ledger.latencies import structure_ids
 from slimsweep.ledger.points import Plan, Point
 from slimsweep.ledger.run import Run
 from slimsweep.methods import METHODS, extra_epochs
@@ -245,12 +246,15 @@ def points_to_do(run: Run, points: list[Point]) -> list[Point]:
     return [p for p in points if p.name not in done]
 
 
-def untimed_points(run: Run, points: list[Point]) -> list[Point]:
-    """The points that are done without a latency, where models are timed now: an earlier start did not."""
+def untimed_points(run: Run, points: list[Point]) -> list[str]:
+    """The names of points that are done without a latency, where models are timed now: an earlier start did not."""
     if not run.config.times_models:
         return []
-    untimed = set(run.rows[(run.rows.status == "ok") & run.rows.latency_ms.isna()].point)
-    return [point for point in points if point.name in untimed and point.structure]
+    names = {point.name for point in points}
+    done = run.rows[(run.rows.status == "ok") & run.rows.latency_ms.isna() & run.rows.structure.notna()]
+    # What another version of slimsweep wrote may be cut otherwise today.
+    found = zip(done.point, done.structure, strict=True)
+    return [name for name, structure in found if name in names and structure_ids(structure)[0]]
 
 
 def one_of_each(points: list[Point]) -> list[Point]:

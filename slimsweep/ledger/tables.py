@@ -222,6 +222,18 @@ SETTING = ["device", "hardware", "threads", "dtype", "compile", "runtime"]
 TIMED = ["point", "batch_size", *SETTING]  # what one timing is of
 
 
+def of_latest(rows: pd.DataFrame, setting: Sequence[str]) -> pd.DataFrame:
+    """The rows of the setting that the latest of them has; the others do not compare.
+
+    Args:
+        rows: with the column `created_at`.
+        setting: names of columns; rows of earlier versions may lack some.
+    """
+    rows = rows.sort_values("created_at", kind="stable")
+    values = rows.reindex(columns=list(setting)).astype(object).fillna("").astype(str)
+    return rows[(values == values.iloc[-1]).all(axis=1)] if len(rows) else rows
+
+
 def complete_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of RESULTS, with default values for the columns that `row` leaves out.
 

@@ -11,7 +11,7 @@ from slimsweep.ledger.files import MODEL_CONFIG, MODEL_WEIGHTS
 from slimsweep.ledger.latencies import latencies
 from slimsweep.ledger.measures import MEASURES, measure_of
 from slimsweep.ledger.run import Run
-from slimsweep.ledger.tables import SETTING, trusted
+from slimsweep.ledger.tables import SETTING, of_latest, trusted
 from slimsweep.report.pareto import best_rates, trained_first
 from slimsweep.slimming.budget import Budget, BudgetLike
 from slimsweep.slimming.cost import COSTS, LATENCY
@@ -265,15 +265,13 @@ def _timed(rows: pd.DataFrame, device_times: pd.DataFrame | None, device: str | 
 def _latencies(bench: pd.DataFrame | None, batch_size: int | None) -> dict[str, float]:
     """Median latency (ms) per point at a batch size, with the settings of the latest benchmark: others do not compare.
 
-    Timings of a busy machine do not count.
+    Timings of a busy machine do not count. Without a batch size, it is the smallest of that benchmark's setting.
     """
     quiet = None if bench is None else trusted(bench)
     if quiet is None or quiet.empty:
         return {}
-    size = batch_size or int(quiet.batch_size.min())
-    chosen = quiet[quiet.batch_size == size].sort_values("created_at", kind="stable")
-    setting = chosen.reindex(columns=SETTING).astype(object).fillna("").astype(str)  # rows of earlier versions have no runtime
-    chosen = chosen[(setting == setting.iloc[-1]).all(axis=1)] if len(chosen) else chosen
+    chosen = of_latest(quiet if batch_size is None else quiet[quiet.batch_size == batch_size], SETTING)
+    chosen = chosen[chosen.batch_size == chosen.batch_size.min()]
     return dict(zip(chosen.point, chosen.latency_p50_ms, strict=True))
 
 

@@ -11,12 +11,13 @@ from slimsweep.errors import RefusedInput
 from slimsweep.ledger.files import MODEL_WEIGHTS
 from slimsweep.ledger.measures import Measure
 from slimsweep.ledger.run import Run
+from slimsweep.ledger.tables import of_latest
 
 Precision = Literal["float32", "int8", "any"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "int8", "any")
 
 FILE = "int8_file"  # column of a row's ONNX file, empty of a float32 model
-SETTING = ["device", "hardware", "threads", "batch_size", "onnxruntime_version"]  # times compare within one only
+SETTING = ["device", "hardware", "threads", "onnxruntime_version"]  # times compare within one only, at one batch size
 
 
 def versions(
@@ -94,11 +95,10 @@ def int8_file(run: Run, row: pd.Series) -> str:
 
 
 def _in_one_setting(found: pd.DataFrame, batch_size: int | None) -> pd.DataFrame:
-    """The rows whose times can be trusted and are of the setting of the latest of them, by point."""
+    """The rows whose times can be trusted and are of the setting of the latest of them, by point.
+
+    Without a batch size, it is the smallest of that setting.
+    """
     quiet = found[found.latency_p50_ms.notna() & (found.busy.fillna("") == "")]
-    if quiet.empty:
-        return quiet.set_index("point")
-    size = batch_size or int(quiet.batch_size.min())
-    quiet = quiet[quiet.batch_size == size].sort_values("created_at", kind="stable")
-    setting = quiet.reindex(columns=SETTING).astype(object).fillna("").astype(str)
-    return quiet[(setting == setting.iloc[-1]).all(axis=1)].set_index("point") if len(quiet) else quiet.set_index("point")
+    latest = of_latest(quiet if batch_size is None else quiet[quiet.batch_size == batch_size], SETTING)
+    return latest[latest.batch_size == latest.batch_size.min()].set_index("point")

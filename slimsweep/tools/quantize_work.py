@@ -232,6 +232,7 @@ def _is_timed(row: Row, timing: Timing) -> bool:
         return False
     with torch_threads(timing.threads) as threads:
         asked = {"threads": threads, "batch_size": timing.batch_size, "hardware": hardware(torch.device("cpu"))}
+        asked["onnxruntime_version"] = runtime_version()
     return all(row.get(name) == value for name, value in asked.items())
 
 
@@ -271,4 +272,6 @@ def _time(subjects: Sequence[Subject], timing: Timing, earlier: pd.DataFrame, pr
             "busy": after.busy or before.busy,
             "reference_ms": 1e3 * measured.reference,
             "repeats": timing.repeats,
+            "onnxruntime_version": runtime_version(),
+            "created_at": datetime.now(UTC),
         }
