@@ -22,6 +22,7 @@ from zoo import images as images_of
 from slimsweep import save
 from slimsweep.cli import main
 from slimsweep.latency import int8_files
+from slimsweep.latency.device import hardware
 from slimsweep.latency.int8_files import (
     Prepared,
     SessionModel,
@@ -42,6 +43,7 @@ from slimsweep.report.run_tables import read_run
 from slimsweep.saved_models import load
 from slimsweep.tools.quantize import quantize_dir, quantize_run
 from slimsweep.tools.quantize_work import Settings, Timing
+from slimsweep.tools.quantize_work import _is_timed as is_timed
 from slimsweep.tools.quantized_table import warning
 
 onnx = pytest.importorskip("onnx")
@@ -484,3 +486,12 @@ def test_a_backbone_is_judged_by_its_features(digits, tmp_path):
     assert 0.99 < row["test_r2"] < 1
     assert "val_top1" not in row
     assert (tmp_path / "backbone" / "model-int8.onnx").is_file()
+
+
+def test_times_of_another_onnxruntime_are_taken_anew() -> None:
+    """`pick` compares those of one version only."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    row = {"latency_p50_ms": 3.0, "busy": "", "threads": 1, "batch_size": 1, "hardware": hardware(torch.device("cpu"))}
+    timing = Timing(threads=1)
+    assert is_timed({**row, "onnxruntime_version": onnxruntime.__version__}, timing)
+    assert not is_timed({**row, "onnxruntime_version": "1.0.0"}, timing)
