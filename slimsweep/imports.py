@@ -11,8 +11,8 @@ UNUSED = "wandb"
 def load_timm() -> None:
     """Load torch and timm, unless they are loaded, and look for no garbage meanwhile: that takes a quarter of the time.
 
-    Without Weights & Biases: where it is installed, timm would load it for its own training script, which takes as long as all
-    of timm. Who needs it imports it later.
+    Without Weights & Biases: where it is installed, timm would load it for its own training script, and that takes longer than
+    timm's own modules. Who needs it imports it later.
     """
     if "timm" in sys.modules:
         return
@@ -26,6 +26,6 @@ def load_timm() -> None:
         atexit.register(gc.unfreeze)  # libraries warn of what is left when Python takes its modules apart
     finally:
         if hides:
-            del sys.modules[UNUSED]
+            sys.modules.pop(UNUSED, None)
         if collects:
             gc.enable()

@@ -259,7 +259,8 @@ def sweep(run: "Run", console: Console, verbose: bool = False, until: float | No
                     plan = plan_again()
             if not planning.points_to_do(run, list(plan.points)):
                 run.forget_starts()
-            if untimed := planning.untimed_points(run, list(plan.points)):
+            in_time = until is None or time.time() < until
+            if in_time and (untimed := planning.untimed_points(run, list(plan.points))):
                 say(console, points_to_time(run, len(untimed)), "dim")
                 try:
                     time_done_points(run, untimed, until)

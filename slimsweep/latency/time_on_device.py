@@ -187,8 +187,9 @@ def processor(device: str) -> str:
 
 def _of_gpu(what: str) -> str:
     """What nvidia-smi says of the GPU that onnxruntime takes, the first visible one; empty where it says nothing."""
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip() or "0"
-    return _said(["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader,nounits", f"--id={first}"])
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    ask = ["nvidia-smi", f"--query-gpu={what}", "--format=csv,noheader,nounits"]
+    return _said([*ask, f"--id={first}"]) or _said([*ask, "--id=0"])  # it does not know the names of parts of a GPU
 
 
 def _said(command: list[str]) -> str:
