@@ -354,10 +354,11 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 class FakeTimer(FakeDevice):
     made: ClassVar[list["FakeTimer"]] = []
+    hardware: ClassVar[str] = "a clock that a test sets"
 
     def __init__(self, setting: LatencySetting) -> None:
         super().__init__(lambda structure: setting.batch_size * seconds_of(structure))
-        self.about = {**setting.to_dict(), "hardware": "a clock that a test sets"}
+        self.about = {**setting.to_dict(), "hardware": self.hardware}
         self.made.append(self)
 
 
@@ -417,6 +418,18 @@ def test_a_budget_that_is_added_is_timed_alone_on_the_same_curve(run: Run) -> No
     (timer,) = FakeTimer.made
     assert all(len(names) == 2 for names in timer.sessions)  # the candidate and the dense model: no prefix again
     assert before < {point.name for point in plan_points(more)}
+
+
+def test_the_curve_of_another_machine_is_not_taken(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    latency_job.cuts_of_budgets(job_arguments(run))
+    more = changed(run, budgets=[*run.config.budgets, "50% ms"])
+    FakeTimer.made.clear()
+    monkeypatch.setattr(FakeTimer, "hardware", "another clock")
+    latency_job.cuts_of_budgets(job_arguments(more))
+    (timer,) = FakeTimer.made
+    assert max(len(names) for names in timer.sessions) > 10  # the prefixes of the path, not a candidate beside the dense model
+    assert more.latency.about(more.pace_of("ms"))["hardware"] == "another clock"
+    assert to_time(more) == []
 
 
 def test_paces_are_compared_at_equal_latency(run: Run) -> None:

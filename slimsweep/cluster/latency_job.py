@@ -214,7 +214,7 @@ def cuts_of_budgets(arguments: dict[str, Any]) -> None:
     measure_branches(run, timer)
     pace, left, path = run.pace_of("ms"), to_time(run), run.path_of("ms")
     curve = run.latency.curve(pace)
-    if curve is None:
+    if curve is None or run.latency.about(pace).get("hardware") != timer.about["hardware"]:  # else of another machine
         curve = measure_curve(path, timer, PREFIXES)
         run.latency.write_curve(pace, curve, timer.about)
     found = solve_ms(path, curve, left, timer)
